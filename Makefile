@@ -1,0 +1,47 @@
+# Every target prepares .venv by itself. Another interpreter: make PYTHON=python3.12 test
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lab train-lite benchmark clean
+
+help:
+	@echo "make demo        register sample pairs with the shipped weights and write an HTML report"
+	@echo "make test        run the tests and replay the notebooks"
+	@echo "make lab         open JupyterLab in notebooks/"
+	@echo "make train-lite  train the shipped weights again, on drawn retinas only"
+	@echo "make benchmark   time and success beside OpenCV SIFT + MAGSAC"
+	@echo "make clean       remove .venv and caches (data/ and outputs/ stay)"
+
+demo: $(STAMP)
+	@$(PY) -m retina_kp.demo
+
+test: $(STAMP)
+	@$(PY) -m pytest -q --nbval-lax --nbval-current-env tests notebooks
+
+lab: $(STAMP)
+	@cd notebooks && ../$(PY) -m jupyterlab
+
+train-lite: $(STAMP)
+	@$(PY) -m retina_kp.train lite
+
+benchmark: $(STAMP)
+	@$(PY) -m retina_kp.benchmark
+
+clean:
+	@rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	@find retina_kp tests notebooks -depth \( -name __pycache__ -o -name .ipynb_checkpoints \) -exec rm -rf {} +
+	@echo "Removed .venv and caches; data/ and outputs/ are untouched."
+
+# The stamp is written last: without it the next make repairs whatever an interrupted installation left behind.
+$(STAMP): pyproject.toml
+	@rm -f $@
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 14) else \
+	  "retina_kp needs Python 3.10 to 3.13, and $(PYTHON) is %d.%d. Name another one: make PYTHON=python3.12 ..." % v)'
+	@echo "Setting up .venv: PyTorch, JupyterLab and helpers, once; about 2 minutes plus the download ..."
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(PY) -m pip install -q -q --disable-pip-version-check -e ".[dev]"
+	@touch $@

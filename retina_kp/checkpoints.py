@@ -1,0 +1,67 @@
+"""Network weights on disk: safetensors with a JSON header that says which network they belong to, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .networks import build_network
+
+SHIPPED = Path(__file__).parent / "weights"
+
+
+def save_network(path: str | Path, network, metadata: dict | None = None, half: bool = False) -> Path:
+    """Write weights (as float16 when ``half``) and metadata; network name and options are added. Atomic."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    if half:
+        tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+    header = {"network": type(network).__name__.lower(), "options": network.options, **(metadata or {})}
+    temporary = path.with_name(path.name + ".part")
+    save_file(tensors, str(temporary), metadata={"retina_kp": json.dumps(header)})
+    os.replace(temporary, path)
+    return path
+
+
+def read_metadata(path: str | Path) -> dict:
+    """The JSON header of a checkpoint; ValueError when the file is none of ours."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            header = (file.metadata() or {}).get("retina_kp")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is no readable safetensors file: {error}") from None
+    if header is None:
+        raise ValueError(f"{path} has no retina_kp header: it was not written by retina_kp.checkpoints.save_network")
+    return json.loads(header)
+
+
+def find_weights(name: str | Path) -> Path:
+    """A shipped weight by name, else a path. FileNotFoundError lists what ships."""
+    shipped = SHIPPED / f"{name}.safetensors"
+    if str(name) == Path(name).name and shipped.is_file():
+        return shipped
+    if not Path(name).is_file():
+        names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors"))) or "none"
+        raise FileNotFoundError(f"no weights {str(name)!r}: give the path of a .safetensors file, or a shipped name ({names})")
+    return Path(name)
+
+
+def load_network(name: str | Path):
+    """(network in eval mode on the CPU, metadata) of shipped weights or a checkpoint file."""
+    path = find_weights(name)
+    metadata = read_metadata(path)
+    network = build_network(metadata["network"], **metadata["options"])
+    with safe_open(str(path), "pt") as file:
+        tensors = {k: file.get_tensor(k) for k in file.keys()}
+    wanted = network.state_dict()
+    wrong = sorted(set(wanted) ^ set(tensors)) + [k for k in wanted if k in tensors and wanted[k].shape != tensors[k].shape]
+    if wrong:
+        raise ValueError(f"{path} does not fit network {metadata['network']!r}: {len(wrong)} tensors are missing, extra or misshapen, e.g. {wrong[0]}")
+    network.load_state_dict({k: v.to(wanted[k].dtype) if torch.is_tensor(v) else v for k, v in tensors.items()})
+    return network.eval(), metadata

@@ -1,0 +1,75 @@
+"""Strict reading of configuration: frozen dataclasses from plain dicts and back. An unknown key or a wrong type raises, with a hint."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
+    """Build a (nested) config dataclass. ValueError names the field, what it got and what it takes; int is fine where float is meant."""
+    hints = get_type_hints(cls)
+    known = {f.name for f in fields(cls)}
+    built = {}
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            raise ValueError(f"{where}{key}: {cls.__name__} has no such field" + (f"; did you mean {near[0]}?" if near else f"; it has {sorted(known)}"))
+        built[key] = _convert(hints[key], value, f"{where}{key}")
+    return cls(**built)
+
+
+def to_dict(config) -> dict[str, Any]:
+    """A config as plain JSON types; `from_dict` gives the same config back."""
+    return {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
+
+
+def differences(a: dict, b: dict, where: str = "") -> list[str]:
+    """Keys, dotted, in which two plain configs differ, with both values."""
+    found = []
+    for key in sorted(set(a) | set(b)):
+        left, right = a.get(key), b.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            found += differences(left, right, f"{where}{key}.")
+        elif left != right:
+            found.append(f"{where}{key}: {left!r} → {right!r}")
+    return found
+
+
+def _plain(value):
+    if is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _convert(kind, value, where: str):
+    """value as ``kind``, or ValueError."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if is_dataclass(kind):
+        return value if isinstance(value, kind) else from_dict(kind, _need(value, dict, where), where + ".")
+    if origin is tuple:
+        items = _need(value, (list, tuple), where)
+        kinds = [inner[0]] * len(items) if len(inner) == 2 and inner[1] is Ellipsis else list(inner)
+        if len(kinds) != len(items):
+            raise ValueError(f"{where}: takes {len(kinds)} values, got {len(items)}")
+        return tuple(_convert(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, items, strict=True)))
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
+        return _convert(next(k for k in inner if k is not type(None)), value, where)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return _need(value, origin or kind, where)
+
+
+def _need(value, kind, where: str):
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise ValueError(f"{where}: takes {' or '.join(k.__name__ for k in kinds)}, got {value!r}")
+    return value

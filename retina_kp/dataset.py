@@ -1,0 +1,148 @@
+"""Batches for training and validation. Batch number i of a run depends on (seed, i) and on nothing else, so resuming is exact.
+
+Every batch is a dict: image0, image1 (B, 1, H, W) in [0, 1]; valid0, valid1 (B, 1, H, W) bool fields of view; H_0to1 (B, 3, 3)
+float64; vessel_mask0 (B, 1, H, W); vessel_keypoints, vessel_keypoints1 (B, N, 2) px of image 0 and 1, NaN-padded; modalities,
+a list of (fixed, moving).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .augment import AppearanceRange, apply_field_of_view, random_field_of_view, randomise_appearance, to_gray_batch
+from .geometry import TransformRange, image_center, inside, overlap_fraction, random_homographies, sample_map, similarity, warp_layers, warp_points
+from .synthetic import Scene, anatomy_of, render, unpack_layers
+from .vasculature import GrowthOptions, grow_retina, rasterise, view_matrix, visible_junctions
+
+
+@dataclass(frozen=True)
+class SyntheticOptions:
+    """What synthetic pairs look like. Sizes in px, angles in degrees."""
+
+    size_px: int = 256  # side of the square images
+    relative: TransformRange = TransformRange()  # image 0 → image 1
+    absolute_rotation_deg: float = 180.0  # turn of image 0 itself
+    zoom_ratio: float = 1.6  # image 0 is drawn at 1/ratio … ratio of the cached resolution
+    field_deg: tuple[float, float] = (18.0, 60.0)  # field of view of the 640 px cache
+    fixed: tuple[str, ...] = ("CF", "CF", "CF", "CF", "OCT")  # drawn with equal chances
+    moving: tuple[str, ...] = ("FA", "OCT", "OCTA")
+    min_overlap: float = 0.25  # of image 1 inside image 0; otherwise another transform is drawn
+    appearance: AppearanceRange = AppearanceRange()
+    growth: GrowthOptions = GrowthOptions()
+
+
+CACHE_PX = 640
+
+
+@dataclass(frozen=True)
+class CachedView:
+    """One retina drawn once: layers (8, 640, 640) uint8, px_from_deg (3, 3), anatomy (4,), junctions (J, 2) px and widths (J,) px."""
+
+    layers: np.ndarray
+    px_from_deg: np.ndarray
+    anatomy: list[float]
+    junctions_xy: np.ndarray
+    junction_width_px: np.ndarray
+
+
+def draw_cached_view(seed: int, index: int, options: SyntheticOptions) -> CachedView:
+    """Grow and draw retina number ``index`` of a seed, looking somewhere between the fovea and past the disc."""
+    rng = np.random.default_rng([seed, index])
+    retina = grow_retina(rng, options.growth)
+    low, high = np.log(options.field_deg)
+    field = float(np.exp(rng.uniform(low, high)))
+    center = retina.disc_xy * rng.uniform(-0.3, 1.0) * min(1, field / 40) + rng.normal(0, 0.08 * field, 2)
+    px_from_deg = view_matrix((CACHE_PX, CACHE_PX), field, tuple(center))
+    layers = rasterise(retina, px_from_deg, (CACHE_PX, CACHE_PX))
+    xy, _, width = visible_junctions(retina, px_from_deg, (CACHE_PX, CACHE_PX))
+    return CachedView(layers, px_from_deg, anatomy_of(retina), xy, width)
+
+
+class SyntheticPairs:
+    """Endless pairs from a pool of ``pool_size`` cached retinas, drawn on first use (3.3 MB each) and rendered anew every time."""
+
+    def __init__(self, seed: int, pool_size: int = 600, options: SyntheticOptions = SyntheticOptions()):
+        self.seed, self.pool_size, self.options = seed, pool_size, options
+        self._pool: dict[int, CachedView] = {}
+
+    def view(self, index: int) -> CachedView:
+        """Retina ``index`` of the pool, from the cache."""
+        if index not in self._pool:
+            self._pool[index] = draw_cached_view(self.seed, index, self.options)
+        return self._pool[index]
+
+    def batch(self, index: int, batch_size: int, strength: float = 1.0) -> dict:
+        """Batch number ``index``; ``strength`` in [0, 1] narrows the relative transform (curriculum)."""
+        rng = np.random.default_rng([self.seed, 1, index])
+        g = torch.Generator().manual_seed(int(rng.integers(2**63)))
+        o, hw = self.options, (self.options.size_px, self.options.size_px)
+        views = [self.view(int(i)) for i in rng.integers(0, self.pool_size, batch_size)]
+        H_view_to_0 = np.stack([self._frame0(v, rng) for v in views])
+        valid = random_field_of_view(2 * batch_size, hw, g)
+        H_0to1 = self._relative(batch_size, hw, strength, g)
+        H_view_to_1 = H_0to1.numpy() @ H_view_to_0
+        fixed, moving = ([str(rng.choice(pool)) for _ in views] for pool in (o.fixed, o.moving))
+        H = torch.from_numpy(np.concatenate([H_view_to_0, H_view_to_1]))
+        image, vessels, known = self._render(views + views, H, fixed + moving, hw, g)
+        valid = valid & known
+        image = apply_field_of_view(randomise_appearance(image, g, o.appearance), valid, g, o.appearance)
+        points = [_junctions(v, h, m) for v, h, m in zip(views + views, H.numpy(), valid, strict=True)]
+        points = _pad_points(points)
+        b = batch_size
+        return {"image0": image[:b], "image1": image[b:], "valid0": valid[:b], "valid1": valid[b:], "H_0to1": H_0to1,
+                "vessel_mask0": vessels[:b] & valid[:b], "vessel_keypoints": points[:b], "vessel_keypoints1": points[b:],
+                "modalities": list(zip(fixed, moving, strict=True))}  # fmt: skip
+
+    def _frame0(self, view: CachedView, rng: np.random.Generator) -> np.ndarray:
+        """(3, 3) cache px → image 0 px: any turn, a zoom, and a look at a junction-rich place."""
+        o = self.options
+        zoom = float(np.exp(rng.uniform(-1, 1) * np.log(o.zoom_ratio)))
+        reach = min(0.5 * o.size_px / zoom, CACHE_PX / 2)
+        center = rng.uniform(reach, CACHE_PX - 1 - reach, 2)
+        if len(view.junctions_xy) and rng.random() < 0.5:
+            center = view.junctions_xy[rng.integers(len(view.junctions_xy))] * 0.7 + center * 0.3
+        angle = rng.uniform(-1, 1) * o.absolute_rotation_deg
+        return similarity(angle, zoom, center, image_center((o.size_px, o.size_px)))
+
+    def _relative(self, count: int, hw, strength: float, g: torch.Generator) -> torch.Tensor:
+        """(count, 3, 3) transforms with at least min_overlap; the last of 20 draws is taken at half strength, which always has it."""
+        ranges, chosen = self.options.relative.scaled(strength), []
+        for _ in range(count):
+            draws = random_homographies(20, hw, ranges, g)
+            good = [H for H in draws if overlap_fraction(H.numpy(), hw, hw, 8) >= self.options.min_overlap]
+            chosen.append(good[0] if good else random_homographies(1, hw, ranges.scaled(0.3), g)[0])
+        return torch.stack(chosen)
+
+    def _render(self, views, H_view_to_image, modalities, hw, g):
+        warped = [warp_layers(v.layers, H, hw) for v, H in zip(views, H_view_to_image.numpy(), strict=True)]
+        layers = unpack_layers(torch.from_numpy(np.stack([w for w, _ in warped])))
+        known = torch.from_numpy(np.stack([k for _, k in warped]))[:, None]
+        deg_from_px = torch.from_numpy(np.stack([np.linalg.inv(v.px_from_deg) for v in views])) @ torch.linalg.inv(H_view_to_image)
+        scene = Scene(layers, deg_from_px, torch.tensor([v.anatomy for v in views]))
+        image = torch.zeros(len(views), 1, *hw)
+        for modality in sorted(set(modalities)):
+            index = torch.tensor([i for i, m in enumerate(modalities) if m == modality])
+            picture = render(modality, scene[index], g)
+            image[index] = to_gray_batch(picture, g) if modality == "CF" else picture
+        vessels = torch.maximum(scene.layer("artery"), scene.layer("vein")) > 0.5
+        return image, vessels, known
+
+
+def _junctions(view: CachedView, H: np.ndarray, valid: torch.Tensor, min_width_px: float = 1.2) -> torch.Tensor:
+    """Junctions of a view in an image's px that lie in its field of view and are wide enough to be seen there."""
+    xy = warp_points(view.junctions_xy, H)
+    scale = np.sqrt(abs(np.linalg.det(H[:2, :2])))
+    seen = inside(xy, valid.shape[-2:], 2.0) & (view.junction_width_px * scale >= min_width_px)
+    xy = torch.from_numpy(xy[seen]).float()
+    return xy[sample_map(valid[None].float(), xy[None])[0, :, 0] > 0.99] if len(xy) else xy.reshape(0, 2)
+
+
+def _pad_points(points: list[torch.Tensor]) -> torch.Tensor:
+    """Lists of (N_i, 2) → (B, max N, 2), the rest NaN; at least one row."""
+    padded = torch.full((len(points), max([len(p) for p in points] + [1]), 2), torch.nan)
+    for row, p in zip(padded, points, strict=True):
+        row[: len(p)] = p
+    return padded

@@ -1,0 +1,105 @@
+"""From dense maps to keypoints: field-of-view gate, non-maximum suppression, sub-pixel refinement, descriptor reading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .geometry import from_cells, inside, sample_map, warp_points
+from .networks import DenseOutput
+
+
+@dataclass(frozen=True)
+class KeypointOptions:
+    """How keypoints are picked from a detector map; lengths in px of the image that the network saw."""
+
+    max_keypoints: int = 1024
+    min_probability: float = 0.02
+    nms_radius_px: float = 4.0
+    border_px: float = 4.0  # distance that keypoints keep from the frame and from the edge of the field of view
+
+
+@dataclass(frozen=True)
+class Features:
+    """Keypoints of one image. keypoints_xy: (N, 2) float32 px; scores: (N,) detector probability, falling; descriptors: (N, D) unit
+    vectors; image_hw: size of the image the pixels belong to. N may be 0."""
+
+    keypoints_xy: np.ndarray
+    scores: np.ndarray
+    descriptors: np.ndarray
+    image_hw: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.keypoints_xy)
+
+    def mapped(self, H: np.ndarray, image_hw) -> Features:
+        """The same features with their places given in another frame."""
+        return Features(warp_points(self.keypoints_xy, H).astype(np.float32), self.scores, self.descriptors, tuple(image_hw))
+
+
+def erode(valid: torch.Tensor, radius_px: float) -> torch.Tensor:
+    """Shrink masks (B, 1, H, W) bool by radius_px (square); the frame itself does not count as an edge."""
+    r = int(round(radius_px))
+    return -F.max_pool2d(-valid.float(), 2 * r + 1, 1, r) > 0.5 if r else valid
+
+
+def suppress(detector: torch.Tensor, radius_cells: int) -> torch.Tensor:
+    """(B, 1, h, w) bool: cells that are the largest within radius_cells; of equal neighbours the first in reading order wins."""
+    b, _, h, w = detector.shape
+    order = torch.arange(h * w, 0, -1, device=detector.device, dtype=torch.float64).reshape(1, 1, h, w) * 1e-12
+    value = detector.double() + order
+    return value == F.max_pool2d(value, 2 * radius_cells + 1, 1, radius_cells)
+
+
+def find_keypoints(output: DenseOutput, valid: torch.Tensor, options: KeypointOptions) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Pick keypoints for every image of a batch.
+
+    valid: (B, 1, H, W) bool field of view in image px. Returns a list of (points (N, 2) px, probabilities (N,)), strongest first. The
+    gate acts before suppression: a black border may not win against a vessel beside it.
+    """
+    stride, detector = output.detector_stride, output.detector
+    b, _, h, w = detector.shape
+    gate = erode(valid, options.border_px).float()
+    gate = F.pad(gate, (0, w * stride - gate.shape[-1], 0, h * stride - gate.shape[-2]))
+    gate = F.avg_pool2d(gate, stride) > 0.99 if stride > 1 else gate > 0.5
+    masked = detector * gate
+    peaks = suppress(masked, max(int(round(options.nms_radius_px / stride)), 1)) & (masked > options.min_probability)
+    found = []
+    for i in range(b):
+        y, x = torch.nonzero(peaks[i, 0], as_tuple=True)
+        score, order = masked[i, 0, y, x].sort(descending=True, stable=True)
+        order = order[: options.max_keypoints]
+        cells = _refine(detector[i, 0], x[order], y[order])
+        points = from_cells(cells, stride)
+        keep = inside(points, valid.shape[-2:], options.border_px)
+        found.append((points[keep], score[: len(order)][keep]))
+    return found
+
+
+def _refine(probability: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Move each peak to the vertex of a parabola through its neighbours' log-probabilities, by half a cell at most. A Gaussian blob's
+    logarithm is a parabola, so its centre is found exactly."""
+    padded = F.pad(probability.clamp_min(1e-4).log()[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
+    middle = padded[y + 1, x + 1]
+
+    def offset(before, after):
+        bend = before + after - 2 * middle
+        return torch.where(bend < -1e-6, (before - after) / (2 * bend.clamp_max(-1e-6)), torch.zeros_like(bend)).clamp(-0.5, 0.5)
+
+    dx, dy = offset(padded[y + 1, x], padded[y + 1, x + 2]), offset(padded[y, x + 1], padded[y + 2, x + 1])
+    return torch.stack([x + dx, y + dy], -1)
+
+
+@torch.inference_mode()
+def extract(network, image: torch.Tensor, valid: torch.Tensor, options: KeypointOptions = KeypointOptions()) -> list[Features]:
+    """Features of a batch of gray images (B, 1, H, W) in [0, 1] with their fields of view (B, 1, H, W) bool, in px of that batch."""
+    output = network(image, valid)
+    features = []
+    for i, (points, scores) in enumerate(find_keypoints(output, valid, options)):
+        descriptors = F.normalize(sample_map(output.descriptors[i, None], points[None], output.descriptor_stride)[0], dim=-1)
+        features.append(Features(points.cpu().numpy().astype(np.float32), scores.float().cpu().numpy(), descriptors.float().cpu().numpy(),
+                                 tuple(image.shape[-2:])))  # fmt: skip
+    return features

@@ -1,0 +1,195 @@
+"""From two sets of features to correspondences and a transform: mutual matches, guided matches, robust estimation, model choice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .geometry import as_homography, describe, warp_points
+from .keypoints import Features
+
+MODELS = ("similarity", "affine", "homography", "quadratic", "auto")
+MIN_MATCHES = {"similarity": 3, "affine": 4, "homography": 8, "quadratic": 20}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A transform and the matches that agree with it. H_1to0: (3, 3); inliers: (N,) bool; quadratic_1to0 and quadratic_0to1:
+    (6, 2) coefficients of 1, x, y, x², xy, y² where the model is quadratic, else None (then H_1to0 is the whole truth)."""
+
+    model: str
+    H_1to0: np.ndarray
+    inliers: np.ndarray
+    quadratic_1to0: np.ndarray | None = None
+    quadratic_0to1: np.ndarray | None = None
+
+    @property
+    def n_inliers(self) -> int:
+        return int(self.inliers.sum())
+
+
+# ------------------------------------------------------------------ correspondences
+
+
+def mutual_matches(features0: Features, features1: Features, ratio_max: float = 1.0) -> np.ndarray:
+    """(M, 2) index pairs that are each other's nearest descriptor (cosine). ratio_max < 1 adds Lowe's test on the angle-like distance
+    of best and second best in image 1 (Lowe 2004, section 7.1)."""
+    if not len(features0) or not len(features1):
+        return np.zeros((0, 2), int)
+    similarity = features0.descriptors @ features1.descriptors.T
+    best1, best0 = similarity.argmax(1), similarity.argmax(0)
+    index0 = np.flatnonzero(best0[best1] == np.arange(len(best1)))
+    if ratio_max < 1 and similarity.shape[1] > 1:
+        top = -np.partition(-similarity[index0], 1, axis=1)[:, :2]
+        distance = np.sqrt(np.maximum(2 - 2 * top, 0))
+        index0 = index0[distance[:, 0] < ratio_max * distance[:, 1]]
+    return np.stack([index0, best1[index0]], 1)
+
+
+def guided_matches(features0: Features, features1: Features, H_1to0: np.ndarray, radius_px: float, min_similarity: float = 0.2) -> np.ndarray:
+    """(M, 2) index pairs, mutually best among the candidates that lie within radius_px of each other once image 1 is mapped by H_1to0."""
+    if not len(features0) or not len(features1):
+        return np.zeros((0, 2), int)
+    mapped = np.nan_to_num(warp_points(features1.keypoints_xy, H_1to0), nan=-1e6)
+    distance = np.linalg.norm(features0.keypoints_xy[:, None] - mapped[None], axis=2)
+    similarity = np.where(distance <= radius_px, features0.descriptors @ features1.descriptors.T, -1.0)
+    best1, best0 = similarity.argmax(1), similarity.argmax(0)
+    index0 = np.flatnonzero(best0[best1] == np.arange(len(best1)))
+    index0 = index0[similarity[index0, best1[index0]] > min_similarity]
+    return np.stack([index0, best1[index0]], 1)
+
+
+# ------------------------------------------------------------------ transforms
+
+
+def fit_transform(points0: np.ndarray, points1: np.ndarray, model: str, threshold_px: float) -> Fit | None:
+    """Robust transform that maps points1 (N, 2) to points0 (N, 2); None when there are too few points or no agreement.
+
+    similarity: RANSAC with least-squares polish; affine and homography: OpenCV USAC_MAGSAC (Barath et al. 2020); quadratic: least
+    squares on the affine inliers; auto: `choose_model`. OpenCV seeds itself, so equal input gives equal output.
+    """
+    if model not in MODELS:
+        raise ValueError(f"unknown model {model!r}; there are {', '.join(MODELS)}")
+    if model == "auto":
+        return choose_model(points0, points1, threshold_px)
+    if len(points0) < MIN_MATCHES[model]:
+        return None
+    source, target = (np.ascontiguousarray(p, np.float32) for p in (points1, points0))
+    if model == "similarity":
+        matrix, mask = cv2.estimateAffinePartial2D(source, target, method=cv2.RANSAC, ransacReprojThreshold=threshold_px, maxIters=3000, confidence=0.999)
+    elif model == "homography":
+        matrix, mask = cv2.findHomography(source, target, cv2.USAC_MAGSAC, threshold_px, maxIters=5000, confidence=0.999)
+    else:
+        matrix, mask = cv2.estimateAffine2D(source, target, method=cv2.USAC_MAGSAC, ransacReprojThreshold=threshold_px, maxIters=5000, confidence=0.999)
+    if matrix is None or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:2, :2])) < 1e-9:
+        return None
+    fit = Fit(model, as_homography(matrix), mask.ravel().astype(bool))
+    if fit.n_inliers < MIN_MATCHES[model]:
+        return None
+    return _polish(fit, points0, points1, threshold_px)
+
+
+def _polish(fit: Fit, points0, points1, threshold_px) -> Fit:
+    """Three rounds of weighted least squares on the consistent matches; far ones count less (Tukey weights), inliers are re-counted."""
+    H = fit.H_1to0
+    for _ in range(3):
+        residual = np.linalg.norm(warp_points(points1, H) - points0, axis=1)
+        weight = np.clip(1 - (residual / (1.5 * threshold_px)) ** 2, 0, None) ** 2
+        if (weight > 0).sum() < MIN_MATCHES[fit.model]:
+            return fit
+        H = _least_squares(points0, points1, weight, "affine" if fit.model == "quadratic" else fit.model, H)
+    residual = np.linalg.norm(warp_points(points1, H) - points0, axis=1)
+    inliers = residual < threshold_px
+    if fit.model != "quadratic":
+        return Fit(fit.model, H, inliers)
+    if inliers.sum() < MIN_MATCHES["quadratic"]:
+        return Fit("affine", H, inliers)
+    forward, backward = _fit_quadratic(points1[inliers], points0[inliers]), _fit_quadratic(points0[inliers], points1[inliers])
+    inliers = np.linalg.norm(apply_quadratic(points1, forward) - points0, axis=1) < threshold_px
+    return Fit("quadratic", H, inliers, forward, backward)
+
+
+def _least_squares(points0, points1, weight, model, H) -> np.ndarray:
+    """Weighted least-squares transform of one model; the homography is solved for its 8 entries about the present estimate."""
+    w = np.sqrt(weight)[:, None]
+    x, y, one, zero = points1[:, 0], points1[:, 1], np.ones(len(points1)), np.zeros(len(points1))
+    if model == "similarity":
+        A = np.concatenate([np.stack([x, -y, one, zero], 1) * w, np.stack([y, x, zero, one], 1) * w])
+        a, b, tx, ty = np.linalg.lstsq(A, (points0 * w).T.ravel(), rcond=None)[0]
+        return np.array([[a, -b, tx], [b, a, ty], [0, 0, 1]])
+    if model == "affine":
+        solution = np.linalg.lstsq(np.stack([x, y, one], 1) * w, points0 * w, rcond=None)[0]
+        return np.vstack([solution.T, [0, 0, 1]])
+    depth = 1 / np.maximum(np.stack([x, y, one], 1) @ H[2], 1e-6)[:, None]  # turns algebraic into geometric residuals
+    u, v = points0[:, 0], points0[:, 1]
+    row_u = np.stack([x, y, one, zero, zero, zero, -u * x, -u * y], 1) * w * depth
+    row_v = np.stack([zero, zero, zero, x, y, one, -v * x, -v * y], 1) * w * depth
+    scale = np.maximum(np.abs(np.concatenate([row_u, row_v])).max(0), 1e-12)
+    right = (points0 * w * depth).T.ravel()
+    return np.append(np.linalg.lstsq(np.concatenate([row_u, row_v]) / scale, right, rcond=None)[0] / scale, 1).reshape(3, 3)
+
+
+def _quadratic_terms(points: np.ndarray) -> np.ndarray:
+    x, y = points[:, 0] / 100, points[:, 1] / 100
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], 1)
+
+
+def _fit_quadratic(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    return np.linalg.lstsq(_quadratic_terms(source), target, rcond=None)[0]
+
+
+def apply_quadratic(points_xy: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """Map (N, 2) points by (6, 2) coefficients of 1, x, y, x², xy, y² with x, y in hundreds of px (Can et al. 2002, eq. 1)."""
+    return _quadratic_terms(np.asarray(points_xy, np.float64)) @ coefficients
+
+
+def choose_model(points0: np.ndarray, points1: np.ndarray, threshold_px: float) -> Fit | None:
+    """The model with the smallest cross-validated residual; a richer model must win by 3 % over the simpler one before it."""
+    best, best_error = None, np.inf
+    for model in ("similarity", "affine", "homography", "quadratic"):
+        fit = fit_transform(points0, points1, model, threshold_px)
+        if fit is None or fit.model != model or (model in ("homography", "quadratic") and fit.n_inliers < 20):
+            continue
+        error = cross_validated_residual(points0[fit.inliers], points1[fit.inliers], model)
+        if error < 0.97 * best_error:
+            best, best_error = fit, error
+    return best
+
+
+def cross_validated_residual(points0: np.ndarray, points1: np.ndarray, model: str, folds: int = 5) -> float:
+    """Mean distance (px of image 0) of held-out matches to a least-squares fit of the others; inf when too few are left."""
+    n, errors = len(points0), []
+    if n - n // folds - 1 < MIN_MATCHES[model]:
+        return float("inf")
+    for k in range(folds):
+        test = np.arange(n) % folds == k
+        if model == "quadratic":
+            mapped = apply_quadratic(points1[test], _fit_quadratic(points1[~test], points0[~test]))
+        else:
+            H = np.eye(3)
+            for _ in range(2):
+                H = _least_squares(points0[~test], points1[~test], np.ones((~test).sum()), model, H)
+            mapped = warp_points(points1[test], H)
+        errors.append(np.linalg.norm(mapped - points0[test], axis=1))
+    return float(np.nanmean(np.concatenate(errors)))
+
+
+def implausible(H_1to0: np.ndarray, image1_hw, max_scale: float = 4.0, max_anisotropy: float = 1.5, max_perspective: float = 0.25) -> str:
+    """Why a transform cannot be one between two images of an eye: "" when it can, else a reason in words."""
+    shape = describe(H_1to0, image1_hw)
+    if shape.mirrored:
+        return "the transform mirrors the image"
+    if not 1 / max_scale <= shape.scale <= max_scale:
+        return f"scale {shape.scale:.2f} is beyond {max_scale:g}"
+    if shape.anisotropy > max_anisotropy:
+        return f"stretch {shape.anisotropy:.2f} is beyond {max_anisotropy:g}"
+    if shape.perspective > max_perspective:
+        return f"perspective {shape.perspective:.2f} is beyond {max_perspective:g}"
+    return ""
+
+
+def spread_count(points_xy: np.ndarray, cell_px: float) -> int:
+    """How many cells of a cell_px grid hold a point: inliers that sit in one clump prove little."""
+    return len(np.unique(np.floor(np.asarray(points_xy) / cell_px).astype(int), axis=0)) if len(points_xy) else 0

@@ -1,0 +1,63 @@
+"""What both networks share: the output record, padding, and local contrast normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True)
+class DenseOutput:
+    """detector: (B, 1, h, w) probability per cell of detector_stride px; descriptors: (B, D, h', w') unit vectors per cell of
+    descriptor_stride px. Maps may reach past the image (padding to a multiple of the network's coarsest stride)."""
+
+    detector: torch.Tensor
+    descriptors: torch.Tensor
+    detector_stride: int
+    descriptor_stride: int
+
+    def split(self, count: int) -> tuple[DenseOutput, DenseOutput]:
+        """The first ``count`` images and the rest."""
+        parts = [(self.detector[s], self.descriptors[s]) for s in (slice(None, count), slice(count, None))]
+        return tuple(DenseOutput(*p, self.detector_stride, self.descriptor_stride) for p in parts)
+
+
+class LocalContrast(nn.Module):
+    """Subtract the local mean and divide by the local spread, both measured inside the field of view only.
+
+    It takes away illumination, gain and most of what differs between modalities but the polarity. cells of 8 px, smoothed twice by a
+    box of ``window_cells``: with 5 cells the neighbourhood is about 55 px wide. Output is clipped to ±4 and 0 outside the field of view.
+    """
+
+    def __init__(self, window_cells: int = 5, floor: float = 0.01):
+        super().__init__()
+        self.window_cells, self.floor = window_cells, floor
+
+    def forward(self, image: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
+        """image: (B, 1, H, W); valid: (B, 1, H, W) bool or None for everything."""
+        mask = torch.ones_like(image) if valid is None else valid.to(image)
+        center = image - (image * mask).sum((2, 3), keepdim=True) / mask.sum((2, 3), keepdim=True).clamp_min(1)  # for accuracy in float32
+        moments = torch.cat([mask, center * mask, center**2 * mask], 1)
+        moments = F.avg_pool2d(moments, 8, ceil_mode=True)
+        for _ in range(2):
+            moments = F.avg_pool2d(moments, self.window_cells, 1, self.window_cells // 2, count_include_pad=True)
+        moments = F.interpolate(moments, scale_factor=8, mode="bilinear")[..., : image.shape[-2], : image.shape[-1]]
+        weight, first, second = moments.split(1, 1)
+        mean = first / weight.clamp_min(1e-3)
+        spread = (second / weight.clamp_min(1e-3) - mean**2).clamp_min(0).sqrt()
+        return ((center - mean) / (spread + self.floor)).clamp(-4, 4) * mask
+
+
+def pad_to_multiple(image: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Grow to the right and downwards with zeros; pixel coordinates stay what they were."""
+    h, w = image.shape[-2:]
+    return F.pad(image, (0, -w % multiple, 0, -h % multiple))
+
+
+def check_input(image: torch.Tensor) -> None:
+    """ValueError unless image is (B, 1, H, W) floating point."""
+    if image.ndim != 4 or image.shape[1] != 1 or not image.is_floating_point():
+        raise ValueError(f"a network takes float images of shape (B, 1, H, W), not {image.dtype} {tuple(image.shape)}")

@@ -1,0 +1,250 @@
+"""Run folders, result files and the strict notebook runner (papermill underneath, nbconvert for the HTML)."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import csv
+import dataclasses
+import difflib
+import io
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+# The lab page without the scripts that it would fetch from the network.
+SCRIPT_BLOCKS = ("html_head_js", "html_head_js_mathjax", "html_head_js_mermaidjs", "jupyter_widgets")
+OFFLINE_TEMPLATE = "{% extends 'index.html.j2' %}" + "".join(f"{{% block {name} %}}{{% endblock %}}" for name in SCRIPT_BLOCKS)
+
+
+class NotebookError(RuntimeError):
+    """A notebook stopped; the message names notebook, cell, exception and the partly executed copy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a finished notebook run left behind."""
+
+    executed: Path  # a notebook
+    html: Path  # one file, no network needed
+    seconds: float  # wall time, kernel start included
+
+
+class _Kernel(AsyncKernelManager):
+    """Kernels as the runner needs them: this interpreter for "python3", this package, and pictures inside the notebook."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        this = KernelSpec(**get_kernel_dict(["--log-level=CRITICAL"]))  # its log is about sockets; what cells do is in the notebook
+        spec = this if self.kernel_name == "python3" else self.kernel_spec_manager.get_kernel_spec(self.kernel_name)
+        paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+        inline = "module://matplotlib_inline.backend_inline"  # an inherited MPLBACKEND=Agg would leave the notebook without pictures
+        spec.env = {**spec.env, "MPLBACKEND": inline, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        return spec
+
+
+def project_root() -> Path:
+    """Folder that holds notebooks/, found from the package's own place; FileNotFoundError when it was installed without them."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "notebooks").is_dir():
+        raise FileNotFoundError(f"{root} has no notebooks/ folder: work in a clone of the project, installed with pip install -e .")
+    return root
+
+
+def new_run_folder(notebook: str | Path, run_name: str = "", root: Path | None = None) -> Path:
+    """Create outputs/runs/<notebook>/<run name or local time>; a named one may exist already; ValueError for an odd name."""
+    if run_name and not re.fullmatch(r"\w[\w.+ -]*", run_name):
+        raise ValueError(f"run name {run_name!r}: use letters, digits, dot, plus, minus, underscore, and no slash")
+    base = (project_root() / "outputs" / "runs" if root is None else Path(root)) / Path(notebook).name.removesuffix(".ipynb")
+    folder = base / (run_name or f"{datetime.now():%Y-%m-%d_%H%M%S_%f}")
+    folder.mkdir(parents=True, exist_ok=bool(run_name))
+    return folder
+
+
+def _encode(value: Any) -> Any:
+    """What json does not know: dataclasses, numpy and torch values, paths; TypeError for the rest."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"cannot write {type(value).__name__} ({value!r:.60}): convert it to a number, text, list or dict first")
+
+
+def _plain(value: Any, not_finite: Callable[[str], Any] = float) -> Any:
+    """Same value in JSON's types; `not_finite` maps "NaN", "Infinity" and "-Infinity"."""
+    return json.loads(json.dumps(value, default=_encode), parse_constant=not_finite)
+
+
+def _replace_file(path: str | Path, text: str) -> Path:
+    """Write beside the target, then rename: a reader sees the old file or the new one, never half of one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        scratch.write_text(text, encoding="utf-8", newline="")
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: str | Path, obj: Any) -> Path:
+    """Write obj as JSON, atomically; NaN and infinities become null; TypeError for what has no JSON form."""
+    return _replace_file(path, json.dumps(_plain(obj, lambda name: None), indent=2, ensure_ascii=False) + "\n")
+
+
+def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write rows as CSV, atomically; columns in order of first appearance; NaN, None and missing values are empty cells."""
+    plain = _plain(list(rows), lambda name: None if name == "NaN" else float(name))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in plain for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(plain)
+    return _replace_file(path, text.getvalue())
+
+
+def _read(path: str | Path) -> Any:
+    """Notebook at path as nbformat reads it (imported here: it takes a second, and most callers only write files)."""
+    import nbformat
+
+    return nbformat.read(path, 4)
+
+
+def notebook_parameters(path: str | Path) -> dict[str, Any]:
+    """Names and defaults in the cell tagged `parameters`; ValueError when there is none, or something that is no literal."""
+    cells = [cell for cell in _read(path).cells if "parameters" in cell.metadata.get("tags", [])]
+    if not cells:
+        raise ValueError(f"{Path(path).name} has no cell tagged 'parameters': tag the cell that holds its settings")
+    try:
+        nodes = ast.parse(cells[0].source).body
+        targets = [node.targets[0] if isinstance(node, ast.Assign) else node.target for node in nodes]
+        return {target.id: ast.literal_eval(node.value) for target, node in zip(targets, nodes, strict=True)}
+    except (AttributeError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{Path(path).name}, parameters cell: expected only `name = literal  # help`, one per line ({error})") from error
+
+
+def _checked_parameters(given: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """Given parameters as papermill can inject them; ValueError for a name or a type that the notebook does not have."""
+    known, checked = notebook_parameters(source) if given else {}, {}
+    for key, value in _plain(dict(given)).items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"{source.name} has no parameter {key!r}: {hint}It has: {', '.join(known)}")
+        kind = type(known[key])
+        checked[key] = float(value) if kind is float and type(value) is int else value
+        if type(checked[key]) is not kind:
+            raise ValueError(f"{source.name}: {key} must be {kind.__name__}, like {known[key]!r}; got {type(value).__name__} {value!r}")
+    return checked
+
+
+def _find_notebook(name_or_path: str | Path) -> Path:
+    """A path that exists, or a name in notebooks/ with or without .ipynb; FileNotFoundError lists the names there."""
+    folder = project_root() / "notebooks"
+    for path in (Path(name_or_path), folder / name_or_path, folder / f"{name_or_path}.ipynb"):
+        if path.is_file():
+            return path.resolve()
+    names = ", ".join(sorted(path.stem for path in folder.glob("*.ipynb"))) or "nothing yet"
+    raise FileNotFoundError(f"no notebook {str(name_or_path)!r}: give a path to an .ipynb file, or a name in {folder}: {names}")
+
+
+def _stopped(source: Path, executed: Path, error: Exception) -> NotebookError:
+    """Short account of a run that stopped: notebook, cell, exception, where the partly executed copy is."""
+    if hasattr(error, "ename"):
+        count, code, what = error.exec_count, error.source, f"{error.ename}: {error.evalue}"
+    else:  # time limit or dead kernel: blame the last code cell that was started
+        cells = [cell for cell in _read(executed).cells if cell.cell_type == "code" and cell.metadata.papermill.start_time]
+        count, code, what = len(cells), cells[-1].source, f"{type(error).__name__}: {error}".partition("\n")[0]
+    line = next((line for line in code.splitlines() if line.strip() and not line.startswith("#")), "")
+    return NotebookError(f"{source.name}, cell In [{count}] ({line:.80}) stopped with {what:.400}\nExecuted so far: {executed}")
+
+
+def run_notebook(name_or_path: str | Path, parameters: Mapping[str, Any], out_dir: str | Path | None = None,
+                 kernel: str = "python3", timeout: int | None = None) -> RunResult:
+    """Run a notebook with the given parameters; the working directory is the notebook's own folder.
+
+    Writes executed.ipynb and report.html to out_dir (default: a new run folder). Kernel "python3" means this interpreter, another name a
+    registered kernel; `timeout` is seconds per cell. ValueError for an unknown or ill-typed parameter before anything runs,
+    FileNotFoundError for no such notebook, NotebookError when a cell raises, takes too long or kills its kernel.
+    """
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill import PapermillExecutionError, execute_notebook
+
+    source = _find_notebook(name_or_path)
+    parameters = _checked_parameters(parameters, source)
+    out_dir = new_run_folder(source) if out_dir is None else Path(out_dir).resolve()
+    out_dir.mkdir(parents=True, exist_ok=True)
+    executed, start = out_dir / "executed.ipynb", time.monotonic()
+    try:
+        execute_notebook(source, executed, parameters, kernel_name=kernel, cwd=source.parent, progress_bar=False,
+                         execution_timeout=timeout, kernel_manager_class=_Kernel)
+    except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as error:
+        raise _stopped(source, executed, error) from None
+    return RunResult(executed, to_html(executed, out_dir / "report.html"), time.monotonic() - start)
+
+
+def to_html(executed: str | Path, html: str | Path, hide_code: bool = True) -> Path:
+    """Write an executed notebook as one HTML file that needs no network: pictures inside, no scripts, no live widgets."""
+    from nbconvert import HTMLExporter
+
+    notebook = _read(executed)
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if WIDGET_VIEW not in output.get("data", {})]
+    title = next((cell.source.partition("\n")[0].lstrip("# ") for cell in notebook.cells if cell.cell_type == "markdown"), "report")
+    exporter = HTMLExporter(raw_template=OFFLINE_TEMPLATE, embed_images=True, exclude_input=hide_code, exclude_output_prompt=hide_code)
+    return _replace_file(html, exporter.from_notebook_node(notebook, {"metadata": {"name": title}})[0])
+
+
+def count_figures(notebook: str | Path) -> int:
+    """Number of pictures among the outputs of a notebook file."""
+    outputs = [output for cell in _read(notebook).cells for output in cell.get("outputs", [])]
+    return sum(any(mime.startswith("image/") for mime in output.get("data", {})) for output in outputs)
+
+
+def _typed(text: str, default: Any) -> Any:
+    """Command-line text as the type of the parameter's default; left as text when it cannot be, for the check to refuse."""
+    try:
+        return text if isinstance(default, str) else json.loads({"True": "true", "False": "false"}.get(text, text))
+    except ValueError:
+        return text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of the runner; returns 0, or 2 after a short account of what went wrong."""
+    parser = argparse.ArgumentParser(prog="python -m retina_kp.report", description="Run a notebook and write its HTML report.")
+    parser.add_argument("notebook", help="a name in notebooks/ or a path")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="one parameter")
+    parser.add_argument("-f", metavar="FILE", help="YAML file of parameters; -p overrules it")
+    parser.add_argument("-o", metavar="FOLDER", help="where results go (default: a new folder in outputs/runs)")
+    parser.add_argument("--timeout", type=int, metavar="SECONDS", help="limit per cell")
+    options = parser.parse_args(argv)
+    try:
+        known = notebook_parameters(_find_notebook(options.notebook)) if options.p else {}
+        given = import_module("papermill.iorw").read_yaml_file(options.f) if options.f else {}
+        given |= {name: _typed(text, known.get(name, "")) for name, text in options.p}
+        result = run_notebook(options.notebook, given, options.o, timeout=options.timeout)
+    except (OSError, ValueError, NotebookError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{result.html}\n{count_figures(result.executed)} figures, {result.seconds:.0f} s; executed copy: {result.executed}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

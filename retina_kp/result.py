@@ -1,0 +1,165 @@
+"""The result of a registration: transform, matches, judgement, and what to do with them (warp, overlay, save)."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .geometry import as_homography, pixel_grid, warp_points
+from .images import as_array
+from .matching import Fit, apply_quadratic
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Where a moving image lies in a fixed one. Pixels are those of the images as given, centres at integers.
+
+    status: "ok", or why it was refused; H_1to0: (3, 3) float64 moving → fixed, None unless ok; confidence in [0, 1]; matches0, matches1:
+    (N, 2) px in the fixed and moving image; inliers: (N,) bool; sizes (h, w). For the quadratic model ``quadratic`` holds what goes on
+    top of H (then H alone is the best affine). evidence: the numbers behind the confidence.
+    """
+
+    status: str
+    H_1to0: np.ndarray | None
+    confidence: float
+    matches0: np.ndarray
+    matches1: np.ndarray
+    inliers: np.ndarray
+    fixed_hw: tuple[int, int]
+    moving_hw: tuple[int, int]
+    model: str = "affine"
+    angle_deg: float = float("nan")
+    evidence: dict = field(default_factory=dict)
+    quadratic: dict | None = None
+
+    @classmethod
+    def from_fit(cls, fit: Fit, original0_from_frame, frame_from_original1, points0, points1, fixed_hw, moving_hw) -> Registration:
+        """From a fit within a common working frame and the matrices that lead into and out of it; points are px of that frame."""
+        H = as_homography(original0_from_frame @ fit.H_1to0 @ frame_from_original1)
+        quadratic = None
+        if fit.quadratic_1to0 is not None:
+            quadratic = {"original0_from_frame": original0_from_frame, "frame_from_original1": frame_from_original1,
+                         "forward": fit.quadratic_1to0, "backward": fit.quadratic_0to1}  # fmt: skip
+        matches0 = warp_points(points0, original0_from_frame)
+        matches1 = warp_points(points1, np.linalg.inv(frame_from_original1))
+        return cls("ok", H, 0.0, matches0, matches1, fit.inliers.copy(), tuple(fixed_hw), tuple(moving_hw), fit.model, quadratic=quadratic)
+
+    def refuse(self, reason: str) -> Registration:
+        """The same matches and evidence without a transform."""
+        return replace(self, status=reason, H_1to0=None, quadratic=None)
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+    @property
+    def H_0to1(self) -> np.ndarray | None:
+        """(3, 3) fixed pixel → moving pixel; None unless ok."""
+        return as_homography(np.linalg.inv(self.H_1to0)) if self.ok else None
+
+    def map_to_fixed(self, points1_xy: np.ndarray) -> np.ndarray:
+        """Moving px (N, 2) → fixed px, with the quadratic part where there is one."""
+        self._need_ok("map points")
+        if self.quadratic is None:
+            return warp_points(points1_xy, self.H_1to0)
+        inner = apply_quadratic(warp_points(points1_xy, self.quadratic["frame_from_original1"]), self.quadratic["forward"])
+        return warp_points(inner, self.quadratic["original0_from_frame"])
+
+    def map_to_moving(self, points0_xy: np.ndarray) -> np.ndarray:
+        """Fixed px (N, 2) → moving px, with the quadratic part where there is one."""
+        self._need_ok("map points")
+        if self.quadratic is None:
+            return warp_points(points0_xy, self.H_0to1)
+        inner = apply_quadratic(warp_points(points0_xy, np.linalg.inv(self.quadratic["original0_from_frame"])), self.quadratic["backward"])
+        return warp_points(inner, np.linalg.inv(self.quadratic["frame_from_original1"]))
+
+    def warp(self, moving) -> np.ndarray:
+        """The moving image (path or array of the registered size) drawn in the fixed frame: same dtype, zeros where it has no data."""
+        self._need_ok("warp")
+        image = as_array(moving, "moving image")
+        if image.shape[:2] != self.moving_hw:
+            raise ValueError(f"this registration is for a moving image of {self.moving_hw} (h, w) px, not {image.shape[:2]}")
+        grid = pixel_grid(self.fixed_hw).reshape(-1, 2).numpy().astype(np.float64)
+        source = np.nan_to_num(self.map_to_moving(grid), nan=-1e6).astype(np.float32).reshape(*self.fixed_hw, 2)
+        return cv2.remap(image, source[..., 0], source[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+
+    def covered(self) -> np.ndarray:
+        """(H, W) bool in the fixed frame: where the warped moving image has data."""
+        full = np.full(self.moving_hw, 255, np.uint8)
+        return self.warp(full) > 254
+
+    def overlay(self, fixed, moving) -> np.ndarray:
+        """Two-colour picture (H, W, 3) float in [0, 1]: fixed and warped moving image, see `viz.overlay`."""
+        from .viz import overlay
+
+        return overlay(as_array(fixed, "fixed image"), self.warp(moving), self.covered())
+
+    def to_dict(self) -> dict:
+        """Everything as plain JSON types; what is missing is null."""
+        matrix = None if self.H_1to0 is None else self.H_1to0.tolist()
+        inverse = None if self.H_1to0 is None else self.H_0to1.tolist()
+        quadratic = None if self.quadratic is None else {k: np.asarray(v).tolist() for k, v in self.quadratic.items()}
+        return {"status": self.status, "ok": self.ok, "confidence": round(self.confidence, 6), "model": self.model, "H_1to0": matrix, "H_0to1": inverse,
+                "angle_deg": None if np.isnan(self.angle_deg) else round(self.angle_deg, 4), "fixed_hw": list(self.fixed_hw), "moving_hw": list(self.moving_hw),
+                "evidence": self.evidence, "quadratic": quadratic, "matches0": np.round(self.matches0, 3).tolist(),
+                "matches1": np.round(self.matches1, 3).tolist(), "inliers": self.inliers.tolist(),
+                "convention": "pixel centres at integers, x right, y down; H_1to0 maps moving to fixed"}  # fmt: skip
+
+    @classmethod
+    def load(cls, path: str | Path) -> Registration:
+        """Read a result written by `save`."""
+        d = json.loads(Path(path).read_text(encoding="utf-8"))
+        array = lambda key, width: np.asarray(d[key], np.float64).reshape(-1, width)  # noqa: E731
+        H = None if d["H_1to0"] is None else np.asarray(d["H_1to0"])
+        quadratic = None if d["quadratic"] is None else {k: np.asarray(v) for k, v in d["quadratic"].items()}
+        angle = float("nan") if d["angle_deg"] is None else d["angle_deg"]
+        return cls(d["status"], H, d["confidence"], array("matches0", 2), array("matches1", 2), np.asarray(d["inliers"], bool),
+                   tuple(d["fixed_hw"]), tuple(d["moving_hw"]), d["model"], angle, d["evidence"], quadratic)  # fmt: skip
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write ``path`` (JSON) and, when ok, beside it an ITK transform (.tfm) and ``<stem>_transformation.txt`` (the 3x3 matrix
+        moving → fixed as rows of numbers, as i2k tools read it). Returns the files written; each is complete or absent."""
+        path = Path(path)
+        written = [_write_text(path, json.dumps(self.to_dict(), indent=1))]
+        if self.ok:
+            written.append(_write_text(path.with_suffix(".tfm"), self._itk_text()))
+            rows = "\n".join(" ".join(f"{v:.10g}" for v in row) for row in self.H_1to0)
+            written.append(_write_text(path.with_name(path.stem + "_transformation.txt"), rows + "\n"))
+        return written
+
+    def _itk_text(self) -> str:
+        """ITK resamples by mapping fixed points to moving ones, so the affine H_0to1 is stored; a perspective has no ITK affine and is
+        replaced by its best affine over the fixed frame, which the comment line says."""
+        H, note = self.H_0to1, "affine"
+        if np.abs(H[2, :2]).max() > 1e-12 or self.quadratic is not None:
+            note = f"best affine of a {self.model}"
+            h, w = self.fixed_hw
+            x, y = (g.ravel() for g in np.meshgrid(np.linspace(0, w - 1, 9), np.linspace(0, h - 1, 9)))
+            target = self.map_to_moving(np.stack([x, y], 1))
+            H = np.vstack([np.linalg.lstsq(np.stack([x, y, np.ones_like(x)], 1), target, rcond=None)[0].T, [0, 0, 1]])
+        numbers = " ".join(f"{v:.12g}" for v in (*H[0, :2], *H[1, :2], H[0, 2], H[1, 2]))
+        return (f"#Insight Transform File V1.0\n# fixed to moving, {note}, unit spacing, origin at the first pixel centre\n#Transform 0\n"
+                f"Transform: AffineTransform_double_2_2\nParameters: {numbers}\nFixedParameters: 0 0\n")  # fmt: skip
+
+    def _need_ok(self, what: str) -> None:
+        if not self.ok:
+            raise ValueError(f"cannot {what}: this registration was refused ({self.status})")
+
+
+def refused(reason: str, fixed_hw, moving_hw) -> Registration:
+    """A registration that did not get as far as matches."""
+    none = np.zeros((0, 2))
+    return Registration(reason, None, 0.0, none, none, np.zeros(0, bool), tuple(fixed_hw), tuple(moving_hw))
+
+
+def _write_text(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+    return path

@@ -1,0 +1,217 @@
+"""Render one retina as colour fundus, fluorescein angiogram, OCT and OCTA en-face: four pictures of exactly the same structure.
+
+A `Scene` is a batch of layers drawn (or cut out of a cache) by `vasculature.rasterise`; the renderers are plain torch, one random
+appearance per image from an explicit CPU generator. Everything that cameras add is in `augment`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .geometry import pixel_grid, warp_points
+from .vasculature import CALIBRE_UNIT_DEG, LAYERS, Retina, rasterise
+
+MODALITIES = ("CF", "FA", "OCT", "OCTA")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A batch of B views ready to be rendered. layers: (B, 8, H, W), coverage in [0, 1], the calibre layer in degrees;
+    deg_from_px: (B, 3, 3); anatomy: (B, 4) = disc x, disc y, disc radius, radius of the foveal avascular zone, in degrees."""
+
+    layers: torch.Tensor
+    deg_from_px: torch.Tensor
+    anatomy: torch.Tensor
+
+    def layer(self, name: str) -> torch.Tensor:
+        """(B, 1, H, W) layer by its name in LAYERS."""
+        return self.layers[:, LAYERS.index(name), None]
+
+    def __getitem__(self, index) -> Scene:
+        return Scene(self.layers[index], self.deg_from_px[index], self.anatomy[index])
+
+    @property
+    def px_per_deg(self) -> torch.Tensor:
+        """(B, 1, 1, 1) resolution at the middle of the view."""
+        return torch.linalg.det(self.deg_from_px[:, :2, :2]).abs().rsqrt().float()[:, None, None, None]
+
+
+def unpack_layers(layers: torch.Tensor) -> torch.Tensor:
+    """uint8 layers (…, 8, H, W) as drawn → float32: coverage in [0, 1], calibre in degrees."""
+    unit = torch.full((len(LAYERS), 1, 1), 1 / 255)
+    unit[LAYERS.index("calibre")] = CALIBRE_UNIT_DEG
+    return layers.float() * unit
+
+
+def anatomy_of(retina: Retina) -> list[float]:
+    """The four numbers of Scene.anatomy."""
+    return [*retina.disc_xy, retina.disc_radius_deg, retina.foveal_zone_deg]
+
+
+def make_scene(retinas: list[Retina], px_from_deg: list[np.ndarray], image_hw) -> Scene:
+    """Draw one view per retina at full precision (no cache)."""
+    layers = np.stack([rasterise(r, m, image_hw) for r, m in zip(retinas, px_from_deg, strict=True)])
+    inverse = torch.from_numpy(np.linalg.inv(np.stack(px_from_deg)))
+    return Scene(unpack_layers(torch.from_numpy(layers)), inverse, torch.tensor([anatomy_of(r) for r in retinas]))
+
+
+# ------------------------------------------------------------------ random helpers
+
+
+def uniform(generator: torch.Generator, count: int, low: float, high: float) -> torch.Tensor:
+    """(count, 1, 1, 1) independent numbers, one per image."""
+    return low + (high - low) * torch.rand(count, 1, 1, 1, generator=generator)
+
+
+def chance(generator: torch.Generator, count: int, probability: float) -> torch.Tensor:
+    """(count, 1, 1, 1) of 0. and 1."""
+    return (torch.rand(count, 1, 1, 1, generator=generator) < probability).float()
+
+
+def smooth_noise(generator: torch.Generator, count: int, hw, cell_px: float) -> torch.Tensor:
+    """(count, 1, H, W) noise of about unit variance whose blobs are about cell_px wide."""
+    rows, columns = (_spread(n, float(cell_px)) for n in hw)
+    return rows @ torch.randn(count, 1, rows.shape[1], columns.shape[1], generator=generator) @ columns.T
+
+
+@lru_cache(maxsize=256)
+def _spread(length: int, cell_px: float) -> torch.Tensor:
+    """(length, n) weights that carry n random numbers, one per cell, to a smooth line: Gaussian bells with rows of unit norm."""
+    knots = int(np.ceil(length / cell_px)) + 4
+    distance = torch.arange(length)[:, None] / cell_px - (torch.arange(knots) - 1.5)
+    weights = torch.exp(-(distance**2) / (2 * 0.55**2))
+    return weights / weights.norm(dim=1, keepdim=True)
+
+
+def blur(image: torch.Tensor, sigma_px: torch.Tensor | float, taps: int = 9) -> torch.Tensor:
+    """Gaussian blur of (B, C, H, W) with one sigma per image (B, 1, 1, 1) or one for all; the frame is replicated."""
+    b, c, h, w = image.shape
+    sigma = torch.as_tensor(sigma_px, dtype=image.dtype).expand(b, 1, 1, 1).reshape(b, 1).clamp_min(1e-3)
+    x = torch.arange(taps, dtype=image.dtype) - taps // 2
+    kernel = torch.softmax(-(x**2) / (2 * sigma**2), -1).repeat_interleave(c, 0)
+    flat = F.pad(image.reshape(1, b * c, h, w), [taps // 2] * 4, mode="replicate")
+    flat = F.conv2d(flat, kernel[:, None, None], groups=b * c)
+    return F.conv2d(flat, kernel[:, None, :, None], groups=b * c).reshape(image.shape)
+
+
+# ------------------------------------------------------------------ what every modality needs
+
+
+class _Anatomy:
+    """Soft maps (B, 1, H, W) of disc, cup and macula, and vessels with the thin ones fading out below a random width."""
+
+    def __init__(self, scene: Scene, g: torch.Generator, thin_px: tuple[float, float]):
+        b, (h, w) = len(scene.layers), scene.layers.shape[-2:]
+        step = 4 if min(h, w) >= 64 else 1  # smooth maps are computed on a coarse grid
+        coarse = pixel_grid((h, w))[step // 2 :: step, step // 2 :: step]
+        deg = warp_points(coarse.reshape(1, -1, 2).double(), scene.deg_from_px).nan_to_num(1e3).float()
+        disc, radius, zone = scene.anatomy[:, None, :2], scene.anatomy[:, 2, None], scene.anatomy[:, 3, None]
+        r_disc, r_fovea = (deg - disc.float()).norm(dim=-1) / radius.float(), deg.norm(dim=-1)
+
+        def full(values):
+            return F.interpolate(values.float().reshape(b, 1, *coarse.shape[:2]), (h, w), mode="bilinear")
+
+        edge = uniform(g, b, 4, 12).reshape(b, 1)
+        self.disc = full(torch.sigmoid((1 - r_disc) * edge))
+        self.cup = full(torch.sigmoid((uniform(g, b, 0.2, 0.7).reshape(b, 1) - r_disc) * edge * 1.5))
+        self.halo = full(torch.exp(-((r_disc / 1.8) ** 2)))
+        self.macula = full(torch.exp(-((r_fovea / uniform(g, b, 1.5, 4.0).reshape(b, 1)) ** 2)))
+        self.avascular = full(torch.sigmoid((zone.float() - r_fovea) * 6))
+        self.rim = full(torch.exp(-(((r_disc - 1) / 0.12) ** 2)))
+        width_px = scene.layer("calibre") * scene.px_per_deg
+        visible = torch.sigmoid((width_px - uniform(g, b, *thin_px)) * 3)
+        solid = scene.layer("calibre").clamp_max(0.5) * 2
+        self.depth = (0.35 + 0.65 * solid) * visible  # thin vessels hold less blood (or dye)
+        self.artery, self.vein = scene.layer("artery") * self.depth, scene.layer("vein") * self.depth
+        self.vessels = torch.maximum(self.artery, self.vein)
+
+
+def _texture(g, b, hw, cells=(3, 9, 40), weights=(0.3, 0.4, 0.6)):
+    return sum(w * smooth_noise(g, b, hw, c) for c, w in zip(cells, weights, strict=True))
+
+
+def render_cf(scene: Scene, g: torch.Generator, thin_px=(0.3, 1.6)) -> torch.Tensor:
+    """Colour fundus photograph: (B, 3, H, W) RGB in [0, 1]."""
+    b, hw = len(scene.layers), scene.layers.shape[-2:]
+    a = _Anatomy(scene, g, thin_px)
+    base = torch.cat([uniform(g, b, 0.5, 0.9), uniform(g, b, 0.22, 0.5), uniform(g, b, 0.06, 0.3)], 1)
+    mottle = 1 + uniform(g, b, 0.01, 0.08) * _texture(g, b, hw) - uniform(g, b, 0.05, 0.45) * a.macula
+    tessellation = uniform(g, b, 0, 0.1) * chance(g, b, 0.3) * smooth_noise(g, b, hw, 12).abs().clamp_max(1.5)
+    image = base * (mottle - tessellation)
+    pale = torch.cat([uniform(g, b, 0.8, 1.0), uniform(g, b, 0.6, 0.9), uniform(g, b, 0.35, 0.7)], 1)
+    image = image + (pale - image) * (a.disc * uniform(g, b, 0.2, 0.75) + a.cup * uniform(g, b, 0.05, 0.35)).clamp_max(1)
+    blood = torch.tensor([0.25, 1.0, 0.8]).reshape(1, 3, 1, 1) * uniform(g, b, 0.5, 1.5)
+    absorb = a.vein + a.artery * uniform(g, b, 0.55, 0.95) + scene.layer("hemorrhage") * uniform(g, b, 0.6, 1.6)
+    exudate, drusen, scar = (scene.layer(n) for n in ("exudate", "drusen", "scar"))
+    image = image + (pale - image) * (exudate * uniform(g, b, 0.4, 0.95) + drusen * uniform(g, b, 0.15, 0.5) + scar * uniform(g, b, 0.1, 0.7)).clamp_max(1)
+    image = image * torch.exp(-blood * absorb) * (1 - 0.5 * (blur(scar, 2.0) - scar).clamp_min(0))
+    reflex = scene.layer("reflex") * (scene.layer("artery") * uniform(g, b, 0.0, 0.35) + scene.layer("vein") * uniform(g, b, 0, 0.1))
+    return (image + reflex * base).clamp(0, 1)
+
+
+def render_fa(scene: Scene, g: torch.Generator, thin_px=(0.2, 1.4)) -> torch.Tensor:
+    """Fluorescein angiogram, any phase: (B, 1, H, W) in [0, 1]."""
+    b, hw = len(scene.layers), scene.layers.shape[-2:]
+    a = _Anatomy(scene, g, thin_px)
+    base = uniform(g, b, 0.08, 0.5)
+    image = base * (1 + uniform(g, b, 0.05, 0.3) * _texture(g, b, hw)) * (1 - uniform(g, b, 0.2, 0.85) * a.macula)
+    image = image + a.disc * uniform(g, b, -0.4, 0.35) + uniform(g, b, 0, 0.2) * chance(g, b, 0.4) * a.halo
+    mesh = _capillaries(g, b, hw, scene.px_per_deg) * (1 - a.avascular) * (1 - a.disc)
+    image = image + mesh * uniform(g, b, 0, 0.15) * chance(g, b, 0.5)
+    leak = blur(scene.layer("exudate") + scene.layer("drusen"), uniform(g, b, 0.5, 4.0)) * uniform(g, b, -0.1, 0.6)
+    window = scene.layer("scar") * uniform(g, b, -0.4, 0.5)
+    early = chance(g, b, 0.25)  # arterial phase: veins still fill
+    artery, vein = uniform(g, b, 0.25, 0.8), uniform(g, b, 0.25, 0.8) * (1 - early * uniform(g, b, 0.2, 0.8))
+    image = image + torch.maximum(a.artery * artery, a.vein * vein) + leak + window
+    image = image * (1 - scene.layer("hemorrhage") * uniform(g, b, 0.3, 0.95))
+    return image.clamp(0, 1)
+
+
+def render_oct(scene: Scene, g: torch.Generator, thin_px=(0.4, 2.0)) -> torch.Tensor:
+    """OCT en-face projection (or infrared reflectance): vessels are shadows, seldom bright: (B, 1, H, W) in [0, 1]."""
+    b, hw = len(scene.layers), scene.layers.shape[-2:]
+    a = _Anatomy(scene, g, thin_px)
+    image = uniform(g, b, 0.35, 0.75) * (1 + uniform(g, b, 0.03, 0.2) * _texture(g, b, hw, (2, 6, 50)))
+    image = image * (1 - uniform(g, b, -0.3, 0.75) * a.macula) + a.disc * uniform(g, b, -0.5, 0.3) + a.rim * uniform(g, b, 0, 0.15)
+    blobs = scene.layer("drusen") * uniform(g, b, -0.3, 0.3) + scene.layer("exudate") * uniform(g, b, -0.3, 0.3) + scene.layer("scar") * uniform(g, b, -0.5, 0.4)
+    image = (image + blobs) * (1 - scene.layer("hemorrhage") * uniform(g, b, 0, 0.7))
+    shadow = a.vein * uniform(g, b, 0.3, 0.9) + a.artery * uniform(g, b, 0.25, 0.8)
+    bright = chance(g, b, 0.15)
+    image = image * (1 - shadow.clamp_max(0.95) * (1 - bright)) + bright * shadow * 0.5
+    return image.clamp(0, 1)
+
+
+def render_octa(scene: Scene, g: torch.Generator, thin_px=(0.1, 1.0)) -> torch.Tensor:
+    """OCT angiography en-face: bright vessels in a capillary mesh, dark avascular zone, motion lines: (B, 1, H, W) in [0, 1]."""
+    b, hw = len(scene.layers), scene.layers.shape[-2:]
+    a = _Anatomy(scene, g, thin_px)
+    mesh = _capillaries(g, b, hw, scene.px_per_deg)
+    dropout = torch.sigmoid(4 * smooth_noise(g, b, hw, 48) + uniform(g, b, 2, 8))
+    flow = mesh * uniform(g, b, 0.15, 0.6) * (1 - a.avascular) * dropout
+    vessels = torch.maximum(a.vein * uniform(g, b, 0.5, 1.0), a.artery * uniform(g, b, 0.5, 1.0)) * (1 - 0.3 * a.disc)
+    image = uniform(g, b, 0.02, 0.2) + torch.maximum(flow, vessels) + uniform(g, b, 0.0, 0.15) * torch.randn(b, 1, *hw, generator=g).abs()
+    image = image * (1 - scene.layer("hemorrhage") * uniform(g, b, 0, 0.6)) * (1 - uniform(g, b, 0, 0.6) * scene.layer("scar"))
+    lines = (torch.rand(b, 1, hw[0], 1, generator=g) < 0.012) * chance(g, b, 0.4)
+    return (image + lines * uniform(g, b, -0.3, 0.5)).clamp(0, 1)
+
+
+def _capillaries(g, b, hw, px_per_deg):
+    """A mesh of thin lines: the zero crossings of noise whose cells are about a capillary spacing wide."""
+    cell = round(float((0.32 * px_per_deg).mean().clamp(2.0, 12.0)))
+    coarse = smooth_noise(g, b, hw, cell) + 0.5 * smooth_noise(g, b, hw, max(0.6 * cell, 1.5))
+    return torch.exp(-((coarse / uniform(g, b, 0.2, 0.5)) ** 2)) * (0.7 + 0.3 * smooth_noise(g, b, hw, 2))
+
+
+RENDERERS = {"CF": render_cf, "FA": render_fa, "OCT": render_oct, "OCTA": render_octa}
+
+
+def render(modality: str, scene: Scene, generator: torch.Generator) -> torch.Tensor:
+    """Render a scene as "CF" (B, 3, H, W) or "FA", "OCT", "OCTA" (B, 1, H, W), values in [0, 1]."""
+    if modality not in RENDERERS:
+        raise ValueError(f"unknown modality {modality!r}; there are {', '.join(RENDERERS)}")
+    return RENDERERS[modality](scene, generator)

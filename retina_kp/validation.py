@@ -1,0 +1,105 @@
+"""What a training run is watched by: the GT-alignment ceiling beside the real detector, on synthetic pairs that training never sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .dataset import SyntheticOptions, SyntheticPairs
+from .geometry import corner_error
+from .keypoints import Features, KeypointOptions, extract
+from .losses import descriptor_pairs
+from .matching import fit_transform, mutual_matches
+from .metrics import inlier_rate, matching_score, repeatability
+
+VALIDATION_SEED = 987_654
+GOOD_CORNER_PX = 10.0  # a validation registration within this mean corner error counts as a success
+
+
+class ValidationSet:
+    """A fixed set of synthetic pairs, drawn once."""
+
+    def __init__(self, pairs: int, options: SyntheticOptions = SyntheticOptions(), seed: int = VALIDATION_SEED, batch_size: int = 8):
+        data = SyntheticPairs(seed, max(pairs, 1), options)
+        sizes = [batch_size] * (pairs // batch_size) + ([pairs % batch_size] if pairs % batch_size else [])
+        self.batches = [data.batch(i, n) for i, n in enumerate(sizes)]
+
+    @torch.inference_mode()
+    def evaluate(self, network, device="cpu") -> dict[str, float]:
+        """Means over all pairs. ``gt_*``: keypoints are the true junctions (perfect detector), the ceiling of descriptor and geometry;
+        ``det_*``: the detector's own keypoints. Errors in px of the validation images, MSE in px²; a failed pair has no error and counts as no success."""
+        was_training = network.training
+        network.eval()
+        rows = []
+        for batch in self.batches:
+            batch = {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
+            outputs = network(batch["image0"], batch["valid0"]), network(batch["image1"], batch["valid1"])
+            features = [extract(network, batch[f"image{i}"], batch[f"valid{i}"], KeypointOptions(max_keypoints=512)) for i in (0, 1)]
+            for i in range(len(batch["image0"])):
+                rows.append(_ceiling(batch, outputs, i) | _detected(batch, features, i))
+        network.train(was_training)
+        keys = rows[0] if rows else []
+        return {k: float(np.nanmean(v)) if np.isfinite(v := np.array([r[k] for r in rows], float)).any() else float("nan") for k in keys}
+
+
+def _alignment(points0, points1, H_0to1, image_hw, prefix: str) -> dict[str, float]:
+    fit = fit_transform(points0, points1, "affine", 4.0)
+    error = corner_error(fit.H_1to0, np.linalg.inv(H_0to1), image_hw) if fit else float("nan")
+    return {f"{prefix}_success": float(error <= GOOD_CORNER_PX), f"{prefix}_corner_px": error if error <= GOOD_CORNER_PX else float("nan")}
+
+
+def _ceiling(batch: dict, outputs, i: int) -> dict[str, float]:
+    """Match only the true junctions: descriptors read at them and at their true correspondents."""
+    one = slice(i, i + 1)
+    points0 = batch["vessel_keypoints"][one]
+    d0, d1, points1, usable = descriptor_pairs(outputs[0].descriptors[one], outputs[1].descriptors[one], points0, batch["H_0to1"][one],
+                                               batch["valid1"][one], outputs[0].descriptor_stride)  # fmt: skip
+    keep = usable[0].cpu().numpy()
+    p0, p1, d0, d1 = (x[0].cpu().numpy()[keep] for x in (points0, points1, d0, d1))
+    hw = tuple(batch["image0"].shape[-2:])
+    index = mutual_matches(Features(p0, np.ones(len(p0)), d0, hw), Features(p1, np.ones(len(p1)), d1, hw))
+    error = np.linalg.norm(p0[index[:, 0]] - p0[index[:, 1]], axis=1)  # of a match, in the fixed frame
+    found = {"gt_matched_right": float((error <= 5).sum() / len(p0)) if len(p0) else float("nan"), "gt_match_px": float(error.mean()) if len(error) else float("nan"),
+             "gt_match_mse": float((error**2).mean()) if len(error) else float("nan")}  # fmt: skip
+    return found | _alignment(p0[index[:, 0]], p1[index[:, 1]], batch["H_0to1"][i].cpu().numpy(), hw, "gt")
+
+
+def _detected(batch: dict, features, i: int) -> dict[str, float]:
+    """The same with the detector's keypoints, and what the detector is worth by itself."""
+    f0, f1 = features[0][i], features[1][i]
+    H, hw = batch["H_0to1"][i].cpu().numpy(), f0.image_hw
+    index = mutual_matches(f0, f1)
+    p0, p1 = f0.keypoints_xy[index[:, 0]], f1.keypoints_xy[index[:, 1]]
+    return {"repeatability": repeatability(f0.keypoints_xy, f1.keypoints_xy, H, hw, hw), "matching_score": matching_score(p0, p1, f0.keypoints_xy, f1.keypoints_xy, H, hw, hw),
+            "inlier_rate": inlier_rate(p0, p1, H), "points0": float(len(f0)), "points1": float(len(f1))} | _alignment(p0, p1, H, hw, "det")  # fmt: skip
+
+
+def save_keypoint_figures(network, validation: ValidationSet, folder: Path, device="cpu", rows: int = 2) -> list[Path]:
+    """Write fixed_kps.png, moving_kps.png (green predictions on red truth) and vessel_keypoints_extracted.png (truth alone)."""
+    from matplotlib.figure import Figure
+
+    from .viz import plot_keypoints, plot_predictions, show
+
+    if not validation.batches:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    batch, was_training = validation.batches[0], network.training
+    count = min(4, len(batch["image0"]))
+    network.eval()
+    written = []
+    for name, side in (("fixed_kps", 0), ("moving_kps", 1), ("vessel_keypoints_extracted", 0)):
+        images, truth = batch[f"image{side}"][:count], batch["vessel_keypoints" if side == 0 else "vessel_keypoints1"][:count]
+        found = extract(network, images.to(device), batch[f"valid{side}"][:count].to(device))
+        figure = Figure(figsize=(2.6 * count, 2.9), layout="constrained")
+        for i, ax in enumerate(figure.subplots(1, count, squeeze=False)[0]):
+            known = truth[i][torch.isfinite(truth[i]).all(-1)].numpy()
+            if name == "vessel_keypoints_extracted":
+                plot_keypoints(show(images[i, 0].numpy(), ax, batch["modalities"][i][0]), known, "red", 10)
+            else:
+                plot_predictions(ax, images[i, 0].numpy(), found[i].keypoints_xy, known)
+        figure.savefig(folder / f"{name}.png", dpi=110)
+        written.append(folder / f"{name}.png")
+    network.train(was_training)
+    return written

@@ -1,0 +1,298 @@
+"""Grow a retina as vectors: two vessel trees, disc, fovea and lesions, in degrees of visual angle.
+
+Coordinates are degrees with the fovea at (0, 0), x to the right and y down, so one retina can be drawn in any view and at any
+resolution (`rasterise`) with exact junctions. All tips of both trees grow together, one step at a time, as arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy.spatial import cKDTree
+
+from .geometry import jacobian, warp_points
+
+ARTERY, VEIN = 0, 1
+BIFURCATION, CROSSING = 0, 1
+LAYERS = ("artery", "vein", "calibre", "reflex", "hemorrhage", "exudate", "drusen", "scar")
+LESIONS = LAYERS[4:]
+REACH_DEG = 36.0  # vessels further than this from the fovea are not grown
+_AROUND = np.array([[x, y] for x in (-1.4, 0, 1.4) for y in (-1.4, 0, 1.4)])  # cells that a passing vessel claims, in steps
+CALIBRE_UNIT_DEG = 0.004  # vessel width stored in one grey level of the calibre layer
+
+
+@dataclass(frozen=True)
+class GrowthOptions:
+    """How a retina is grown; ranges are (low, high) and drawn once per retina."""
+
+    step_deg: float = 0.3  # length of one growth step
+    trunk_radius_deg: tuple[float, float] = (0.16, 0.27)  # half width at the disc; veins are 15 % wider
+    min_radius_deg: float = 0.028  # thinner vessels end
+    tortuosity: tuple[float, float] = (0.015, 0.06)  # random turn per step, rad
+    branch_spacing: tuple[float, float] = (0.8, 2.0)  # multiplies the distance between side branches
+    foveal_zone_deg: tuple[float, float] = (0.8, 1.9)  # radius of the avascular zone
+    lesion_probability: float = 0.5  # chance that a retina has lesions at all
+
+
+@dataclass(frozen=True)
+class Retina:
+    """One retina as vectors (degrees). ``segments``: (N, 4) x0 y0 x1 y1, sorted thin to thick, with kind and width per row;
+    ``junctions_xy``: (J, 2) with kind (bifurcation, crossing) and width of the thinner vessel; lesions: (L, 5) layer, x, y, r, seed."""
+
+    segments: np.ndarray
+    segment_kind: np.ndarray
+    segment_width_deg: np.ndarray
+    junctions_xy: np.ndarray
+    junction_kind: np.ndarray
+    junction_width_deg: np.ndarray
+    lesions: np.ndarray
+    disc_xy: np.ndarray
+    disc_radius_deg: float
+    foveal_zone_deg: float
+
+
+def grow_retina(rng: np.random.Generator, options: GrowthOptions = GrowthOptions()) -> Retina:
+    """Draw one random retina (right or left eye). Same generator state, same retina."""
+    disc = np.array([rng.choice([-1, 1]) * rng.uniform(14.0, 17.0), rng.uniform(-2.5, 0.8)])
+    zone = rng.uniform(*options.foveal_zone_deg)
+    trees = [_grow_tree(rng, options, disc, zone, kind) for kind in (ARTERY, VEIN)]
+    segments = np.concatenate([t[0] for t in trees])
+    widths = np.concatenate([t[1] for t in trees])
+    kinds = np.repeat([ARTERY, VEIN], [len(t[0]) for t in trees])
+    crossing_xy, crossing_width = _crossings(segments, widths, kinds)
+    junctions = np.concatenate([t[2] for t in trees] + [crossing_xy])
+    junction_width = np.concatenate([t[3] for t in trees] + [crossing_width])
+    junction_kind = np.repeat([BIFURCATION, CROSSING], [len(junctions) - len(crossing_xy), len(crossing_xy)])
+    radius = rng.uniform(2.4, 3.2)
+    clear = np.linalg.norm(junctions - disc, axis=1) > 0.75 * radius  # inside the disc vessels pile up: no landmark there
+    order = np.argsort(widths, kind="stable")
+    lesions = _lesions(rng, disc) if rng.random() < options.lesion_probability else np.zeros((0, 5))
+    return Retina(segments[order], kinds[order], widths[order], junctions[clear], junction_kind[clear], junction_width[clear], lesions,
+                  disc, radius, zone)  # fmt: skip
+
+
+def _grow_tree(rng, options, disc, zone, kind):
+    """Grow the arteries or the veins. Returns segments (N, 4), widths (N,), bifurcations (J, 2) and the child's width (J,)."""
+    tips = _trunks(rng, options, disc, kind)
+    tortuosity, spacing, h = rng.uniform(*options.tortuosity), rng.uniform(*options.branch_spacing), options.step_deg
+    cells = int(2 * REACH_DEG / h)
+    owner = np.full((cells, cells), -1, np.int32)  # which branch has passed through a cell
+    parents, births, steps = list(range(len(tips["id"]))), [], []
+    for _ in range(int(1.5 * REACH_DEG / h)):
+        if not len(tips["id"]):
+            break
+        start = tips["xy"].copy()
+        blocked = _steer(tips, rng, options, owner, np.asarray(parents), disc, tortuosity)
+        tips["xy"] = tips["xy"] + h * np.stack([np.cos(tips["heading"]), np.sin(tips["heading"])], -1)
+        steps.append(np.column_stack([start, tips["xy"], tips["radius"], tips["id"]]))
+        _mark(owner, tips["xy"], tips["id"], h)
+        tips["length"] += h
+        tips["countdown"] -= h
+        tips["radius"] = tips["radius"] * np.where(tips["length"] > tips["budget"], 0.95, 0.9985)
+        children = _branch(tips, rng, spacing, parents, births)
+        tips = {k: np.concatenate([tips[k], children[k]]) for k in tips}
+        away = np.linalg.norm(tips["xy"], axis=1)
+        alive = (tips["radius"] > options.min_radius_deg) & (away < REACH_DEG - 1) & (away > zone * rng.uniform(0.85, 1.15, len(away)))
+        alive[: len(blocked)] &= ~blocked
+        tips = {k: v[alive] for k, v in tips.items()}
+    return _collect(np.concatenate(steps), parents, births, h)
+
+
+def _trunks(rng, options, disc, kind):
+    """The first vessels at the disc: an arcade up and down on the temporal side, two nasal ones, some small ones."""
+    temporal = -np.sign(disc[0])
+    rows = []
+    for vertical in (-1, 1):
+        y, apex = rng.uniform(0.8, 1.6), rng.uniform(6.0, 10.5)  # arcade height below or above the fovea
+        t = abs(disc[0]) * (y / apex) ** 2  # on the parabola t = t_fovea (y / apex)²
+        rows.append((temporal * t, vertical * y, np.arctan2(vertical * y, temporal * 2 * t), 1.0))
+        angle = np.radians(rng.uniform(25, 70))
+        rows.append((-temporal * np.cos(angle), vertical * np.sin(angle), np.arctan2(vertical * np.sin(angle), -temporal * np.cos(angle)),
+                     rng.uniform(0.55, 0.85)))  # fmt: skip
+    for _ in range(rng.integers(0, 4)):  # small vessels straight to the macula or to the nasal side
+        angle = rng.uniform(-0.5, 0.5)
+        side = temporal * rng.choice([1, -1], p=[0.7, 0.3])
+        rows.append((side * np.cos(angle), np.sin(angle), np.arctan2(np.sin(angle), side * np.cos(angle)), rng.uniform(0.3, 0.5)))
+    rows = np.array(rows)
+    n = len(rows)
+    radius = rng.uniform(*options.trunk_radius_deg) * rows[:, 3] * (1.15 if kind == VEIN else 1.0) * rng.uniform(0.85, 1.1, n)
+    return {"xy": disc + rows[:, :2], "heading": rows[:, 2], "radius": radius, "id": np.arange(n), "length": np.zeros(n),
+            "budget": np.where(rows[:, 3] > 0.5, 40.0, 14.0), "countdown": rng.uniform(1.5, 4.0, n), "side": rng.choice([-1.0, 1.0], n),
+            "drift": np.zeros(n), "trunk": np.where(rows[:, 3] > 0.5, 1.0, 0.3)}  # fmt: skip
+
+
+def _steer(tips, rng, options, owner, parents, disc, tortuosity):
+    """Turn every tip along the retina's flow, with persistent random drift, away from vessels of its own kind; True = blocked."""
+    n, h = len(tips["id"]), options.step_deg
+    flow = _flow(tips["xy"], disc, tips["trunk"])
+    wanted = np.angle(np.exp(1j * (flow - tips["heading"])))
+    tips["drift"] = 0.85 * tips["drift"] + tortuosity * rng.standard_normal(n)
+    gain = np.where(tips["trunk"] > 0.5, 0.22, 0.05)
+    heading = tips["heading"] + gain * np.clip(wanted, -1, 1) + tips["drift"]
+    options_rad = np.array([0.0, -0.3, 0.3, -0.65, 0.65])
+    ahead = heading[:, None, None] + options_rad[None, :, None]
+    reach = h * np.array([2.2, 3.6, 5.5])
+    probe = tips["xy"][:, None, None] + np.stack([np.cos(ahead), np.sin(ahead)], -1) * reach[None, None, :, None]
+    found = owner[_cell(probe, h, len(owner))]
+    own = (found < 0) | (found == tips["id"][:, None, None])
+    young = (tips["length"] < 8 * h)[:, None, None] & (found == parents[tips["id"]][:, None, None])
+    cost = (~(own | young) * np.array([4.0, 2.0, 1.0])).sum(-1) + 0.2 * np.abs(options_rad)
+    best = cost.argmin(1)
+    tips["heading"] = heading + options_rad[best] * 0.7
+    return cost[np.arange(n), best] >= 6.0
+
+
+def _flow(xy, disc, trunk):
+    """Direction (rad) in which vessels run: arcades are parabolas about the disc-fovea axis (t along it, y across), nasal ones are
+    radial, side branches run to the fovea inside the arcades and away from it outside."""
+    temporal = -np.sign(disc[0])
+    t, y = (xy[:, 0] - disc[0]) * temporal, xy[:, 1] - disc[1]
+    inwards = np.clip((t - abs(disc[0])) / 20, 0, 0.35)  # beyond the fovea arcades bend back to the horizontal raphe
+    along = np.where(t > 0.2, np.arctan2(y - inwards * np.sign(y) * t, temporal * 2 * np.maximum(t, 0.2)), np.arctan2(y, temporal * t))
+    arcade = 8.5 * np.sqrt(np.maximum(t, 0) / abs(disc[0]))
+    inner = (np.abs(y) < arcade) & (t > 1.0)
+    to_fovea = np.arctan2(-xy[:, 1], -xy[:, 0])
+    side = np.where(inner, to_fovea, np.arctan2(xy[:, 1] - 0.5 * disc[1], xy[:, 0] - 0.3 * disc[0]))
+    return np.where(trunk > 0.5, along, side)
+
+
+def _branch(tips, rng, spacing, parents, births):
+    """Where a tip's countdown has run out, let a child sprout. Calibres keep r³ = r₁³ + r₂³ (Murray 1926)."""
+    index = np.flatnonzero((tips["countdown"] <= 0) & (tips["radius"] > 0.03))
+    n = len(index)
+    fork = rng.random(n) < 0.18
+    share = np.where(fork, rng.uniform(0.68, 0.85, n), rng.uniform(0.3, 0.62, n))
+    radius, side = tips["radius"][index], tips["side"][index] * np.where(rng.random(n) < 0.75, -1, 1)
+    child_radius = radius * share
+    tips["radius"][index] = radius * (1 - share**3) ** (1 / 3)
+    child_angle = side * np.where(fork, rng.uniform(0.35, 0.7, n), rng.uniform(0.75, 1.4, n))
+    base = tips["heading"][index]
+    tips["heading"][index] = base - side * np.where(fork, rng.uniform(0.25, 0.5, n), 0.4 * share**2)
+    tips["side"][index] = side
+    tips["countdown"][index] = spacing * (1.3 + 6 * radius) * rng.uniform(0.6, 1.7, n)
+    ids = len(parents) + np.arange(n)
+    parents.extend(tips["id"][index].tolist())
+    births.extend(zip(ids.tolist(), tips["id"][index].tolist(), tips["xy"][index].copy(), (2 * child_radius).tolist(),
+                      tips["length"][index].tolist()))  # fmt: skip
+    return {"xy": tips["xy"][index], "heading": base + child_angle, "radius": child_radius, "id": ids, "length": np.zeros(n),
+            "budget": 4 + 110 * child_radius * rng.uniform(0.6, 1.4, n), "countdown": spacing * (1.2 + 5 * child_radius) * rng.uniform(0.6, 1.7, n),
+            "side": rng.choice([-1.0, 1.0], n), "drift": np.zeros(n), "trunk": np.where(fork & (rng.random(n) < 0.35), tips["trunk"][index], 0.3)}  # fmt: skip
+
+
+def _collect(steps, parents, births, h, shortest_deg=0.9):
+    """Drop spurs shorter than shortest_deg; keep the bifurcations both of whose branches live on."""
+    length = np.bincount(steps[:, 5].astype(int), minlength=len(parents)) * h
+    spur = np.zeros(len(parents), bool)
+    spur[[b[0] for b in births]] = [length[b[0]] < shortest_deg for b in births]
+    kept = [b for b in births if not spur[b[0]] and length[b[1]] - b[4] > 0.6]
+    steps = steps[~spur[steps[:, 5].astype(int)]]
+    return steps[:, :4], 2 * steps[:, 4], np.array([b[2] for b in kept]).reshape(-1, 2), np.array([b[3] for b in kept])
+
+
+def _crossings(segments, widths, kinds, min_angle_deg=20.0):
+    """Exact points where an artery crosses a vein at more than min_angle_deg: (C, 2) and the thinner one's width (C,)."""
+    a, v = segments[kinds == ARTERY], segments[kinds == VEIN]
+    reach = np.linalg.norm(segments[:, 2:] - segments[:, :2], axis=1).max()
+    distance, near = cKDTree((v[:, :2] + v[:, 2:]) / 2).query((a[:, :2] + a[:, 2:]) / 2, k=min(8, len(v)), distance_upper_bound=reach)
+    i, k = np.nonzero(np.isfinite(distance))
+    j = near[i, k]
+    p, r, q, s = a[i, :2], a[i, 2:] - a[i, :2], v[j, :2], v[j, 2:] - v[j, :2]
+    cross = r[:, 0] * s[:, 1] - r[:, 1] * s[:, 0]
+    safe = np.where(np.abs(cross) < 1e-12, np.inf, cross)
+    d = q - p
+    t, u = (d[:, 0] * s[:, 1] - d[:, 1] * s[:, 0]) / safe, (d[:, 0] * r[:, 1] - d[:, 1] * r[:, 0]) / safe
+    sine = np.abs(cross) / (np.linalg.norm(r, axis=1) * np.linalg.norm(s, axis=1))
+    hit = (t >= 0) & (t < 1) & (u >= 0) & (u < 1) & (sine > np.sin(np.radians(min_angle_deg)))
+    width = np.minimum(widths[kinds == ARTERY][i], widths[kinds == VEIN][j])
+    return (p + t[:, None] * r)[hit], width[hit]
+
+
+def _lesions(rng, disc):
+    """(L, 5) rows of layer index (within LESIONS), x, y, radius (deg), outline seed: a random mixture of pathologies in clusters."""
+    rows = []
+    recipes = {0: (0.5, 25, 0.15, 1.6), 1: (0.45, 30, 0.08, 0.5), 2: (0.35, 60, 0.07, 0.35), 3: (0.3, 25, 0.3, 0.9)}
+    for layer, (chance, most, small, large) in recipes.items():
+        if rng.random() > chance:
+            continue
+        for _ in range(rng.integers(1, 4)):
+            center, spread = rng.normal(0, 7, 2) - 0.1 * disc, rng.uniform(0.6, 6)
+            n = rng.integers(1, most)
+            radius = np.exp(rng.uniform(np.log(small), np.log(large), n)) * rng.uniform(0.5, 1.2)
+            rows.append(np.column_stack([np.full(n, layer), center + rng.normal(0, spread, (n, 2)), radius, rng.integers(0, 2**31, n)]))
+    return np.concatenate(rows) if rows else np.zeros((0, 5))
+
+
+# ------------------------------------------------------------------ drawing
+
+
+def _mark(owner, xy, ids, h):
+    """Write branch ids into the cells at xy and, where still free, into the cells around: vessels of a kind keep their distance."""
+    where = _cell(xy[:, None] + h * _AROUND, h, len(owner))
+    ids = np.broadcast_to(ids[:, None], where[0].shape)
+    owner[where] = np.where((owner[where] < 0) | (_AROUND == 0).all(1), ids, owner[where])
+
+
+def _cell(xy, h, cells):
+    index = np.clip(((xy + REACH_DEG) / h).astype(int), 0, cells - 1)
+    return index[..., 1], index[..., 0]
+
+
+def rasterise(retina: Retina, px_from_deg: np.ndarray, image_hw) -> np.ndarray:
+    """Draw the retina in a view: (8, H, W) uint8, one layer per name in LAYERS, vessels anti-aliased at twice the resolution.
+
+    px_from_deg: (3, 3) degrees → pixels of the view. `calibre` holds the width in units of CALIBRE_UNIT_DEG, the others coverage 0–255.
+    """
+    h, w = image_hw
+    scale = np.sqrt(abs(np.linalg.det(jacobian(px_from_deg, (0.0, 0.0)))))
+    ends = warp_points(retina.segments.reshape(-1, 2, 2), px_from_deg)
+    seen = np.isfinite(ends).all((1, 2)) & (ends.max(1) > -20).all(1) & (ends.min(1) < np.array([w, h]) + 20).all(1)
+    ends, width, kind = ends[seen], retina.segment_width_deg[seen], retina.segment_kind[seen]
+    fine = np.rint((2 * ends + 0.5) * 16).astype(np.int32)  # sub-pixel position on the doubled canvas
+    level = np.clip(np.rint(width / CALIBRE_UNIT_DEG), 1, 255).astype(int)
+    thick = np.maximum(np.rint(2 * width * scale), 1).astype(int)
+    vessels = [_draw_lines(fine[kind == k], thick[kind == k], level[kind == k], (2 * h, 2 * w)) for k in (ARTERY, VEIN)]
+    cover = [cv2.resize(np.where(v > 0, np.uint8(255), np.uint8(0)), (w, h), interpolation=cv2.INTER_AREA) for v in vessels]
+    calibre = np.maximum(*vessels).reshape(h, 2, w, 2).max((1, 3))
+    wide = thick >= 7
+    core = _draw_lines(fine[wide], np.maximum(thick[wide] // 4, 1), np.full(int(wide.sum()), 255), (2 * h, 2 * w))
+    reflex = cv2.resize(core, (w, h), interpolation=cv2.INTER_AREA)
+    return np.stack([*cover, calibre, reflex, *_draw_lesions(retina.lesions, px_from_deg, scale, (h, w))])
+
+
+def _draw_lines(fine, thickness, level, hw):
+    canvas = np.zeros(hw, np.uint8)
+    breaks = np.flatnonzero(np.diff(thickness) | np.diff(level)) + 1
+    for lines, t, v in zip(np.split(fine, breaks), thickness[np.r_[0, breaks]] if len(fine) else [], level[np.r_[0, breaks]] if len(fine) else []):
+        cv2.polylines(canvas, list(lines), False, int(v), int(t), cv2.LINE_8, 4)
+    return canvas
+
+
+def _draw_lesions(lesions, px_from_deg, scale, hw):
+    layers = np.zeros((len(LESIONS), *hw), np.uint8)
+    angle = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+    for layer, x, y, radius, seed in lesions:
+        rng = np.random.default_rng(int(seed))
+        rough = 1 + 0.25 * np.sin(2 * angle + rng.uniform(0, 6)) + 0.15 * np.sin(5 * angle + rng.uniform(0, 6)) + rng.normal(0, 0.06, len(angle))
+        outline = warp_points(np.array([x, y]) + radius * (rough * np.array([np.cos(angle), np.sin(angle)])).T, px_from_deg)
+        if np.isfinite(outline).all():
+            cv2.fillPoly(layers[int(layer)], [np.rint(outline * 16).astype(np.int32)], int(rng.integers(110, 256)), cv2.LINE_AA, 4)
+    return [cv2.GaussianBlur(x, (0, 0), 0.05 * scale + 0.6) if x.any() else x for x in layers]
+
+
+def view_matrix(image_hw, field_deg: float, center_deg=(0.0, 0.0), angle_deg: float = 0.0) -> np.ndarray:
+    """(3, 3) degrees → pixels of a camera that sees field_deg across the longer side, looking at center_deg, turned by angle_deg."""
+    from .geometry import image_center, similarity
+
+    return similarity(angle_deg, max(image_hw) / field_deg, center_deg, image_center(image_hw))
+
+
+def visible_junctions(retina: Retina, px_from_deg: np.ndarray, image_hw, min_width_px: float = 0.9) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Junctions inside a view whose thinner vessel is at least min_width_px wide: (J, 2) px, kinds (J,), widths (J,) px."""
+    from .geometry import inside
+
+    xy = warp_points(retina.junctions_xy, px_from_deg)
+    width = retina.junction_width_deg * np.sqrt(abs(np.linalg.det(jacobian(px_from_deg, (0.0, 0.0)))))
+    keep = inside(xy, image_hw) & (width >= min_width_px)
+    return xy[keep], retina.junction_kind[keep], width[keep]

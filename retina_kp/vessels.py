@@ -1,0 +1,120 @@
+"""Classical image analysis: field of view, vesselness, and junctions from a vessel mask."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from scipy import ndimage
+from skimage.filters import sato
+from skimage.morphology import skeletonize
+
+BIFURCATION, CROSSING = 0, 1
+
+
+def field_of_view_mask(gray: np.ndarray, tolerance: float = 0.02) -> np.ndarray:
+    """Where an image shows retina: (H, W) bool for gray (H, W) float in [0, 1], any size.
+
+    The outside is what is smooth, connected to a corner (or to the middle of a side that is painted one constant level) and equal to it
+    within ``tolerance``: black surrounds, gray pads, canvases of a turned image. Cameras' fields are convex, so the inside is the hull of
+    what remains. Without such an outside the whole frame counts. Worked out on a copy of at most 256 px.
+    """
+    h, w = gray.shape
+    scale = min(1.0, 256 / max(h, w))
+    small_hw = (max(int(round(h * scale)), 8), max(int(round(w * scale)), 8))
+    small = cv2.resize(gray.astype(np.float32), small_hw[::-1], interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    smooth = cv2.medianBlur(np.clip(small * 255, 0, 255).astype(np.uint8), 3).astype(np.float32) / 255
+    flat = cv2.morphologyEx(smooth, cv2.MORPH_GRADIENT, np.ones((3, 3))) < 2 * tolerance
+    outside = np.zeros(small_hw, bool)
+    middle_y, middle_x = small_hw[0] // 2, small_hw[1] // 2
+    for y, x in ((0, 0), (0, -1), (-1, 0), (-1, -1), (0, middle_x), (-1, middle_x), (middle_y, 0), (middle_y, -1)):
+        dark_corner = smooth[y, x] < 0.12 and y in (0, -1) and x in (0, -1)
+        if outside[y, x] or not (dark_corner or _is_pad(smooth, y, x)):
+            continue
+        labels, _ = ndimage.label((np.abs(smooth - smooth[y, x]) < tolerance) & flat)
+        if labels[y, x]:
+            outside |= labels == labels[y, x]
+    if outside.mean() < 0.01:
+        return np.ones((h, w), bool)
+    outside = cv2.dilate(outside.astype(np.uint8), np.ones((3, 3)))
+    inside = cv2.morphologyEx(1 - outside, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))
+    labels, count = ndimage.label(inside)
+    sizes = ndimage.sum_labels(inside, labels, range(1, count + 1))
+    if not count or sizes.max() < 0.04 * inside.size:
+        return np.ones((h, w), bool)
+    outline = np.argwhere(labels == 1 + np.argmax(sizes))[:, ::-1].astype(np.int32)
+    hull = cv2.fillConvexPoly(np.zeros(small_hw, np.float32), cv2.convexHull(outline), 1.0)
+    return cv2.resize(hull, (w, h), interpolation=cv2.INTER_LINEAR) > 0.5
+
+
+def _is_pad(smooth: np.ndarray, y: int, x: int, span: int = 6) -> bool:
+    """Whether a bright corner is a painted border: exactly constant over span x span pixels."""
+    rows = slice(0, span) if y == 0 else slice(-span, None) if y == -1 else slice(y - span // 2, y + span // 2)
+    columns = slice(0, span) if x == 0 else slice(-span, None) if x == -1 else slice(x - span // 2, x + span // 2)
+    return float(np.ptp(smooth[rows, columns])) <= 1 / 255
+
+
+def vesselness(gray: np.ndarray, sigmas_px=(1.0, 1.5, 2.5, 4.0), polarity: str = "both") -> np.ndarray:
+    """Ridge strength (H, W) float32 in [0, 1] where no vessel mask exists (Sato et al. 1998, multi-scale Hessian).
+
+    polarity: "dark" vessels (colour fundus, OCT), "bright" ones (FA, OCTA), or the stronger of "both".
+    """
+    if polarity not in ("dark", "bright", "both"):
+        raise ValueError(f"polarity is 'dark', 'bright' or 'both', not {polarity!r}")
+    image = gray.astype(np.float32) - cv2.GaussianBlur(gray.astype(np.float32), (0, 0), 12)
+    ridges = [sato(image, sigmas_px, black_ridges=dark) for dark in (True, False) if polarity == "both" or dark == (polarity == "dark")]
+    strength = np.max(ridges, axis=0).astype(np.float32)
+    top = float(np.percentile(strength, 99.5))
+    return np.clip(strength / top, 0, 1) if top > 1e-6 else np.zeros_like(strength)
+
+
+def vessel_mask(gray: np.ndarray, valid: np.ndarray | None = None, polarity: str = "both", threshold: float = 0.25) -> np.ndarray:
+    """A rough vessel mask (H, W) bool from `vesselness`; specks smaller than 40 px and the edge of the field of view are dropped."""
+    mask = vesselness(gray, polarity=polarity) > threshold
+    if valid is not None:
+        mask &= cv2.erode(valid.astype(np.uint8), np.ones((9, 9)), borderValue=1) > 0
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    sizes = ndimage.sum_labels(mask, labels, range(count + 1))
+    return mask & (sizes >= 40)[labels]
+
+
+def skeleton_junctions(mask: np.ndarray, merge_px: float = 5.0, spur_px: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Bifurcations and crossings of a vessel mask (H, W) bool, from its skeleton.
+
+    Returns points (J, 2) xy px and kinds (J,): BIFURCATION for three branches, CROSSING for four or more. Branch cells closer than
+    merge_px are one junction (a crossing's skeleton is two bifurcations side by side); spurs shorter than spur_px are cut first.
+    """
+    skeleton = _cut_spurs(skeletonize(np.asarray(mask, bool)), spur_px)
+    nodes = skeleton & (_neighbours(skeleton) >= 3)
+    if not nodes.any():
+        return np.zeros((0, 2)), np.zeros(0, int)
+    reach = int(np.ceil(merge_px / 2))
+    zone = cv2.dilate(nodes.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)) > 0
+    labels, count = ndimage.label(zone, np.ones((3, 3)))
+    centers = np.array(ndimage.center_of_mass(nodes, labels, range(1, count + 1)))[:, ::-1]
+    rim = skeleton & ~zone
+    kinds, keep = np.zeros(count, int), np.zeros(count, bool)
+    for k, window in enumerate(ndimage.find_objects(labels)):
+        window = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in window)
+        around = ndimage.binary_dilation(labels[window] == k + 1, np.ones((3, 3)))
+        branches = ndimage.label(rim[window] & around, np.ones((3, 3)))[1]
+        kinds[k], keep[k] = (CROSSING if branches >= 4 else BIFURCATION), branches >= 3
+    return centers[keep], kinds[keep]
+
+
+def _neighbours(skeleton: np.ndarray) -> np.ndarray:
+    ring = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)
+    return cv2.filter2D(skeleton.astype(np.uint8), -1, ring, borderType=cv2.BORDER_CONSTANT)
+
+
+def _cut_spurs(skeleton: np.ndarray, length_px: int) -> np.ndarray:
+    """Remove side branches of at most length_px that end freely; whole isolated lines stay."""
+    nodes = cv2.dilate((skeleton & (_neighbours(skeleton) >= 3)).astype(np.uint8), np.ones((3, 3))) > 0
+    labels, count = ndimage.label(skeleton & ~nodes, np.ones((3, 3)))
+    if not count:
+        return skeleton
+    size = ndimage.sum_labels(skeleton, labels, range(count + 1))
+    tips = ndimage.maximum(skeleton & (_neighbours(skeleton) == 1), labels, range(count + 1)) > 0
+    touches = ndimage.maximum(cv2.dilate(nodes.astype(np.uint8), np.ones((3, 3))), labels, range(count + 1)) > 0
+    spur = (size <= length_px) & tips & touches
+    spur[0] = False
+    return skeletonize(skeleton & ~spur[labels])

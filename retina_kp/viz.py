@@ -1,0 +1,250 @@
+"""Pictures of registrations: functions that draw into the axes they are given and return them.
+
+``ax=None`` makes a new figure; no backend is ever set. Images: HxW or HxWx3 RGB, any dtype; points: (N, 2) xy px, N may be 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from retina_kp import geometry
+
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"  # Okabe and Ito's palette, safe for colour-blind readers
+YELLOW, BLUE, RED, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+WIDTH_IN = 10.0  # report width
+
+
+def contrast_stretch(image, low: float = 1, high: float = 99) -> np.ndarray:
+    """Spread the values between two percentiles, of all channels together, over [0, 1] (float32); a constant image becomes 0."""
+    image = _checked(image)
+    a, b = np.percentile(image, [low, high]).astype(np.float32)
+    return np.clip((image - a) / (b - a), 0, 1) if b > a else np.zeros_like(image)
+
+
+def overlay(fixed, warped, valid=None) -> np.ndarray:
+    """Vessels of two images of one frame in green (fixed) and magenta (warped): white where they agree, whatever their polarity.
+
+    fixed, warped: HxW(x3) of one size; valid: (H, W) bool, where the warped image covers the frame (default: everywhere).
+    Local contrast, signed so that vessels are bright, over the fixed image in faint grey; what only that one covers is darker.
+    Returns (H, W, 3) float32 in [0, 1]. ValueError when sizes differ.
+    """
+    valid = _covered(fixed, warped, valid)
+    green, magenta = _vessel_contrast(fixed, np.ones_like(valid)), _vessel_contrast(warped, valid)
+    vessels, faint = np.stack([magenta, green, magenta], -1), 0.3 * contrast_stretch(_channel(fixed), 0, 99.5)[..., None]
+    return ((faint + (1 - faint) * vessels) * np.where(valid, 1, 0.45)[..., None]).astype(np.float32)
+
+
+def checkerboard(fixed, warped, valid=None, tiles: int = 8) -> np.ndarray:
+    """Tiles of the two images in turn, each image contrast-stretched; vessels run on across the edges when aligned.
+
+    fixed, warped: HxW(x3) of one size; valid: (H, W) bool, outside it the fixed image shows; tiles: how many on the longer side.
+    Returns float32 in [0, 1], HxWx3 when either image has colours, else HxW. ValueError when sizes differ.
+    """
+    valid = _covered(fixed, warped, valid)
+    rows, columns = (np.arange(n) * tiles // max(valid.shape) for n in valid.shape)
+    take = ((rows[:, None] + columns) % 2 == 1) & valid
+    board = np.where(take[..., None], np.atleast_3d(contrast_stretch(warped)), np.atleast_3d(contrast_stretch(fixed)))
+    return board if board.shape[2] == 3 else board[..., 0]
+
+
+def _checked(image) -> np.ndarray:
+    """(H, W) or (H, W, 3) float32 without NaN and infinity, values as they were; ValueError for any other shape."""
+    image = np.asarray(image)
+    if image.size == 0 or image.ndim < 2 or image.shape[2:] not in ((), (1,), (3,)):
+        raise ValueError(f"an image has shape (H, W) or (H, W, 3) and at least one pixel, not {image.shape}")
+    image = np.nan_to_num(image.astype(np.float32), posinf=0, neginf=0)
+    return image[..., 0] if image.shape[2:] == (1,) else image
+
+
+def _displayable(image) -> np.ndarray:
+    """Float picture in [0, 1]: uint8, bool and floats already in range keep their brightness, everything else is stretched."""
+    dtype, values = np.asarray(image).dtype, _checked(image) / (255 if np.asarray(image).dtype == np.uint8 else 1)
+    kept = dtype == np.uint8 or (dtype.kind in "bf" and values.min() >= 0 and values.max() <= 1)
+    return values if kept else contrast_stretch(values)
+
+
+def _channel(image) -> np.ndarray:
+    """(H, W) float32: the green channel of a colour image, where vessels have most contrast, or the image itself."""
+    image = _checked(image)
+    return image if image.ndim == 2 else image[..., 1]
+
+
+def _covered(fixed, warped, valid) -> np.ndarray:
+    valid = np.ones(np.shape(fixed)[:2], bool) if valid is None else np.asarray(valid, bool)
+    if not np.shape(fixed)[:2] == np.shape(warped)[:2] == valid.shape:
+        raise ValueError(f"one frame means one size, not fixed {np.shape(fixed)}, warped {np.shape(warped)}, valid {valid.shape}")
+    return valid
+
+
+def _vessel_contrast(image, valid) -> np.ndarray:
+    """(H, W) in [0, 1]: local contrast inside the field of view, signed so that the thin structures (the skewed tail) are bright."""
+    grey, sigma = _channel(image), max(max(valid.shape) / 60, 1)
+    grey = (grey - min(grey.min(), 0)) / max(np.percentile(grey, 99.5) - min(grey.min(), 0), 1e-6)
+    mask = cv2.erode((valid & (grey > 0.05)).astype(np.float32), np.ones((5, 5), np.uint8))
+    weight = cv2.GaussianBlur(mask, (0, 0), sigma) + 1e-6
+    detail = (grey - cv2.GaussianBlur(grey * mask, (0, 0), sigma) / weight) * mask
+    detail /= np.sqrt(cv2.GaussianBlur(detail**2, (0, 0), sigma) / weight) + 0.01
+    detail = cv2.GaussianBlur(detail, (0, 0), max(sigma / 10, 0.5))
+    return np.clip((detail * np.sign((detail**3).sum()) - 0.3) / 2, 0, 1)
+
+
+def show(image, ax: Axes | None = None, title: str = "") -> Axes:
+    """Draw one image without ticks, its limits fixed to the frame; uint16 and floats outside [0, 1] are contrast-stretched."""
+    picture = _displayable(image)
+    ax = _new_axes(picture.shape, bool(title)) if ax is None else ax
+    ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
+    ax.set(xlim=(-0.5, picture.shape[1] - 0.5), ylim=(picture.shape[0] - 0.5, -0.5))
+    ax.set_axis_off()
+    ax.set_title(title, fontsize=11)
+    return ax
+
+
+def plot_keypoints(ax: Axes, points_xy, color: str = YELLOW, size: float = 12) -> Axes:
+    """Mark points (N, 2) px with dots of ``size`` square typographic points."""
+    ax.scatter(*_points(points_xy).T, s=size, color=color, edgecolors="black", linewidths=0.4)
+    return ax
+
+
+def plot_matches(image0, image1, matches0, matches1, inliers=None, ax: Axes | None = None, max_lines: int = 150) -> Axes:
+    """Two images side by side at one height, with lines between matched points: inliers green, outliers faint yellow.
+
+    matches0, matches1: (N, 2) px, each in its own image; inliers: (N,) bool, default all. At most max_lines evenly chosen ones are
+    drawn, the title counts all. ValueError when the lists differ in length.
+    """
+    image0, image1 = (contrast_stretch(image, 0, 99.5) for image in (image0, image1))
+    matches0, matches1 = _points(matches0), _points(matches1)
+    is_inlier = np.ones(len(matches0), bool) if inliers is None else np.asarray(inliers, bool).reshape(-1)
+    if not len(matches0) == len(matches1) == len(is_inlier):
+        raise ValueError(f"{len(matches0)} and {len(matches1)} points with {len(is_inlier)} inlier flags do not make matches")
+    (h, w), hw1 = image0.shape[:2], image1.shape[:2]
+    left, w1 = 1.02 * w, hw1[1] * h / hw1[0]
+    ax = show(image0, _new_axes((h, left + w1), True, WIDTH_IN) if ax is None else ax)
+    ax.imshow(image1, cmap="gray", vmin=0, vmax=1, extent=(left - 0.5, left + w1 - 0.5, h - 0.5, -0.5))
+    ax.set(xlim=(-0.5, left + w1 - 0.5), ylim=(h - 0.5, -0.5))
+    ends1 = geometry.warp_points(matches1, geometry.translation(left, 0) @ geometry.resize_matrix(hw1, (h, w1)))
+    chosen = np.linspace(0, len(matches0) - 1, min(len(matches0), max_lines)).round().astype(int)
+    for flag, color, alpha in ((False, YELLOW, 0.5), (True, GREEN, 0.9)):
+        pick = chosen[is_inlier[chosen] == flag]
+        lines = np.stack([matches0[pick], ends1[pick]])  # (2, N, 2)
+        ax.plot(lines[..., 0], lines[..., 1], color=color, linewidth=0.8, alpha=alpha, marker="o", markersize=2.5, markeredgewidth=0)
+    drawn = f" ({len(chosen)} drawn)" if len(chosen) < len(matches0) else ""
+    ax.set_title(f"{len(matches0)} matches" + (f", {is_inlier.sum()} inliers" if inliers is not None else "") + drawn, fontsize=11)
+    return ax
+
+
+def plot_detector(image, detector_map, ax: Axes | None = None) -> Axes:
+    """Heat of a detector map (h, w), values in [0, 1] at any stride, over the grey image: transparent at 0, bright yellow at 1."""
+    heat = np.clip(np.nan_to_num(np.asarray(detector_map, np.float32)), 0, 1)
+    ax = _show_grey(image, ax, f"detector, largest value {heat.max():.2f}")
+    edges = (*ax.get_xlim(), *ax.get_ylim())
+    ax.imshow(0.35 + 0.65 * heat, cmap="inferno", vmin=0, vmax=1, alpha=np.minimum(1, 2 * heat), extent=edges, interpolation="nearest")
+    return ax
+
+
+def plot_predictions(ax: Axes | None, image, predicted_xy, truth_xy) -> Axes:
+    """Predicted points (green dots) on true points (red rings) over the grey image: a hit is a dot in a ring; the legend counts."""
+    predicted_xy, truth_xy = _points(predicted_xy), _points(truth_xy)
+    ax = _show_grey(image, ax)
+    ax.scatter(*truth_xy.T, s=60, facecolors="none", edgecolors=RED, linewidths=1.4, label=f"truth ({len(truth_xy)})")
+    ax.scatter(*predicted_xy.T, s=22, color=GREEN, edgecolors="white", linewidths=0.5, label=f"predicted ({len(predicted_xy)})")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False, fontsize=10, borderaxespad=0.2)
+    return ax
+
+
+def plot_residuals(ax: Axes | None, fixed, predicted_xy, true_xy, magnify: float = 5) -> Axes:
+    """Arrows from true points (N, 2) towards predicted ones, ``magnify`` times the error; NaN predictions are only counted."""
+    predicted_xy, true_xy = _points(predicted_xy), _points(true_xy)
+    known = np.isfinite(predicted_xy).all(1)
+    start, arrows = true_xy[known], predicted_xy[known] - true_xy[known]
+    lengths = np.linalg.norm(arrows, axis=1)
+    summary = f"mean {lengths.mean():.1f} px, max {lengths.max():.1f} px" if len(lengths) else "no points"
+    lost = "" if known.all() else f", {(~known).sum()} not mapped"
+    ax = _show_grey(fixed, ax, f"residuals ×{magnify:g}: {summary}{lost}")
+    ax.quiver(*start.T, *arrows.T, angles="xy", scale_units="xy", scale=1 / magnify, color=YELLOW, width=0.005)
+    return plot_keypoints(ax, start, SKY)
+
+
+def image_grid(images: Sequence, titles: Sequence[str] | None = None, columns: int = 4) -> Figure:
+    """Gallery at report width, rows as high as their tallest image; sizes may differ. ValueError without images."""
+    if not len(images):
+        raise ValueError("a gallery needs at least one image")
+    columns = min(columns, len(images))
+    aspects = [np.shape(image)[0] / np.shape(image)[1] for image in images]
+    heights = [max(aspects[k : k + columns]) * WIDTH_IN / columns + (0.3 if titles else 0.05) for k in range(0, len(images), columns)]
+    figure = plt.figure(figsize=(WIDTH_IN, sum(heights)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
+    for k, (image, title) in enumerate(zip(images, titles or [""] * len(images), strict=True)):
+        show(image, figure.add_subplot(grid[divmod(k, columns)]), title).set_anchor("N")
+    return figure
+
+
+def plot_error_cdf(ax: Axes | None, errors: Mapping[str, Sequence[float]], limit: float = 25) -> Axes:
+    """Share of all pairs whose mean error is at most t, for t up to ``limit`` px; None, NaN and infinite errors count as failed."""
+    ax = _line_axes(ax)
+    for name, values in errors.items():
+        values = np.array(list(values), np.float64)
+        x = np.sort(values[values <= limit])
+        share = np.arange(len(x) + 1) / max(len(values), 1)
+        ax.step([0, *x, limit], [*share, share[-1]], where="post", linewidth=1.8, label=f"{name}: {share[-1]:.0%} of {len(values)}")
+    ax.set(xlim=(0, limit), ylim=(-0.01, 1.02), xlabel="mean error (px)", ylabel="share of all pairs")
+    ax.legend(frameon=False, fontsize=10)
+    return ax
+
+
+def plot_history(ax: Axes | None, rows: Sequence[Mapping], keys: Sequence[str]) -> Axes:
+    """Columns of a history (numbers or their text, gaps bridged) over ``epoch`` or the row number; dotted where ``phase`` changes."""
+    ax = _line_axes(ax)
+    epochs = _column(rows, "epoch") if all("epoch" in row for row in rows) else np.arange(1.0, len(rows) + 1)
+    for key in keys:
+        values = _column(rows, key)
+        known = np.isfinite(values)
+        ax.plot(epochs[known], values[known], linewidth=1.6, marker="o", markersize=4 if known.sum() < 40 else 0, label=key)
+    for k in (k for k in range(1, len(rows)) if rows[k].get("phase") != rows[k - 1].get("phase")):
+        ax.axvline((epochs[k] + epochs[k - 1]) / 2, color="0.5", linestyle=":", linewidth=1)
+    ax.locator_params(axis="x", integer=True)
+    ax.set_xlabel("epoch")
+    if len(keys):
+        ax.legend(frameon=False, fontsize=10)
+    return ax
+
+
+def plot_loss(ax: Axes | None, rows: Sequence[Mapping]) -> Axes:
+    """Every column named ``total`` or ``loss…`` over the epochs, on a log scale when all values are positive."""
+    keys = [key for key in dict.fromkeys(k for row in rows for k in row) if key == "total" or key.startswith("loss")]
+    ax = plot_history(ax, rows, keys)
+    positive = bool(keys) and min(np.nanmin(_column(rows, key), initial=np.inf) for key in keys) > 0
+    ax.set(ylabel="loss", yscale="log" if positive else "linear")
+    return ax
+
+
+def _points(points_xy) -> np.ndarray:
+    return np.reshape(np.asarray(points_xy, np.float64), (-1, 2))
+
+
+def _column(rows: Sequence[Mapping], key: str) -> np.ndarray:
+    return np.array([np.nan if row.get(key) in (None, "") else float(row[key]) for row in rows])
+
+
+def _new_axes(image_hw, titled: bool = False, width_in: float = WIDTH_IN / 2) -> Axes:
+    return plt.figure(figsize=(width_in, width_in * image_hw[0] / image_hw[1] + 0.26 * titled), layout="constrained").add_subplot()
+
+
+def _show_grey(image, ax: Axes | None, title: str = "") -> Axes:
+    """The image as dimmed grey, so that coloured marks stand out."""
+    return show(0.65 * contrast_stretch(_channel(image), 0, 99.5), _new_axes(np.shape(image), True) if ax is None else ax, title)
+
+
+def _line_axes(ax: Axes | None) -> Axes:
+    ax = _new_axes((1, 2), width_in=0.7 * WIDTH_IN) if ax is None else ax
+    if not ax.lines:
+        ax.set_prop_cycle(color=[BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK])
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(True, color="0.9", linewidth=0.8)
+    return ax

@@ -1,0 +1,156 @@
+"""Result files, and the notebook runner: strict about parameters, honest about failures, pictures and offline HTML in the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from retina_kp import report
+
+PARAMETERS = """epochs = 2  # how many
+rate: float = 0.1  # step
+name = "a"  # label
+flag = False  # switch
+angles = [0, 30]  # degrees"""
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory) -> Path:
+    """A tiny notebook: a figure, a widget, and a cell that fails for epochs 0."""
+    cells = [
+        new_markdown_cell("# Tiny\n$x^2$"),
+        new_code_cell("import os, sys\nimport ipywidgets\nimport matplotlib.pyplot as plt\nfrom retina_kp import report"),
+        new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        new_code_cell("print('ran with', [sys.executable, os.getcwd(), report.__file__, epochs, rate, name, flag, angles])"),
+        new_code_cell("plt.plot([1, 2]);"),
+        new_code_cell("ipywidgets.IntSlider(3)"),
+        new_code_cell("# the check\nassert epochs > 0, 'too few epochs'"),
+    ]
+    kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    path = tmp_path_factory.mktemp("somewhere") / "tiny.ipynb"
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernelspec}), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(notebook) -> report.RunResult:
+    """The tiny notebook run from the root folder, with a backend in the environment that draws nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(Path(notebook.anchor))
+        patch.setenv("MPLBACKEND", "Agg")
+        parameters = {"epochs": np.int64(3), "rate": 1, "name": Path("b"), "flag": np.True_, "angles": (0, 90)}
+        result = report.run_notebook(notebook, parameters, notebook.parent / "out")
+        assert os.environ["MPLBACKEND"] == "Agg"
+    return result
+
+
+def test_runs_with_this_interpreter_in_the_notebooks_folder(finished, notebook):
+    text = "".join(output.get("text", "") for cell in nbformat.read(finished.executed, 4).cells for output in cell.get("outputs", []))
+    assert str([sys.executable, str(notebook.parent), report.__file__, 3, 1.0, "b", True, [0, 90]]) in text
+    assert (finished.executed, finished.html) == (notebook.parent / "out/executed.ipynb", notebook.parent / "out/report.html")
+    assert 0 < finished.seconds < 120
+
+
+def test_figures_survive_an_inherited_backend(finished):
+    assert report.count_figures(finished.executed) == 1
+
+
+def test_html_needs_no_network(finished):
+    html = finished.html.read_text(encoding="utf-8")
+    assert "<title>Tiny</title>" in html and "ran with" in html and 'src="data:image/png;base64,' in html
+    assert not re.search(r"<script|<link|@import|(?:src|href)=[\"']?(?:https?:)?//|url\([\"']?http", html)
+    assert "plt.plot" not in html and "IntSlider" not in html
+    shown = report.to_html(finished.executed, finished.html.with_name("code.html"), hide_code=False)
+    assert "matplotlib" in shown.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"epoch": 1}, "no parameter 'epoch': did you mean 'epochs'? It has: epochs, rate, name, flag, angles"),
+    ({"zzz": 1}, "no parameter 'zzz': It has: epochs"),
+    ({"epochs": "many"}, "epochs must be int, like 2; got str 'many'"),
+    ({"epochs": True}, "epochs must be int"),
+    ({"flag": 1}, "flag must be bool"),
+])  # fmt: skip
+def test_wrong_parameters_are_refused_before_anything_runs(notebook, tmp_path, given, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        report.run_notebook(notebook, given, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_notebook_without_parameters_cell_takes_none(tmp_path):
+    nbformat.write(new_notebook(cells=[new_code_cell("1")]), tmp_path / "bare.ipynb")
+    with pytest.raises(ValueError, match="no cell tagged 'parameters'"):
+        report.run_notebook(tmp_path / "bare.ipynb", {"epochs": 1}, tmp_path / "out")
+
+
+def test_failing_cell_is_named_and_what_ran_is_kept(notebook, tmp_path, capsys):
+    assert report.main([str(notebook), "-p", "epochs", "0", "-p", "flag", "true", "-o", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert "tiny.ipynb, cell In [7] (assert epochs > 0, 'too few epochs') stopped with AssertionError: too few epochs" in message
+    assert str(tmp_path / "executed.ipynb") in message and "Traceback" not in message
+    assert report.count_figures(tmp_path / "executed.ipynb") == 1 and not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(("code", "message"), [("os._exit(3)", "DeadKernelError"), ("while True: pass", "CellTimeoutError")])
+def test_dead_and_endless_cells_are_named(tmp_path, code, message):
+    nbformat.write(new_notebook(cells=[new_code_cell("import os"), new_code_cell(code)]), tmp_path / "ends.ipynb")
+    with pytest.raises(report.NotebookError, match=re.escape(f"ends.ipynb, cell In [2] ({code}) stopped with {message}")):
+        report.run_notebook(tmp_path / "ends.ipynb", {}, tmp_path, timeout=1)
+
+
+def test_unknown_notebook_is_refused(capsys):
+    assert report.main(["no_such_notebook"]) == 2
+    assert "no notebook 'no_such_notebook': give a path" in capsys.readouterr().err
+
+
+def test_project_root_does_not_depend_on_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert report.project_root() == Path(__file__).resolve().parents[1]
+
+
+def test_run_folders(tmp_path):
+    named = report.new_run_folder("03_pke.ipynb", "first try", tmp_path)
+    assert named == tmp_path / "03_pke" / "first try" and named == report.new_run_folder("03_pke", "first try", tmp_path)
+    assert len({report.new_run_folder(Path("x/03_pke.ipynb"), root=tmp_path) for _ in range(5)}) == 5
+    for name in ("../up", "a/b", ".hidden", " "):
+        with pytest.raises(ValueError, match="run name"):
+            report.new_run_folder("03_pke", name, tmp_path)
+
+
+@dataclass
+class Point:
+    """A dataclass to write."""
+
+    x: float
+    where: Path
+
+
+def test_json_takes_numpy_and_has_no_nan(tmp_path):
+    obj = {"a": np.float32(0.5), "b": [np.nan, np.inf, 1.0], "c": np.arange(3), "d": Point(1.5, Path("p")), "e": np.bool_(True), "中": (1,)}
+    path = report.write_json(tmp_path / "new" / "m.json", obj)
+    expected = {"a": 0.5, "b": [None, None, 1.0], "c": [0, 1, 2], "d": {"x": 1.5, "where": "p"}, "e": True, "中": [1]}
+    assert json.loads(path.read_text(encoding="utf-8")) == expected
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = report.write_json(tmp_path / "m.json", {"a": 1})
+    with pytest.raises(TypeError, match="cannot write object"):
+        report.write_json(path, {"a": object()})
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+    with pytest.raises(OSError, match="disk"):
+        report.write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1} and os.listdir(tmp_path) == ["m.json"]
+
+
+def test_csv(tmp_path):
+    rows = [{"epoch": np.int64(1), "loss": np.float64(0.25)}, {"epoch": 2, "loss": np.nan, "note": "a,b"}, {"epoch": 3, "loss": np.inf}]
+    assert report.write_csv(tmp_path / "h.csv", rows).read_bytes() == b'epoch,loss,note\n1,0.25,\n2,,"a,b"\n3,inf,\n'
