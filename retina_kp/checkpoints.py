@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .files import replacing
 from .networks import build_network
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -18,14 +18,12 @@ SHIPPED = Path(__file__).parent / "weights"
 def save_network(path: str | Path, network, metadata: dict | None = None, half: bool = False) -> Path:
     """Write weights (as float16 when ``half``) and metadata; network name and options are added. Atomic."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     if half:
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
     header = {"network": type(network).__name__.lower(), "options": network.options, **(metadata or {})}
-    temporary = path.with_name(path.name + ".part")
-    save_file(tensors, str(temporary), metadata={"retina_kp": json.dumps(header)})
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_file(tensors, str(temporary), metadata={"retina_kp": json.dumps(header)})
     return path
 
 
@@ -62,6 +60,7 @@ def load_network(name: str | Path):
     wanted = network.state_dict()
     wrong = sorted(set(wanted) ^ set(tensors)) + [k for k in wanted if k in tensors and wanted[k].shape != tensors[k].shape]
     if wrong:
-        raise ValueError(f"{path} does not fit network {metadata['network']!r}: {len(wrong)} tensors are missing, extra or misshapen, e.g. {wrong[0]}")
+        name, count = metadata["network"], len(wrong)
+        raise ValueError(f"{path} does not fit network {name!r}: {count} tensors are missing, extra or misshapen, e.g. {wrong[0]}")
     network.load_state_dict({k: v.to(wanted[k].dtype) if torch.is_tensor(v) else v for k, v in tensors.items()})
     return network.eval(), metadata

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -13,13 +13,17 @@ T = TypeVar("T")
 def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
     """Build a (nested) config dataclass. ValueError names the field, what it got and what it takes; int is fine where float is meant."""
     hints = get_type_hints(cls)
-    known = {f.name for f in fields(cls)}
+    known = {f.name: f for f in fields(cls)}
     built = {}
-    for key, value in values.items():
+    for key, value in _need(values, dict, where.rstrip(".") or cls.__name__).items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            raise ValueError(f"{where}{key}: {cls.__name__} has no such field" + (f"; did you mean {near[0]}?" if near else f"; it has {sorted(known)}"))
+            near = difflib.get_close_matches(str(key), known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {sorted(known)}"
+            raise ValueError(f"{where}{key}: {cls.__name__} has no such field; {hint}")
         built[key] = _convert(hints[key], value, f"{where}{key}")
+    missing = [k for k, f in known.items() if k not in built and f.default is MISSING and f.default_factory is MISSING]
+    if missing:
+        raise ValueError(f"{where}{missing[0]}: {cls.__name__} needs a value for it")
     return cls(**built)
 
 
@@ -45,6 +49,8 @@ def _plain(value):
         return to_dict(value)
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
     return value
 
 
@@ -52,24 +58,37 @@ def _convert(kind, value, where: str):
     """value as ``kind``, or ValueError."""
     origin, inner = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
-        return value if isinstance(value, kind) else from_dict(kind, _need(value, dict, where), where + ".")
+        return value if isinstance(value, kind) else from_dict(kind, value, where + ".")
     if origin is tuple:
         items = _need(value, (list, tuple), where)
         kinds = [inner[0]] * len(items) if len(inner) == 2 and inner[1] is Ellipsis else list(inner)
         if len(kinds) != len(items):
             raise ValueError(f"{where}: takes {len(kinds)} values, got {len(items)}")
         return tuple(_convert(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, items, strict=True)))
+    if origin is list:
+        return [_convert(inner[0], v, f"{where}[{i}]") for i, v in enumerate(_need(value, (list, tuple), where))]
     if origin in (Union, types.UnionType):
-        if value is None and type(None) in inner:
-            return None
-        return _convert(next(k for k in inner if k is not type(None)), value, where)
+        return _convert_any(inner, value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return _need(value, origin or kind, where)
 
 
+def _convert_any(kinds, value, where: str):
+    """value as the first of several kinds that takes it; an exact type goes before a converted one."""
+    errors = []
+    for kind in sorted(kinds, key=lambda k: k is not type(value)):
+        try:
+            return _convert(kind, value, where)
+        except ValueError as error:
+            errors.append(str(error))
+    raise ValueError("; or ".join(errors))
+
+
 def _need(value, kind, where: str):
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise ValueError(f"{where}: takes {' or '.join(k.__name__ for k in kinds)}, got {value!r}")
+        names = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
+        hint = "; YAML takes 1e-3 for text, write 1.0e-3" if float in kinds and isinstance(value, str) else ""
+        raise ValueError(f"{where}: takes {names}, got {value!r}{hint}")
     return value

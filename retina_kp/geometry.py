@@ -26,6 +26,7 @@ def warp_points(points_xy, H):
     horizon (w <= 0) has no image: it becomes NaN, so that nothing downstream can mistake it for a match.
     """
     if isinstance(points_xy, torch.Tensor):
+        points_xy = points_xy if points_xy.is_floating_point() else points_xy.to(H.dtype)
         H = H.to(points_xy)
         mapped = points_xy @ H[..., :2].transpose(-1, -2) + H[..., None, :, 2]
         w = mapped[..., 2:]
@@ -83,8 +84,9 @@ def corners(image_hw) -> np.ndarray:
 
 def jacobian(H, point_xy) -> np.ndarray:
     """(2, 2) derivative of the mapping H at a point: what it does to a small patch there."""
-    x, y, w = np.asarray(H) @ np.array([*point_xy, 1.0])
-    return np.array([[H[0, 0] - x / w * H[2, 0], H[0, 1] - x / w * H[2, 1]], [H[1, 0] - y / w * H[2, 0], H[1, 1] - y / w * H[2, 1]]]) / w
+    H = np.asarray(H, np.float64)
+    x, y, w = H @ np.array([*point_xy, 1.0])
+    return (H[:2, :2] - np.outer([x / w, y / w], H[2, :2])) / w
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ def from_cells(cells_xy, stride: float):
 
 
 def sample_map(values: torch.Tensor, points_xy: torch.Tensor, stride: float = 1.0, mode: str = "bilinear") -> torch.Tensor:
-    """Read a map (B, C, h, w) at image points (B, N, 2) px → (B, N, C). Outside, and at NaN points, the value is 0."""
+    """Read a map (B, C, h, w) at image points (B, N, 2) px → (B, N, C). Outside, and at NaN points, the value is 0; it fades
+    to 0 from the outermost cell centres on, over one cell."""
     grid = _normalised(to_cells(torch.nan_to_num(points_xy, nan=-1e6), stride), values.shape[-2:])
     return rearrange(F.grid_sample(values, grid[:, None].to(values.dtype), mode=mode, align_corners=False), "b c 1 n -> b n c")
 
@@ -164,20 +167,23 @@ def warp_image(image: torch.Tensor, H_src_to_dst: torch.Tensor, out_hw, mode: st
     source = warp_points(grid, torch.linalg.inv(H_src_to_dst.double()))
     valid = rearrange(inside(source, image.shape[-2:], -1e-3), "b (h w) -> b 1 h w", h=out_hw[0])
     source = rearrange(torch.nan_to_num(source, nan=-1e6), "b (h w) d -> b h w d", h=out_hw[0])
-    warped = F.grid_sample(image, _normalised(source, image.shape[-2:]).to(image.dtype), mode=mode, padding_mode="border", align_corners=False)
-    return warped * valid, valid
+    grid = _normalised(source, image.shape[-2:]).to(image.dtype)
+    return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=False) * valid, valid
 
 
 def warp_layers(layers: np.ndarray, H_src_to_dst: np.ndarray, out_hw) -> tuple[np.ndarray, np.ndarray]:
     """Draw a stack of uint8 layers (C, H, W) in another frame with OpenCV (places rounded to 1/32 px): for bulk work on the CPU.
 
-    Returns (C, *out_hw) uint8 and the bool mask (*out_hw) of what the source covers.
+    Returns (C, *out_hw) uint8 and the bool mask (*out_hw) of what the source covers. The horizon must lie outside the new frame:
+    OpenCV draws what is behind it, `warp_image` does not.
     """
-    size = (out_hw[1], out_hw[0])
     H = np.asarray(H_src_to_dst, np.float64)
-    warped = np.stack([cv2.warpPerspective(layer, H, size, flags=cv2.INTER_LINEAR) if layer.any() else np.zeros(out_hw, np.uint8) for layer in layers])
-    known = cv2.warpPerspective(np.full(layers.shape[1:], 255, np.uint8), H, size, flags=cv2.INTER_LINEAR) > 254
-    return warped, known
+
+    def draw(layer):
+        return cv2.warpPerspective(layer, H, (out_hw[1], out_hw[0]), flags=cv2.INTER_LINEAR)
+
+    warped = np.stack([draw(layer) if layer.any() else np.zeros(out_hw, np.uint8) for layer in layers])
+    return warped, draw(np.full(layers.shape[1:], 255, np.uint8)) > 254
 
 
 def _normalised(xy: torch.Tensor, hw) -> torch.Tensor:
@@ -209,12 +215,13 @@ def random_homographies(count: int, image_hw, ranges: TransformRange, generator:
     u = torch.rand(count, 8, generator=generator, dtype=torch.float64) * 2 - 1
     h, w = image_hw
     angle, scale = torch.deg2rad(u[:, 0] * ranges.rotation_deg), ranges.scale_ratio ** u[:, 1]
+    c, s = scale * angle.cos(), scale * angle.sin()
     zero, one = torch.zeros(count, dtype=torch.float64), torch.ones(count, dtype=torch.float64)
 
     def matrix(*rows):
         return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
-    rotation = matrix((scale * angle.cos(), -scale * angle.sin(), zero), (scale * angle.sin(), scale * angle.cos(), zero), (zero, zero, one))
+    rotation = matrix((c, -s, zero), (s, c, zero), (zero, zero, one))
     shear = matrix((one, u[:, 2] * ranges.shear, zero), (u[:, 3] * ranges.shear, one, zero), (zero, zero, one))
     tilt = matrix((one, zero, zero), (zero, one, zero), (u[:, 4] * ranges.perspective * 2 / w, u[:, 5] * ranges.perspective * 2 / h, one))
     shift = matrix((one, zero, u[:, 6] * ranges.shift * w), (zero, one, u[:, 7] * ranges.shift * h), (zero, zero, one))

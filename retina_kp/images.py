@@ -5,13 +5,13 @@ Colour order is RGB everywhere. Orientation tags in a file's header are ignored,
 
 from __future__ import annotations
 
-import os
-import uuid
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from .files import write_bytes
 
 MIN_SIDE_PX = 32
 RGB_TO_GRAY = (0.2, 0.7, 0.1)  # green carries the vessels, red is often saturated, blue is mostly noise
@@ -124,18 +124,7 @@ def write_image(path: str | Path, array: np.ndarray) -> None:
         done = False
     if not done:
         raise ImageError(f"{path}: OpenCV writes no {path.suffix or 'file without ending'}; use .png, .tif, .jpg or .bmp")
-    write_atomically(path, content.tobytes())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that nobody ever sees half of it: a temporary file in the same folder, created when missing, then a rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, content.tobytes())
 
 
 def _existing_file(path: str | Path) -> Path:

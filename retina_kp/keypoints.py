@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .geometry import from_cells, inside, sample_map, warp_points
+from .geometry import from_cells, inside, pixel_grid, sample_map, warp_points
 from .networks import DenseOutput
 
 
@@ -58,13 +58,15 @@ def find_keypoints(output: DenseOutput, valid: torch.Tensor, options: KeypointOp
     """Pick keypoints for every image of a batch.
 
     valid: (B, 1, H, W) bool field of view in image px. Returns a list of (points (N, 2) px, probabilities (N,)), strongest first. The
-    gate acts before suppression: a black border may not win against a vessel beside it.
+    gate acts before suppression: neither a black border nor the frame may win against a vessel beside it.
     """
     stride, detector = output.detector_stride, output.detector
     b, _, h, w = detector.shape
     gate = erode(valid, options.border_px).float()
     gate = F.pad(gate, (0, w * stride - gate.shape[-1], 0, h * stride - gate.shape[-2]))
     gate = F.avg_pool2d(gate, stride) > 0.99 if stride > 1 else gate > 0.5
+    centers = from_cells(pixel_grid((h, w), detector.device), stride)
+    gate &= inside(centers, valid.shape[-2:], options.border_px - stride / 2)  # refinement moves a point by half a cell at most
     masked = detector * gate
     peaks = suppress(masked, max(int(round(options.nms_radius_px / stride)), 1)) & (masked > options.min_probability)
     found = []

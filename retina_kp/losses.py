@@ -52,7 +52,7 @@ def dice_loss(prediction: torch.Tensor, target: torch.Tensor, valid: torch.Tenso
     return Term((loss * used).sum() / used.sum().clamp_min(1), int(used.sum()))
 
 
-def geometric_loss(det0: torch.Tensor, det1: torch.Tensor, H_0to1: torch.Tensor, valid0: torch.Tensor, valid1: torch.Tensor, stride: int) -> Term:
+def geometric_loss(det0, det1, H_0to1: torch.Tensor, valid0: torch.Tensor, valid1: torch.Tensor, stride: int) -> Term:
     """Phase 2: Dice between det0 and det1 seen in the fixed frame, over the pixels that both images see.
 
     det0, det1: (B, 1, h, w) on maps of ``stride``; H_0to1: (B, 3, 3) px → px; valid0, valid1: (B, 1, H, W) bool fields of view in px.
@@ -102,7 +102,8 @@ def infonce_loss(desc0, desc1, points0_xy, H_0to1, valid1, stride: int, temperat
     target = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
     total = logits.new_zeros(())
     counted = usable & (usable.sum(1, keepdim=True) > 1)
-    for scores, close in ((logits, _too_close(points1, exclusion_px)), (logits.transpose(1, 2), _too_close(points0_xy.float(), exclusion_px))):
+    close0, close1 = _too_close(points0_xy.float(), exclusion_px), _too_close(points1, exclusion_px)
+    for scores, close in ((logits, close1), (logits.transpose(1, 2), close0)):
         scores = scores.masked_fill(~pair | close, -1e4)
         loss = F.cross_entropy(scores.transpose(1, 2), target, reduction="none")
         total = total + (loss * counted).sum() / 2

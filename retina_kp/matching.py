@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -48,7 +48,7 @@ def mutual_matches(features0: Features, features1: Features, ratio_max: float = 
     return np.stack([index0, best1[index0]], 1)
 
 
-def guided_matches(features0: Features, features1: Features, H_1to0: np.ndarray, radius_px: float, min_similarity: float = 0.2) -> np.ndarray:
+def guided_matches(features0: Features, features1: Features, H_1to0: np.ndarray, radius_px: float, min_similarity: float = 0.2):
     """(M, 2) index pairs, mutually best among the candidates that lie within radius_px of each other once image 1 is mapped by H_1to0."""
     if not len(features0) or not len(features1):
         return np.zeros((0, 2), int)
@@ -65,50 +65,65 @@ def guided_matches(features0: Features, features1: Features, H_1to0: np.ndarray,
 
 
 def fit_transform(points0: np.ndarray, points1: np.ndarray, model: str, threshold_px: float) -> Fit | None:
-    """Robust transform that maps points1 (N, 2) to points0 (N, 2); None when there are too few points or no agreement.
+    """Robust transform that maps points1 (N, 2) to points0 (N, 2); None when there are too few points, no agreement, or when they lie
+    on a line and fix no transform.
 
     similarity: RANSAC with least-squares polish; affine and homography: OpenCV USAC_MAGSAC (Barath et al. 2020); quadratic: least
     squares on the affine inliers; auto: `choose_model`. OpenCV seeds itself, so equal input gives equal output.
     """
     if model not in MODELS:
         raise ValueError(f"unknown model {model!r}; there are {', '.join(MODELS)}")
+    points0, points1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
     if model == "auto":
         return choose_model(points0, points1, threshold_px)
     if len(points0) < MIN_MATCHES[model]:
         return None
     source, target = (np.ascontiguousarray(p, np.float32) for p in (points1, points0))
+    limits = {"ransacReprojThreshold": threshold_px, "maxIters": 3000 if model == "similarity" else 5000, "confidence": 0.999}
     if model == "similarity":
-        matrix, mask = cv2.estimateAffinePartial2D(source, target, method=cv2.RANSAC, ransacReprojThreshold=threshold_px, maxIters=3000, confidence=0.999)
+        matrix, mask = cv2.estimateAffinePartial2D(source, target, method=cv2.RANSAC, **limits)
     elif model == "homography":
-        matrix, mask = cv2.findHomography(source, target, cv2.USAC_MAGSAC, threshold_px, maxIters=5000, confidence=0.999)
+        matrix, mask = cv2.findHomography(source, target, method=cv2.USAC_MAGSAC, **limits)
     else:
-        matrix, mask = cv2.estimateAffine2D(source, target, method=cv2.USAC_MAGSAC, ransacReprojThreshold=threshold_px, maxIters=5000, confidence=0.999)
-    if matrix is None or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:2, :2])) < 1e-9:
+        matrix, mask = cv2.estimateAffine2D(source, target, method=cv2.USAC_MAGSAC, **limits)
+    if not _invertible(matrix) or mask.sum() < MIN_MATCHES[model]:
         return None
-    fit = Fit(model, as_homography(matrix), mask.ravel().astype(bool))
-    if fit.n_inliers < MIN_MATCHES[model]:
-        return None
-    return _polish(fit, points0, points1, threshold_px)
+    fit = _polish(Fit(model, as_homography(matrix), mask.ravel().astype(bool)), points0, points1, threshold_px)
+    return fit if _invertible(fit.H_1to0) and fit.n_inliers >= MIN_MATCHES[fit.model] else None
+
+
+def _invertible(matrix: np.ndarray | None) -> bool:
+    if matrix is None or not np.isfinite(matrix).all():
+        return False
+    return abs(np.linalg.det(matrix if matrix.shape == (3, 3) else matrix[:, :2])) >= 1e-6
 
 
 def _polish(fit: Fit, points0, points1, threshold_px) -> Fit:
-    """Three rounds of weighted least squares on the consistent matches; far ones count less (Tukey weights), inliers are re-counted."""
-    H = fit.H_1to0
+    """Three rounds of weighted least squares on the consistent matches; inliers are re-counted."""
+    H, linear = fit.H_1to0, "affine" if fit.model == "quadratic" else fit.model
     for _ in range(3):
-        residual = np.linalg.norm(warp_points(points1, H) - points0, axis=1)
-        weight = np.clip(1 - (residual / (1.5 * threshold_px)) ** 2, 0, None) ** 2
-        if (weight > 0).sum() < MIN_MATCHES[fit.model]:
-            return fit
-        H = _least_squares(points0, points1, weight, "affine" if fit.model == "quadratic" else fit.model, H)
-    residual = np.linalg.norm(warp_points(points1, H) - points0, axis=1)
-    inliers = residual < threshold_px
-    if fit.model != "quadratic":
-        return Fit(fit.model, H, inliers)
-    if inliers.sum() < MIN_MATCHES["quadratic"]:
-        return Fit("affine", H, inliers)
-    forward, backward = _fit_quadratic(points1[inliers], points0[inliers]), _fit_quadratic(points0[inliers], points1[inliers])
-    inliers = np.linalg.norm(apply_quadratic(points1, forward) - points0, axis=1) < threshold_px
-    return Fit("quadratic", H, inliers, forward, backward)
+        weight = _tukey_weights(warp_points(points1, H), points0, threshold_px)
+        used = weight > 0
+        if used.sum() < MIN_MATCHES[linear]:
+            return replace(fit, model=linear)
+        H = _least_squares(points0[used], points1[used], weight[used], linear, H)
+    mapped = warp_points(points1, H)
+    inliers = np.linalg.norm(mapped - points0, axis=1) < threshold_px
+    if fit.model != "quadratic" or inliers.sum() < MIN_MATCHES["quadratic"]:
+        return Fit(linear, H, inliers)
+    for _ in range(3):
+        weight = _tukey_weights(mapped, points0, threshold_px)
+        used = weight > 0
+        forward = _fit_quadratic(points1[used], points0[used], weight[used])
+        mapped = apply_quadratic(points1, forward)
+    inliers = np.linalg.norm(mapped - points0, axis=1) < threshold_px
+    return Fit("quadratic", H, inliers, forward, _fit_quadratic(points0[used], points1[used], weight[used]))
+
+
+def _tukey_weights(mapped, points0, threshold_px) -> np.ndarray:
+    """(N,) in [0, 1]: 1 for a perfect match, falling to 0 at 1.5 thresholds; 0 for a point behind the horizon."""
+    residual = np.nan_to_num(np.linalg.norm(mapped - points0, axis=1), nan=np.inf)
+    return np.clip(1 - (residual / (1.5 * threshold_px)) ** 2, 0, None) ** 2
 
 
 def _least_squares(points0, points1, weight, model, H) -> np.ndarray:
@@ -136,8 +151,9 @@ def _quadratic_terms(points: np.ndarray) -> np.ndarray:
     return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], 1)
 
 
-def _fit_quadratic(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    return np.linalg.lstsq(_quadratic_terms(source), target, rcond=None)[0]
+def _fit_quadratic(source: np.ndarray, target: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:
+    w = np.sqrt(np.broadcast_to(weight, len(source)))[:, None]
+    return np.linalg.lstsq(_quadratic_terms(source) * w, target * w, rcond=None)[0]
 
 
 def apply_quadratic(points_xy: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
@@ -146,14 +162,14 @@ def apply_quadratic(points_xy: np.ndarray, coefficients: np.ndarray) -> np.ndarr
 
 
 def choose_model(points0: np.ndarray, points1: np.ndarray, threshold_px: float) -> Fit | None:
-    """The model with the smallest cross-validated residual; a richer model must win by 3 % over the simpler one before it."""
+    """The model with the smallest cross-validated residual; a richer model must win by 3 % and 0.01 px over the simpler one before it."""
     best, best_error = None, np.inf
     for model in ("similarity", "affine", "homography", "quadratic"):
         fit = fit_transform(points0, points1, model, threshold_px)
         if fit is None or fit.model != model or (model in ("homography", "quadratic") and fit.n_inliers < 20):
             continue
         error = cross_validated_residual(points0[fit.inliers], points1[fit.inliers], model)
-        if error < 0.97 * best_error:
+        if error < 0.97 * best_error and error < best_error - 0.01:
             best, best_error = fit, error
     return best
 
@@ -182,7 +198,7 @@ def implausible(H_1to0: np.ndarray, image1_hw, max_scale: float = 4.0, max_aniso
     if shape.mirrored:
         return "the transform mirrors the image"
     if not 1 / max_scale <= shape.scale <= max_scale:
-        return f"scale {shape.scale:.2f} is beyond {max_scale:g}"
+        return f"scale {shape.scale:.3g} is not within 1/{max_scale:g} and {max_scale:g}"
     if shape.anisotropy > max_anisotropy:
         return f"stretch {shape.anisotropy:.2f} is beyond {max_anisotropy:g}"
     if shape.perspective > max_perspective:

@@ -14,8 +14,8 @@ from types import MappingProxyType
 
 import numpy as np
 
+from .files import write_text
 from .geometry import as_homography, inside
-from .images import write_atomically
 
 CSV_COLUMNS = ("pair_id", "eye_id", "modality0", "modality1", "image0", "image1", "points0", "points1", "H_0to1", "vessel_mask0", "split")
 DEFAULT_FRACTIONS = MappingProxyType({"train": 0.7, "val": 0.15, "test": 0.15})
@@ -230,7 +230,7 @@ def write_pairs_csv(path: str | Path, records: Iterable[PairRecord]) -> None:
     writer = csv.DictWriter(table, CSV_COLUMNS)
     writer.writeheader()
     writer.writerows(_csv_row(path, number, record) for number, record in enumerate(records, 1))
-    write_atomically(path, table.getvalue().encode())
+    write_text(path, table.getvalue())
 
 
 def _csv_row(table: Path, number: int, record: PairRecord) -> dict[str, str]:
@@ -241,7 +241,7 @@ def _csv_row(table: Path, number: int, record: PairRecord) -> dict[str, str]:
         if points_xy is not None:
             safe_id = re.sub(r"[^\w.-]+", "_", record.pair_id)[:80]
             sidecar = table.parent / f"{table.stem}_points" / f"{number:05d}_{safe_id}_{side}.txt"
-            write_atomically(sidecar, "".join(f"{float(x)!r} {float(y)!r}\n" for x, y in points_xy).encode())
+            write_text(sidecar, "".join(f"{float(x)!r} {float(y)!r}\n" for x, y in points_xy))
             row[f"points{side}"] = _relative(sidecar, table.parent)
     return row
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .checkpoints import load_network
+from .config import from_dict
 from .geometry import describe
 from .images import as_array
 from .keypoints import Features, KeypointOptions
@@ -72,7 +73,12 @@ class Registrar:
     def from_pretrained(cls, weights: str | Path = "lite", device: str = "auto", **options) -> Registrar:
         """Load shipped weights by name ("lite") or a checkpoint by path; options are fields of `RegistrarOptions`."""
         network, metadata = load_network(weights)
-        return cls(network, RegistrarOptions(**options), device, metadata.get("calibration"))
+        return cls(network, cls.options_for(**options), device, metadata.get("calibration"))
+
+    @staticmethod
+    def options_for(**options) -> RegistrarOptions:
+        """Checked `RegistrarOptions`; ValueError names an unknown field and its nearest spelling."""
+        return from_dict(RegistrarOptions, options)
 
     def features(self, image) -> Features:
         """Keypoints of one image (path or array) as it stands, in its original px."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import ast
-import csv
 import dataclasses
 import difflib
-import io
 import json
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +20,8 @@ from typing import Any
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+
+from .files import to_plain, write_text
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 # The lab page without the scripts that it would fetch from the network.
@@ -73,50 +73,6 @@ def new_run_folder(notebook: str | Path, run_name: str = "", root: Path | None =
     return folder
 
 
-def _encode(value: Any) -> Any:
-    """What json does not know: dataclasses, numpy and torch values, paths; TypeError for the rest."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    raise TypeError(f"cannot write {type(value).__name__} ({value!r:.60}): convert it to a number, text, list or dict first")
-
-
-def _plain(value: Any, not_finite: Callable[[str], Any] = float) -> Any:
-    """Same value in JSON's types; `not_finite` maps "NaN", "Infinity" and "-Infinity"."""
-    return json.loads(json.dumps(value, default=_encode), parse_constant=not_finite)
-
-
-def _replace_file(path: str | Path, text: str) -> Path:
-    """Write beside the target, then rename: a reader sees the old file or the new one, never half of one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        scratch.write_text(text, encoding="utf-8", newline="")
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
-    return path
-
-
-def write_json(path: str | Path, obj: Any) -> Path:
-    """Write obj as JSON, atomically; NaN and infinities become null; TypeError for what has no JSON form."""
-    return _replace_file(path, json.dumps(_plain(obj, lambda name: None), indent=2, ensure_ascii=False) + "\n")
-
-
-def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write rows as CSV, atomically; columns in order of first appearance; NaN, None and missing values are empty cells."""
-    plain = _plain(list(rows), lambda name: None if name == "NaN" else float(name))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in plain for name in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(plain)
-    return _replace_file(path, text.getvalue())
-
-
 def _read(path: str | Path) -> Any:
     """Notebook at path as nbformat reads it (imported here: it takes a second, and most callers only write files)."""
     import nbformat
@@ -140,7 +96,7 @@ def notebook_parameters(path: str | Path) -> dict[str, Any]:
 def _checked_parameters(given: Mapping[str, Any], source: Path) -> dict[str, Any]:
     """Given parameters as papermill can inject them; ValueError for a name or a type that the notebook does not have."""
     known, checked = notebook_parameters(source) if given else {}, {}
-    for key, value in _plain(dict(given)).items():
+    for key, value in to_plain(dict(given)).items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
@@ -208,7 +164,7 @@ def to_html(executed: str | Path, html: str | Path, hide_code: bool = True) -> P
             cell.outputs = [output for output in cell.outputs if WIDGET_VIEW not in output.get("data", {})]
     title = next((cell.source.partition("\n")[0].lstrip("# ") for cell in notebook.cells if cell.cell_type == "markdown"), "report")
     exporter = HTMLExporter(raw_template=OFFLINE_TEMPLATE, embed_images=True, exclude_input=hide_code, exclude_output_prompt=hide_code)
-    return _replace_file(html, exporter.from_notebook_node(notebook, {"metadata": {"name": title}})[0])
+    return write_text(html, exporter.from_notebook_node(notebook, {"metadata": {"name": title}})[0])
 
 
 def count_figures(notebook: str | Path) -> int:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from .geometry import as_homography, pixel_grid, warp_points
+from .files import write_json, write_text
+from .geometry import as_homography, inside, pixel_grid, warp_points
 from .images import as_array
 from .matching import Fit, apply_quadratic
+
+SAVED_KEYS = {"status", "confidence", "model", "H_1to0", "angle_deg", "fixed_hw", "moving_hw", "evidence", "quadratic", "matches0",
+              "matches1", "inliers"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class Registration:
 
     status: "ok", or why it was refused; H_1to0: (3, 3) float64 moving → fixed, None unless ok; confidence in [0, 1]; matches0, matches1:
     (N, 2) px in the fixed and moving image; inliers: (N,) bool; sizes (h, w). For the quadratic model ``quadratic`` holds what goes on
-    top of H (then H alone is the best affine). evidence: the numbers behind the confidence.
+    top of H (then H alone is the best affine). evidence: the numbers behind the confidence; H_tried: the transform that
+    was judged, also when it was refused: for diagnosis only.
     """
 
     status: str
@@ -36,6 +40,7 @@ class Registration:
     angle_deg: float = float("nan")
     evidence: dict = field(default_factory=dict)
     quadratic: dict | None = None
+    H_tried: np.ndarray | None = None
 
     @classmethod
     def from_fit(cls, fit: Fit, original0_from_frame, frame_from_original1, points0, points1, fixed_hw, moving_hw) -> Registration:
@@ -47,7 +52,8 @@ class Registration:
                          "forward": fit.quadratic_1to0, "backward": fit.quadratic_0to1}  # fmt: skip
         matches0 = warp_points(points0, original0_from_frame)
         matches1 = warp_points(points1, np.linalg.inv(frame_from_original1))
-        return cls("ok", H, 0.0, matches0, matches1, fit.inliers.copy(), tuple(fixed_hw), tuple(moving_hw), fit.model, quadratic=quadratic)
+        sizes = (tuple(fixed_hw), tuple(moving_hw))
+        return cls("ok", H, 0.0, matches0, matches1, fit.inliers.copy(), *sizes, fit.model, quadratic=quadratic, H_tried=H)
 
     def refuse(self, reason: str) -> Registration:
         """The same matches and evidence without a transform."""
@@ -59,8 +65,12 @@ class Registration:
 
     @property
     def H_0to1(self) -> np.ndarray | None:
-        """(3, 3) fixed pixel → moving pixel; None unless ok."""
-        return as_homography(np.linalg.inv(self.H_1to0)) if self.ok else None
+        """(3, 3) fixed pixel → moving pixel; None unless ok. H_0to1[2, 2] is 1, or -1 where the fixed frame's origin lies
+        behind the horizon."""
+        if not self.ok:
+            return None
+        inverse = np.linalg.inv(self.H_1to0)
+        return inverse / max(abs(inverse[2, 2]), 1e-12)
 
     def map_to_fixed(self, points1_xy: np.ndarray) -> np.ndarray:
         """Moving px (N, 2) → fixed px, with the quadratic part where there is one."""
@@ -79,7 +89,7 @@ class Registration:
         return warp_points(inner, np.linalg.inv(self.quadratic["frame_from_original1"]))
 
     def warp(self, moving) -> np.ndarray:
-        """The moving image (path or array of the registered size) drawn in the fixed frame: same dtype, zeros where it has no data."""
+        """The moving image (path or array of the registered size) drawn in the fixed frame: its dtype, zeros where it has no data."""
         self._need_ok("warp")
         image = as_array(moving, "moving image")
         if image.shape[:2] != self.moving_hw:
@@ -104,44 +114,59 @@ class Registration:
         matrix = None if self.H_1to0 is None else self.H_1to0.tolist()
         inverse = None if self.H_1to0 is None else self.H_0to1.tolist()
         quadratic = None if self.quadratic is None else {k: np.asarray(v).tolist() for k, v in self.quadratic.items()}
-        return {"status": self.status, "ok": self.ok, "confidence": round(self.confidence, 6), "model": self.model, "H_1to0": matrix, "H_0to1": inverse,
-                "angle_deg": None if np.isnan(self.angle_deg) else round(self.angle_deg, 4), "fixed_hw": list(self.fixed_hw), "moving_hw": list(self.moving_hw),
-                "evidence": self.evidence, "quadratic": quadratic, "matches0": np.round(self.matches0, 3).tolist(),
-                "matches1": np.round(self.matches1, 3).tolist(), "inliers": self.inliers.tolist(),
+        return {"status": self.status, "ok": self.ok, "confidence": round(self.confidence, 6), "model": self.model,
+                "H_1to0": matrix, "H_0to1": inverse, "angle_deg": None if np.isnan(self.angle_deg) else round(self.angle_deg, 4),
+                "fixed_hw": list(self.fixed_hw), "moving_hw": list(self.moving_hw), "evidence": self.evidence, "quadratic": quadratic,
+                "matches0": np.round(self.matches0, 3).tolist(), "matches1": np.round(self.matches1, 3).tolist(),
+                "inliers": self.inliers.tolist(),
                 "convention": "pixel centres at integers, x right, y down; H_1to0 maps moving to fixed"}  # fmt: skip
 
     @classmethod
     def load(cls, path: str | Path) -> Registration:
-        """Read a result written by `save`."""
+        """Read a result written by `save`; ValueError when the file is something else."""
         d = json.loads(Path(path).read_text(encoding="utf-8"))
-        array = lambda key, width: np.asarray(d[key], np.float64).reshape(-1, width)  # noqa: E731
+        missing = sorted(SAVED_KEYS - set(d)) if isinstance(d, dict) else ["everything"]
+        if missing:
+            raise ValueError(f"{path} was not written by Registration.save: {', '.join(missing)} missing")
+        matches0, matches1 = (np.asarray(d[key], np.float64).reshape(-1, 2) for key in ("matches0", "matches1"))
         H = None if d["H_1to0"] is None else np.asarray(d["H_1to0"])
         quadratic = None if d["quadratic"] is None else {k: np.asarray(v) for k, v in d["quadratic"].items()}
         angle = float("nan") if d["angle_deg"] is None else d["angle_deg"]
-        return cls(d["status"], H, d["confidence"], array("matches0", 2), array("matches1", 2), np.asarray(d["inliers"], bool),
-                   tuple(d["fixed_hw"]), tuple(d["moving_hw"]), d["model"], angle, d["evidence"], quadratic)  # fmt: skip
+        return cls(d["status"], H, d["confidence"], matches0, matches1, np.asarray(d["inliers"], bool), tuple(d["fixed_hw"]),
+                   tuple(d["moving_hw"]), d["model"], angle, d["evidence"], quadratic)  # fmt: skip
 
     def save(self, path: str | Path) -> list[Path]:
         """Write ``path`` (JSON) and, when ok, beside it an ITK transform (.tfm) and ``<stem>_transformation.txt`` (the 3x3 matrix
-        moving → fixed as rows of numbers, as i2k tools read it). Returns the files written; each is complete or absent."""
+        moving → fixed as rows of numbers, as i2k tools read it). Returns the files written; each is complete or absent, and none is
+        left over from an earlier result of that name. ValueError for a path that ends in .tfm or .txt."""
         path = Path(path)
-        written = [_write_text(path, json.dumps(self.to_dict(), indent=1))]
+        if path.suffix.lower() in (".tfm", ".txt"):
+            name = path.with_suffix(".json").name
+            raise ValueError(f"{path}: give the name of the JSON file, such as {name}; the others are written beside it")
+        stem = path.stem if path.suffix.lower() == ".json" else path.name
+        itk, matrix = path.with_name(stem + ".tfm"), path.with_name(stem + "_transformation.txt")
+        texts = {}
         if self.ok:
-            written.append(_write_text(path.with_suffix(".tfm"), self._itk_text()))
-            rows = "\n".join(" ".join(f"{v:.10g}" for v in row) for row in self.H_1to0)
-            written.append(_write_text(path.with_name(path.stem + "_transformation.txt"), rows + "\n"))
-        return written
+            rows = [" ".join(f"{v:.10g}" for v in row) for row in self.H_1to0]
+            texts = {itk: self._itk_text(), matrix: "\n".join(rows) + "\n"}
+        written = [write_json(path, self.to_dict())]
+        for old in (itk, matrix):
+            old.unlink(missing_ok=True)
+        return written + [write_text(file, text) for file, text in texts.items()]
 
     def _itk_text(self) -> str:
         """ITK resamples by mapping fixed points to moving ones, so the affine H_0to1 is stored; a perspective has no ITK affine and is
-        replaced by its best affine over the fixed frame, which the comment line says."""
+        replaced by its best affine over the part of the fixed frame that the moving image covers, which the comment line says."""
         H, note = self.H_0to1, "affine"
         if np.abs(H[2, :2]).max() > 1e-12 or self.quadratic is not None:
             note = f"best affine of a {self.model}"
             h, w = self.fixed_hw
-            x, y = (g.ravel() for g in np.meshgrid(np.linspace(0, w - 1, 9), np.linspace(0, h - 1, 9)))
-            target = self.map_to_moving(np.stack([x, y], 1))
-            H = np.vstack([np.linalg.lstsq(np.stack([x, y, np.ones_like(x)], 1), target, rcond=None)[0].T, [0, 0, 1]])
+            grid = np.stack(np.meshgrid(np.linspace(0, w - 1, 25), np.linspace(0, h - 1, 25)), -1).reshape(-1, 2)
+            target = self.map_to_moving(grid)
+            seen = inside(target, self.moving_hw)
+            seen = seen if seen.sum() >= 6 else np.isfinite(target).all(1)
+            terms = np.column_stack([grid, np.ones(len(grid))])
+            H = np.vstack([np.linalg.lstsq(terms[seen], target[seen], rcond=None)[0].T, [0, 0, 1]])
         numbers = " ".join(f"{v:.12g}" for v in (*H[0, :2], *H[1, :2], H[0, 2], H[1, 2]))
         return (f"#Insight Transform File V1.0\n# fixed to moving, {note}, unit spacing, origin at the first pixel centre\n#Transform 0\n"
                 f"Transform: AffineTransform_double_2_2\nParameters: {numbers}\nFixedParameters: 0 0\n")  # fmt: skip
@@ -155,11 +180,3 @@ def refused(reason: str, fixed_hw, moving_hw) -> Registration:
     """A registration that did not get as far as matches."""
     none = np.zeros((0, 2))
     return Registration(reason, None, 0.0, none, none, np.zeros(0, bool), tuple(fixed_hw), tuple(moving_hw))
-
-
-def _write_text(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-    return path

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from .augment import AppearanceRange, apply_field_of_view, random_field_of_view, randomise_appearance
-from .geometry import corners, image_center, inside, overlap_fraction, similarity, warp_points
+from .geometry import image_center, inside, overlap_fraction, similarity, warp_points
 from .images import write_image
 from .synthetic import make_scene, render
 from .vasculature import Retina, grow_retina, view_matrix, visible_junctions
@@ -36,7 +36,7 @@ class PairOptions:
 @dataclass(frozen=True)
 class SamplePair:
     """A pair with its truth. fixed: (H, W, 3) or (H, W) uint8, moving: (H, W) uint8; H_0to1 fixed px → moving px; vessel_mask0 (H, W)
-    bool; junctions of the fixed image (J, 2) px; valid0, valid1 (H, W) bool fields of view; overlap in [0, 1]."""
+    bool; junctions in the field of view of the fixed image (J, 2) px; valid0, valid1 (H, W) bool fields of view; overlap in [0, 1]."""
 
     fixed: np.ndarray
     moving: np.ndarray
@@ -49,7 +49,7 @@ class SamplePair:
     overlap: float
 
 
-def draw_pair(seed: int, index: int, modalities: tuple[str, str] = ("CF", "FA"), options: PairOptions = PairOptions()) -> SamplePair:  # noqa: B008
+def draw_pair(seed: int, index: int, modalities: tuple[str, str] = ("CF", "FA"), options: PairOptions = PairOptions()) -> SamplePair:
     """Pair number ``index`` of a seed: a new retina seen by two cameras. Same arguments, same pair."""
     rng = np.random.default_rng([seed, index, 7])
     g = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -62,13 +62,15 @@ def draw_pair(seed: int, index: int, modalities: tuple[str, str] = ("CF", "FA"),
         if common >= options.min_overlap:
             break
     else:
-        raise RuntimeError(f"no cameras with an overlap of {options.min_overlap} found in 200 tries: widen the scale range or lower min_overlap")
+        advice = "widen the scale range or lower min_overlap"
+        raise RuntimeError(f"no cameras with an overlap of {options.min_overlap} found in 200 tries: {advice}")
     scene = make_scene([retina, retina], [view0, view1], hw)
     images = [_photograph(m, scene[i : i + 1], valid[i : i + 1], g, options.appearance) for i, m in enumerate(modalities)]
     layers = scene.layers[0]
     junctions = visible_junctions(retina, view0, hw, 1.2)[0]
     mask = torch.maximum(layers[0], layers[1]).numpy() > 0.5
     v0, v1 = valid[0, 0].numpy(), valid[1, 0].numpy()
+    junctions = junctions[_read(v0, junctions)]
     return SamplePair(*images, H_0to1 / H_0to1[2, 2], mask & v0, junctions, v0, v1, tuple(modalities), float(common))
 
 
@@ -109,36 +111,34 @@ def _read(mask: np.ndarray, xy: np.ndarray) -> np.ndarray:
 
 def _photograph(modality: str, scene, valid: torch.Tensor, g: torch.Generator, appearance: AppearanceRange) -> np.ndarray:
     """Render and expose one image; a colour image gets the same treatment in every channel."""
+    picture, channels = render(modality, scene, g), []
     state = g.get_state()
-    picture = render(modality, scene, g)
-    after = g.get_state()
-    channels = []
     for channel in picture.split(1, 1):
-        g.set_state(after)
-        quiet = replace(appearance, text_probability=appearance.text_probability)
-        channels.append(apply_field_of_view(randomise_appearance(channel, g, quiet), valid, g, quiet)[0, 0])
-    del state
+        g.set_state(state)
+        channels.append(apply_field_of_view(randomise_appearance(channel, g, appearance), valid, g, appearance)[0, 0])
     image = (torch.stack(channels, -1).numpy() * 255 + 0.5).astype(np.uint8)
     return np.ascontiguousarray(image if image.shape[-1] == 3 else image[..., 0])
 
 
 def write_aligned_folder(root: str | Path, count: int, seed: int = 0, size_px: int = 512) -> Path:
-    """Write ``count`` aligned retinas in the users' layout 1: ROOT/<n>_N/<n>_N_{cf,fa,oct,octa,seg}.png, all of one structure."""
+    """Write ``count`` aligned retinas in the users' layout 1: ROOT/<n>_N/<n>_N_{cf,fa,oct,seg}.png, and the macula drawn larger as
+    {cf_clip,octa,seg_clip}.png. Each of the two groups shows one structure in one frame."""
     root, hw = Path(root), (size_px, size_px)
     for index in range(count):
         rng = np.random.default_rng([seed, index, 8])
         g = torch.Generator().manual_seed(int(rng.integers(2**62)))
         retina = grow_retina(rng)
-        scene = make_scene([retina], [view_matrix(hw, rng.uniform(35, 50), tuple(0.4 * retina.disc_xy))], hw)
+        whole = view_matrix(hw, rng.uniform(35, 50), tuple(0.4 * retina.disc_xy))
+        macula = view_matrix(hw, rng.uniform(*PairOptions().macular_field_deg))
         name = f"{index + 1}_N"
-        valid = random_field_of_view(1, hw, g, whole=1.0)
-        for modality, suffix in (("CF", "cf"), ("FA", "fa"), ("OCT", "oct"), ("OCTA", "octa")):
-            write_image(root / name / f"{name}_{suffix}.png", _photograph(modality, scene, valid, g, CLINICAL))
-        mask = torch.maximum(scene.layers[0, 0], scene.layers[0, 1]).numpy() > 0.5
-        write_image(root / name / f"{name}_seg.png", mask.astype(np.uint8) * 255)
+        for view, images, mask in (
+            (whole, {"cf": "CF", "fa": "FA", "oct": "OCT"}, "seg"),
+            (macula, {"cf_clip": "CF", "octa": "OCTA"}, "seg_clip"),
+        ):
+            scene = make_scene([retina], [view], hw)
+            valid = random_field_of_view(1, hw, g, whole=1.0)
+            for suffix, modality in images.items():
+                write_image(root / name / f"{name}_{suffix}.png", _photograph(modality, scene, valid, g, CLINICAL))
+            vessels = torch.maximum(scene.layers[0, 0], scene.layers[0, 1]).numpy() > 0.5
+            write_image(root / name / f"{name}_{mask}.png", vessels.astype(np.uint8) * 255)
     return root
-
-
-def moving_corners_in_fixed(pair: SamplePair) -> np.ndarray:
-    """(4, 2) true places of the moving image's corners in the fixed frame."""
-    return warp_points(corners(pair.moving.shape[:2]), np.linalg.inv(pair.H_0to1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,10 +15,11 @@ from tqdm.auto import tqdm
 from .checkpoints import load_network, save_network
 from .config import differences, to_dict
 from .dataset import SyntheticOptions, SyntheticPairs
+from .files import replacing, write_csv, write_json
+from .geometry import sample_map
 from .losses import DESCRIPTOR_LOSSES, dice_loss, gaussian_labels, geometric_loss
 from .networks import build_network
 from .phases import get_phase
-from .report import write_csv, write_json
 from .validation import ValidationSet, save_keypoint_figures
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ class TrainConfig:
     curriculum_start: float = 0.4
     seed: int = 0
     pool_size: int = 600  # different retinas
+    pool_seed: int = 0  # which retinas; phases that share it share the drawn pool
     data: SyntheticOptions = SyntheticOptions()
     validation_pairs: int = 24
 
@@ -67,7 +68,7 @@ class Trainer:
             self.network = build_network(config.network, **config.network_options)
         self.network = self.network.to(self.device, memory_format=torch.channels_last).train()
         self.optimiser = torch.optim.AdamW(self.network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-        self.data = data or SyntheticPairs(config.seed, config.pool_size, config.data)
+        self.data = data or SyntheticPairs(config.seed, config.pool_size, config.data, config.pool_seed)
         self.validation = ValidationSet(config.validation_pairs, config.data)
         self.step_index, self.history = 0, []
 
@@ -107,10 +108,13 @@ class Trainer:
                 "mean_det0": out0.detector.mean(), "mean_det1": out1.detector.mean()}  # fmt: skip
 
     def _extra_points(self, batch: dict, step: int) -> torch.Tensor:
+        """(B, extra_points, 2) random points inside the field of view of image 0; NaN for those that fell outside."""
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
         h, w = batch["image0"].shape[-2:]
         points = torch.rand(len(batch["image0"]), self.config.extra_points, 2, generator=generator) * torch.tensor([w - 1.0, h - 1.0])
-        return points.to(self.device)
+        points = points.to(self.device)
+        seen = sample_map(batch["valid0"].float(), points) > 0.99
+        return torch.where(seen, points, torch.full_like(points, torch.nan))
 
     def step(self) -> dict[str, float]:
         """One update; returns the loss terms as numbers. FloatingPointError names the step when the loss is not finite."""
@@ -118,7 +122,8 @@ class Trainer:
             group["lr"] = self.learning_rate(self.step_index)
         terms = self.losses(self.load_batch(self.step_index), self.step_index)
         if not torch.isfinite(terms["total"]):
-            raise FloatingPointError(f"the loss is {float(terms['total'])} at step {self.step_index}; lower learning_rate ({self.config.learning_rate:g})")
+            hint = f"lower learning_rate ({self.config.learning_rate:g})"
+            raise FloatingPointError(f"the loss is {float(terms['total'])} at step {self.step_index}; {hint}")
         self.optimiser.zero_grad(set_to_none=True)
         terms["total"].backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
@@ -130,8 +135,8 @@ class Trainer:
 
     def fit(self, on_epoch: Callable[[list[dict]], None] | None = None) -> list[dict]:
         """Train to the last epoch; returns the history, one dict per epoch. on_epoch(history) is called after each."""
-        self.resume()
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        if not self.resume():
+            self._save_state()  # an interruption within the first epoch comes back to here
         write_json(self.run_dir / "config.json", to_dict(self.config))
         total = self.config.epochs * self.config.steps_per_epoch
         with tqdm(total=total, initial=self.step_index, desc=self.config.phase, unit="step", mininterval=2, leave=False) as bar:
@@ -139,7 +144,8 @@ class Trainer:
                 row = self._epoch(bar)
                 self.history.append(row)
                 self.save()
-                log.info("epoch %d/%d  %s", row["epoch"], self.config.epochs, "  ".join(f"{k} {v:.3g}" for k, v in row.items() if k != "epoch"))
+                figures = "  ".join(f"{k} {v:.3g}" for k, v in row.items() if k != "epoch")
+                log.info("epoch %d/%d  %s", row["epoch"], self.config.epochs, figures)
                 if on_epoch:
                     on_epoch(self.history)
         return self.history
@@ -152,7 +158,8 @@ class Trainer:
             bar.update()
             bar.set_postfix(loss=f"{terms['total']:.3f}", refresh=False)
         seconds = time.perf_counter() - started
-        row = {"epoch": self.step_index // self.config.steps_per_epoch, "step": self.step_index, **{k: v / self.config.steps_per_epoch for k, v in sums.items()}}
+        row = {"epoch": self.step_index // self.config.steps_per_epoch, "step": self.step_index}
+        row |= {k: v / self.config.steps_per_epoch for k, v in sums.items()}
         row |= self.validation.evaluate(self.network, self.device)
         row |= {"learning_rate": self.learning_rate(self.step_index - 1), "seconds_per_step": seconds / self.config.steps_per_epoch}
         save_keypoint_figures(self.network, self.validation, self.run_dir / "figures", self.device)
@@ -160,14 +167,17 @@ class Trainer:
 
     def save(self) -> None:
         """Write checkpoint, state and history; each file is complete or absent, and state.pt comes last."""
-        save_network(self.run_dir / "checkpoint.safetensors", self.network, {"phase": self.config.phase, "step": self.step_index, "config": to_dict(self.config)})
+        about = {"phase": self.config.phase, "step": self.step_index, "config": to_dict(self.config)}
+        save_network(self.run_dir / "checkpoint.safetensors", self.network, about)
         write_csv(self.run_dir / "history.csv", self.history)
         write_json(self.run_dir / "metrics.json", {"phase": self.config.phase, "last": self.history[-1] if self.history else {}})
-        state = {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step_index, "history": self.history,
-                 "config": to_dict(self.config), "rng": torch.get_rng_state()}  # fmt: skip
-        temporary = self.run_dir / "state.pt.part"
-        torch.save(state, temporary)
-        os.replace(temporary, self.run_dir / "state.pt")
+        self._save_state()
+
+    def _save_state(self) -> None:
+        state = {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step_index,
+                 "history": self.history, "config": to_dict(self.config), "rng": torch.get_rng_state()}  # fmt: skip
+        with replacing(self.run_dir / "state.pt") as temporary:
+            torch.save(state, temporary)
 
     def resume(self) -> bool:
         """Load state.pt if there is one; ValueError names the keys in which its configuration differs from ours."""
@@ -177,7 +187,8 @@ class Trainer:
         state = torch.load(path, map_location=self.device, weights_only=True)
         differing = differences(state["config"], to_dict(self.config))
         if differing:
-            raise ValueError(f"{path} belongs to another configuration: {'; '.join(differing)}. Use another run folder, or the old settings")
+            advice = "Use another run folder, or the old settings"
+            raise ValueError(f"{path} belongs to another configuration: {'; '.join(differing)}. {advice}")
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step_index, self.history = state["step"], state["history"]

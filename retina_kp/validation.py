@@ -29,7 +29,8 @@ class ValidationSet:
     @torch.inference_mode()
     def evaluate(self, network, device="cpu") -> dict[str, float]:
         """Means over all pairs. ``gt_*``: keypoints are the true junctions (perfect detector), the ceiling of descriptor and geometry;
-        ``det_*``: the detector's own keypoints. Errors in px of the validation images, MSE in px²; a failed pair has no error and counts as no success."""
+        ``det_*``: the detector's own keypoints. Errors in px of the validation images, MSE in px²; a failed pair has no error and counts as
+        no success."""
         was_training = network.training
         network.eval()
         rows = []
@@ -61,8 +62,11 @@ def _ceiling(batch: dict, outputs, i: int) -> dict[str, float]:
     hw = tuple(batch["image0"].shape[-2:])
     index = mutual_matches(Features(p0, np.ones(len(p0)), d0, hw), Features(p1, np.ones(len(p1)), d1, hw))
     error = np.linalg.norm(p0[index[:, 0]] - p0[index[:, 1]], axis=1)  # of a match, in the fixed frame
-    found = {"gt_matched_right": float((error <= 5).sum() / len(p0)) if len(p0) else float("nan"), "gt_match_px": float(error.mean()) if len(error) else float("nan"),
-             "gt_match_mse": float((error**2).mean()) if len(error) else float("nan")}  # fmt: skip
+    found = {
+        "gt_matched_right": float((error <= 5).sum() / len(p0)) if len(p0) else float("nan"),
+        "gt_match_px": float(error.mean()) if len(error) else float("nan"),
+        "gt_match_mse": float((error**2).mean()) if len(error) else float("nan"),
+    }
     return found | _alignment(p0[index[:, 0]], p1[index[:, 1]], batch["H_0to1"][i].cpu().numpy(), hw, "gt")
 
 
@@ -72,8 +76,14 @@ def _detected(batch: dict, features, i: int) -> dict[str, float]:
     H, hw = batch["H_0to1"][i].cpu().numpy(), f0.image_hw
     index = mutual_matches(f0, f1)
     p0, p1 = f0.keypoints_xy[index[:, 0]], f1.keypoints_xy[index[:, 1]]
-    return {"repeatability": repeatability(f0.keypoints_xy, f1.keypoints_xy, H, hw, hw), "matching_score": matching_score(p0, p1, f0.keypoints_xy, f1.keypoints_xy, H, hw, hw),
-            "inlier_rate": inlier_rate(p0, p1, H), "points0": float(len(f0)), "points1": float(len(f1))} | _alignment(p0, p1, H, hw, "det")  # fmt: skip
+    found = {
+        "repeatability": repeatability(f0.keypoints_xy, f1.keypoints_xy, H, hw, hw),
+        "matching_score": matching_score(p0, p1, f0.keypoints_xy, f1.keypoints_xy, H, hw, hw),
+        "inlier_rate": inlier_rate(p0, p1, H),
+        "points0": float(len(f0)),
+        "points1": float(len(f1)),
+    }
+    return found | _alignment(p0, p1, H, hw, "det")
 
 
 def save_keypoint_figures(network, validation: ValidationSet, folder: Path, device="cpu", rows: int = 2) -> list[Path]:

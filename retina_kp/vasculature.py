@@ -12,14 +12,16 @@ import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
-from .geometry import jacobian, warp_points
+from .geometry import image_center, inside, jacobian, similarity, warp_points
 
 ARTERY, VEIN = 0, 1
 BIFURCATION, CROSSING = 0, 1
 LAYERS = ("artery", "vein", "calibre", "reflex", "hemorrhage", "exudate", "drusen", "scar")
 LESIONS = LAYERS[4:]
 REACH_DEG = 36.0  # vessels further than this from the fovea are not grown
+_TURNS_RAD, _REACH_STEPS = np.array([0.0, -0.3, 0.3, -0.65, 0.65]), np.array([2.2, 3.6, 5.5])  # where a tip looks ahead
 _AROUND = np.array([[x, y] for x in (-1.4, 0, 1.4) for y in (-1.4, 0, 1.4)])  # cells that a passing vessel claims, in steps
+_CENTER = (_AROUND == 0).all(1)
 CALIBRE_UNIT_DEG = 0.004  # vessel width stored in one grey level of the calibre layer
 
 
@@ -57,13 +59,10 @@ def grow_retina(rng: np.random.Generator, options: GrowthOptions = GrowthOptions
     """Draw one random retina (right or left eye). Same generator state, same retina."""
     disc = np.array([rng.choice([-1, 1]) * rng.uniform(14.0, 17.0), rng.uniform(-2.5, 0.8)])
     zone = rng.uniform(*options.foveal_zone_deg)
-    trees = [_grow_tree(rng, options, disc, zone, kind) for kind in (ARTERY, VEIN)]
-    segments = np.concatenate([t[0] for t in trees])
-    widths = np.concatenate([t[1] for t in trees])
-    kinds = np.repeat([ARTERY, VEIN], [len(t[0]) for t in trees])
+    segments, widths, kinds, fork_xy, fork_width = _grow_trees(rng, options, disc, zone)
     crossing_xy, crossing_width = _crossings(segments, widths, kinds)
-    junctions = np.concatenate([t[2] for t in trees] + [crossing_xy])
-    junction_width = np.concatenate([t[3] for t in trees] + [crossing_width])
+    junctions = np.concatenate([fork_xy, crossing_xy])
+    junction_width = np.concatenate([fork_width, crossing_width])
     junction_kind = np.repeat([BIFURCATION, CROSSING], [len(junctions) - len(crossing_xy), len(crossing_xy)])
     radius = rng.uniform(2.4, 3.2)
     clear = np.linalg.norm(junctions - disc, axis=1) > 0.75 * radius  # inside the disc vessels pile up: no landmark there
@@ -73,30 +72,34 @@ def grow_retina(rng: np.random.Generator, options: GrowthOptions = GrowthOptions
                   disc, radius, zone)  # fmt: skip
 
 
-def _grow_tree(rng, options, disc, zone, kind):
-    """Grow the arteries or the veins. Returns segments (N, 4), widths (N,), bifurcations (J, 2) and the child's width (J,)."""
-    tips = _trunks(rng, options, disc, kind)
-    tortuosity, spacing, h = rng.uniform(*options.tortuosity), rng.uniform(*options.branch_spacing), options.step_deg
-    cells = int(2 * REACH_DEG / h)
-    owner = np.full((cells, cells), -1, np.int32)  # which branch has passed through a cell
-    parents, births, steps = list(range(len(tips["id"]))), [], []
+def _grow_trees(rng, options, disc, zone):
+    """Grow arteries and veins side by side. Returns segments (N, 4), widths (N,), kinds (N,), bifurcations (J, 2), their child's width (J,)."""
+    trunks = [_trunks(rng, options, disc, kind) for kind in (ARTERY, VEIN)]
+    tips = {k: np.concatenate([t[k] for t in trunks]) for k in trunks[0]}
+    tips["id"] = np.arange(len(tips["id"]))
+    h = options.step_deg
+    tortuosity, spacing = rng.uniform(*options.tortuosity, 2), rng.uniform(*options.branch_spacing, 2)  # of arteries, of veins
+    owner = np.full((2, int(2 * REACH_DEG / h), int(2 * REACH_DEG / h)), -1, np.int32)  # per kind: which branch has passed through a cell
+    parents, births, steps = tips["id"].tolist(), [], []
     for _ in range(int(1.5 * REACH_DEG / h)):
         if not len(tips["id"]):
             break
         start = tips["xy"].copy()
-        blocked = _steer(tips, rng, options, owner, np.asarray(parents), disc, tortuosity)
+        blocked = _steer(tips, rng, h, owner, np.asarray(parents), disc, tortuosity)
         tips["xy"] = tips["xy"] + h * np.stack([np.cos(tips["heading"]), np.sin(tips["heading"])], -1)
-        steps.append(np.column_stack([start, tips["xy"], tips["radius"], tips["id"]]))
-        _mark(owner, tips["xy"], tips["id"], h)
+        steps.append(np.column_stack([start, tips["xy"], tips["radius"], tips["id"], tips["kind"]]))
+        _mark(owner, tips, h)
         tips["length"] += h
         tips["countdown"] -= h
         tips["radius"] = tips["radius"] * np.where(tips["length"] > tips["budget"], 0.95, 0.9985)
         children = _branch(tips, rng, spacing, parents, births)
-        tips = {k: np.concatenate([tips[k], children[k]]) for k in tips}
+        if children:
+            tips = {k: np.concatenate([tips[k], children[k]]) for k in tips}
         away = np.linalg.norm(tips["xy"], axis=1)
         alive = (tips["radius"] > options.min_radius_deg) & (away < REACH_DEG - 1) & (away > zone * rng.uniform(0.85, 1.15, len(away)))
         alive[: len(blocked)] &= ~blocked
-        tips = {k: v[alive] for k, v in tips.items()}
+        if not alive.all():
+            tips = {k: v[alive] for k, v in tips.items()}
     return _collect(np.concatenate(steps), parents, births, h)
 
 
@@ -118,29 +121,27 @@ def _trunks(rng, options, disc, kind):
     rows = np.array(rows)
     n = len(rows)
     radius = rng.uniform(*options.trunk_radius_deg) * rows[:, 3] * (1.15 if kind == VEIN else 1.0) * rng.uniform(0.85, 1.1, n)
-    return {"xy": disc + rows[:, :2], "heading": rows[:, 2], "radius": radius, "id": np.arange(n), "length": np.zeros(n),
+    return {"xy": disc + rows[:, :2], "heading": rows[:, 2], "radius": radius, "id": np.arange(n), "kind": np.full(n, kind), "length": np.zeros(n),
             "budget": np.where(rows[:, 3] > 0.5, 40.0, 14.0), "countdown": rng.uniform(1.5, 4.0, n), "side": rng.choice([-1.0, 1.0], n),
             "drift": np.zeros(n), "trunk": np.where(rows[:, 3] > 0.5, 1.0, 0.3)}  # fmt: skip
 
 
-def _steer(tips, rng, options, owner, parents, disc, tortuosity):
+def _steer(tips, rng, h, owner, parents, disc, tortuosity):
     """Turn every tip along the retina's flow, with persistent random drift, away from vessels of its own kind; True = blocked."""
-    n, h = len(tips["id"]), options.step_deg
+    n = len(tips["id"])
     flow = _flow(tips["xy"], disc, tips["trunk"])
     wanted = np.angle(np.exp(1j * (flow - tips["heading"])))
-    tips["drift"] = 0.85 * tips["drift"] + tortuosity * rng.standard_normal(n)
+    tips["drift"] = 0.85 * tips["drift"] + tortuosity[tips["kind"]] * rng.standard_normal(n)
     gain = np.where(tips["trunk"] > 0.5, 0.22, 0.05)
     heading = tips["heading"] + gain * np.clip(wanted, -1, 1) + tips["drift"]
-    options_rad = np.array([0.0, -0.3, 0.3, -0.65, 0.65])
-    ahead = heading[:, None, None] + options_rad[None, :, None]
-    reach = h * np.array([2.2, 3.6, 5.5])
-    probe = tips["xy"][:, None, None] + np.stack([np.cos(ahead), np.sin(ahead)], -1) * reach[None, None, :, None]
-    found = owner[_cell(probe, h, len(owner))]
+    ahead = (heading[:, None] + _TURNS_RAD)[..., None]
+    probe = tips["xy"][:, None, None] + np.stack([np.cos(ahead), np.sin(ahead)], -1) * (h * _REACH_STEPS[:, None])
+    found = owner[(tips["kind"][:, None, None], *_cell(probe, h, owner.shape[1]))]
     own = (found < 0) | (found == tips["id"][:, None, None])
     young = (tips["length"] < 8 * h)[:, None, None] & (found == parents[tips["id"]][:, None, None])
-    cost = (~(own | young) * np.array([4.0, 2.0, 1.0])).sum(-1) + 0.2 * np.abs(options_rad)
+    cost = ~(own | young) @ np.array([4.0, 2.0, 1.0]) + 0.2 * np.abs(_TURNS_RAD)
     best = cost.argmin(1)
-    tips["heading"] = heading + options_rad[best] * 0.7
+    tips["heading"] = heading + _TURNS_RAD[best] * 0.7
     return cost[np.arange(n), best] >= 6.0
 
 
@@ -162,6 +163,9 @@ def _branch(tips, rng, spacing, parents, births):
     """Where a tip's countdown has run out, let a child sprout. Calibres keep r³ = r₁³ + r₂³ (Murray 1926)."""
     index = np.flatnonzero((tips["countdown"] <= 0) & (tips["radius"] > 0.03))
     n = len(index)
+    if not n:
+        return {}
+    spacing = spacing[tips["kind"][index]]
     fork = rng.random(n) < 0.18
     share = np.where(fork, rng.uniform(0.68, 0.85, n), rng.uniform(0.3, 0.62, n))
     radius, side = tips["radius"][index], tips["side"][index] * np.where(rng.random(n) < 0.75, -1, 1)
@@ -174,11 +178,14 @@ def _branch(tips, rng, spacing, parents, births):
     tips["countdown"][index] = spacing * (1.3 + 6 * radius) * rng.uniform(0.6, 1.7, n)
     ids = len(parents) + np.arange(n)
     parents.extend(tips["id"][index].tolist())
-    births.extend(zip(ids.tolist(), tips["id"][index].tolist(), tips["xy"][index].copy(), (2 * child_radius).tolist(),
-                      tips["length"][index].tolist()))  # fmt: skip
-    return {"xy": tips["xy"][index], "heading": base + child_angle, "radius": child_radius, "id": ids, "length": np.zeros(n),
-            "budget": 4 + 110 * child_radius * rng.uniform(0.6, 1.4, n), "countdown": spacing * (1.2 + 5 * child_radius) * rng.uniform(0.6, 1.7, n),
-            "side": rng.choice([-1.0, 1.0], n), "drift": np.zeros(n), "trunk": np.where(fork & (rng.random(n) < 0.35), tips["trunk"][index], 0.3)}  # fmt: skip
+    parent = (tips["id"][index].tolist(), tips["xy"][index].copy(), (2 * child_radius).tolist(), tips["length"][index].tolist())
+    births.extend(zip(ids.tolist(), *parent, strict=True))
+    return {"xy": tips["xy"][index], "heading": base + child_angle, "radius": child_radius, "id": ids, "kind": tips["kind"][index],
+            "length": np.zeros(n),
+            "budget": 4 + 110 * child_radius * rng.uniform(0.6, 1.4, n),
+            "countdown": spacing * (1.2 + 5 * child_radius) * rng.uniform(0.6, 1.7, n),
+            "side": rng.choice([-1.0, 1.0], n), "drift": np.zeros(n),
+            "trunk": np.where(fork & (rng.random(n) < 0.35), tips["trunk"][index], 0.3)}  # fmt: skip
 
 
 def _collect(steps, parents, births, h, shortest_deg=0.9):
@@ -188,7 +195,7 @@ def _collect(steps, parents, births, h, shortest_deg=0.9):
     spur[[b[0] for b in births]] = [length[b[0]] < shortest_deg for b in births]
     kept = [b for b in births if not spur[b[0]] and length[b[1]] - b[4] > 0.6]
     steps = steps[~spur[steps[:, 5].astype(int)]]
-    return steps[:, :4], 2 * steps[:, 4], np.array([b[2] for b in kept]).reshape(-1, 2), np.array([b[3] for b in kept])
+    return steps[:, :4], 2 * steps[:, 4], steps[:, 6].astype(int), np.array([b[2] for b in kept]).reshape(-1, 2), np.array([b[3] for b in kept])
 
 
 def _crossings(segments, widths, kinds, min_angle_deg=20.0):
@@ -227,11 +234,11 @@ def _lesions(rng, disc):
 # ------------------------------------------------------------------ drawing
 
 
-def _mark(owner, xy, ids, h):
-    """Write branch ids into the cells at xy and, where still free, into the cells around: vessels of a kind keep their distance."""
-    where = _cell(xy[:, None] + h * _AROUND, h, len(owner))
-    ids = np.broadcast_to(ids[:, None], where[0].shape)
-    owner[where] = np.where((owner[where] < 0) | (_AROUND == 0).all(1), ids, owner[where])
+def _mark(owner, tips, h):
+    """Write branch ids into the cells at the tips and, where still free, into the cells around: vessels of a kind keep their distance."""
+    where = (tips["kind"][:, None], *_cell(tips["xy"][:, None] + h * _AROUND, h, owner.shape[1]))
+    ids = np.broadcast_to(tips["id"][:, None], where[1].shape)
+    owner[where] = np.where((owner[where] < 0) | _CENTER, ids, owner[where])
 
 
 def _cell(xy, h, cells):
@@ -263,8 +270,11 @@ def rasterise(retina: Retina, px_from_deg: np.ndarray, image_hw) -> np.ndarray:
 
 def _draw_lines(fine, thickness, level, hw):
     canvas = np.zeros(hw, np.uint8)
+    if not len(fine):
+        return canvas
     breaks = np.flatnonzero(np.diff(thickness) | np.diff(level)) + 1
-    for lines, t, v in zip(np.split(fine, breaks), thickness[np.r_[0, breaks]] if len(fine) else [], level[np.r_[0, breaks]] if len(fine) else []):
+    first = np.r_[0, breaks]
+    for lines, t, v in zip(np.split(fine, breaks), thickness[first], level[first], strict=True):
         cv2.polylines(canvas, list(lines), False, int(v), int(t), cv2.LINE_8, 4)
     return canvas
 
@@ -274,7 +284,8 @@ def _draw_lesions(lesions, px_from_deg, scale, hw):
     angle = np.linspace(0, 2 * np.pi, 20, endpoint=False)
     for layer, x, y, radius, seed in lesions:
         rng = np.random.default_rng(int(seed))
-        rough = 1 + 0.25 * np.sin(2 * angle + rng.uniform(0, 6)) + 0.15 * np.sin(5 * angle + rng.uniform(0, 6)) + rng.normal(0, 0.06, len(angle))
+        waves = 0.25 * np.sin(2 * angle + rng.uniform(0, 6)) + 0.15 * np.sin(5 * angle + rng.uniform(0, 6))
+        rough = 1 + waves + rng.normal(0, 0.06, len(angle))
         outline = warp_points(np.array([x, y]) + radius * (rough * np.array([np.cos(angle), np.sin(angle)])).T, px_from_deg)
         if np.isfinite(outline).all():
             cv2.fillPoly(layers[int(layer)], [np.rint(outline * 16).astype(np.int32)], int(rng.integers(110, 256)), cv2.LINE_AA, 4)
@@ -283,15 +294,11 @@ def _draw_lesions(lesions, px_from_deg, scale, hw):
 
 def view_matrix(image_hw, field_deg: float, center_deg=(0.0, 0.0), angle_deg: float = 0.0) -> np.ndarray:
     """(3, 3) degrees → pixels of a camera that sees field_deg across the longer side, looking at center_deg, turned by angle_deg."""
-    from .geometry import image_center, similarity
-
     return similarity(angle_deg, max(image_hw) / field_deg, center_deg, image_center(image_hw))
 
 
-def visible_junctions(retina: Retina, px_from_deg: np.ndarray, image_hw, min_width_px: float = 0.9) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def visible_junctions(retina: Retina, px_from_deg: np.ndarray, image_hw, min_width_px: float = 0.9) -> tuple[np.ndarray, ...]:
     """Junctions inside a view whose thinner vessel is at least min_width_px wide: (J, 2) px, kinds (J,), widths (J,) px."""
-    from .geometry import inside
-
     xy = warp_points(retina.junctions_xy, px_from_deg)
     width = retina.junction_width_deg * np.sqrt(abs(np.linalg.det(jacobian(px_from_deg, (0.0, 0.0)))))
     keep = inside(xy, image_hw) & (width >= min_width_px)

@@ -16,7 +16,8 @@ def field_of_view_mask(gray: np.ndarray, tolerance: float = 0.02) -> np.ndarray:
 
     The outside is what is smooth, connected to a corner (or to the middle of a side that is painted one constant level) and equal to it
     within ``tolerance``: black surrounds, gray pads, canvases of a turned image. Cameras' fields are convex, so the inside is the hull of
-    what remains. Without such an outside the whole frame counts. Worked out on a copy of at most 256 px.
+    what remains. Without such an outside, or when it runs in between what remains (dark retina with bright vessels), the whole frame
+    counts. Worked out on a copy of at most 256 px.
     """
     h, w = gray.shape
     scale = min(1.0, 256 / max(h, w))
@@ -31,7 +32,7 @@ def field_of_view_mask(gray: np.ndarray, tolerance: float = 0.02) -> np.ndarray:
         if outside[y, x] or not (dark_corner or _is_pad(smooth, y, x)):
             continue
         labels, _ = ndimage.label((np.abs(smooth - smooth[y, x]) < tolerance) & flat)
-        if labels[y, x]:
+        if labels[y, x] and (dark_corner or smooth[labels == labels[y, x]].std() <= 1.5 / 255):
             outside |= labels == labels[y, x]
     if outside.mean() < 0.01:
         return np.ones((h, w), bool)
@@ -43,6 +44,8 @@ def field_of_view_mask(gray: np.ndarray, tolerance: float = 0.02) -> np.ndarray:
         return np.ones((h, w), bool)
     outline = np.argwhere(labels == 1 + np.argmax(sizes))[:, ::-1].astype(np.int32)
     hull = cv2.fillConvexPoly(np.zeros(small_hw, np.float32), cv2.convexHull(outline), 1.0)
+    if sizes.max() < 0.7 * hull.sum():
+        return np.ones((h, w), bool)
     return cv2.resize(hull, (w, h), interpolation=cv2.INTER_LINEAR) > 0.5
 
 

@@ -248,3 +248,29 @@ def _line_axes(ax: Axes | None) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(True, color="0.9", linewidth=0.8)
     return ax
+
+
+def plot_histograms(ax: Axes | None, histograms: Mapping[str, Sequence[float]]) -> Axes:
+    """Shares of pixels per gray level in [0, 1], one line per name."""
+    ax = _line_axes(ax)
+    for name, shares in histograms.items():
+        ax.plot((np.arange(len(shares)) + 0.5) / len(shares), shares, label=name)
+    ax.set(xlabel="gray level", ylabel="share of pixels", xlim=(0, 1), ylim=(0, None))
+    ax.legend()
+    return ax
+
+
+def table(rows: Sequence[Mapping]):
+    """Rows (dicts with the same keys) as an HTML table for notebooks; None is shown as a dash, an empty list says so."""
+    from html import escape
+
+    from IPython.display import HTML
+
+    if not rows:
+        return HTML("<p><i>nothing to list</i></p>")
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+
+    def line(cells, tag):
+        return "<tr>" + "".join(f'<{tag} style="text-align:left">{escape("–" if c is None else str(c))}</{tag}>' for c in cells) + "</tr>"
+
+    return HTML("<table>" + line(keys, "th") + "".join(line([row.get(k) for k in keys], "td") for row in rows) + "</table>")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from retina_kp import report
+from retina_kp import files, report
 
 PARAMETERS = """epochs = 2  # how many
 rate: float = 0.1  # step
@@ -28,7 +28,7 @@ def notebook(tmp_path_factory) -> Path:
     """A tiny notebook: a figure, a widget, and a cell that fails for epochs 0."""
     cells = [
         new_markdown_cell("# Tiny\n$x^2$"),
-        new_code_cell("import os, sys\nimport ipywidgets\nimport matplotlib.pyplot as plt\nfrom retina_kp import report"),
+        new_code_cell("import os, sys\nimport ipywidgets\nimport matplotlib.pyplot as plt\nfrom retina_kp import files, report"),
         new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
         new_code_cell("print('ran with', [sys.executable, os.getcwd(), report.__file__, epochs, rate, name, flag, angles])"),
         new_code_cell("plt.plot([1, 2]);"),
@@ -136,21 +136,21 @@ class Point:
 
 def test_json_takes_numpy_and_has_no_nan(tmp_path):
     obj = {"a": np.float32(0.5), "b": [np.nan, np.inf, 1.0], "c": np.arange(3), "d": Point(1.5, Path("p")), "e": np.bool_(True), "中": (1,)}
-    path = report.write_json(tmp_path / "new" / "m.json", obj)
+    path = files.write_json(tmp_path / "new" / "m.json", obj)
     expected = {"a": 0.5, "b": [None, None, 1.0], "c": [0, 1, 2], "d": {"x": 1.5, "where": "p"}, "e": True, "中": [1]}
     assert json.loads(path.read_text(encoding="utf-8")) == expected
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = report.write_json(tmp_path / "m.json", {"a": 1})
+    path = files.write_json(tmp_path / "m.json", {"a": 1})
     with pytest.raises(TypeError, match="cannot write object"):
-        report.write_json(path, {"a": object()})
+        files.write_json(path, {"a": object()})
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk")))
     with pytest.raises(OSError, match="disk"):
-        report.write_json(path, {"a": 2})
+        files.write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1} and os.listdir(tmp_path) == ["m.json"]
 
 
 def test_csv(tmp_path):
     rows = [{"epoch": np.int64(1), "loss": np.float64(0.25)}, {"epoch": 2, "loss": np.nan, "note": "a,b"}, {"epoch": 3, "loss": np.inf}]
-    assert report.write_csv(tmp_path / "h.csv", rows).read_bytes() == b'epoch,loss,note\n1,0.25,\n2,,"a,b"\n3,inf,\n'
+    assert files.write_csv(tmp_path / "h.csv", rows).read_bytes() == b'epoch,loss,note\n1,0.25,\n2,,"a,b"\n3,inf,\n'

@@ -59,4 +59,5 @@ class Lite(nn.Module):
         x4 = self.level4(x3)
         y3 = self.up3(self.up4(self.level5(x4), x4), x3)
         y1 = self.up1(self.up2(y3, x2), x1)
-        return DenseOutput(torch.sigmoid(self.detect(y1)), F.normalize(self.describe(y3), dim=1), self.detector_stride, self.descriptor_stride)
+        detector, descriptors = torch.sigmoid(self.detect(y1)), F.normalize(self.describe(y3), dim=1)
+        return DenseOutput(detector, descriptors, self.detector_stride, self.descriptor_stride)

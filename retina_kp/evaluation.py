@@ -1,0 +1,93 @@
+"""Measure a registrar on drawn pairs with exact truth: success, error, refusals, calibration of the confidence."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .metrics import mace
+from .registration import Registrar, calibration_inputs
+from .samples import PairOptions, SamplePair, draw_pair
+
+MOVING = ("FA", "OCT", "OCTA")
+RIGHT_PX = 5.0  # mean corner error (longer side 768) up to which a registration counts as right
+VALIDATION_SEED, CALIBRATION_SEED = 77_001, 77_002  # never used for training
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One registration of a drawn pair. error_px: mean corner error at 768, inf when refused; genuine: False for images of two eyes."""
+
+    moving: str
+    ok: bool
+    error_px: float
+    would_be_px: float  # error of the transform even if it was refused afterwards; inf when there was none
+    confidence: float
+    seconds: float
+    genuine: bool
+    evidence: dict
+
+
+def run_trial(registrar: Registrar, pair: SamplePair, moving_image: np.ndarray | None = None) -> Trial:
+    """Register one pair, or its fixed image with somebody else's moving image."""
+    genuine = moving_image is None
+    started = time.perf_counter()
+    result = registrar(pair.fixed, pair.moving if genuine else moving_image)
+    seconds = time.perf_counter() - started
+    truth = np.linalg.inv(pair.H_0to1)
+    error = mace(result.H_1to0, truth, pair.moving.shape[:2], pair.fixed.shape[:2]) if result.ok and genuine else np.inf
+    tried = mace(result.H_tried, truth, pair.moving.shape[:2], pair.fixed.shape[:2]) if result.H_tried is not None and genuine else np.inf
+    return Trial(pair.modalities[1], result.ok, float(error), float(tried), result.confidence, seconds, genuine, result.evidence)
+
+
+def run_trials(registrar: Registrar, seed: int, per_modality: int, options: PairOptions = PairOptions(), impostors: bool = False,
+               moving: Iterable[str] = MOVING):  # fmt: skip
+    """Yield trials on new pairs, modality after modality; with ``impostors`` each pair is followed by one trial on two different eyes."""
+    for modality in moving:
+        previous = None
+        for index in range(per_modality):
+            pair = draw_pair(seed, index, ("CF", modality), options)
+            yield run_trial(registrar, pair)
+            if impostors and previous is not None:
+                yield run_trial(registrar, pair, previous.moving)
+            previous = pair
+
+
+def summarise_trials(trials: list[Trial]) -> list[dict]:
+    """One row per modality: n, success, wrong among the accepted, refused, median error (px at 768), share within 2 px, seconds."""
+    rows = []
+    for modality in dict.fromkeys(t.moving for t in trials):
+        own = [t for t in trials if t.moving == modality and t.genuine]
+        error = np.array([t.error_px for t in own])
+        rows.append({"pair": f"CF-{modality}", "n": len(own), "success": round(float((error <= RIGHT_PX).mean()), 3),
+                     "wrong_accepted": round(float(np.mean([t.ok and t.error_px > RIGHT_PX for t in own])), 3),
+                     "refused": round(float(np.mean([not t.ok for t in own])), 3), "within_2px": round(float((error <= 2).mean()), 3),
+                     "median_px": round(float(np.median(error)), 2), "median_s": round(float(np.median([t.seconds for t in own])), 2)})  # fmt: skip
+    return rows
+
+
+def fit_calibration(trials: list[Trial], steps: int = 60, ridge: float = 0.05) -> dict[str, float]:
+    """Logistic regression (Newton's method, weak ridge) of "the transform was right" on the evidence, over genuine pairs and impostors
+    that got as far as a transform. ValueError when one of the two outcomes is missing."""
+    known = [t for t in trials if t.evidence]
+    right = np.array([t.would_be_px <= RIGHT_PX for t in known], float)
+    if not 0 < right.sum() < len(known):
+        raise ValueError(f"calibration needs right and wrong registrations; of {len(known)} trials {int(right.sum())} were right")
+    names = list(calibration_inputs(known[0].evidence))
+    x = np.array([[calibration_inputs(t.evidence)[k] for k in names] for t in known])
+    w = np.zeros(len(names))
+    penalty = ridge * np.diag([0.0] + [1.0] * (len(names) - 1))
+    for _ in range(steps):
+        p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
+        hessian = x.T @ (x * (p * (1 - p))[:, None]) + penalty + 1e-9 * np.eye(len(names))
+        w = w - np.linalg.solve(hessian, x.T @ (p - right) + penalty @ w)
+    return {k: round(float(v), 5) for k, v in zip(names, w, strict=True)}
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error: mean |share right - mean confidence| over equal-width bins, weighted by their size (Guo et al. 2017)."""
+    index = np.minimum((np.asarray(confidence) * bins).astype(int), bins - 1)
+    return float(sum(abs(np.mean(right[index == b]) - np.mean(confidence[index == b])) * np.mean(index == b) for b in range(bins) if (index == b).any()))

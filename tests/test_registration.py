@@ -1,0 +1,153 @@
+"""The public face: known transform in, known answer out; nonsense in, a clear error or a refusal out, and never an identity matrix."""
+
+import numpy as np
+import pytest
+
+from retina_kp import PairOptions, Registrar, draw_pair
+from retina_kp.geometry import corner_error, similarity
+from retina_kp.images import ImageError, write_image
+from retina_kp.metrics import mace
+
+EASY = PairOptions(size_px=512, rotation_deg=12, scale=(0.9, 1.1), min_overlap=0.7)
+
+
+@pytest.fixture(scope="module")
+def registrar():
+    return Registrar.from_pretrained("lite", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return draw_pair(11, 0, ("CF", "FA"), EASY)
+
+
+def error_px(result, pair, H_moved=None):
+    """Mean corner error at 768; H_moved: original moving px → px of the moving image that was registered."""
+    H_1to0 = np.linalg.inv(pair.H_0to1) if H_moved is None else np.linalg.inv(H_moved @ pair.H_0to1)
+    return mace(result.H_1to0, H_1to0, result.moving_hw, result.fixed_hw)
+
+
+def turned(image, angle_deg, scale=1.0):
+    """The image turned about its centre on a canvas that holds all of it, and the matrix old px → new px."""
+    import cv2
+
+    h, w = image.shape[:2]
+    side = int(np.hypot(h, w) * scale) + 2
+    H = similarity(angle_deg, scale, ((w - 1) / 2, (h - 1) / 2), ((side - 1) / 2, (side - 1) / 2))
+    return cv2.warpPerspective(image, H, (side, side), flags=cv2.INTER_AREA), H
+
+
+@pytest.mark.parametrize("angle_deg", [0, 30, -100, 180])
+def test_finds_a_known_turn(registrar, pair, angle_deg):
+    moving, H = turned(pair.moving, angle_deg)
+    result = registrar(pair.fixed, moving)
+    assert result.ok, result.status
+    assert error_px(result, pair, H) <= 5
+
+
+@pytest.mark.parametrize("scale", [0.6, 1.7])
+def test_finds_a_known_scale(registrar, pair, scale):
+    moving, H = turned(pair.moving, 20, scale)
+    result = registrar(pair.fixed, moving)
+    assert result.ok and error_px(result, pair, H) <= 5
+
+
+def test_an_image_with_itself_gives_the_identity_by_measurement(registrar, pair):
+    result = registrar(pair.fixed, pair.fixed)
+    assert result.ok and corner_error(result.H_1to0, np.eye(3), pair.fixed.shape[:2]) < 0.5
+
+
+def test_equal_input_gives_equal_output(registrar, pair):
+    assert np.array_equal(registrar(pair.fixed, pair.moving).H_1to0, registrar(pair.fixed, pair.moving).H_1to0)
+
+
+@pytest.mark.parametrize("model", ["similarity", "affine", "homography", "quadratic", "auto"])
+def test_every_model(registrar, pair, model):
+    other = Registrar(registrar.network, Registrar.options_for(model=model), "cpu", registrar.calibration)
+    result = other(pair.fixed, pair.moving)
+    assert result.ok and error_px(result, pair) <= 6
+    assert model == "auto" or result.model in (model, "affine")
+
+
+def test_odd_and_different_sizes(registrar, pair):
+    result = registrar(pair.fixed[:471, :313], pair.moving[10:490, 3:500])
+    moved = np.array([[1, 0, -3.0], [0, 1, -10], [0, 0, 1]])
+    assert result.fixed_hw == (471, 313) and result.moving_hw == (480, 497)
+    assert result.ok and error_px(result, pair, moved) <= 5
+
+
+@pytest.mark.parametrize("convert", [lambda x: x.astype(np.uint16) * 257, lambda x: x.astype(np.float32) / 255, lambda x: x[..., None]])
+def test_depth_and_channels_do_not_matter(registrar, pair, convert):
+    result = registrar(pair.fixed, convert(pair.moving))
+    assert result.ok and error_px(result, pair) <= 5
+
+
+def test_files_and_arrays_agree(registrar, pair, tmp_path):
+    write_image(tmp_path / "fundus ü.png", pair.fixed)
+    write_image(tmp_path / "fa.tif", pair.moving)
+    by_path = registrar(tmp_path / "fundus ü.png", str(tmp_path / "fa.tif"))
+    assert np.allclose(by_path.H_1to0, registrar(pair.fixed, pair.moving).H_1to0)
+
+
+def test_features_are_in_original_pixels(registrar, pair):
+    features = registrar.features(pair.fixed)
+    assert features.image_hw == pair.fixed.shape[:2] and len(features) > 20
+    assert features.keypoints_xy.min() >= 0 and (features.keypoints_xy <= 511).all()
+    assert np.allclose(np.linalg.norm(features.descriptors, axis=1), 1, atol=1e-4)
+    assert (np.diff(features.scores) <= 0).all()
+
+
+def refuses(result):
+    assert not result.ok and result.status != "ok"
+    assert result.H_1to0 is None and result.H_0to1 is None
+    return result.status
+
+
+def test_blank_image_is_refused(registrar, pair):
+    assert "blank" in refuses(registrar(pair.fixed, np.full((400, 400), 128, np.uint8)))
+    assert "fixed" in refuses(registrar(np.zeros((400, 400, 3), np.uint8), pair.moving))
+
+
+def test_noise_is_refused(registrar, pair):
+    refuses(registrar(pair.fixed, np.random.default_rng(0).integers(0, 256, (512, 512)).astype(np.uint8)))
+
+
+@pytest.mark.parametrize("index", [1, 2, 3])
+def test_another_eye_is_refused(registrar, pair, index):
+    refuses(registrar(pair.fixed, draw_pair(11, index, ("CF", "FA"), EASY).moving))
+
+
+def test_mirrored_image_is_refused(registrar, pair):
+    refuses(registrar(pair.fixed, np.ascontiguousarray(pair.moving[:, ::-1])))
+
+
+def test_one_pixel_image(registrar, pair):
+    with pytest.raises(ImageError, match="moving image"):
+        registrar(pair.fixed, np.zeros((1, 1), np.uint8))
+
+
+def test_nan(registrar, pair):
+    image = pair.moving.astype(np.float32) / 255
+    image[5, 5] = np.nan
+    with pytest.raises(ImageError, match="moving image"):
+        registrar(pair.fixed, image)
+
+
+@pytest.mark.parametrize("image", [np.zeros((64, 64), np.int64), np.zeros((64, 64), complex), np.array([["a"]]), np.zeros((4, 64, 64, 3), np.uint8)])
+def test_wrong_kind_of_array(registrar, pair, image):
+    with pytest.raises(ImageError):
+        registrar(pair.fixed, image)
+
+
+def test_missing_file(registrar, pair):
+    with pytest.raises(ImageError, match="no_such_eye.png"):
+        registrar(pair.fixed, "no_such_eye.png")
+
+
+def test_unknown_weights_and_options():
+    with pytest.raises(FileNotFoundError, match="lite"):
+        Registrar.from_pretrained("huge")
+    with pytest.raises(ValueError, match="affine"):
+        Registrar.from_pretrained("lite", model="rigid")
+    with pytest.raises(ValueError, match="working_px"):
+        Registrar.from_pretrained("lite", workingpx=300)
