@@ -61,7 +61,7 @@ class CachedView:
 
 @lru_cache(maxsize=1200)
 def draw_cached_view(seed: int, index: int, options: SyntheticOptions) -> CachedView:
-    """Grow and draw retina number ``index`` of a seed, looking somewhere between the fovea and past the disc. Kept in memory (3.3 MB each)."""
+    """Grow and draw retina number ``index`` of a seed, looking somewhere between the fovea and past the disc; kept in memory."""
     rng = np.random.default_rng([seed, index])
     retina = grow_retina(rng, options.growth)
     low, high = np.log(options.field_deg)
@@ -100,7 +100,7 @@ class SyntheticPairs:
         valid = valid & known
         image = apply_field_of_view(randomise_appearance(image, g, o.appearance), valid, g, o.appearance)
         points = [_junctions(v, h, m) for v, h, m in zip(views + views, H.numpy(), valid, strict=True)]
-        points = _pad_points(points)
+        points = pad_points(points)
         b = batch_size
         return {"image0": image[:b], "image1": image[b:], "valid0": valid[:b], "valid1": valid[b:], "H_0to1": H_0to1,
                 "vessel_mask0": vessels[:b] & valid[:b], "vessel_keypoints": points[:b], "vessel_keypoints1": points[b:],
@@ -150,7 +150,7 @@ def _junctions(view: CachedView, H: np.ndarray, valid: torch.Tensor, min_width_p
     return xy[sample_map(valid[None].float(), xy[None])[0, :, 0] > 0.99] if len(xy) else xy.reshape(0, 2)
 
 
-def _pad_points(points: list[torch.Tensor]) -> torch.Tensor:
+def pad_points(points: list[torch.Tensor]) -> torch.Tensor:
     """Lists of (N_i, 2) → (B, max N, 2), the rest NaN; at least one row."""
     padded = torch.full((len(points), max([len(p) for p in points] + [1]), 2), torch.nan)
     for row, p in zip(padded, points, strict=True):

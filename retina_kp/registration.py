@@ -33,7 +33,8 @@ class RegistrarOptions:
     search_threshold_px: float = 6.0  # agreement with a similarity while searching
     final_threshold_px: float = 3.0
     guided_radius_px: float = 12.0
-    clear_inliers: int = 24  # a hypothesis with so many ends the search
+    refined_per_stage: int = 3  # hypotheses that are refined after each stage of the search
+    sure_confidence: float = 0.97  # a candidate with so much ends the search
     min_inliers: int = 7
     min_contrast: float = 0.004  # standard deviation of gray levels below which an image counts as blank
     min_confidence: float = 0.5
@@ -46,19 +47,19 @@ class RegistrarOptions:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One try of the search: the view of the moving image, the matches it gave (index pairs) and the similarity they support."""
+    """One try of the search: a similarity in base px, out of how many matches, and how many 16 px cells hold an inlier of it."""
 
-    angle_deg: float
-    scale0: float
-    scale1: float
-    points0: np.ndarray
-    points1: np.ndarray
-    fit: Fit | None
+    fit: Fit
+    n_matches: int
+    support: int
 
-    @property
-    def support(self) -> int:
-        """Number of 16 px cells that hold an inlier."""
-        return spread_count(self.points0[self.fit.inliers], 16.0) if self.fit else 0
+
+@dataclass(frozen=True)
+class Candidate:
+    """A refined hypothesis. H_base: moving base px → fixed base px; result: the same in original px, with its confidence."""
+
+    H_base: np.ndarray
+    result: Registration
 
 
 class Registrar:
@@ -98,86 +99,88 @@ class Registrar:
                 return refused(f"{NO_RETINA}: the {name} image is blank", *sizes)
             if len(views.features()) < self.options.min_inliers:
                 return refused(f"{FEW_KEYPOINTS}: {len(views.features())} in the {name} image", *sizes)
-        best = self._search(views0, views1)
-        if best is None or best.fit is None:
+        candidates = self._search(views0, views1)
+        if not candidates:
             return refused(f"{FEW_MATCHES}: no turn or scale gave a consistent set", *sizes)
-        return self._finish(views0, views1, best)
+        return self._judge(max(candidates, key=lambda c: c.result.confidence), views1)
 
     def _views(self, image: np.ndarray) -> ImageViews:
         return ImageViews(image, self.network, self.options.keypoints, self.options.working_px)
 
     # ------------------------------------------------------------------ search over turn and scale
 
-    def _try(self, views0: ImageViews, views1: ImageViews, angle_deg: float, scale0: float, scale1: float) -> Hypothesis:
+    def _search(self, views0: ImageViews, views1: ImageViews) -> list[Candidate]:
+        """Upright first; then all turns on small images; then all turns at full size. After each stage the hypotheses with most support
+        are refined, which tells right from wrong far better than their support does; a sure one ends the search."""
+        o, small = self.options, self.options.small_scale
+        stages = (
+            [(0.0, 1.0, 1.0)],
+            [(angle, scale0, small) for angle in o.turns_deg for scale0 in (small, 1.0)],
+            [(angle, scale0, 1.0) for angle in o.turns_deg for scale0 in (1.0, small) if (angle, scale0) != (0.0, 1.0)],
+        )
+        candidates = []
+        for stage in stages:
+            tried = [h for view in stage if (h := self._try(views0, views1, *view)) is not None]
+            for hypothesis in sorted(tried, key=lambda h: -h.support)[: o.refined_per_stage]:
+                candidate = self._refine(views0, views1, hypothesis)
+                if candidate is not None:
+                    candidates.append(candidate)
+                    if candidate.result.confidence >= o.sure_confidence:
+                        return candidates
+        return candidates
+
+    def _try(self, views0: ImageViews, views1: ImageViews, angle_deg: float, scale0: float, scale1: float) -> Hypothesis | None:
+        """Match the fixed image at scale0 with the moving one turned and at scale1; None when no plausible similarity comes out."""
         features0, features1 = views0.features(0.0, scale0), views1.features(angle_deg, scale1)
         index = mutual_matches(features0, features1)
         points0, points1 = features0.keypoints_xy[index[:, 0]], features1.keypoints_xy[index[:, 1]]
         fit = fit_transform(points0, points1, "similarity", self.options.search_threshold_px / scale0)
-        if fit is not None and implausible(fit.H_1to0, views1.base_hw):
-            fit = None
-        return Hypothesis(angle_deg, scale0, scale1, points0, points1, fit)
-
-    def _search(self, views0: ImageViews, views1: ImageViews) -> Hypothesis | None:
-        """Upright first; then all turns on small images, cheap, to rank them; then full size in that order. A clear one ends it."""
-        o, small = self.options, self.options.small_scale
-        tried = [self._try(views0, views1, 0.0, 1.0, 1.0)]
-        if tried[0].support >= o.clear_inliers:
-            return tried[0]
-        rank = {}
-        for angle in o.turns_deg:
-            pair = [self._try(views0, views1, angle, scale0, small) for scale0 in (small, 1.0)]
-            rank[angle] = max(h.support for h in pair)
-            tried += pair
-        if max(rank.values()) < o.clear_inliers:
-            for angle in sorted(o.turns_deg, key=lambda a: -rank[a]):
-                for scale0 in (1.0, small):
-                    if (angle, scale0) != (0.0, 1.0):
-                        tried.append(self._try(views0, views1, angle, scale0, 1.0))
-                if max(h.support for h in tried[-2:]) >= o.clear_inliers:
-                    break
-        return max(tried, key=lambda h: h.support)
+        if fit is None or implausible(fit.H_1to0, views1.base_hw):
+            return None
+        return Hypothesis(fit, len(points0), spread_count(points0[fit.inliers], 16.0))
 
     # ------------------------------------------------------------------ precision and judgement
 
-    def _finish(self, views0: ImageViews, views1: ImageViews, best: Hypothesis) -> Registration:
-        """Draw the moving image in the fixed frame, match again nearby, fit the wanted model; decide whether to trust it."""
-        o = self.options
-        H = best.fit.H_1to0
+    def _refine(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis) -> Candidate | None:
+        """Draw the moving image in the fixed frame, match again nearby, fit the wanted model."""
+        o, H = self.options, hypothesis.fit.H_1to0
         features0, aligned = views0.features(), views1.aligned(H, views0.base_hw)
         index = guided_matches(features0, aligned, np.eye(3), o.guided_radius_px)
         points0, points_aligned = features0.keypoints_xy[index[:, 0]], aligned.keypoints_xy[index[:, 1]]
         fit = fit_transform(points0, points_aligned, o.model, o.final_threshold_px)
-        sizes = (views0.original_hw, views1.original_hw)
         if fit is None or fit.n_inliers < o.min_inliers:
-            return refused(f"{FEW_MATCHES}: {0 if fit is None else fit.n_inliers} agree, {o.min_inliers} are needed", *sizes)
-        H_1to0 = fit.H_1to0 @ H
-        why = implausible(H_1to0, views1.base_hw)
-        evidence = measure_evidence(best, fit, points0, features0, aligned, views0.base_hw)
-        result = _in_original_pixels(views0, views1, H, fit, points0, points_aligned)
-        result = replace(result, confidence=confidence(evidence, self.calibration), evidence=evidence, angle_deg=describe(H_1to0, views1.base_hw).angle_deg)
+            return None
+        evidence = measure_evidence(hypothesis, fit, features0, aligned)
+        aligned_from_original1 = H @ views1.base_from_original
+        result = Registration.from_fit(fit, np.linalg.inv(views0.base_from_original), aligned_from_original1, points0, points_aligned,
+                                       views0.original_hw, views1.original_hw)  # fmt: skip
+        sure = confidence(evidence, self.calibration)
+        return Candidate(fit.H_1to0 @ H, replace(result, confidence=sure, evidence=evidence, angle_deg=describe(result.H_1to0, result.moving_hw).angle_deg))
+
+    def _judge(self, best: Candidate, views1: ImageViews) -> Registration:
+        why = implausible(best.H_base, views1.base_hw)
         if why:
-            return result.refuse(f"{INCONSISTENT}: {why}")
-        if result.confidence < o.min_confidence:
-            return result.refuse(f"{UNCERTAIN}: {result.confidence:.2f} is below {o.min_confidence:g}")
-        return result
+            return best.result.refuse(f"{INCONSISTENT}: {why}")
+        if best.result.confidence < self.options.min_confidence:
+            return best.result.refuse(f"{UNCERTAIN}: {best.result.confidence:.2f} is below {self.options.min_confidence:g}")
+        return best.result
 
 
-def measure_evidence(best: Hypothesis, fit: Fit, points0, features0: Features, aligned: Features, base_hw) -> dict[str, float]:
-    """What speaks for a registration, as numbers: support of the search, inliers of the final fit, their share and spread."""
-    kept = points0[fit.inliers]
-    seen = max(min(len(features0), len(aligned)), 1)
-    return {"search_support": float(best.support), "search_share": best.fit.n_inliers / max(len(best.points0), 1), "inliers": float(fit.n_inliers),
-            "inlier_share": fit.n_inliers / max(len(points0), 1), "keypoint_share": fit.n_inliers / seen,
-            "spread": float(spread_count(kept, max(base_hw) / 12))}  # fmt: skip
+def measure_evidence(hypothesis: Hypothesis, fit: Fit, features0: Features, aligned: Features) -> dict[str, float]:
+    """What speaks for a registration, as numbers: support of the search, inliers of the final fit, their share of the guided matches and
+    of the keypoints that could have matched."""
+    return {"search_support": float(hypothesis.support), "search_share": hypothesis.fit.n_inliers / max(hypothesis.n_matches, 1),
+            "inliers": float(fit.n_inliers), "inlier_share": fit.n_inliers / max(len(fit.inliers), 1),
+            "keypoint_share": fit.n_inliers / max(min(len(features0), len(aligned)), 1)}  # fmt: skip
 
 
-DEFAULT_CALIBRATION = {"bias": -12.0, "log_search_support": 3.5, "log_inliers": 0.5, "inlier_share": 2.0, "log_spread": 0.5}
+DEFAULT_CALIBRATION = {"bias": -11.0, "log_search_support": 1.0, "log_inliers": 0.5, "inlier_share": 20.0, "keypoint_share": 20.0}
 
 
 def calibration_inputs(evidence: dict[str, float]) -> dict[str, float]:
     """The terms of the logistic model of `confidence`."""
     return {"bias": 1.0, "log_search_support": math.log1p(evidence["search_support"]), "log_inliers": math.log1p(evidence["inliers"]),
-            "inlier_share": evidence["inlier_share"], "log_spread": math.log1p(evidence["spread"])}  # fmt: skip
+            "inlier_share": evidence["inlier_share"], "keypoint_share": evidence["keypoint_share"]}  # fmt: skip
 
 
 def confidence(evidence: dict[str, float], calibration: dict[str, float] | None) -> float:
@@ -185,10 +188,3 @@ def confidence(evidence: dict[str, float], calibration: dict[str, float] | None)
     weights = calibration or DEFAULT_CALIBRATION
     z = sum(weights[k] * v for k, v in calibration_inputs(evidence).items())
     return 1 / (1 + math.exp(-max(min(z, 30), -30)))
-
-
-def _in_original_pixels(views0: ImageViews, views1: ImageViews, H_search: np.ndarray, fit: Fit, points0, points_aligned) -> Registration:
-    """Carry the fit from the working frames to the pixels of the images as given."""
-    to_original0 = np.linalg.inv(views0.base_from_original)
-    aligned_from_original1 = H_search @ views1.base_from_original
-    return Registration.from_fit(fit, to_original0, aligned_from_original1, points0, points_aligned, views0.original_hw, views1.original_hw)

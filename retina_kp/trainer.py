@@ -68,7 +68,7 @@ class Trainer:
             self.network = build_network(config.network, **config.network_options)
         self.network = self.network.to(self.device, memory_format=torch.channels_last).train()
         self.optimiser = torch.optim.AdamW(self.network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-        self.data = data or SyntheticPairs(config.seed, config.pool_size, config.data, config.pool_seed)
+        self.data = data if data is not None else SyntheticPairs(config.seed, config.pool_size, config.data, config.pool_seed)
         self.validation = ValidationSet(config.validation_pairs, config.data)
         self.step_index, self.history = 0, []
 
@@ -123,7 +123,7 @@ class Trainer:
         terms = self.losses(self.load_batch(self.step_index), self.step_index)
         if not torch.isfinite(terms["total"]):
             hint = f"lower learning_rate ({self.config.learning_rate:g})"
-            raise FloatingPointError(f"the loss is {float(terms['total'])} at step {self.step_index}; {hint}")
+            raise FloatingPointError(f"the loss is {terms['total'].item()} at step {self.step_index}; {hint}")
         self.optimiser.zero_grad(set_to_none=True)
         terms["total"].backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)

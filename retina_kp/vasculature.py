@@ -73,7 +73,7 @@ def grow_retina(rng: np.random.Generator, options: GrowthOptions = GrowthOptions
 
 
 def _grow_trees(rng, options, disc, zone):
-    """Grow arteries and veins side by side. Returns segments (N, 4), widths (N,), kinds (N,), bifurcations (J, 2), their child's width (J,)."""
+    """Grow arteries and veins side by side. Returns segments (N, 4), widths and kinds (N,), bifurcations (J, 2), child widths (J,)."""
     trunks = [_trunks(rng, options, disc, kind) for kind in (ARTERY, VEIN)]
     tips = {k: np.concatenate([t[k] for t in trunks]) for k in trunks[0]}
     tips["id"] = np.arange(len(tips["id"]))
@@ -121,9 +121,9 @@ def _trunks(rng, options, disc, kind):
     rows = np.array(rows)
     n = len(rows)
     radius = rng.uniform(*options.trunk_radius_deg) * rows[:, 3] * (1.15 if kind == VEIN else 1.0) * rng.uniform(0.85, 1.1, n)
-    return {"xy": disc + rows[:, :2], "heading": rows[:, 2], "radius": radius, "id": np.arange(n), "kind": np.full(n, kind), "length": np.zeros(n),
-            "budget": np.where(rows[:, 3] > 0.5, 40.0, 14.0), "countdown": rng.uniform(1.5, 4.0, n), "side": rng.choice([-1.0, 1.0], n),
-            "drift": np.zeros(n), "trunk": np.where(rows[:, 3] > 0.5, 1.0, 0.3)}  # fmt: skip
+    return {"xy": disc + rows[:, :2], "heading": rows[:, 2], "radius": radius, "id": np.arange(n), "kind": np.full(n, kind),
+            "length": np.zeros(n), "budget": np.where(rows[:, 3] > 0.5, 40.0, 14.0), "countdown": rng.uniform(1.5, 4.0, n),
+            "side": rng.choice([-1.0, 1.0], n), "drift": np.zeros(n), "trunk": np.where(rows[:, 3] > 0.5, 1.0, 0.3)}  # fmt: skip
 
 
 def _steer(tips, rng, h, owner, parents, disc, tortuosity):
@@ -195,7 +195,8 @@ def _collect(steps, parents, births, h, shortest_deg=0.9):
     spur[[b[0] for b in births]] = [length[b[0]] < shortest_deg for b in births]
     kept = [b for b in births if not spur[b[0]] and length[b[1]] - b[4] > 0.6]
     steps = steps[~spur[steps[:, 5].astype(int)]]
-    return steps[:, :4], 2 * steps[:, 4], steps[:, 6].astype(int), np.array([b[2] for b in kept]).reshape(-1, 2), np.array([b[3] for b in kept])
+    xy, width = np.array([b[2] for b in kept]).reshape(-1, 2), np.array([b[3] for b in kept])
+    return steps[:, :4], 2 * steps[:, 4], steps[:, 6].astype(int), xy, width
 
 
 def _crossings(segments, widths, kinds, min_angle_deg=20.0):

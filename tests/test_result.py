@@ -1,0 +1,236 @@
+"""Oracles for results: a known transform draws a known picture, maps there and back, and survives the disk."""
+
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from retina_kp.geometry import as_homography, similarity, warp_points
+from retina_kp.images import write_image
+from retina_kp.matching import fit_transform
+from retina_kp.result import Registration, refused
+
+FIXED_HW, MOVING_HW = (340, 500), (313, 471)
+AFFINE = np.array([[1.1, 0.25, -20], [-0.1, 0.9, 35], [0, 0, 1.0]])  # moving → fixed
+TILT = np.array([[1.02, 0.05, 8], [-0.04, 0.98, -6], [2e-4, -1e-4, 1]])
+BENT = np.array([[30, -20], [105, 6], [-4, 97], [0.5, -0.3], [0.2, 0.4], [-0.3, 0.4]])
+POINTS = np.array([[0, 0], [470, 312], [100.25, 200.75], [300, 40]])
+
+
+def registered(H=AFFINE, **changes):
+    matches1 = np.random.default_rng(0).uniform(0, 300, (9, 2)).round(3)
+    matches0 = warp_points(matches1, H).round(3)
+    result = Registration("ok", H, 0.875, matches0, matches1, np.arange(9) < 7, FIXED_HW, MOVING_HW)
+    return replace(result, **{"angle_deg": -5.25, "evidence": {"inliers": 7.0}, **changes})
+
+
+def bent():
+    """A quadratic result, worked out in frames that differ from the pixels of both images."""
+    points1 = np.random.default_rng(0).uniform(0, 500, (300, 2))
+    x, y = points1.T / 100
+    points0 = np.stack([np.ones(300), x, y, x * x, x * y, y * y], 1) @ BENT
+    fit = fit_transform(points0, points1, "quadratic", 3.0)
+    out, into = similarity(0, 0.8, (0, 0), (-30, 5)), similarity(5, 1.2, (0, 0), (20, 0))
+    return Registration.from_fit(fit, out, into, points0, points1, FIXED_HW, MOVING_HW)
+
+
+def picture(hw):
+    y, x = np.mgrid[: hw[0], : hw[1]]
+    return np.rint(127 + 60 * np.sin(x / 9) + 60 * np.cos(y / 7)).astype(np.uint8)
+
+
+# ------------------------------------------------------------------ maps
+
+
+@pytest.mark.parametrize("H", [np.eye(3), AFFINE, TILT])
+def test_maps_follow_the_matrix_and_undo_each_other(H):
+    result = registered(H)
+    assert result.map_to_fixed(POINTS) == pytest.approx(warp_points(POINTS, H))
+    assert result.map_to_moving(result.map_to_fixed(POINTS)) == pytest.approx(POINTS, abs=1e-9)
+    assert result.H_0to1 @ H / (result.H_0to1 @ H)[2, 2] == pytest.approx(np.eye(3), abs=1e-9)
+
+
+def test_maps_undo_each_other_when_the_fixed_origin_lies_behind_the_horizon():
+    result = registered(np.array([[1.2, 0, 1500], [0, 1, 0], [0.0009, 0, 1]]))
+    assert result.map_to_moving(result.map_to_fixed(POINTS)) == pytest.approx(POINTS)
+
+
+def test_quadratic_maps_meet_the_matches():
+    result = bent()
+    assert result.model == "quadratic" and result.inliers.all()
+    assert result.map_to_fixed(result.matches1) == pytest.approx(result.matches0, abs=1e-6)
+
+
+def test_quadratic_maps_undo_each_other():
+    result = bent()
+    back = result.map_to_moving(result.map_to_fixed(result.matches1))
+    assert np.linalg.norm(back - result.matches1, axis=1).max() < 0.2
+
+
+def test_from_fit_chains_the_frames():
+    points1 = np.random.default_rng(0).uniform(0, 400, (50, 2))
+    points0 = warp_points(points1, AFFINE)
+    out, into = np.diag([2.0, 2, 1]), similarity(30, 0.5, (0, 0), (5, 6))
+    result = Registration.from_fit(fit_transform(points0, points1, "affine", 3.0), out, into, points0, points1, FIXED_HW, MOVING_HW)
+    assert result.H_1to0 == pytest.approx(as_homography(out @ AFFINE @ into), abs=1e-6)
+    assert warp_points(result.matches1, result.H_1to0) == pytest.approx(result.matches0, abs=1e-5)
+
+
+# ------------------------------------------------------------------ pictures
+
+
+@pytest.mark.parametrize("H", [AFFINE, TILT])
+def test_warp_reproduces_the_fixed_image(H):
+    fixed = picture(FIXED_HW)
+    moving = cv2.warpPerspective(fixed, np.linalg.inv(H), MOVING_HW[::-1], flags=cv2.INTER_LINEAR)
+    known = cv2.warpPerspective(np.full(FIXED_HW, 255, np.uint8), np.linalg.inv(H), MOVING_HW[::-1]) > 254
+    result = registered(H)
+    seen = result.covered() & (result.warp(known.astype(np.float32)) == 1)
+    assert seen.mean() > 0.5 and np.abs(result.warp(moving).astype(int) - fixed)[seen].max() <= 4
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_identity_warp_is_the_image_itself(dtype, channels):
+    white = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    image = (np.random.default_rng(0).random((*MOVING_HW, *channels)) * white).astype(dtype)
+    warped = registered(np.eye(3), fixed_hw=MOVING_HW).warp(image)
+    assert warped.dtype == dtype and (warped == image).all()
+
+
+def test_warp_is_zero_where_there_is_no_data():
+    result = registered(np.array([[1, 0, 100], [0, 1, 0], [0, 0, 1.0]]))
+    warped, covered = result.warp(np.full(MOVING_HW, 200, np.uint8)), result.covered()
+    assert covered[:313, 100:].all() and not covered[:, :100].any() and not covered[313:].any()
+    assert (warped == 200 * covered).all()
+
+
+def test_warp_reads_a_path(tmp_path):
+    write_image(tmp_path / "moving.png", picture(MOVING_HW))
+    assert (registered().warp(tmp_path / "moving.png") == registered().warp(picture(MOVING_HW))).all()
+
+
+def test_warp_refuses_an_image_of_another_size():
+    with pytest.raises(ValueError, match="313, 471"):
+        registered().warp(np.zeros((471, 313), np.uint8))
+
+
+# ------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize("result", [registered().refuse("too few matches: 3"), refused("too few matches: 3", FIXED_HW, MOVING_HW)])
+def test_a_refused_result_has_no_transform_and_says_why(result):
+    assert not result.ok and result.H_1to0 is None and result.H_0to1 is None and result.quadratic is None
+    for use, value in ((result.warp, picture(MOVING_HW)), (result.map_to_fixed, POINTS), (result.map_to_moving, POINTS)):
+        with pytest.raises(ValueError, match="refused .too few matches: 3"):
+            use(value)
+
+
+def test_refusing_keeps_matches_and_evidence():
+    result = registered().refuse("low confidence")
+    assert len(result.matches0) == 9 and result.evidence == {"inliers": 7.0}
+
+
+# ------------------------------------------------------------------ files
+
+
+RESULTS = {
+    "affine": registered(),
+    "homography": registered(TILT, model="homography"),
+    "quadratic": bent(),
+    "low confidence": registered().refuse("low confidence: 0.2"),
+    "blank": refused("no structure visible", FIXED_HW, MOVING_HW),
+}
+
+
+@pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
+def test_save_and_load_round_trip(result, tmp_path):
+    result.save(tmp_path / "pair.json")
+    loaded = Registration.load(tmp_path / "pair.json")
+    for name in ("status", "ok", "model", "confidence", "fixed_hw", "moving_hw", "evidence"):
+        assert getattr(loaded, name) == getattr(result, name)
+    assert loaded.angle_deg == pytest.approx(result.angle_deg, nan_ok=True) and (loaded.inliers == result.inliers).all()
+    assert loaded.matches0 == pytest.approx(result.matches0, abs=1e-3) and loaded.matches1.shape == result.matches1.shape
+    if result.ok:
+        assert (loaded.H_1to0 == result.H_1to0).all() and (loaded.map_to_moving(POINTS) == result.map_to_moving(POINTS)).all()
+
+
+def test_json_has_no_nan(tmp_path):
+    refused("no structure visible", FIXED_HW, MOVING_HW).save(tmp_path / "pair.json")
+    registered(evidence={"share": float("nan")}).save(tmp_path / "two.json")
+    for name in ("pair.json", "two.json"):
+        json.loads((tmp_path / name).read_text(), parse_constant=pytest.fail)
+
+
+def itk(path):
+    """Map of an ITK text file: y = A (x - c) + c + t."""
+    lines = dict(line.split(": ") for line in path.read_text().splitlines() if ": " in line)
+    assert lines["Transform"] == "AffineTransform_double_2_2"
+    numbers, center = (np.array(lines[key].split(), float) for key in ("Parameters", "FixedParameters"))
+    return lambda points: (points - center) @ numbers[:4].reshape(2, 2).T + center + numbers[4:]
+
+
+def test_tfm_maps_a_fixed_point_to_the_moving_point(tmp_path):
+    registered().save(tmp_path / "pair.json")
+    assert itk(tmp_path / "pair.tfm")(warp_points(POINTS, AFFINE)) == pytest.approx(POINTS, abs=1e-6)
+
+
+@pytest.mark.parametrize(("result", "limit_px"), [(registered(TILT, model="homography"), 15), (bent(), 6)], ids=["homography", "quadratic"])
+def test_tfm_of_a_bent_map_is_near_it_and_says_so(result, limit_px, tmp_path):
+    result.save(tmp_path / "pair.json")
+    inner = np.array([[150, 100], [300, 100], [300, 220], [150, 220.0]])
+    assert np.abs(itk(tmp_path / "pair.tfm")(inner) - result.map_to_moving(inner)).max() < limit_px
+    assert f"best affine of a {result.model}" in (tmp_path / "pair.tfm").read_text()
+
+
+def test_transformation_txt_is_the_matrix_moving_to_fixed(tmp_path):
+    registered(TILT).save(tmp_path / "pair.json")
+    assert np.loadtxt(tmp_path / "pair_transformation.txt") == pytest.approx(TILT)
+
+
+def test_save_returns_what_it_wrote(tmp_path):
+    written = registered().save(tmp_path / "new" / "pair.json")
+    assert sorted(written) == sorted((tmp_path / "new").iterdir()) and len(written) == 3
+
+
+def test_a_dot_in_the_name_is_no_ending(tmp_path):
+    registered().save(tmp_path / "pair_1.5deg")
+    registered(TILT).save(tmp_path / "pair_1.7deg")
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+@pytest.mark.parametrize("name", ["pair.tfm", "pair_transformation.txt"])
+def test_save_wants_the_name_of_the_json(name, tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        registered().save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_refusal_leaves_no_older_transform_beside_it(tmp_path):
+    registered().save(tmp_path / "pair.json")
+    registered().refuse("low confidence").save(tmp_path / "pair.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["pair.json"]
+
+
+def test_a_failure_before_writing_leaves_the_old_result(tmp_path):
+    registered().save(tmp_path / "pair.json")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(TypeError):
+        registered(TILT, evidence={"inliers": object()}).save(tmp_path / "pair.json")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_failure_in_the_middle_leaves_whole_files_only(tmp_path):
+    (tmp_path / "pair_transformation.txt" / "in the way").mkdir(parents=True)
+    with pytest.raises(OSError):
+        registered().save(tmp_path / "pair.json")
+    assert {path.name for path in tmp_path.iterdir()} <= {"pair.json", "pair.tfm", "pair_transformation.txt"}
+    assert Registration.load(tmp_path / "pair.json").ok
+
+
+def test_load_refuses_another_file(tmp_path):
+    (tmp_path / "other.json").write_text('{"status": "ok"}')
+    with pytest.raises(ValueError, match="other.json.*H_1to0"):
+        Registration.load(tmp_path / "other.json")

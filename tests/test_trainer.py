@@ -1,0 +1,223 @@
+"""Training runs on tiny networks: the loss falls, interruptions leave no trace, other configurations and broken losses are refused."""
+
+import csv
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from retina_kp.checkpoints import load_network, read_metadata
+from retina_kp.config import from_dict
+from retina_kp.dataset import SyntheticOptions, SyntheticPairs
+from retina_kp.geometry import sample_map
+from retina_kp.phases import get_phase
+from retina_kp.train import run_recipe
+from retina_kp.trainer import TrainConfig, Trainer
+from retina_kp.validation import ValidationSet
+
+DATA = SyntheticOptions(size_px=64)
+TINY = TrainConfig(network_options={"width": 0.25, "descriptor_dim": 16}, epochs=2, steps_per_epoch=2, batch_size=2, learning_rate=3e-3,
+                   rise_steps=1, pool_size=2, extra_points=16, label_sigma_px=3.0, validation_pairs=2, data=DATA)  # fmt: skip
+FILES = {"config.json", "history.csv", "metrics.json", "checkpoint.safetensors", "state.pt", "figures"}
+
+
+class PowerCut(SyntheticPairs):
+    """Data that is interrupted once, at a given batch."""
+
+    def __init__(self, at: int, config: TrainConfig):
+        super().__init__(config.seed, config.pool_size, config.data)
+        self.at = at
+
+    def batch(self, index: int, batch_size: int, strength: float = 1.0) -> dict:
+        if index == self.at:
+            self.at = -1
+            raise KeyboardInterrupt
+        return super().batch(index, batch_size, strength)
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in trainer.network.state_dict().items()}
+
+
+def equal(a: dict, b: dict) -> bool:
+    return set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def figures(trainer: Trainer) -> list[str]:
+    """The history without its timing, as text, so that NaN equals NaN."""
+    return [repr({k: v for k, v in row.items() if k != "seconds_per_step"}) for row in trainer.history]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Trainer:
+    trainer = Trainer(TINY, tmp_path_factory.mktemp("run") / "a")
+    trainer.fit()
+    return trainer
+
+
+# ------------------------------------------------------------------ learning
+
+
+def test_two_epochs_lower_the_loss_on_a_fixed_batch(tmp_path):
+    trainer = Trainer(replace(TINY, steps_per_epoch=15, validation_pairs=0), tmp_path)
+    batch = trainer.load_batch(1000)
+    before = trainer.losses(batch, 1000)["total"].item()
+    trainer.fit()
+    assert trainer.losses(batch, 1000)["total"].item() < before - 0.1
+
+
+@pytest.mark.parametrize(("phase", "geometric_weight"), [("warmup", 0.0), ("geometric", 1.0)])
+def test_a_phase_weighs_its_terms(tmp_path, phase, geometric_weight):
+    terms = Trainer(replace(TINY, phase=phase), tmp_path).step()
+    assert terms["total"] == pytest.approx(terms["loss_det"] + terms["loss_des"] + geometric_weight * terms["loss_geo"], rel=1e-5)
+
+
+def test_triplet_runs_too(tmp_path):
+    trainer = Trainer(replace(TINY, descriptor_loss="triplet", validation_pairs=0), tmp_path)
+    assert math.isfinite(trainer.step()["loss_des"])
+
+
+def test_random_points_lie_in_the_field_of_view(finished):
+    batch = finished.load_batch(0)
+    points = finished._extra_points(batch, 0)
+    seen = torch.isfinite(points).all(-1)
+    assert seen.any() and (sample_map(batch["valid0"].float(), points)[seen] > 0.99).all()
+
+
+def test_learning_rate_rises_and_falls(tmp_path):
+    rate = Trainer(replace(TINY, epochs=1, steps_per_epoch=100, rise_steps=10, final_rate_ratio=0.1), tmp_path).learning_rate
+    assert rate(0) == pytest.approx(3e-4) and rate(50) == pytest.approx(3e-3 * 0.55) and rate(100) == pytest.approx(3e-4)
+
+
+def test_curriculum_widens_the_transform(tmp_path):
+    narrow, wide = (Trainer(replace(TINY, curriculum_steps=n, curriculum_start=0.0), tmp_path).load_batch(0) for n in (10, 0))
+    eye = torch.eye(3, dtype=torch.float64)
+    assert torch.allclose(narrow["H_0to1"], eye.expand(2, 3, 3)) and not torch.allclose(wide["H_0to1"], eye.expand(2, 3, 3))
+
+
+# ------------------------------------------------------------------ files
+
+
+def test_all_files_are_there_and_no_half_written_ones(finished):
+    assert {p.name for p in finished.run_dir.iterdir()} == FILES
+
+
+def test_figures_are_written(finished):
+    names = {p.name for p in (finished.run_dir / "figures").iterdir() if p.stat().st_size > 1000}
+    assert names == {"fixed_kps.png", "moving_kps.png", "vessel_keypoints_extracted.png"}
+
+
+def test_history_has_a_row_per_epoch(finished):
+    rows = list(csv.DictReader((finished.run_dir / "history.csv").open()))
+    assert [(r["epoch"], r["step"]) for r in rows] == [("1", "2"), ("2", "4")]
+    assert {"loss_det", "loss_des", "loss_geo", "gt_success", "det_success", "repeatability", "mean_det0", "learning_rate"} <= set(rows[0])
+
+
+def test_config_file_gives_the_config_back(finished):
+    assert from_dict(TrainConfig, json.loads((finished.run_dir / "config.json").read_text())) == TINY
+
+
+def test_checkpoint_holds_the_trained_network(finished):
+    path = finished.run_dir / "checkpoint.safetensors"
+    network, _ = load_network(path)
+    assert equal(network.state_dict(), weights(finished))
+    assert (read_metadata(path)["phase"], read_metadata(path)["step"]) == ("warmup", 4)
+
+
+# ------------------------------------------------------------------ interruptions
+
+
+def test_an_interruption_between_epochs_leaves_no_trace(finished, tmp_path):
+    def stop(history):
+        raise KeyboardInterrupt
+
+    first = Trainer(TINY, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(stop)
+    second = Trainer(TINY, tmp_path)
+    second.fit()
+    assert equal(weights(second), weights(finished)) and figures(second) == figures(finished)
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_an_interruption_within_an_epoch_leaves_no_trace(finished, tmp_path, at):
+    trainer = Trainer(TINY, tmp_path, data=PowerCut(at, TINY))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    trainer.fit()  # the same object again, as in a notebook
+    assert equal(weights(trainer), weights(finished)) and figures(trainer) == figures(finished)
+
+
+def test_triplet_training_resumes_with_its_random_numbers(tmp_path):
+    config = replace(TINY, descriptor_loss="triplet", validation_pairs=0)
+    whole = Trainer(config, tmp_path / "a")
+    whole.fit()
+    broken = Trainer(config, tmp_path / "b", data=PowerCut(2, config))
+    with pytest.raises(KeyboardInterrupt):
+        broken.fit()
+    torch.rand(7)
+    again = Trainer(config, tmp_path / "b")
+    again.fit()
+    assert equal(weights(again), weights(whole))
+
+
+def test_a_finished_run_is_not_trained_again(finished):
+    again = Trainer(TINY, finished.run_dir)
+    assert len(again.fit()) == 2 and equal(weights(again), weights(finished))
+
+
+# ------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"learning_rate": 1e-3}, "learning_rate: 0.003 → 0.001"), ({"data": replace(DATA, size_px=96)}, "data.size_px: 64 → 96")],
+)
+def test_another_configuration_is_refused_with_the_key(finished, changes, words):
+    with pytest.raises(ValueError, match=words):
+        Trainer(replace(TINY, validation_pairs=2, **changes), finished.run_dir).fit()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(tmp_path):
+    trainer = Trainer(TINY, tmp_path)
+    trainer.network.detect.bias.data.fill_(torch.nan)
+    kept = trainer.network.level1[0][0].weight.clone()
+    with pytest.raises(FloatingPointError, match="step 0.*learning_rate"):
+        trainer.step()
+    assert torch.equal(trainer.network.level1[0][0].weight, kept)
+
+
+def test_weights_of_another_network_are_refused(finished, tmp_path):
+    start = str(finished.run_dir / "checkpoint.safetensors")
+    with pytest.raises(ValueError, match="'lite'.*'superretina'"):
+        Trainer(replace(TINY, network="superretina", network_options={}, init_from=start), tmp_path)
+
+
+def test_training_starts_from_given_weights(finished, tmp_path):
+    start = str(finished.run_dir / "checkpoint.safetensors")
+    assert equal(weights(Trainer(replace(TINY, init_from=start), tmp_path)), weights(finished))
+
+
+def test_unknown_phase_and_recipe_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="warmup, geometric"):
+        get_phase("warm")
+    with pytest.raises(ValueError, match="lite"):
+        run_recipe("heavy", tmp_path)
+
+
+# ------------------------------------------------------------------ validation
+
+
+def test_validation_is_deterministic_and_leaves_the_mode_alone(finished):
+    validation = ValidationSet(3, DATA, batch_size=2)
+    finished.network.train()
+    first = validation.evaluate(finished.network)
+    assert repr(first) == repr(validation.evaluate(finished.network)) and finished.network.training
+    assert len(validation.batches) == 2
+
+
+def test_validation_never_shows_training_pairs(finished):
+    shown = ValidationSet(2, DATA).batches[0]["image0"]
+    assert not torch.equal(shown, finished.load_batch(0)["image0"])
