@@ -7,17 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Phase:
-    """Weights of the losses in one phase (training plan); 0 leaves a loss out."""
+    """Which losses take part in a phase (training plan); their weights λ are in the run's configuration.
+
+    loss_det: Dice between det0 and the labels of image 0. loss_des: descriptors at true correspondences. loss_geo: Dice between det0 and
+    det1 seen in the fixed frame. loss_mov: Dice between det1 and the labels of image 1, where the data has them (beyond the plan).
+    """
 
     title: str
-    detector_weight: float = 1.0  # λ_det: Dice between det0 and the labels of image 0
-    descriptor_weight: float = 1.0  # λ_des: descriptors at true correspondences
-    geometric_weight: float = 0.0  # λ_geo: Dice between det0 and det1 seen in the fixed frame
+    losses: tuple[str, ...]
 
 
 PHASES = {
-    "warmup": Phase("1 · warm-up: descriptor and fixed detector"),
-    "geometric": Phase("2 · geometric warm-up: the moving detector follows", geometric_weight=1.0),
+    "warmup": Phase("1 · warm-up: descriptor and fixed detector", ("loss_det", "loss_des")),
+    "geometric": Phase("2 · geometric warm-up: the moving detector follows", ("loss_det", "loss_des", "loss_geo", "loss_mov")),
 }
 
 

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -41,6 +42,10 @@ class TrainConfig:
     rise_steps: int = 50  # linear rise of the learning rate at the start
     weight_decay: float = 1e-4
     clip_norm: float = 5.0
+    detector_weight: float = 1.0  # λ_det; a weight counts only in phases that use its loss
+    descriptor_weight: float = 1.0  # λ_des
+    geometric_weight: float = 0.5  # λ_geo
+    moving_weight: float = 0.0  # of the moving detector's own labels, which the plan does not use
     descriptor_loss: str = "infonce"
     exclusion_px: float = 10.0  # points nearer than this are no negatives of each other
     extra_points: int = 48  # random points per pair beside the junctions
@@ -90,21 +95,24 @@ class Trainer:
 
     def losses(self, batch: dict, step: int) -> dict:
         """The phase's loss terms by name, unweighted, and their weighted "total"."""
-        c, p, n = self.config, self.phase, len(batch["image0"])
+        c, n = self.config, len(batch["image0"])
         images = torch.cat([batch["image0"], batch["image1"]]).contiguous(memory_format=torch.channels_last)
         out0, out1 = self.network(images, torch.cat([batch["valid0"], batch["valid1"]])).split(n)
-        labels = gaussian_labels(batch["vessel_keypoints"], out0.detector.shape[-2:], out0.detector_stride, c.label_sigma_px)
+        labels = partial(gaussian_labels, map_hw=out0.detector.shape[-2:], stride=out0.detector_stride, sigma_px=c.label_sigma_px)
         points = torch.cat([batch["vessel_keypoints"], self._extra_points(batch, step)], 1)
         descriptor = DESCRIPTOR_LOSSES[c.descriptor_loss]
+        frame = (batch["H_0to1"], batch["valid0"], batch["valid1"], out0.detector_stride)
         terms = {
-            "loss_det": (p.detector_weight, dice_loss(out0.detector, labels)),
-            "loss_des": (p.descriptor_weight, descriptor(out0.descriptors, out1.descriptors, points, batch["H_0to1"], batch["valid1"],
-                                                         out0.descriptor_stride, exclusion_px=c.exclusion_px)),
-            "loss_geo": (p.geometric_weight, geometric_loss(out0.detector, out1.detector, batch["H_0to1"], batch["valid0"], batch["valid1"],
-                                                            out0.detector_stride)),
+            "loss_det": dice_loss(out0.detector, labels(batch["vessel_keypoints"])),
+            "loss_des": descriptor(out0.descriptors, out1.descriptors, points, batch["H_0to1"], batch["valid1"], out0.descriptor_stride,
+                                   exclusion_px=c.exclusion_px),
+            "loss_geo": geometric_loss(out0.detector, out1.detector, *frame),
         }  # fmt: skip
-        total = sum(weight * term.value for weight, term in terms.values() if weight)
-        return {"total": total, **{name: term.value for name, (_, term) in terms.items()}, "points_used": terms["loss_des"][1].n_used,
+        if "vessel_keypoints1" in batch:
+            terms["loss_mov"] = dice_loss(out1.detector, labels(batch["vessel_keypoints1"]))
+        weights = {"loss_det": c.detector_weight, "loss_des": c.descriptor_weight, "loss_geo": c.geometric_weight, "loss_mov": c.moving_weight}
+        total = sum(weights[name] * term.value for name, term in terms.items() if name in self.phase.losses and weights[name])
+        return {"total": total, **{name: term.value for name, term in terms.items()}, "points_used": terms["loss_des"].n_used,
                 "mean_det0": out0.detector.mean(), "mean_det1": out1.detector.mean()}  # fmt: skip
 
     def _extra_points(self, batch: dict, step: int) -> torch.Tensor:

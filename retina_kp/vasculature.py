@@ -59,8 +59,8 @@ def grow_retina(rng: np.random.Generator, options: GrowthOptions = GrowthOptions
     """Draw one random retina (right or left eye). Same generator state, same retina."""
     disc = np.array([rng.choice([-1, 1]) * rng.uniform(14.0, 17.0), rng.uniform(-2.5, 0.8)])
     zone = rng.uniform(*options.foveal_zone_deg)
-    segments, widths, kinds, fork_xy, fork_width = _grow_trees(rng, options, disc, zone)
-    crossing_xy, crossing_width = _crossings(segments, widths, kinds)
+    segments, widths, kinds, branches, fork_xy, fork_width = _grow_trees(rng, options, disc, zone)
+    crossing_xy, crossing_width = _crossings(segments, widths, branches, fork_xy)
     junctions = np.concatenate([fork_xy, crossing_xy])
     junction_width = np.concatenate([fork_width, crossing_width])
     junction_kind = np.repeat([BIFURCATION, CROSSING], [len(junctions) - len(crossing_xy), len(crossing_xy)])
@@ -142,7 +142,7 @@ def _steer(tips, rng, h, owner, parents, disc, tortuosity):
     cost = ~(own | young) @ np.array([4.0, 2.0, 1.0]) + 0.2 * np.abs(_TURNS_RAD)
     best = cost.argmin(1)
     tips["heading"] = heading + _TURNS_RAD[best] * 0.7
-    return cost[np.arange(n), best] >= 6.0
+    return cost[np.arange(n), best] >= 4.0
 
 
 def _flow(xy, disc, trunk):
@@ -196,25 +196,25 @@ def _collect(steps, parents, births, h, shortest_deg=0.9):
     kept = [b for b in births if not spur[b[0]] and length[b[1]] - b[4] > 0.6]
     steps = steps[~spur[steps[:, 5].astype(int)]]
     xy, width = np.array([b[2] for b in kept]).reshape(-1, 2), np.array([b[3] for b in kept])
-    return steps[:, :4], 2 * steps[:, 4], steps[:, 6].astype(int), xy, width
+    return steps[:, :4], 2 * steps[:, 4], steps[:, 6].astype(int), steps[:, 5].astype(int), xy, width
 
 
-def _crossings(segments, widths, kinds, min_angle_deg=20.0):
-    """Exact points where an artery crosses a vein at more than min_angle_deg: (C, 2) and the thinner one's width (C,)."""
-    a, v = segments[kinds == ARTERY], segments[kinds == VEIN]
-    reach = np.linalg.norm(segments[:, 2:] - segments[:, :2], axis=1).max()
-    distance, near = cKDTree((v[:, :2] + v[:, 2:]) / 2).query((a[:, :2] + a[:, 2:]) / 2, k=min(8, len(v)), distance_upper_bound=reach)
-    i, k = np.nonzero(np.isfinite(distance))
-    j = near[i, k]
-    p, r, q, s = a[i, :2], a[i, 2:] - a[i, :2], v[j, :2], v[j, 2:] - v[j, :2]
-    cross = r[:, 0] * s[:, 1] - r[:, 1] * s[:, 0]
+def _crossings(segments, widths, branches, forks, min_angle_deg=20.0, clear_deg=0.35):
+    """Exact points where two branches of any kind cross at more than min_angle_deg, clear_deg or more away from every bifurcation (a child
+    touches its parent where it is born): (C, 2) and the thinner one's width (C,)."""
+    start, step = segments[:, :2], segments[:, 2:] - segments[:, :2]
+    reach = np.linalg.norm(step, axis=1).max()
+    pairs = cKDTree(start + step / 2).query_pairs(reach, output_type="ndarray")
+    i, j = pairs[branches[pairs[:, 0]] != branches[pairs[:, 1]]].T
+    r, q, d = step[i], step[j], start[j] - start[i]
+    cross = r[:, 0] * q[:, 1] - r[:, 1] * q[:, 0]
     safe = np.where(np.abs(cross) < 1e-12, np.inf, cross)
-    d = q - p
-    t, u = (d[:, 0] * s[:, 1] - d[:, 1] * s[:, 0]) / safe, (d[:, 0] * r[:, 1] - d[:, 1] * r[:, 0]) / safe
-    sine = np.abs(cross) / (np.linalg.norm(r, axis=1) * np.linalg.norm(s, axis=1))
+    t, u = (d[:, 0] * q[:, 1] - d[:, 1] * q[:, 0]) / safe, (d[:, 0] * r[:, 1] - d[:, 1] * r[:, 0]) / safe
+    sine = np.abs(cross) / (np.linalg.norm(r, axis=1) * np.linalg.norm(q, axis=1))
     hit = (t >= 0) & (t < 1) & (u >= 0) & (u < 1) & (sine > np.sin(np.radians(min_angle_deg)))
-    width = np.minimum(widths[kinds == ARTERY][i], widths[kinds == VEIN][j])
-    return (p + t[:, None] * r)[hit], width[hit]
+    points, width = (start[i] + t[:, None] * r)[hit], np.minimum(widths[i], widths[j])[hit]
+    far = cKDTree(forks).query(points)[0] >= clear_deg if len(forks) and len(points) else np.ones(len(points), bool)
+    return points[far], width[far]
 
 
 def _lesions(rng, disc):

@@ -22,9 +22,9 @@ def pair():
 
 
 def error_px(result, pair, H_moved=None):
-    """Mean corner error at 768; H_moved: original moving px → px of the moving image that was registered."""
-    H_1to0 = np.linalg.inv(pair.H_0to1) if H_moved is None else np.linalg.inv(H_moved @ pair.H_0to1)
-    return mace(result.H_1to0, H_1to0, result.moving_hw, result.fixed_hw)
+    """Mean error at 768 at the corners of the pair's moving image; H_moved: its px → px of the picture that was registered."""
+    H_1to0 = result.H_1to0 if H_moved is None else result.H_1to0 @ H_moved
+    return mace(H_1to0, np.linalg.inv(pair.H_0to1), pair.moving.shape[:2], result.fixed_hw)
 
 
 def turned(image, angle_deg, scale=1.0):

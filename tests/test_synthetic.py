@@ -85,12 +85,11 @@ def test_junctions_lie_on_drawn_vessels(retinas):
         assert len(index) > 50 and mask[index[:, 1], index[:, 0]].all()
 
 
-def test_crossings_lie_on_an_artery_and_on_a_vein(retinas):
+def test_crossings_lie_on_two_segments(retinas):
     for r in retinas:
         middles, xy = r.segments.reshape(-1, 2, 2).mean(1), r.junctions_xy[r.junction_kind != BIFURCATION]
-        for kind in (ARTERY, VEIN):
-            nearest = np.linalg.norm(middles[r.segment_kind == kind][None] - xy[:, None], axis=-1).min(1)
-            assert nearest.max() <= STEP_DEG / 2 + 1e-6
+        nearest = np.sort(np.linalg.norm(middles[None] - xy[:, None], axis=-1), axis=1)
+        assert len(xy) > 30 and nearest[:, 1].max() <= STEP_DEG / 2 + 1e-6
 
 
 def test_wide_vessels_of_one_kind_seldom_cross(retinas):
@@ -98,7 +97,7 @@ def test_wide_vessels_of_one_kind_seldom_cross(retinas):
     for r, kind in itertools.product(retinas, (ARTERY, VEIN)):
         s = r.segments[(r.segment_kind == kind) & (r.segment_width_deg > wide)]
         crossings += count_crossings(s[:, :2], s[:, 2:] - s[:, :2])
-    assert crossings < 0.25 * sum((r.junction_width_deg > wide).sum() for r in retinas)
+    assert crossings < 0.15 * sum((r.junction_width_deg > wide).sum() for r in retinas)
 
 
 def count_crossings(p, d) -> int:

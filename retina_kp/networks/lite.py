@@ -13,7 +13,9 @@ from .common import DenseOutput, LocalContrast, check_input, pad_to_multiple
 
 
 def _conv(c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
+    """Convolution, normalisation, ReLU. Strided kernels are even, so that cell k of a halved map looks at pixel 2k + 0.5, its centre."""
+    padding = (kernel - stride + 1) // 2
+    return nn.Sequential(nn.Conv2d(c_in, c_out, kernel, stride, padding, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
 
 
 class _Up(nn.Module):
@@ -39,11 +41,11 @@ class Lite(nn.Module):
         c1, c2, c3, c4, c5 = (max(8, int(width * c)) for c in (32, 64, 96, 128, 128))
         self.options = {"width": width, "descriptor_dim": descriptor_dim}
         self.normalise = LocalContrast()
-        self.level1 = nn.Sequential(_conv(1, c1, 5, 2), _conv(c1, c1))
-        self.level2 = nn.Sequential(_conv(c1, c2, stride=2), _conv(c2, c2))
-        self.level3 = nn.Sequential(_conv(c2, c3, stride=2), _conv(c3, c3))
-        self.level4 = nn.Sequential(_conv(c3, c4, stride=2), _conv(c4, c4))
-        self.level5 = nn.Sequential(_conv(c4, c5, stride=2), _conv(c5, c5), _conv(c5, c5))
+        self.level1 = nn.Sequential(_conv(1, c1, 6, 2), _conv(c1, c1))
+        self.level2 = nn.Sequential(_conv(c1, c2, 2, 2), _conv(c2, c2))
+        self.level3 = nn.Sequential(_conv(c2, c3, 2, 2), _conv(c3, c3), _conv(c3, c3))
+        self.level4 = nn.Sequential(_conv(c3, c4, 2, 2), _conv(c4, c4), _conv(c4, c4))
+        self.level5 = nn.Sequential(_conv(c4, c5, 2, 2), _conv(c5, c5), _conv(c5, c5))
         self.up4, self.up3 = _Up(c5, c4, c4), _Up(c4, c3, c4)
         self.up2, self.up1 = _Up(c4, c2, c2), _Up(c2, c1, c1)
         self.describe = nn.Sequential(_conv(c4, c4), nn.Conv2d(c4, descriptor_dim, 1))
