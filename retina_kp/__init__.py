@@ -12,5 +12,7 @@ from .trainer import TrainConfig, Trainer
 
 __version__ = "0.1.0"
 
-__all__ = ["MODALITIES", "Features", "Inventory", "PairOptions", "PairRecord", "PairResult", "Registrar", "RegistrarOptions", "Registration",
-           "TrainConfig", "Trainer", "build_network", "draw_pair", "point_errors", "render", "summarise"]  # fmt: skip
+__all__ = [
+    "MODALITIES", "Features", "Inventory", "PairOptions", "PairRecord", "PairResult", "Registrar", "RegistrarOptions", "Registration",
+    "TrainConfig", "Trainer", "build_network", "draw_pair", "point_errors", "render", "summarise",
+]  # fmt: skip

@@ -6,7 +6,6 @@ import argparse
 import platform
 import resource
 import time
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -53,7 +52,8 @@ def compare(registrar: Registrar, options: PairOptions, per_modality: int, seed:
         errors = np.array(errors)
         rows += [{"method": "retina_kp", **ours},
                  {"method": "SIFT+MAGSAC", "pair": ours["pair"], "n": len(errors), "success": round(float((errors <= RIGHT_PX).mean()), 3),
-                  "wrong_accepted": round(float((np.isfinite(errors) & (errors > RIGHT_PX)).mean()), 3), "refused": round(float(np.isinf(errors).mean()), 3),
+                  "wrong_accepted": round(float((np.isfinite(errors) & (errors > RIGHT_PX)).mean()), 3),
+                  "refused": round(float(np.isinf(errors).mean()), 3),
                   "within_2px": round(float((errors <= 2).mean()), 3), "median_px": round(float(np.median(errors)), 2),
                   "median_s": round(float(np.median(seconds)), 2)}]  # fmt: skip
     return rows
@@ -78,9 +78,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=VALIDATION_SEED)
     args = parser.parse_args()
     registrar = Registrar.from_pretrained(args.weights)
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, OpenCV {cv2.__version__}, {registrar.device}; 768x768 px")
+    print(
+        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, OpenCV {cv2.__version__}, {registrar.device}"
+    )
     registrar(*[draw_pair(1, 1).fixed] * 2)  # the first call loads and plans
-    for title, options in (("upright: turn ±10°, scale 0.9–1.1, overlap ≥ 0.7", UPRIGHT), ("any: turn ±180°, scale 0.6–1.7, overlap ≥ 0.5", replace(PairOptions()))):
+    for title, options in (
+        ("upright: turn ±10°, scale 0.9–1.1, overlap ≥ 0.7", UPRIGHT),
+        ("any: turn ±180°, scale 0.6–1.7, overlap ≥ 0.5", PairOptions()),
+    ):
         print(f"\n{title}   (success = mean corner error ≤ {RIGHT_PX:g} px)")
         print_table(compare(registrar, options, args.pairs, args.seed))
     print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB")

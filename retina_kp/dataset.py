@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .augment import AppearanceRange, apply_field_of_view, random_field_of_view, randomise_appearance, to_gray_batch
+from .drawing import rasterise, view_matrix, visible_junctions
 from .geometry import (
     TransformRange,
     image_center,
@@ -26,7 +27,7 @@ from .geometry import (
     warp_points,
 )
 from .synthetic import Scene, anatomy_of, render, unpack_layers
-from .vasculature import GrowthOptions, grow_retina, rasterise, view_matrix, visible_junctions
+from .vasculature import GrowthOptions, grow_retina
 
 
 @dataclass(frozen=True)

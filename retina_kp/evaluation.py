@@ -39,7 +39,8 @@ def run_trial(registrar: Registrar, pair: SamplePair, moving_image: np.ndarray |
     seconds = time.perf_counter() - started
     truth = np.linalg.inv(pair.H_0to1)
     error = mace(result.H_1to0, truth, pair.moving.shape[:2], pair.fixed.shape[:2]) if result.ok and genuine else np.inf
-    tried = mace(result.H_tried, truth, pair.moving.shape[:2], pair.fixed.shape[:2]) if result.H_tried is not None and genuine else np.inf
+    judged = genuine and result.H_tried is not None
+    tried = mace(result.H_tried, truth, pair.moving.shape[:2], pair.fixed.shape[:2]) if judged else np.inf
     return Trial(pair.modalities[1], result.ok, float(error), float(tried), result.confidence, seconds, genuine, result.evidence)
 
 
@@ -65,7 +66,8 @@ def summarise_trials(trials: list[Trial]) -> list[dict]:
         rows.append({"pair": f"CF-{modality}", "n": len(own), "success": round(float((error <= RIGHT_PX).mean()), 3),
                      "wrong_accepted": round(float(np.mean([t.ok and t.error_px > RIGHT_PX for t in own])), 3),
                      "refused": round(float(np.mean([not t.ok for t in own])), 3), "within_2px": round(float((error <= 2).mean()), 3),
-                     "median_px": round(float(np.median(error)), 2), "median_s": round(float(np.median([t.seconds for t in own])), 2)})  # fmt: skip
+                     "median_px": round(float(np.median(error)), 2),
+                     "median_s": round(float(np.median([t.seconds for t in own])), 2)})  # fmt: skip
     return rows
 
 
@@ -90,4 +92,5 @@ def fit_calibration(trials: list[Trial], steps: int = 60, ridge: float = 0.05) -
 def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> float:
     """Expected calibration error: mean |share right - mean confidence| over equal-width bins, weighted by their size (Guo et al. 2017)."""
     index = np.minimum((np.asarray(confidence) * bins).astype(int), bins - 1)
-    return float(sum(abs(np.mean(right[index == b]) - np.mean(confidence[index == b])) * np.mean(index == b) for b in range(bins) if (index == b).any()))
+    filled = [index == b for b in range(bins) if (index == b).any()]
+    return float(sum(abs(np.mean(right[own]) - np.mean(confidence[own])) * np.mean(own) for own in filled))

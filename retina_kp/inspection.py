@@ -26,8 +26,9 @@ def image_rows(records: Sequence[PairRecord]) -> tuple[list[dict], list[Problem]
             valid = field_of_view_mask(gray)
             low, middle, high = np.percentile(gray[valid], (2, 50, 98))
             rows.append({"pair": record.pair_id, "side": side, "modality": modality, "height": image.shape[0], "width": image.shape[1],
-                         "type": f"{image.dtype}{' RGB' if image.ndim == 3 else ''}", "gray 2 %": round(float(low), 3), "median": round(float(middle), 3),
-                         "98 %": round(float(high), 3), "field of view": round(float(valid.mean()), 3)})  # fmt: skip
+                         "type": f"{image.dtype}{' RGB' if image.ndim == 3 else ''}", "gray 2 %": round(float(low), 3),
+                         "median": round(float(middle), 3), "98 %": round(float(high), 3),
+                         "field of view": round(float(valid.mean()), 3)})  # fmt: skip
     return rows, problems
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .geometry import corners, warp_points
 from .images import ImageError, read_image, write_image
 from .layouts import load_pairs_csv
 from .metrics import judge, point_errors
@@ -46,9 +47,11 @@ class Outcome:
         r = self.result
         good = r is not None and r.ok
         row = {"pair": self.job.name, "status": self.error or r.status, "confidence": round(r.confidence, 3) if r else 0.0,
-               "turn_deg": round(r.angle_deg, 1) if good else None, "inliers": int(r.inliers.sum()) if r else 0, "seconds": round(self.seconds, 2)}  # fmt: skip
+               "turn_deg": round(r.angle_deg, 1) if good else None, "inliers": int(r.inliers.sum()) if r else 0,
+               "seconds": round(self.seconds, 2)}  # fmt: skip
         if self.job.record is not None and has_truth(self.job.record):
-            row |= {"mean_error_px": None if self.errors_px is None else round(float(self.errors_px.mean()), 2), "verdict": judge(self.errors_px)}
+            mean = None if self.errors_px is None else round(float(self.errors_px.mean()), 2)
+            row |= {"mean_error_px": mean, "verdict": judge(self.errors_px)}
         return row
 
 
@@ -114,7 +117,5 @@ def _truth_errors(record: PairRecord | None, result: Registration | None) -> np.
         return None
     if record.points0_xy is not None:
         return point_errors(result.H_1to0, record.points1_xy, record.points0_xy, result.fixed_hw)
-    from .geometry import corners, warp_points
-
     points1 = corners(result.moving_hw)
     return point_errors(result.H_1to0, points1, warp_points(points1, np.linalg.inv(record.H_0to1)), result.fixed_hw)

@@ -154,8 +154,10 @@ class Registrar:
         aligned_from_original1 = H @ views1.base_from_original
         result = Registration.from_fit(fit, np.linalg.inv(views0.base_from_original), aligned_from_original1, points0, points_aligned,
                                        views0.original_hw, views1.original_hw)  # fmt: skip
-        sure = confidence(evidence, self.calibration)
-        return Candidate(fit.H_1to0 @ H, replace(result, confidence=sure, evidence=evidence, angle_deg=describe(result.H_1to0, result.moving_hw).angle_deg))
+        angle = describe(result.H_1to0, result.moving_hw).angle_deg
+        return Candidate(
+            fit.H_1to0 @ H, replace(result, confidence=confidence(evidence, self.calibration), evidence=evidence, angle_deg=angle)
+        )
 
     def _judge(self, best: Candidate, views1: ImageViews) -> Registration:
         why = implausible(best.H_base, views1.base_hw)

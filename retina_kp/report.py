@@ -129,8 +129,13 @@ def _stopped(source: Path, executed: Path, error: Exception) -> NotebookError:
     return NotebookError(f"{source.name}, cell In [{count}] ({line:.80}) stopped with {what:.400}\nExecuted so far: {executed}")
 
 
-def run_notebook(name_or_path: str | Path, parameters: Mapping[str, Any], out_dir: str | Path | None = None,
-                 kernel: str = "python3", timeout: int | None = None) -> RunResult:
+def run_notebook(
+    name_or_path: str | Path,
+    parameters: Mapping[str, Any],
+    out_dir: str | Path | None = None,
+    kernel: str = "python3",
+    timeout: int | None = None,
+) -> RunResult:
     """Run a notebook with the given parameters; the working directory is the notebook's own folder.
 
     Writes executed.ipynb and report.html to out_dir (default: a new run folder). Kernel "python3" means this interpreter, another name a
@@ -146,8 +151,16 @@ def run_notebook(name_or_path: str | Path, parameters: Mapping[str, Any], out_di
     out_dir.mkdir(parents=True, exist_ok=True)
     executed, start = out_dir / "executed.ipynb", time.monotonic()
     try:
-        execute_notebook(source, executed, parameters, kernel_name=kernel, cwd=source.parent, progress_bar=False,
-                         execution_timeout=timeout, kernel_manager_class=_Kernel)
+        execute_notebook(
+            source,
+            executed,
+            parameters,
+            kernel_name=kernel,
+            cwd=source.parent,
+            progress_bar=False,
+            execution_timeout=timeout,
+            kernel_manager_class=_Kernel,
+        )
     except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise _stopped(source, executed, error) from None
     return RunResult(executed, to_html(executed, out_dir / "report.html"), time.monotonic() - start)

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from .augment import AppearanceRange, apply_field_of_view, random_field_of_view, randomise_appearance
+from .drawing import view_matrix, visible_junctions
 from .geometry import image_center, inside, overlap_fraction, similarity, warp_points
 from .images import write_image
 from .synthetic import make_scene, render
-from .vasculature import Retina, grow_retina, view_matrix, visible_junctions
+from .vasculature import Retina, grow_retina
 
 # What good clinical pictures show; training uses the harsher AppearanceRange() so that it covers more than reality.
 CLINICAL = AppearanceRange(invert_probability=0.0, gamma=1.3, bias_field=0.35, noise_sigma=0.025, speckle_sigma=0.08, blur_sigma_px=1.2,

@@ -1,6 +1,6 @@
 """Render one retina as colour fundus, fluorescein angiogram, OCT and OCTA en-face: four pictures of exactly the same structure.
 
-A `Scene` is a batch of layers drawn (or cut out of a cache) by `vasculature.rasterise`; the renderers are plain torch, one random
+A `Scene` is a batch of layers drawn (or cut out of a cache) by `drawing.rasterise`; the renderers are plain torch, one random
 appearance per image from an explicit CPU generator. Everything that cameras add is in `augment`.
 """
 
@@ -13,8 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .drawing import CALIBRE_UNIT_DEG, LAYERS, rasterise
 from .geometry import pixel_grid, warp_points
-from .vasculature import CALIBRE_UNIT_DEG, LAYERS, Retina, rasterise
+from .vasculature import Retina
 
 MODALITIES = ("CF", "FA", "OCT", "OCTA")
 

@@ -110,7 +110,8 @@ class Trainer:
         }  # fmt: skip
         if "vessel_keypoints1" in batch:
             terms["loss_mov"] = dice_loss(out1.detector, labels(batch["vessel_keypoints1"]))
-        weights = {"loss_det": c.detector_weight, "loss_des": c.descriptor_weight, "loss_geo": c.geometric_weight, "loss_mov": c.moving_weight}
+        weights = {"loss_det": c.detector_weight, "loss_des": c.descriptor_weight, "loss_geo": c.geometric_weight,
+                   "loss_mov": c.moving_weight}  # fmt: skip
         total = sum(weights[name] * term.value for name, term in terms.items() if name in self.phase.losses and weights[name])
         return {"total": total, **{name: term.value for name, term in terms.items()}, "points_used": terms["loss_des"].n_used,
                 "mean_det0": out0.detector.mean(), "mean_det1": out1.detector.mean()}  # fmt: skip

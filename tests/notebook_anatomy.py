@@ -243,7 +243,20 @@ def small_file(subject: Subject) -> Iterator[str]:
 
 
 RULES: tuple[Rule, ...] = (
-    valid_format, kernelspec, title_cell, opening_cells, imports_in_one_place, literal_parameters, plain_python,
-    no_definitions, short_code, nothing_fragile, why_before_how, checks_section, lesson_learned,
-    outputs_only_where_kept, no_pictures, small_file,
+    valid_format,
+    kernelspec,
+    title_cell,
+    opening_cells,
+    imports_in_one_place,
+    literal_parameters,
+    plain_python,
+    no_definitions,
+    short_code,
+    nothing_fragile,
+    why_before_how,
+    checks_section,
+    lesson_learned,
+    outputs_only_where_kept,
+    no_pictures,
+    small_file,
 )

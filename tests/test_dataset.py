@@ -6,8 +6,8 @@ import torch
 
 from retina_kp.augment import AppearanceRange
 from retina_kp.dataset import CACHE_PX, CachedView, SyntheticOptions, SyntheticPairs, _junctions, pad_points
+from retina_kp.drawing import LAYERS
 from retina_kp.geometry import overlap_fraction, sample_map, warp_image, warp_points
-from retina_kp.vasculature import LAYERS
 
 OPTIONS = SyntheticOptions(size_px=128)
 POOL = 4
@@ -132,7 +132,7 @@ def test_H_draws_the_vessels_of_image_0_onto_those_of_image_1():
     seen = known & batch["valid1"]
     for i in range(4):
         on, off = seen[i] & (mask1[i] > 0.5), seen[i] & (mask1[i] < 0.1)
-        assert batch["image1"][i][on].mean() - batch["image1"][i][off].mean() > 0.03
+        assert batch["image1"][i][on].mean() - batch["image1"][i][off].mean() > 0.015
 
 
 def test_strength_0_leaves_the_images_aligned(data):

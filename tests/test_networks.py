@@ -20,14 +20,14 @@ OFFICIAL = {
 }  # fmt: skip
 
 
-def network(name: str, **options):
-    torch.manual_seed(0)
+def network(name: str, seed: int = 0, **options):
+    torch.manual_seed(seed)
     return build_network(name, **options).eval()
 
 
-def plain(name: str):
+def plain(name: str, seed: int = 0):
     """A network without its contrast normalisation, so that only convolutions decide where things land."""
-    net = network(name)
+    net = network(name, seed)
     net.normalise = Untouched()
     return net
 
@@ -134,21 +134,24 @@ def test_superretina_descriptor_cells_lie_where_to_cells_says():
     assert (receptive_centre(plain("superretina"), "descriptors", cells) - expected).abs().max() < 1.5
 
 
-def test_lite_descriptor_cells_look_within_half_a_cell_of_where_to_cells_says():
-    # strided convolutions centre cell k at 8 k and not at 8 k + 3.5; training makes up for the rest
+def test_lite_descriptor_cells_lie_where_to_cells_says():
     expected = from_cells(torch.tensor([12.0, 12.0]), 8)
-    assert (receptive_centre(plain("lite"), "descriptors", [12]) - expected).abs().max() < 5.0
+    assert (receptive_centre(plain("lite"), "descriptors", [12]) - expected).abs().max() < 2.5
 
 
-@pytest.mark.parametrize(("name", "stride"), [("lite", 2), ("superretina", 1)])
-def test_detector_responds_where_the_impulse_is(name, stride):
-    net, image = plain(name), torch.zeros(1, 1, 192, 192)
-    with torch.no_grad():
-        silent = net(image).detector
-        image[..., 96, 80] = 1.0
-        change = (net(image).detector - silent)[0, 0].abs()
-    x, y = from_cells((pixel_grid(change.shape) * change[..., None]).sum((0, 1)) / change.sum(), stride).tolist()
-    assert abs(x - 80) < 2.0 and abs(y - 96) < 2.0
+@pytest.mark.parametrize(("name", "stride", "networks"), [("lite", 2, 8), ("superretina", 1, 1)])
+def test_detector_responds_where_the_impulse_is(name, stride, networks):
+    """Random kernels lean to a side each, so the mean over several networks tells where a cell looks."""
+    found, image = [], torch.zeros(1, 1, 192, 192)
+    for seed in range(networks):
+        net = plain(name, seed)
+        with torch.no_grad():
+            image.zero_()
+            silent = net(image).detector
+            image[..., 96, 80] = 1.0
+            change = (net(image).detector - silent)[0, 0].abs()
+        found.append(from_cells((pixel_grid(change.shape) * change[..., None]).sum((0, 1)) / change.sum(), stride))
+    assert (torch.stack(found).mean(0) - torch.tensor([80.0, 96.0])).abs().max() < 1.5
 
 
 # ------------------------------------------------------------------ cost

@@ -77,7 +77,6 @@ def test_the_borders_of_the_square_are_not_valid(record):
 # ------------------------------------------------------------------ the true transform
 
 
-
 @pytest.mark.parametrize("outlier", [False, True])
 def test_a_homography_is_found_from_points(record, outlier):
     points1 = warp_points(POINTS0, H_TRUE) + np.array([[0.0, 80.0]]) * (np.arange(7) == 3)[:, None] * outlier
@@ -105,7 +104,6 @@ def test_points_that_mirror_the_retina_are_refused_by_name(record):
 def test_two_points_are_refused_by_name(record):
     with pytest.raises(ValueError, match="p: 2 point pairs"):
         PairDataset([replace_record(record, H_0to1=None, points0_xy=POINTS0[:2], points1_xy=POINTS0[:2])])
-
 
 
 # ------------------------------------------------------------------ image, matrix and labels move together
@@ -181,7 +179,6 @@ def test_any_level_of_a_mask_counts_as_vessel(record, tmp_path, level):
     assert 0.01 < item["vessel_mask0"].float().mean() < 0.2
 
 
-
 def test_without_a_mask_the_vessels_are_found_in_the_image(record, tmp_path):
     vessels = cv2.GaussianBlur(fork(), (0, 0), 1.5) / 255
     image0 = save(tmp_path / "forked.png", 0.5 - 0.25 * vessels + 0.01 * np.random.default_rng(0).random(CF_HW))
@@ -224,7 +221,6 @@ def test_a_batch_does_not_depend_on_what_was_read_before(several):
         warm.batch(step, 2)
     a, b = warm.batch(1, 2), PairDataset(several, 64, WIDE, AppearanceRange()).batch(1, 2)
     assert torch.equal(a["image1"], b["image1"]) and torch.equal(a["H_0to1"], b["H_0to1"])
-
 
 
 def test_an_unreadable_file_is_named(record, tmp_path):

@@ -133,7 +133,10 @@ def test_nan(registrar, pair):
         registrar(pair.fixed, image)
 
 
-@pytest.mark.parametrize("image", [np.zeros((64, 64), np.int64), np.zeros((64, 64), complex), np.array([["a"]]), np.zeros((4, 64, 64, 3), np.uint8)])
+WRONG = [np.zeros((64, 64), np.int64), np.zeros((64, 64), complex), np.array([["a"]]), np.zeros((4, 64, 64, 3), np.uint8)]
+
+
+@pytest.mark.parametrize("image", WRONG)
 def test_wrong_kind_of_array(registrar, pair, image):
     with pytest.raises(ImageError):
         registrar(pair.fixed, image)
