@@ -43,7 +43,7 @@ class Features:
 def erode(valid: torch.Tensor, radius_px: float) -> torch.Tensor:
     """Shrink masks (B, 1, H, W) bool by radius_px (square); the frame itself does not count as an edge."""
     r = int(round(radius_px))
-    return -F.max_pool2d(-valid.float(), 2 * r + 1, 1, r) > 0.5 if r else valid
+    return -_largest_around(-valid.float(), r) > 0.5 if r else valid
 
 
 def suppress(detector: torch.Tensor, radius_cells: int) -> torch.Tensor:
@@ -51,7 +51,12 @@ def suppress(detector: torch.Tensor, radius_cells: int) -> torch.Tensor:
     b, _, h, w = detector.shape
     order = torch.arange(h * w, 0, -1, device=detector.device, dtype=torch.float64).reshape(1, 1, h, w) * 1e-12
     value = detector.double() + order
-    return value == F.max_pool2d(value, 2 * radius_cells + 1, 1, radius_cells)
+    return value == _largest_around(value, radius_cells)
+
+
+def _largest_around(values: torch.Tensor, radius: int) -> torch.Tensor:
+    """Maximum over a square of side 2 radius + 1, along rows and then along columns."""
+    return F.max_pool2d(F.max_pool2d(values, (1, 2 * radius + 1), 1, (0, radius)), (2 * radius + 1, 1), 1, (radius, 0))
 
 
 def find_keypoints(output: DenseOutput, valid: torch.Tensor, options: KeypointOptions) -> list[tuple[torch.Tensor, torch.Tensor]]:

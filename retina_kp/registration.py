@@ -15,6 +15,7 @@ from .geometry import describe
 from .images import as_array
 from .keypoints import Features, KeypointOptions
 from .matching import MODELS, Fit, fit_transform, guided_matches, implausible, mutual_matches, spread_count
+from .networks import fold_batch_norm
 from .result import Registration, refused
 from .views import ImageViews
 
@@ -67,7 +68,7 @@ class Registrar:
 
     def __init__(self, network, options: RegistrarOptions = RegistrarOptions(), device: str = "auto", calibration: dict | None = None):
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        self.network = network.to(self.device, memory_format=torch.channels_last).eval()
+        self.network = fold_batch_norm(network).to(self.device, memory_format=torch.channels_last)
         self.options, self.calibration = options, calibration
 
     @classmethod

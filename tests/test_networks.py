@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from retina_kp.geometry import from_cells, pixel_grid
-from retina_kp.networks import NETWORKS, DenseOutput, LocalContrast, build_network
+from retina_kp.networks import NETWORKS, DenseOutput, LocalContrast, build_network, fold_batch_norm
 from retina_kp.networks.common import check_input, pad_to_multiple
 
 ODD_HW = (313, 471)
@@ -251,3 +251,16 @@ def test_unknown_network_and_option_are_refused():
         build_network("resnet")
     with pytest.raises(ValueError, match="depth"):
         build_network("lite", depth=3)
+
+
+def test_folding_the_normalisation_changes_nothing():
+    net = network("lite")
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2), module.running_var.uniform_(0.5, 2)
+    image = torch.rand(1, 1, 96, 128, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        plain_output, folded_output = net(image), fold_batch_norm(net)(image)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in fold_batch_norm(net).modules())
+    assert torch.allclose(plain_output.detector, folded_output.detector, atol=1e-5)
+    assert torch.allclose(plain_output.descriptors, folded_output.descriptors, atol=1e-4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .common import DenseOutput, LocalContrast
+from .common import DenseOutput, LocalContrast, fold_batch_norm
 from .lite import Lite
 from .superretina import SuperRetina
 
@@ -19,4 +19,4 @@ def build_network(name: str, **options):
         raise ValueError(f"network {name!r} does not take these options: {error}") from None
 
 
-__all__ = ["DenseOutput", "Lite", "LocalContrast", "NETWORKS", "SuperRetina", "build_network"]
+__all__ = ["DenseOutput", "Lite", "LocalContrast", "NETWORKS", "SuperRetina", "build_network", "fold_batch_norm"]

@@ -1,0 +1,41 @@
+"""Figures that judge the registrar: hand-made trials in, known tables out."""
+
+import numpy as np
+import pytest
+
+from retina_kp.evaluation import Trial, calibration_error, fit_calibration, summarise_trials
+from retina_kp.registration import confidence
+
+
+def trial(error=1.0, ok=True, genuine=True, support=20.0, share=0.4):
+    evidence = {"search_support": support, "search_share": 0.2, "inliers": 50.0, "inlier_share": share, "keypoint_share": 0.2}
+    return Trial("FA", ok, error if ok else np.inf, error, 0.9, 0.5, genuine, evidence)
+
+
+def test_table_of_known_trials():
+    trials = [trial(1), trial(3), trial(5), trial(30), trial(2, ok=False), trial(np.inf, genuine=False)]
+    (row,) = summarise_trials(trials)
+    assert row == {"pair": "CF-FA", "n": 5, "success": 0.6, "wrong_accepted": 0.2, "refused": 0.2, "within_2px": 0.2, "median_px": 5.0, "median_s": 0.5}
+
+
+def test_calibration_separates_what_can_be_separated():
+    good = [trial(1, share=0.3 + 0.01 * i, support=18 + i) for i in range(20)]
+    bad = [trial(200, share=0.1 + 0.005 * i, support=5 + i % 4) for i in range(20)]
+    weights = fit_calibration(good + bad)
+    assert min(confidence(t.evidence, weights) for t in good) > 0.7 > 0.3 > max(confidence(t.evidence, weights) for t in bad)
+
+
+def test_calibration_of_a_coin_is_one_half():
+    trials = [trial(1 if i % 2 else 99) for i in range(40)]
+    assert confidence(trials[0].evidence, fit_calibration(trials)) == pytest.approx(0.5, abs=0.01)
+
+
+def test_calibration_needs_both_outcomes():
+    with pytest.raises(ValueError, match="right and wrong"):
+        fit_calibration([trial(1), trial(2)])
+
+
+def test_calibration_error_by_hand():
+    sure, right = np.array([0.95, 0.95, 0.05, 0.05]), np.array([1.0, 0.0, 0.0, 0.0])
+    assert calibration_error(sure, right) == pytest.approx(0.5 * 0.45 + 0.5 * 0.05)
+    assert calibration_error(np.array([1.0, 0.0]), np.array([1.0, 0.0])) == 0
