@@ -11,7 +11,7 @@ from .jobs import find_jobs, run_job
 from .records import PairRecord, write_pairs_csv
 from .registration import Registrar
 from .report import project_root, run_notebook
-from .samples import PairOptions, draw_pair
+from .samples import PairOptions, draw_pair, write_aligned_folder
 
 # (index, modality) of drawn pairs that are turned by 78°, 175°, 175° and 108°
 SAMPLES = ((3, "FA"), (10, "OCT"), (5, "OCTA"), (9, "FA"))
@@ -46,10 +46,26 @@ def draw_overview(table: str | Path, picture: str | Path) -> None:
     image_grid(images, titles, columns=3).savefig(picture, dpi=70)
 
 
+def draw_gallery(picture: str | Path, retinas: int = 4, size_px: int = 384) -> None:
+    """A look at the renderer: every row is one retina, seen by the four modalities without any tilt or turn between them."""
+    import tempfile
+
+    from .viz import image_grid
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = write_aligned_folder(folder, retinas, seed=SAMPLE_SEED, size_px=size_px)
+        names = [("cf", "CF"), ("fa", "FA"), ("oct", "OCT"), ("octa", "OCTA, macula")]
+        images = [read_image(root / f"{i}_N" / f"{i}_N_{n}.png") for i in range(1, retinas + 1) for n, _ in names]
+        image_grid(images, [title for _ in range(retinas) for _, title in names], columns=4).savefig(picture, dpi=80)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--picture", default="", help="only draw the overview picture into this file")
+    parser.add_argument("--gallery", default="", help="only draw a gallery of rendered retinas into this file")
     args = parser.parse_args()
+    if args.gallery:
+        return draw_gallery(args.gallery)
     root = project_root()
     table = write_samples(root / "data" / "demo")
     if args.picture:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PYPI_NAMES = {"pytorch": "torch", "opencv": "opencv-python-headless", "matplotlib-base": "matplotlib"}
 TOP_LEVEL = {
     "README.md", "environment.yml", "notebooks", "retina_kp", "data", "outputs", "tests", "pyproject.toml", "Makefile", "LICENSE",
-    ".ci", ".gitattributes", ".gitignore", ".pre-commit-config.yaml",
+    ".ci", ".gitattributes", ".github", ".gitignore", ".pre-commit-config.yaml",
 }  # fmt: skip
 SHIPPED = ("retina_kp", "notebooks", "data/README.md", "README.md", "Makefile", "environment.yml", "pyproject.toml")
 OUTSIDE = re.compile(r"\.\./shared\b|/work/")
@@ -85,3 +86,8 @@ def test_ci_script_runs_make_test():
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111, "make it executable: chmod +x .ci/run"
     assert "make test" in script.read_text(encoding="utf-8")
+
+
+def test_ruff_finds_nothing():
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "-q", "retina_kp", "tests"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
