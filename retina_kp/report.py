@@ -26,7 +26,14 @@ from .files import to_plain, write_text
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 # The lab page without the scripts that it would fetch from the network.
 SCRIPT_BLOCKS = ("html_head_js", "html_head_js_mathjax", "html_head_js_mermaidjs", "jupyter_widgets")
-OFFLINE_TEMPLATE = "{% extends 'index.html.j2' %}" + "".join(f"{{% block {name} %}}{{% endblock %}}" for name in SCRIPT_BLOCKS)
+STYLE = "<style>.jp-InputPrompt, .jp-OutputPrompt {display: none} body {max-width: 1000px; margin: auto}</style>"  # text above its figures
+OFFLINE_TEMPLATE = (
+    "{% extends 'index.html.j2' %}"
+    + "".join(f"{{% block {name} %}}{{% endblock %}}" for name in SCRIPT_BLOCKS)
+    + "{% block html_head_css %}{{ super() }}"
+    + STYLE
+    + "{% endblock %}"
+)
 
 
 class NotebookError(RuntimeError):

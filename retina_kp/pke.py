@@ -1,0 +1,258 @@
+"""Progressive keypoint expansion: labels grow by points that both images confirm, visit after visit (training plan, phase 3).
+
+`mine` judges det0's peaks once, `ValueMap` remembers what returned, `expand` makes labels, `PkeGuard` pauses it all. Nothing is random.
+After SuperRetina (Liu et al. 2022, section 3.3), across modalities under H_0to1. Lengths are px of the images that the network saw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from .geometry import inside, sample_map, warp_points
+from .keypoints import KeypointOptions, erode, find_keypoints
+from .losses import Term, dice_loss, gaussian_labels, in_fixed_frame
+from .networks import DenseOutput
+
+MIN_RIVAL_DISTANCE = 0.02  # unit descriptors nearer than this differ by rounding (bfloat16): a collapsed map confirms nothing
+ROUNDING = 1e-6  # thirty steps of 0.1 make 3, and a share of 0.85 is 0.05 below 0.9
+_distance = partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")  # (..., N, M) px, NaN at NaN; the fast mode rounds
+
+
+@dataclass(frozen=True)
+class PkeOptions:
+    """What counts as a confirmed point, and how it becomes a label. ValueError names a field that is out of range."""
+
+    candidate_min_probability: float = 0.3  # of det0 at a peak
+    pke_min_probability: float = 0.3  # geometric filter: of det1 at the mapped point
+    content_ratio_max: float = 0.8  # Lowe's d1 / d2 of unit descriptors, euclidean; d1: true correspondent, d2: nearest rival
+    content_radius_px: float = 10.0  # correspondents this near count as the true one; rivals lie farther
+    nms_radius_px: float = 4.0  # peaks this near are one point, within a round and between visits
+    annotation_radius_px: float = 8.0  # peaks this near to an annotated keypoint belong to it
+    border_px: float = 4.0  # candidates keep this distance from the frame and the edge of image 0's field of view
+    max_candidates: int = 2048  # strongest peaks looked at, per image and round; bounds the memory
+    max_new_points: int = 300  # mined points per image and round
+    value_gain: float = 1.0  # of a point that is found; values have no unit
+    value_decay: float = 0.5  # of a point that was in view of both images and is not found
+    value_max: float = 5.0  # values rise no higher, so that an old point can still be forgotten
+    promotion_value: float = 3.0  # from here on a point is a label ...
+    demotion_value: float = 1.5  # ... until it falls below this
+    max_recorded_points: int = 1000  # remembered per sample: promoted ones first, then high values
+    guard_max_drop: float = 0.05  # GT accuracy (a share) may fall this far below its best before PKE pauses; it resumes within half of it
+
+    def __post_init__(self):
+        low = {"content_ratio_max": 1e-3, "nms_radius_px": 1e-3, "value_gain": 1e-3}
+        high = dict.fromkeys(("candidate_min_probability", "pke_min_probability", "content_ratio_max", "guard_max_drop"), 1)
+        high |= {"promotion_value": self.value_max, "demotion_value": self.promotion_value}
+        for f in fields(self):
+            value, whole = getattr(self, f.name), isinstance(f.default, int)
+            least, most = (1, 10**6) if whole else (low.get(f.name, 0), high.get(f.name, 1e6))
+            if not least <= value <= most or (whole and not isinstance(value, int)):
+                raise ValueError(f"PkeOptions.{f.name}: takes a {'whole ' * whole}number from {least} to {most:g}, not {value!r}")
+
+
+@dataclass(frozen=True)
+class PkeRound:
+    """One look at one batch, an entry per image: points0_xy, points1_xy (N, 2) px of image 0 and 1, strongest det0 first; confidence (N,)
+    in [0, 1]; rejected {reason: (M, 2) px of image 0}; funnel: counts of the batch, candidates, after_mask ...; `expand` adds promoted."""
+
+    points0_xy: list[torch.Tensor]
+    points1_xy: list[torch.Tensor]
+    confidence: list[torch.Tensor]
+    rejected: list[dict[str, torch.Tensor]]
+    funnel: dict[str, int]
+
+
+@torch.no_grad()
+def mine(out0: DenseOutput, out1: DenseOutput, batch: dict, options: PkeOptions = PkeOptions()) -> PkeRound:
+    """Judge the peaks of det0 in the eroded field of view, by one filter after the other; batch as in `dataset`, maps of any float type.
+    Without vessel_mask0, or with an empty one, no candidate survives. Confidence: geometric mean of both detectors' probabilities."""
+    picking = KeypointOptions(options.max_candidates, options.candidate_min_probability, options.nms_radius_px, options.border_px)
+    with torch.autocast(out0.detector.device.type, enabled=False):
+        out0, out1 = (DenseOutput(o.detector.float(), o.descriptors.float(), o.detector_stride, o.descriptor_stride) for o in (out0, out1))
+        peaks = _pad([torch.cat([xy, p[:, None]], 1) for xy, p in find_keypoints(out0, batch["valid0"], picking)])  # (B, N, 3)
+        points0 = peaks[..., :2]
+        points1 = warp_points(points0.double(), batch["H_0to1"].double()).float()
+        probability1, in_view = peak_probability(out1, points1), view_filter(points1, batch["valid1"])
+        confidence = (peaks[..., 2] * probability1).sqrt()
+        verdicts = [annotation_filter(points0, batch["vessel_keypoints"], options), mask_filter(points0, batch.get("vessel_mask0")),
+                    in_view, geometric_filter(probability1, options),
+                    content_filter(out0, out1, points0, points1, in_view[0], options)]  # fmt: skip
+        verdicts.append(budget_filter(confidence, torch.stack([kept for kept, _ in verdicts]).all(0), options))
+        return _collect(points0, points1, confidence, verdicts)
+
+
+def peak_probability(out1: DenseOutput, points1: torch.Tensor) -> torch.Tensor:
+    """(B, N) largest det1 in the cell of each point (B, N, 2) px and its eight neighbours; 0 outside. Not interpolated: the point falls
+    between cells, and there a peak one cell wide would read as a quarter; det0's own peak, too, is known to half a cell only."""
+    return sample_map(F.max_pool2d(out1.detector, 3, 1, 1), points1, out1.detector_stride, "nearest")[..., 0]
+
+
+def annotation_filter(points0, annotated_xy, options: PkeOptions) -> tuple[torch.Tensor, str]:
+    """Annotation always wins: keep points (..., N, 2) px that are not an annotated keypoint (..., K, 2) px, NaN-padded, seen again."""
+    return ~(_distance(points0, annotated_xy.to(points0)) <= options.annotation_radius_px).any(-1), "annotated"
+
+
+def mask_filter(points0, vessel_mask0) -> tuple[torch.Tensor, str]:
+    """Keep points (B, N, 2) px whose pixel belongs to the vessel mask (B, 1, H, W); None = no mask: nothing is kept."""
+    mask = torch.zeros(len(points0), 1, 1, 1, device=points0.device) if vessel_mask0 is None else vessel_mask0.float()
+    return sample_map(mask, points0, mode="nearest")[..., 0] > 0.5, "mask"
+
+
+def view_filter(points_xy, valid, border_px: float = 0.0) -> tuple[torch.Tensor, str]:
+    """Keep points (B, N, 2) px inside a field of view (B, 1, H, W) bool, border_px from its edge; NaN is outside."""
+    field = erode(valid, border_px).float()
+    return inside(points_xy, valid.shape[-2:], border_px) & (sample_map(field, points_xy)[..., 0] > 0.99), "view"
+
+
+def geometric_filter(probability1, options: PkeOptions) -> tuple[torch.Tensor, str]:
+    """Keep points where det1 fires too: (B, N) from `peak_probability`."""
+    return probability1 >= options.pke_min_probability, "geometric"
+
+
+def content_filter(out0, out1, points0, points1, pool, options: PkeOptions) -> tuple[torch.Tensor, str]:
+    """Keep points whose true correspondent is nearer by content than any rival, both ways, and by Lowe's ratio from 0 to 1 (2004, § 7.1).
+
+    pool (B, N) bool, the rivals: all peaks that both images see, annotated or not, liked by det1 or not, since a short list is easily won.
+    A point without a rival beyond content_radius_px has proved nothing and is rejected."""
+    maps = ((out0.descriptors, points0, out0.descriptor_stride), (out1.descriptors, points1, out1.descriptor_stride))
+    d0, d1 = (F.normalize(sample_map(*m), dim=-1) for m in maps)
+    distance = (2 - 2 * d0 @ d1.transpose(1, 2)).clamp_min(0).sqrt()  # (B, N of image 0, N of image 1)
+    own, rivals = distance.diagonal(dim1=1, dim2=2), []
+    for table, points in ((distance, points1), (distance.transpose(1, 2), points0)):
+        rival = (_distance(points, points) > options.content_radius_px) & pool[:, None]
+        rivals.append(table.masked_fill(~rival, torch.inf).amin(-1))
+    distinct = torch.isfinite(rivals[0]) & (torch.minimum(*rivals) > MIN_RIVAL_DISTANCE)
+    return distinct & (own < options.content_ratio_max * rivals[0]) & (own < rivals[1]), "content"
+
+
+def budget_filter(confidence, survived, options: PkeOptions) -> tuple[torch.Tensor, str]:
+    """Keep the max_new_points most confident survivors (B, N) of each image; of equal ones the stronger in det0."""
+    order = confidence.masked_fill(~survived, -1).argsort(1, descending=True, stable=True)
+    return order.argsort(1) < options.max_new_points, "budget"
+
+
+def _collect(points0, points1, confidence, verdicts) -> PkeRound:
+    """Apply (kept, reason) one after the other; a point is booked under the first reason that rejects it."""
+    alive, funnel, rejected = torch.isfinite(points0).all(-1), {}, [{} for _ in points0]
+    for kept, reason in verdicts:
+        for i, by_reason in enumerate(rejected):
+            by_reason[reason] = points0[i, alive[i] & ~kept[i]]
+        alive = alive & kept
+        funnel["candidates" if reason == "annotated" else f"after_{reason}"] = int(alive.sum())
+    kept = ([row[a] for row, a in zip(values, alive, strict=True)] for values in (points0, points1, confidence))
+    return PkeRound(*kept, rejected, funnel)
+
+
+def _pad(rows: list[torch.Tensor]) -> torch.Tensor:
+    """Lists of (N_i, D) → (B, max N, D), the rest NaN; at least one row."""
+    return pad_sequence([*rows, torch.full_like(rows[0][:1].sum(0, True), torch.nan)], True, torch.nan)[:-1]
+
+
+class ValueMap:
+    """What PKE remembers of each sample: places in image 0's whole frame, which must be the same at every visit. A point stays where it was
+    first found, so labels cannot creep. A sample's id is an int or str; each visit of one counts, twice in a batch counts twice."""
+
+    def __init__(self, options: PkeOptions = PkeOptions()):
+        self.options, self._records = options, {}
+
+    def record(self, sample_id: int | str) -> torch.Tensor:
+        """(N, 4) float64 on the CPU: x, y px, value, 1 if promoted else 0; N = 0 for an unknown sample."""
+        return self._records.get(sample_id, torch.zeros(0, 4, dtype=torch.float64))
+
+    def promoted(self, sample_id: int | str) -> torch.Tensor:
+        """(N, 2) float32 px on the CPU: the labels that this sample has earned."""
+        record = self.record(sample_id)
+        return record[record[:, 3] > 0, :2].float()
+
+    def visit(self, sample_id: int | str, found_xy: torch.Tensor, visible: torch.Tensor | None = None) -> None:
+        """Book one visit. Recorded points nearest to a found one (M, 2) px, within nms_radius_px, gain; of the others the visible, (N,) bool
+        in the order of `record`, None = all, decay, and vanish below 0. Found points near to no recorded one are new."""
+        if type(sample_id) not in (int, str):
+            raise TypeError(f"a sample's id is an int or str, not {sample_id!r} of {type(sample_id)}")
+        o, record, found = self.options, self.record(sample_id).clone(), found_xy.detach().cpu().double()
+        nearest, index = F.pad(_distance(found, record[:, :2]), (0, 1), value=torch.inf).min(1)  # last column: near to none
+        known = nearest <= o.nms_radius_px
+        hit = torch.zeros(len(record), dtype=torch.bool).index_fill(0, index[known], True)
+        missed = ~hit if visible is None else ~hit & visible.cpu()
+        record[:, 2] += o.value_gain * hit.double() - o.value_decay * missed.double()
+        record = torch.cat([record, F.pad(F.pad(found[~known], (0, 1), value=o.value_gain), (0, 1))])
+        value = record[:, 2].clamp_(max=o.value_max)
+        record[:, 3] = (value >= o.promotion_value - ROUNDING) | ((record[:, 3] > 0) & (value >= o.demotion_value - ROUNDING))
+        record = record[value >= -ROUNDING]
+        best = (record[:, 2] + record[:, 3] * (o.value_max + 1)).argsort(descending=True, stable=True)[: o.max_recorded_points]
+        self._records[sample_id] = record[best.sort().values]
+
+    def state_dict(self) -> dict:
+        """{"ids": list, "records": list of (N, 4) float64}: `torch.load(weights_only=True)` reads it."""
+        return {"ids": list(self._records), "records": [record.clone() for record in self._records.values()]}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take over a `state_dict`; ValueError, and nothing is changed, unless it has a record for each id."""
+        self._records = {k: r.detach().cpu().double().clone() for k, r in zip(state["ids"], state["records"], strict=True)}
+
+
+@torch.no_grad()
+def expand(value_map: ValueMap, round: PkeRound, batch: dict) -> torch.Tensor:
+    """Book a round in the value map; labels (B, N, 2) px of image 0, NaN-padded: annotated ∪ promoted points of batch["sample_ids"].
+
+    Left out: promoted points outside the field of view of this visit, or within annotation_radius_px of an annotated one. A recorded
+    point decays only if it could be found: in view of both images, off the edge of image 0's field, not lost to the budget alone."""
+    ids, labels, o = batch.get("sample_ids", ()), [], value_map.options
+    if len(ids) != len(round.points0_xy):
+        raise ValueError(f"batch['sample_ids'] holds {len(ids)} ids for {len(round.points0_xy)} pairs; PKE must recognise each sample")
+    for i, sample_id in enumerate(ids):
+        annotated, valid0, valid1, H_0to1 = (batch[key][i, None] for key in ("vessel_keypoints", "valid0", "valid1", "H_0to1"))
+        recorded = value_map.record(sample_id)[None, :, :2].to(annotated)
+        visible = view_filter(recorded, valid0, o.border_px + o.nms_radius_px)[0]
+        visible &= view_filter(warp_points(recorded.double(), H_0to1.double()).float(), valid1)[0]
+        visible &= ~(_distance(recorded, round.rejected[i]["budget"][None]) <= o.nms_radius_px).any(-1)
+        value_map.visit(sample_id, round.points0_xy[i], visible[0])
+        promoted = value_map.promoted(sample_id)[None].to(annotated)
+        promoted = promoted[view_filter(promoted, valid0)[0] & annotation_filter(promoted, annotated, o)[0]]
+        labels.append((annotated[torch.isfinite(annotated).all(-1)], promoted))
+    round.funnel["promoted"] = sum(len(promoted) for _, promoted in labels)
+    return _pad([torch.cat(parts) for parts in labels])
+
+
+def pke_geometric_loss(out0: DenseOutput, out1: DenseOutput, labels: torch.Tensor, batch: dict, sigma_px: float) -> Term:
+    """l_geo_pke: Dice of det1 seen in the fixed frame with Gaussian labels (B, N, 2) px, the teacher, over pixels that both images see."""
+    map0_hw, stride = out0.detector.shape[-2:], out0.detector_stride
+    seen1, both = in_fixed_frame(out1.detector.float(), batch["H_0to1"], batch["valid0"], batch["valid1"], stride, map0_hw)
+    return dice_loss(seen1, gaussian_labels(labels, map0_hw, stride, sigma_px), both)
+
+
+def mined_precision(points_xy: torch.Tensor, true_xy: torch.Tensor, radius_px: float) -> float:
+    """Share of points (..., N, 2) px that lie within radius_px of a true one (..., M, 2) px; NaN rows are no points, no point gives NaN."""
+    points = torch.isfinite(points_xy).all(-1)
+    right = points & (_distance(points_xy.double(), true_xy.to(points_xy.device, torch.float64)) <= radius_px).any(-1)
+    return float(right.sum() / points.sum()) if points.any() else float("nan")
+
+
+class PkeGuard:
+    """Pauses PKE (active = False) when accuracy falls more than guard_max_drop below its best, and resumes it when accuracy is back within
+    half of that. best begins with the first value, measured at the start of the phase; reason says why."""
+
+    def __init__(self, options: PkeOptions = PkeOptions()):
+        self.options, self.best, self.active, self.reason = options, float("-inf"), True, "active: no accuracy measured yet"
+
+    def update(self, accuracy: float) -> bool:
+        """Take in a GT-alignment accuracy in [0, 1] and return `active`; NaN, nothing measured, changes nothing but the reason."""
+        allowed = self.options.guard_max_drop / (1 if self.active else 2)
+        if accuracy == accuracy:
+            self.best = max(self.best, float(accuracy))
+            self.active = bool(accuracy >= self.best - allowed - ROUNDING)
+        self.reason = f"{'active' if self.active else 'paused'}: accuracy {accuracy:.3f}, best {self.best:.3f}, allowed drop {allowed:g}"
+        return self.active
+
+    def state_dict(self) -> dict:
+        """Plain values for a checkpoint."""
+        return {"best": self.best, "active": self.active, "reason": self.reason}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take over a `state_dict`."""
+        self.best, self.active, self.reason = state["best"], state["active"], state["reason"]
