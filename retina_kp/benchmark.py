@@ -6,6 +6,7 @@ import argparse
 import platform
 import resource
 import time
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -37,10 +38,10 @@ def sift_magsac(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
     return None if fit is None else fit.H_1to0
 
 
-def compare(registrar: Registrar, options: PairOptions, per_modality: int, seed: int) -> list[dict]:
+def compare(registrar: Registrar, options: PairOptions, per_modality: int, seed: int, moving: Sequence[str] = MOVING) -> list[dict]:
     """Rows of ours and SIFT + MAGSAC per modality on the same pairs."""
     rows = []
-    for modality in MOVING:
+    for modality in moving:
         trials, errors, seconds = [], [], []
         for index in range(per_modality):
             pair = draw_pair(seed, index, ("CF", modality), options)
@@ -81,11 +82,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=12, help="pairs per modality and table")
     parser.add_argument("--tables", default="upright,any", help="which tables: upright, any")
+    parser.add_argument("--moving", default=",".join(MOVING), help="modalities of the moving image")
     parser.add_argument("--ours-only", action="store_true", help="leave the baseline out")
     parser.add_argument("--weights", default="lite")
     parser.add_argument("--seed", type=int, default=VALIDATION_SEED)
     args = parser.parse_args()
-    registrar = Registrar.from_pretrained(args.weights)
+    registrar, moving = Registrar.from_pretrained(args.weights), args.moving.split(",")
     where = f"{platform.machine()}, {torch.get_num_threads()} threads, {registrar.device}"
     print(f"{where}, torch {torch.__version__}, OpenCV {cv2.__version__}")
     registrar(*[draw_pair(1, 1).fixed] * 2)  # the first call loads and plans
@@ -93,9 +95,9 @@ def main() -> None:
         title, options = TABLES[name]
         print(f"\n{name}: {title}, 768x768 px   (success = mean corner error ≤ {RIGHT_PX:g} px)", flush=True)
         if args.ours_only:
-            print_table(summarise_trials(list(run_trials(registrar, args.seed, args.pairs, options))))
+            print_table(summarise_trials(list(run_trials(registrar, args.seed, args.pairs, options, moving=moving))))
         else:
-            print_table(compare(registrar, options, args.pairs, args.seed))
+            print_table(compare(registrar, options, args.pairs, args.seed, moving))
     print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB")
 
 

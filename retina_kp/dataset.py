@@ -2,7 +2,7 @@
 
 Every batch is a dict: image0, image1 (B, 1, H, W) in [0, 1]; valid0, valid1 (B, 1, H, W) bool fields of view; H_0to1 (B, 3, 3)
 float64; vessel_mask0 (B, 1, H, W); vessel_keypoints, vessel_keypoints1 (B, N, 2) px of image 0 and 1, NaN-padded; modalities,
-a list of (fixed, moving).
+a list of (fixed, moving); sample_ids, a list of names under which image 0's frame comes back ("" = it never does).
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class SyntheticOptions:
     field_deg: tuple[float, float] = (18.0, 60.0)  # field of view of the 640 px cache
     fixed: tuple[str, ...] = ("CF", "CF", "CF", "CF", "OCT")  # drawn with equal chances
     moving: tuple[str, ...] = ("FA", "OCT", "OCTA")
+    frames_per_retina: int = 0  # 0: image 0 looks elsewhere every time; n: one of n fixed frames per retina, so that a sample comes back
     min_overlap: float = 0.25  # of image 1 inside image 0; otherwise another transform is drawn
     appearance: AppearanceRange = AppearanceRange()
     growth: GrowthOptions = GrowthOptions()
@@ -90,8 +91,11 @@ class SyntheticPairs:
         rng = np.random.default_rng([self.seed, 1, index])
         g = torch.Generator().manual_seed(int(rng.integers(2**63)))
         o, hw = self.options, (self.options.size_px, self.options.size_px)
-        views = [self.view(int(i)) for i in rng.integers(0, self.pool_size, batch_size)]
-        H_view_to_0 = np.stack([self._frame0(v, rng) for v in views])
+        retinas = rng.integers(0, self.pool_size, batch_size)
+        frames = rng.integers(0, max(o.frames_per_retina, 1), batch_size)
+        views = [self.view(int(i)) for i in retinas]
+        fixed_frame = [np.random.default_rng([self.pool_seed, 2, i, k]) for i, k in zip(retinas, frames, strict=True)]
+        H_view_to_0 = np.stack([self._frame0(v, own if o.frames_per_retina else rng) for v, own in zip(views, fixed_frame, strict=True)])
         valid = random_field_of_view(2 * batch_size, hw, g)
         H_0to1 = self._relative(batch_size, hw, strength, g)
         H_view_to_1 = H_0to1.numpy() @ H_view_to_0
@@ -105,7 +109,8 @@ class SyntheticPairs:
         b = batch_size
         return {"image0": image[:b], "image1": image[b:], "valid0": valid[:b], "valid1": valid[b:], "H_0to1": H_0to1,
                 "vessel_mask0": vessels[:b] & valid[:b], "vessel_keypoints": points[:b], "vessel_keypoints1": points[b:],
-                "modalities": list(zip(fixed, moving, strict=True))}  # fmt: skip
+                "modalities": list(zip(fixed, moving, strict=True)),
+                "sample_ids": [f"{i}.{k}" if o.frames_per_retina else "" for i, k in zip(retinas, frames, strict=True)]}  # fmt: skip
 
     def _frame0(self, view: CachedView, rng: np.random.Generator) -> np.ndarray:
         """(3, 3) cache px → image 0 px: any turn, a zoom, and a look at a junction-rich place."""

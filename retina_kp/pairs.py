@@ -1,7 +1,7 @@
 """Image files as training pairs: records → the batches that `dataset.SyntheticPairs` makes, on square images of one size.
 
 Beside the keys listed in `dataset`, a batch holds points0, points1 (B, N, 2): annotated point pairs in px of image 0 and 1, perhaps outside
-the frame of image 1, NaN-padded and all NaN where a record has none; and pair_id, a list. vessel_keypoints1 are the vessel_keypoints that
+the frame of image 1, NaN-padded and all NaN where a record has none; and sample_ids, the pair ids. vessel_keypoints1 are the vessel_keypoints that
 image 1 sees too. Batch number i depends on records, options and seed alone.
 """
 
@@ -145,7 +145,7 @@ class PairDataset:
         return {"image0": images[0], "image1": images[1], "valid0": valid[0], "valid1": valid[1], "H_0to1": H_0to1 / H_0to1[2, 2],
                 "vessel_mask0": pair.vessel_mask0[0], "vessel_keypoints": pair.keypoints0, "vessel_keypoints1": _seen(keypoints1, valid1),
                 "points0": pair.points0, "points1": points1, "modalities": (record.modality0, record.modality1),
-                "pair_id": record.pair_id}  # fmt: skip
+                "sample_ids": record.pair_id}  # fmt: skip
 
     def _random_transform(self, H_0to1: torch.Tensor, strength: float, g: torch.Generator) -> torch.Tensor:
         """(3, 3) square px of image 1 → px of its new frame; of 20 draws the first with MIN_OVERLAP, else the one with most."""

@@ -179,3 +179,15 @@ def test_cached_views_keep_their_junctions_inside(data):
     view = data.view(0)
     assert view.layers.shape == (len(LAYERS), CACHE_PX, CACHE_PX)
     assert (view.junctions_xy >= 0).all() and (view.junctions_xy <= CACHE_PX - 1).all()
+
+
+def test_a_sample_comes_back_in_the_same_frame():
+    data = SyntheticPairs(3, 1, SyntheticOptions(size_px=96, frames_per_retina=1))
+    first, second = data.batch(0, 1), data.batch(1, 1)
+    assert first["sample_ids"] == second["sample_ids"] == ["0.0"]
+    assert torch.equal(first["vessel_mask0"] & second["valid0"], second["vessel_mask0"] & first["valid0"])
+    assert not torch.equal(first["image0"], second["image0"]) and not torch.equal(first["H_0to1"], second["H_0to1"])
+
+
+def test_samples_that_never_come_back_have_no_name():
+    assert SyntheticPairs(3, 1, SyntheticOptions(size_px=96)).batch(0, 2)["sample_ids"] == ["", ""]

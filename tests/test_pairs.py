@@ -201,12 +201,12 @@ def test_a_batch_has_the_form_of_a_synthetic_one(several):
         if torch.is_tensor(value):
             assert batch[key].dtype == value.dtype and batch[key].ndim == value.ndim
             assert "keypoints" in key or batch[key].shape == value.shape
-    assert set(batch) == set(model) | {"points0", "points1", "pair_id"} and batch["modalities"] == [("CF", "FA")] * 3
+    assert set(batch) == set(model) | {"points0", "points1"} and batch["modalities"] == [("CF", "FA")] * 3
 
 
 def test_every_epoch_shows_every_record_once(several):
     data = PairDataset(several, 64)
-    shown = [name for step in range(5) for name in data.batch(step, 2)["pair_id"]]
+    shown = [name for step in range(5) for name in data.batch(step, 2)["sample_ids"]]
     assert sorted(shown[:5]) == sorted(shown[5:]) == list("01234") and shown[:5] != shown[5:]
 
 
