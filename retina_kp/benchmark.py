@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import torch
 
-from .evaluation import MOVING, RIGHT_PX, VALIDATION_SEED, run_trial, run_trials, summarise_trials
+from .evaluation import MOVING, RIGHT_PX, VALIDATION_SEED, gather_trials, run_trial, summarise_trials
 from .images import to_gray
 from .keypoints import Features
 from .matching import fit_transform, mutual_matches
@@ -84,6 +84,9 @@ def main() -> None:
     parser.add_argument("--tables", default="upright,any", help="which tables: upright, any")
     parser.add_argument("--moving", default=",".join(MOVING), help="modalities of the moving image")
     parser.add_argument("--ours-only", action="store_true", help="leave the baseline out")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="with --ours-only: processes that share the threads; times are then longer"
+    )
     parser.add_argument("--weights", default="lite")
     parser.add_argument("--seed", type=int, default=VALIDATION_SEED)
     args = parser.parse_args()
@@ -95,7 +98,9 @@ def main() -> None:
         title, options = TABLES[name]
         print(f"\n{name}: {title}, 768x768 px   (success = mean corner error ≤ {RIGHT_PX:g} px)", flush=True)
         if args.ours_only:
-            print_table(summarise_trials(list(run_trials(registrar, args.seed, args.pairs, options, moving=moving))))
+            print_table(
+                summarise_trials(gather_trials(args.weights, args.seed, args.pairs, options, moving=moving, processes=args.processes))
+            )
         else:
             print_table(compare(registrar, options, args.pairs, args.seed, moving))
     print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
 
 from .metrics import mace
 from .registration import Registrar, calibration_inputs
@@ -45,16 +49,42 @@ def run_trial(registrar: Registrar, pair: SamplePair, moving_image: np.ndarray |
 
 
 def run_trials(registrar: Registrar, seed: int, per_modality: int, options: PairOptions = PairOptions(), impostors: bool = False,
-               moving: Iterable[str] = MOVING):  # fmt: skip
-    """Yield trials on new pairs, modality after modality; with ``impostors`` each pair is followed by one trial on two different eyes."""
+               moving: Iterable[str] = MOVING, start: int = 0) -> Iterator[Trial]:  # fmt: skip
+    """Yield trials on new pairs number ``start`` and on, modality after modality; with ``impostors`` each pair but the first is followed by
+    one trial on two different eyes: its fixed image with the moving image before."""
     for modality in moving:
         previous = None
-        for index in range(per_modality):
+        for index in range(start, start + per_modality):
             pair = draw_pair(seed, index, ("CF", modality), options)
             yield run_trial(registrar, pair)
             if impostors and previous is not None:
                 yield run_trial(registrar, pair, previous.moving)
             previous = pair
+
+
+_worker_registrar: Registrar | None = None
+
+
+def _start_worker(weights: str, threads: int) -> None:
+    global _worker_registrar
+    torch.set_num_threads(threads)
+    _worker_registrar = Registrar.from_pretrained(weights, device="cpu")
+
+
+def _run_chunk(seed, count, options, impostors, modality, start) -> list[Trial]:
+    return list(run_trials(_worker_registrar, seed, count, options, impostors, (modality,), start))
+
+
+def gather_trials(weights: str | Path, seed: int, per_modality: int, options: PairOptions = PairOptions(), impostors: bool = False,
+                  moving: Iterable[str] = MOVING, processes: int = 2, chunk: int = 10) -> list[Trial]:  # fmt: skip
+    """All trials of `run_trials`, spread over processes that share the threads of this one; the same pairs whatever their number."""
+    jobs = [
+        (seed, min(chunk, per_modality - start), options, impostors, m, start) for m in moving for start in range(0, per_modality, chunk)
+    ]
+    threads = max(1, torch.get_num_threads() // processes)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _start_worker, (str(weights), threads)) as pool:
+        return [trial for trials in pool.map(_run_chunk, *zip(*jobs, strict=True)) for trial in trials]
 
 
 def summarise_trials(trials: list[Trial]) -> list[dict]:

@@ -19,7 +19,7 @@ from .losses import Term, dice_loss, gaussian_labels, in_fixed_frame
 from .networks import DenseOutput
 
 MIN_RIVAL_DISTANCE = 0.02  # unit descriptors nearer than this differ by rounding (bfloat16): a collapsed map confirms nothing
-ROUNDING = 1e-6  # thirty steps of 0.1 make 3, and a share of 0.85 is 0.05 below 0.9
+ROUNDING = 1e-6  # of values and accuracies: ten steps of 0.1 make 1
 _distance = partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")  # (..., N, M) px, NaN at NaN; the fast mode rounds
 
 
@@ -79,11 +79,17 @@ def mine(out0: DenseOutput, out1: DenseOutput, batch: dict, options: PkeOptions 
         points1 = warp_points(points0.double(), batch["H_0to1"].double()).float()
         probability1, in_view = peak_probability(out1, points1), view_filter(points1, batch["valid1"])
         confidence = (peaks[..., 2] * probability1).sqrt()
-        verdicts = [annotation_filter(points0, batch["vessel_keypoints"], options), mask_filter(points0, batch.get("vessel_mask0")),
-                    in_view, geometric_filter(probability1, options),
-                    content_filter(out0, out1, points0, points1, in_view[0], options)]  # fmt: skip
-        verdicts.append(budget_filter(confidence, torch.stack([kept for kept, _ in verdicts]).all(0), options))
-        return _collect(points0, points1, confidence, verdicts)
+        judged = [annotation_filter(points0, batch["vessel_keypoints"], options), mask_filter(points0, batch.get("vessel_mask0")), in_view,
+                  geometric_filter(probability1, options), content_filter(out0, out1, points0, points1, in_view[0], options)]  # fmt: skip
+    judged.append(budget_filter(confidence, torch.stack([kept for kept, _ in judged]).all(0), options))
+    alive, funnel, rejected = torch.isfinite(points0).all(-1), {}, [{} for _ in points0]
+    for kept, reason in judged:  # a point is booked under the first reason that rejects it
+        for i, by_reason in enumerate(rejected):
+            by_reason[reason] = points0[i, alive[i] & ~kept[i]]
+        alive = alive & kept
+        funnel["candidates" if reason == "annotated" else f"after_{reason}"] = int(alive.sum())
+    mined = ([row[a] for row, a in zip(values, alive, strict=True)] for values in (points0, points1, confidence))
+    return PkeRound(*mined, rejected, funnel)
 
 
 def peak_probability(out1: DenseOutput, points1: torch.Tensor) -> torch.Tensor:
@@ -105,8 +111,7 @@ def mask_filter(points0, vessel_mask0) -> tuple[torch.Tensor, str]:
 
 def view_filter(points_xy, valid, border_px: float = 0.0) -> tuple[torch.Tensor, str]:
     """Keep points (B, N, 2) px inside a field of view (B, 1, H, W) bool, border_px from its edge; NaN is outside."""
-    field = erode(valid, border_px).float()
-    return inside(points_xy, valid.shape[-2:], border_px) & (sample_map(field, points_xy)[..., 0] > 0.99), "view"
+    return inside(points_xy, valid.shape[-2:], border_px) & (sample_map(erode(valid, border_px).float(), points_xy)[..., 0] > 0.99), "view"
 
 
 def geometric_filter(probability1, options: PkeOptions) -> tuple[torch.Tensor, str]:
@@ -132,30 +137,18 @@ def content_filter(out0, out1, points0, points1, pool, options: PkeOptions) -> t
 
 def budget_filter(confidence, survived, options: PkeOptions) -> tuple[torch.Tensor, str]:
     """Keep the max_new_points most confident survivors (B, N) of each image; of equal ones the stronger in det0."""
-    order = confidence.masked_fill(~survived, -1).argsort(1, descending=True, stable=True)
+    order = confidence.masked_fill(~survived, -1).argsort(dim=1, descending=True, stable=True)
     return order.argsort(1) < options.max_new_points, "budget"
-
-
-def _collect(points0, points1, confidence, verdicts) -> PkeRound:
-    """Apply (kept, reason) one after the other; a point is booked under the first reason that rejects it."""
-    alive, funnel, rejected = torch.isfinite(points0).all(-1), {}, [{} for _ in points0]
-    for kept, reason in verdicts:
-        for i, by_reason in enumerate(rejected):
-            by_reason[reason] = points0[i, alive[i] & ~kept[i]]
-        alive = alive & kept
-        funnel["candidates" if reason == "annotated" else f"after_{reason}"] = int(alive.sum())
-    kept = ([row[a] for row, a in zip(values, alive, strict=True)] for values in (points0, points1, confidence))
-    return PkeRound(*kept, rejected, funnel)
 
 
 def _pad(rows: list[torch.Tensor]) -> torch.Tensor:
     """Lists of (N_i, D) → (B, max N, D), the rest NaN; at least one row."""
-    return pad_sequence([*rows, torch.full_like(rows[0][:1].sum(0, True), torch.nan)], True, torch.nan)[:-1]
+    return pad_sequence([*rows, rows[0].new_full((1, rows[0].shape[1]), torch.nan)], True, torch.nan)[:-1]
 
 
 class ValueMap:
     """What PKE remembers of each sample: places in image 0's whole frame, which must be the same at every visit. A point stays where it was
-    first found, so labels cannot creep. A sample's id is an int or str; each visit of one counts, twice in a batch counts twice."""
+    first found, so labels cannot creep. Ids are int or str; "" never returns and is not kept. An id twice in a batch is two visits."""
 
     def __init__(self, options: PkeOptions = PkeOptions()):
         self.options, self._records = options, {}
@@ -169,23 +162,22 @@ class ValueMap:
         record = self.record(sample_id)
         return record[record[:, 3] > 0, :2].float()
 
-    def visit(self, sample_id: int | str, found_xy: torch.Tensor, visible: torch.Tensor | None = None) -> None:
-        """Book one visit. Recorded points nearest to a found one (M, 2) px, within nms_radius_px, gain; of the others the visible, (N,) bool
-        in the order of `record`, None = all, decay, and vanish below 0. Found points near to no recorded one are new."""
+    def visit(self, sample_id: int | str, found_xy: torch.Tensor, visible: torch.Tensor) -> None:
+        """Book one visit. Recorded points nearest to a found one (M, 2) px, within nms_radius_px, gain; of the others the visible ones,
+        (N,) bool in the order of `record`, decay, and vanish below 0. Found points near to no recorded one are new."""
         if type(sample_id) not in (int, str):
             raise TypeError(f"a sample's id is an int or str, not {sample_id!r} of {type(sample_id)}")
         o, record, found = self.options, self.record(sample_id).clone(), found_xy.detach().cpu().double()
         nearest, index = F.pad(_distance(found, record[:, :2]), (0, 1), value=torch.inf).min(1)  # last column: near to none
-        known = nearest <= o.nms_radius_px
-        hit = torch.zeros(len(record), dtype=torch.bool).index_fill(0, index[known], True)
-        missed = ~hit if visible is None else ~hit & visible.cpu()
-        record[:, 2] += o.value_gain * hit.double() - o.value_decay * missed.double()
-        record = torch.cat([record, F.pad(F.pad(found[~known], (0, 1), value=o.value_gain), (0, 1))])
+        hit = torch.zeros(len(record), dtype=torch.bool).index_fill(0, index[nearest <= o.nms_radius_px], True)
+        record[:, 2] += o.value_gain * hit.double() - o.value_decay * (~hit & visible.cpu()).double()
+        record = torch.cat([record, F.pad(F.pad(found[nearest > o.nms_radius_px], (0, 1), value=o.value_gain), (0, 1))])
         value = record[:, 2].clamp_(max=o.value_max)
         record[:, 3] = (value >= o.promotion_value - ROUNDING) | ((record[:, 3] > 0) & (value >= o.demotion_value - ROUNDING))
         record = record[value >= -ROUNDING]
         best = (record[:, 2] + record[:, 3] * (o.value_max + 1)).argsort(descending=True, stable=True)[: o.max_recorded_points]
-        self._records[sample_id] = record[best.sort().values]
+        if sample_id != "":
+            self._records[sample_id] = record[best.sort().values]
 
     def state_dict(self) -> dict:
         """{"ids": list, "records": list of (N, 4) float64}: `torch.load(weights_only=True)` reads it."""

@@ -14,9 +14,9 @@ import torch
 
 from .augment import AppearanceRange
 from .checkpoints import SHIPPED, load_network, save_network
-from .evaluation import CALIBRATION_SEED, calibration_error, fit_calibration, run_trials
+from .evaluation import CALIBRATION_SEED, calibration_error, fit_calibration, gather_trials
 from .files import write_json
-from .registration import Registrar, confidence
+from .registration import confidence
 from .samples import PairOptions
 from .trainer import TrainConfig, Trainer
 
@@ -52,7 +52,7 @@ def publish(checkpoint: str | Path, target: str | Path, pairs: int, about: dict)
     """Calibrate the confidence on ``pairs`` drawn pairs per modality and as many impostors, write the weights in half precision with the
     calibration in their header, and return the calibration's figures."""
     network, metadata = load_network(checkpoint)
-    trials = list(run_trials(Registrar(network), CALIBRATION_SEED, pairs, HARD_PAIRS, impostors=True))
+    trials = gather_trials(checkpoint, CALIBRATION_SEED, pairs, HARD_PAIRS, impostors=True)
     calibration = fit_calibration(trials)
     known = [t for t in trials if t.evidence]
     right = torch.tensor([t.would_be_px <= 5 for t in known]).float().numpy()

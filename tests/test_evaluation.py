@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from retina_kp.evaluation import Trial, calibration_error, fit_calibration, summarise_trials
+from retina_kp import PairOptions, Registrar
+from retina_kp.evaluation import Trial, calibration_error, fit_calibration, gather_trials, run_trials, summarise_trials
 from retina_kp.registration import confidence
 
 
@@ -40,3 +41,11 @@ def test_calibration_error_by_hand():
     sure, right = np.array([0.95, 0.95, 0.05, 0.05]), np.array([1.0, 0.0, 0.0, 0.0])
     assert calibration_error(sure, right) == pytest.approx(0.5 * 0.45 + 0.5 * 0.05)
     assert calibration_error(np.array([1.0, 0.0]), np.array([1.0, 0.0])) == 0
+
+
+def test_processes_change_nothing_but_the_time():
+    options = PairOptions(size_px=256, rotation_deg=10, scale=(0.95, 1.05), min_overlap=0.8)
+    here = list(run_trials(Registrar.from_pretrained("lite", device="cpu"), 3, 2, options, impostors=True, moving=("FA",)))
+    there = gather_trials("lite", 3, 2, options, impostors=True, moving=("FA",), processes=1)
+    assert [t.genuine for t in there] == [True, True, False]
+    assert [t.would_be_px for t in there] == pytest.approx([t.would_be_px for t in here], rel=1e-6)
