@@ -92,7 +92,7 @@ class SyntheticPairs:
         g = torch.Generator().manual_seed(int(rng.integers(2**63)))
         o, hw = self.options, (self.options.size_px, self.options.size_px)
         retinas = rng.integers(0, self.pool_size, batch_size)
-        frames = rng.integers(0, max(o.frames_per_retina, 1), batch_size)
+        frames = rng.integers(0, o.frames_per_retina, batch_size) if o.frames_per_retina else np.zeros(batch_size, int)
         views = [self.view(int(i)) for i in retinas]
         fixed_frame = [np.random.default_rng([self.pool_seed, 2, i, k]) for i, k in zip(retinas, frames, strict=True)]
         H_view_to_0 = np.stack([self._frame0(v, own if o.frames_per_retina else rng) for v, own in zip(views, fixed_frame, strict=True)])

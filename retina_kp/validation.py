@@ -87,7 +87,7 @@ def _detected(batch: dict, features, i: int) -> dict[str, float]:
 
 
 def save_keypoint_figures(network, validation: ValidationSet, folder: Path, device="cpu", rows: int = 2) -> list[Path]:
-    """Write fixed_kps.png, moving_kps.png (green predictions on red truth) and vessel_keypoints_extracted.png (truth alone)."""
+    """Write fixed_kps.png, moving_kps.png (green predictions above 0.3 on red truth) and vessel_keypoints_extracted.png (truth alone)."""
     from matplotlib.figure import Figure
 
     from .viz import plot_keypoints, plot_predictions, show
@@ -101,8 +101,8 @@ def save_keypoint_figures(network, validation: ValidationSet, folder: Path, devi
     written = []
     for name, side in (("fixed_kps", 0), ("moving_kps", 1), ("vessel_keypoints_extracted", 0)):
         images, truth = batch[f"image{side}"][:count], batch["vessel_keypoints" if side == 0 else "vessel_keypoints1"][:count]
-        found = extract(network, images.to(device), batch[f"valid{side}"][:count].to(device))
-        figure = Figure(figsize=(2.6 * count, 2.9), layout="constrained")
+        found = extract(network, images.to(device), batch[f"valid{side}"][:count].to(device), KeypointOptions(min_probability=0.3))
+        figure = Figure(figsize=(3.0 * count, 3.3), layout="constrained")
         for i, ax in enumerate(figure.subplots(1, count, squeeze=False)[0]):
             known = truth[i][torch.isfinite(truth[i]).all(-1)].numpy()
             if name == "vessel_keypoints_extracted":

@@ -148,12 +148,12 @@ def plot_detector(image, detector_map, ax: Axes | None = None) -> Axes:
 
 
 def plot_predictions(ax: Axes | None, image, predicted_xy, truth_xy) -> Axes:
-    """Predicted points (green dots) on true points (red rings) over the grey image: a hit is a dot in a ring; the legend counts."""
+    """Predicted points (green dots) on true points (red rings) over the grey image: a hit is a dot in a ring; the title counts."""
     predicted_xy, truth_xy = _points(predicted_xy), _points(truth_xy)
     ax = _show_grey(image, ax)
-    ax.scatter(*truth_xy.T, s=60, facecolors="none", edgecolors=RED, linewidths=1.4, label=f"truth ({len(truth_xy)})")
-    ax.scatter(*predicted_xy.T, s=22, color=GREEN, edgecolors="white", linewidths=0.5, label=f"predicted ({len(predicted_xy)})")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False, fontsize=10, borderaxespad=0.2)
+    ax.scatter(*truth_xy.T, s=60, facecolors="none", edgecolors=RED, linewidths=1.4)
+    ax.scatter(*predicted_xy.T, s=14, color=GREEN, edgecolors="white", linewidths=0.4)
+    ax.set_title(f"{len(predicted_xy)} predicted •  {len(truth_xy)} true ○", fontsize=11)
     return ax
 
 

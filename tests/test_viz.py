@@ -121,7 +121,7 @@ def test_points_on_images():
     assert np.array_equal(ax.collections[0].get_offsets(), points) and ax.get_xlim() == (-0.5, 470.5)
     ax = viz.plot_predictions(None, vessels(HW0, True), points[:2], points)
     assert drawn_points(ax) == [3, 2]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["truth (3)", "predicted (2)"]
+    assert ax.get_title() == "2 predicted •  3 true ○"
     assert drawn_points(viz.plot_predictions(None, vessels(HW0, True), NONE, NONE)) == [0, 0]
 
 
