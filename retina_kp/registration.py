@@ -59,6 +59,7 @@ class Hypothesis:
 class Candidate:
     """A refined hypothesis. H_base: moving base px → fixed base px; result: the same in original px, with its confidence."""
 
+    hypothesis: Hypothesis
     H_base: np.ndarray
     result: Registration
 
@@ -122,12 +123,17 @@ class Registrar:
         candidates = []
         for stage in stages:
             tried = [h for view in stage if (h := self._try(views0, views1, *view)) is not None]
-            for hypothesis in sorted(tried, key=lambda h: -h.support)[: o.refined_per_stage]:
-                candidate = self._refine(views0, views1, hypothesis)
-                if candidate is not None:
-                    candidates.append(candidate)
-                    if candidate.result.confidence >= o.sure_confidence:
-                        return candidates
+            tried = sorted(tried, key=lambda h: -h.support)[: o.refined_per_stage]
+            refined = [c for h in tried if (c := self._refine(views0, views1, h, h.fit.H_1to0)) is not None]
+            if not refined:
+                continue
+            best = max(refined, key=lambda c: c.result.confidence)
+            again = self._refine(views0, views1, best.hypothesis, best.H_base)  # a rough start reaches its place in two passes
+            if again is not None and again.result.confidence > best.result.confidence:
+                best = again
+            candidates.append(best)
+            if best.result.confidence >= o.sure_confidence:
+                break
         return candidates
 
     def _try(self, views0: ImageViews, views1: ImageViews, angle_deg: float, scale0: float, scale1: float) -> Hypothesis | None:
@@ -142,9 +148,9 @@ class Registrar:
 
     # ------------------------------------------------------------------ precision and judgement
 
-    def _refine(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis) -> Candidate | None:
-        """Draw the moving image in the fixed frame, match again nearby, fit the wanted model."""
-        o, H = self.options, hypothesis.fit.H_1to0
+    def _refine(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis, H: np.ndarray) -> Candidate | None:
+        """Draw the moving image in the fixed frame by H (base px), match again nearby, fit the wanted model."""
+        o = self.options
         features0, aligned = views0.features(), views1.aligned(H, views0.base_hw)
         index = guided_matches(features0, aligned, np.eye(3), o.guided_radius_px)
         points0, points_aligned = features0.keypoints_xy[index[:, 0]], aligned.keypoints_xy[index[:, 1]]
@@ -156,9 +162,8 @@ class Registrar:
         result = Registration.from_fit(fit, np.linalg.inv(views0.base_from_original), aligned_from_original1, points0, points_aligned,
                                        views0.original_hw, views1.original_hw)  # fmt: skip
         angle = describe(result.H_1to0, result.moving_hw).angle_deg
-        return Candidate(
-            fit.H_1to0 @ H, replace(result, confidence=confidence(evidence, self.calibration), evidence=evidence, angle_deg=angle)
-        )
+        result = replace(result, confidence=confidence(evidence, self.calibration), evidence=evidence, angle_deg=angle)
+        return Candidate(hypothesis, fit.H_1to0 @ H, result)
 
     def _judge(self, best: Candidate, views1: ImageViews) -> Registration:
         why = implausible(best.H_base, views1.base_hw)
