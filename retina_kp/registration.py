@@ -34,7 +34,10 @@ class RegistrarOptions:
     search_threshold_px: float = 6.0  # agreement with a similarity while searching
     final_threshold_px: float = 3.0
     guided_radius_px: float = 12.0
-    refined_per_stage: int = 3  # hypotheses that are refined after each stage of the search
+    settled_per_stage: int = 3  # hypotheses that are matched again with the moving image turned, after each stage of the search
+    refined_per_stage: int = 2  # best of these that get the final model
+    settle_radius_px: float = 20.0  # a hypothesis may be so far off; it settles by a similarity with settle_threshold_px
+    settle_threshold_px: float = 8.0
     sure_confidence: float = 0.97  # a candidate with so much ends the search
     min_inliers: int = 7
     min_contrast: float = 0.004  # standard deviation of gray levels below which an image counts as blank
@@ -104,7 +107,8 @@ class Registrar:
         candidates = self._search(views0, views1)
         if not candidates:
             return refused(f"{FEW_MATCHES}: no turn or scale gave a consistent set", *sizes)
-        return self._judge(max(candidates, key=lambda c: c.result.confidence), views1)
+        best = max(candidates, key=lambda c: c.result.confidence)
+        return self._judge(self._polish(views0, views1, best), views1)
 
     def _views(self, image: np.ndarray) -> ImageViews:
         return ImageViews(image, self.network, self.options.keypoints, self.options.working_px)
@@ -123,16 +127,11 @@ class Registrar:
         candidates = []
         for stage in stages:
             tried = [h for view in stage if (h := self._try(views0, views1, *view)) is not None]
-            tried = sorted(tried, key=lambda h: -h.support)[: o.refined_per_stage]
-            refined = [c for h in tried if (c := self._refine(views0, views1, h, h.fit.H_1to0)) is not None]
-            if not refined:
-                continue
-            best = max(refined, key=lambda c: c.result.confidence)
-            again = self._refine(views0, views1, best.hypothesis, best.H_base)  # a rough start reaches its place in two passes
-            if again is not None and again.result.confidence > best.result.confidence:
-                best = again
-            candidates.append(best)
-            if best.result.confidence >= o.sure_confidence:
+            tried = sorted(tried, key=lambda h: -h.support)[: o.settled_per_stage]
+            settled = [h for raw in tried if (h := self._settle(views0, views1, raw)) is not None]
+            settled = sorted(settled, key=lambda h: -h.fit.n_inliers)[: o.refined_per_stage]
+            candidates += [c for h in settled if (c := self._refine(views0, views1, h)) is not None]
+            if any(c.result.confidence >= o.sure_confidence for c in candidates):
                 break
         return candidates
 
@@ -148,9 +147,20 @@ class Registrar:
 
     # ------------------------------------------------------------------ precision and judgement
 
-    def _refine(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis, H: np.ndarray) -> Candidate | None:
-        """Draw the moving image in the fixed frame by H (base px), match again nearby, fit the wanted model."""
-        o = self.options
+    def _settle(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis) -> Hypothesis | None:
+        """Draw the moving image in the fixed frame and match again in a wide neighbourhood: a better similarity, or None."""
+        o, H = self.options, hypothesis.fit.H_1to0
+        features0, aligned = views0.features(), views1.aligned(H, views0.base_hw)
+        index = guided_matches(features0, aligned, np.eye(3), o.settle_radius_px)
+        points0, points1 = features0.keypoints_xy[index[:, 0]], aligned.keypoints_xy[index[:, 1]]
+        fit = fit_transform(points0, points1, "similarity", o.settle_threshold_px)
+        if fit is None or implausible(fit.H_1to0 @ H, views1.base_hw):
+            return None
+        return replace(hypothesis, fit=replace(fit, H_1to0=fit.H_1to0 @ H), n_matches=len(index))
+
+    def _refine(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis) -> Candidate | None:
+        """Draw the moving image in the fixed frame once more, match nearby, fit the wanted model, and measure what speaks for it."""
+        o, H = self.options, hypothesis.fit.H_1to0
         features0, aligned = views0.features(), views1.aligned(H, views0.base_hw)
         index = guided_matches(features0, aligned, np.eye(3), o.guided_radius_px)
         points0, points_aligned = features0.keypoints_xy[index[:, 0]], aligned.keypoints_xy[index[:, 1]]
@@ -165,6 +175,13 @@ class Registrar:
         result = replace(result, confidence=confidence(evidence, self.calibration), evidence=evidence, angle_deg=angle)
         return Candidate(hypothesis, fit.H_1to0 @ H, result)
 
+    def _polish(self, views0: ImageViews, views1: ImageViews, best: Candidate) -> Candidate:
+        """One more pass from where the best candidate lies, for accuracy; what was judged (evidence, confidence) stays as it was."""
+        again = self._refine(views0, views1, replace(best.hypothesis, fit=replace(best.hypothesis.fit, H_1to0=best.H_base)))
+        if again is None or again.result.inliers.sum() < best.result.inliers.sum():
+            return best
+        return replace(again, result=replace(again.result, confidence=best.result.confidence, evidence=best.result.evidence))
+
     def _judge(self, best: Candidate, views1: ImageViews) -> Registration:
         why = implausible(best.H_base, views1.base_hw)
         if why:
@@ -175,20 +192,20 @@ class Registrar:
 
 
 def measure_evidence(hypothesis: Hypothesis, fit: Fit, features0: Features, aligned: Features) -> dict[str, float]:
-    """What speaks for a registration, as numbers: support of the search, inliers of the final fit, their share of the guided matches and
-    of the keypoints that could have matched."""
-    return {"search_support": float(hypothesis.support), "search_share": hypothesis.fit.n_inliers / max(hypothesis.n_matches, 1),
+    """What speaks for a registration, as numbers: support of the search, share of matches that agree in a wide neighbourhood, inliers of
+    the final fit, their share of the guided matches and of the keypoints that could have matched."""
+    return {"search_support": float(hypothesis.support), "settled_share": hypothesis.fit.n_inliers / max(hypothesis.n_matches, 1),
             "inliers": float(fit.n_inliers), "inlier_share": fit.n_inliers / max(len(fit.inliers), 1),
             "keypoint_share": fit.n_inliers / max(min(len(features0), len(aligned)), 1)}  # fmt: skip
 
 
-DEFAULT_CALIBRATION = {"bias": -11.0, "log_search_support": 1.0, "log_inliers": 0.5, "inlier_share": 20.0, "keypoint_share": 20.0}
+DEFAULT_CALIBRATION = {"bias": -14.0, "settled_share": 10.0, "log_inliers": 0.8, "inlier_share": 20.0, "keypoint_share": 10.0}
 
 
 def calibration_inputs(evidence: dict[str, float]) -> dict[str, float]:
     """The terms of the logistic model of `confidence`."""
-    return {"bias": 1.0, "log_search_support": math.log1p(evidence["search_support"]), "log_inliers": math.log1p(evidence["inliers"]),
-            "inlier_share": evidence["inlier_share"], "keypoint_share": evidence["keypoint_share"]}  # fmt: skip
+    shares = {name: evidence[name] for name in ("settled_share", "inlier_share", "keypoint_share")}
+    return {"bias": 1.0, "log_inliers": math.log1p(evidence["inliers"]), **shares}
 
 
 def confidence(evidence: dict[str, float], calibration: dict[str, float] | None) -> float:

@@ -9,7 +9,7 @@ from retina_kp.registration import confidence
 
 
 def trial(error=1.0, ok=True, genuine=True, support=20.0, share=0.4):
-    evidence = {"search_support": support, "search_share": 0.2, "inliers": 50.0, "inlier_share": share, "keypoint_share": 0.2}
+    evidence = {"search_support": support, "settled_share": share, "inliers": 50.0, "inlier_share": share, "keypoint_share": 0.2}
     return Trial("FA", ok, error if ok else np.inf, error, 0.9, 0.5, genuine, evidence)
 
 
