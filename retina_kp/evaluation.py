@@ -110,12 +110,17 @@ def fit_calibration(trials: list[Trial], steps: int = 60, ridge: float = 0.05) -
         raise ValueError(f"calibration needs right and wrong registrations; of {len(known)} trials {int(right.sum())} were right")
     names = list(calibration_inputs(known[0].evidence))
     x = np.array([[calibration_inputs(t.evidence)[k] for k in names] for t in known])
+    center, spread = x.mean(0), x.std(0) + 1e-9
+    center[0], spread[0] = 0.0, 1.0  # the bias stays as it is; the ridge acts on terms of equal spread
+    x = (x - center) / spread
     w = np.zeros(len(names))
     penalty = ridge * np.diag([0.0] + [1.0] * (len(names) - 1))
     for _ in range(steps):
         p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
         hessian = x.T @ (x * (p * (1 - p))[:, None]) + penalty + 1e-9 * np.eye(len(names))
         w = w - np.linalg.solve(hessian, x.T @ (p - right) + penalty @ w)
+    w = w / spread
+    w[0] -= (w * center).sum()
     return {k: round(float(v), 5) for k, v in zip(names, w, strict=True)}
 
 

@@ -21,7 +21,7 @@ def registrar():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """fixed/a.png, fixed/b.png with partners of the same order in moving/, and a pairs.csv that knows the truth of a."""
-    root, pair = tmp_path_factory.mktemp("pairs"), draw_pair(11, 0, ("CF", "FA"), EASY)
+    root, pair = tmp_path_factory.mktemp("pairs"), draw_pair(11, 4, ("CF", "FA"), EASY)
     for name in "ab":
         write_image(root / "fixed" / f"{name}.png", pair.fixed)
         write_image(root / "moving" / f"{name}-fa.png", pair.moving)
