@@ -13,7 +13,7 @@ from .registration import Registrar
 from .report import project_root, run_notebook
 from .samples import PairOptions, draw_pair, write_aligned_folder
 
-# (index, modality) of drawn pairs that are turned by 78°, 175°, 175° and 108°
+# (index, modality) of drawn pairs that are turned by 84°, 106°, 160° and 68°
 SAMPLES = ((3, "FA"), (10, "OCT"), (5, "OCTA"), (9, "FA"))
 SAMPLE_SEED = 2026
 
