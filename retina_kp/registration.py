@@ -147,27 +147,31 @@ class Registrar:
 
     # ------------------------------------------------------------------ precision and judgement
 
+    def _match_near(
+        self, views0: ImageViews, views1: ImageViews, H: np.ndarray, radius_px: float
+    ) -> tuple[Features, np.ndarray, np.ndarray]:
+        """Draw the moving image in the fixed frame by H (base px) and match within radius_px: its features there, points0, points1."""
+        features0, aligned = views0.features(), views1.aligned(H, views0.base_hw)
+        index = guided_matches(features0, aligned, np.eye(3), radius_px)
+        return aligned, features0.keypoints_xy[index[:, 0]], aligned.keypoints_xy[index[:, 1]]
+
     def _settle(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis) -> Hypothesis | None:
         """Draw the moving image in the fixed frame and match again in a wide neighbourhood: a better similarity, or None."""
         o, H = self.options, hypothesis.fit.H_1to0
-        features0, aligned = views0.features(), views1.aligned(H, views0.base_hw)
-        index = guided_matches(features0, aligned, np.eye(3), o.settle_radius_px)
-        points0, points1 = features0.keypoints_xy[index[:, 0]], aligned.keypoints_xy[index[:, 1]]
+        _, points0, points1 = self._match_near(views0, views1, H, o.settle_radius_px)
         fit = fit_transform(points0, points1, "similarity", o.settle_threshold_px)
         if fit is None or implausible(fit.H_1to0 @ H, views1.base_hw):
             return None
-        return replace(hypothesis, fit=replace(fit, H_1to0=fit.H_1to0 @ H), n_matches=len(index))
+        return replace(hypothesis, fit=replace(fit, H_1to0=fit.H_1to0 @ H), n_matches=len(points0))
 
     def _refine(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis) -> Candidate | None:
         """Draw the moving image in the fixed frame once more, match nearby, fit the wanted model, and measure what speaks for it."""
         o, H = self.options, hypothesis.fit.H_1to0
-        features0, aligned = views0.features(), views1.aligned(H, views0.base_hw)
-        index = guided_matches(features0, aligned, np.eye(3), o.guided_radius_px)
-        points0, points_aligned = features0.keypoints_xy[index[:, 0]], aligned.keypoints_xy[index[:, 1]]
+        aligned, points0, points_aligned = self._match_near(views0, views1, H, o.guided_radius_px)
         fit = fit_transform(points0, points_aligned, o.model, o.final_threshold_px)
         if fit is None or fit.n_inliers < o.min_inliers:
             return None
-        evidence = measure_evidence(hypothesis, fit, features0, aligned)
+        evidence = measure_evidence(hypothesis, fit, views0.features(), aligned)
         aligned_from_original1 = H @ views1.base_from_original
         result = Registration.from_fit(fit, np.linalg.inv(views0.base_from_original), aligned_from_original1, points0, points_aligned,
                                        views0.original_hw, views1.original_hw)  # fmt: skip
@@ -209,7 +213,8 @@ def calibration_inputs(evidence: dict[str, float]) -> dict[str, float]:
 
 
 def confidence(evidence: dict[str, float], calibration: dict[str, float] | None) -> float:
-    """Probability in [0, 1] that a registration with this evidence is right: a logistic model fitted on synthetic pairs (model card)."""
+    """Probability in [0, 1] that a registration with this evidence is right: a logistic model, fitted by
+    `train.publish` on drawn pairs, or DEFAULT_CALIBRATION (set by hand) for weights that carry no fit (model card)."""
     weights = calibration or DEFAULT_CALIBRATION
     z = sum(weights[k] * v for k, v in calibration_inputs(evidence).items())
     return 1 / (1 + math.exp(-max(min(z, 30), -30)))
