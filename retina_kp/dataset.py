@@ -37,7 +37,7 @@ class SyntheticOptions:
     size_px: int = 256  # side of the square images
     relative: TransformRange = TransformRange()  # image 0 → image 1
     absolute_rotation_deg: float = 180.0  # turn of image 0 itself
-    zoom_ratio: float = 1.6  # image 0 is drawn at 1/ratio … ratio of the cached resolution
+    zoom: tuple[float, float] = (0.45, 1.5)  # image 0 is drawn at so much of the cached resolution, log-uniform
     field_deg: tuple[float, float] = (18.0, 60.0)  # field of view of the 640 px cache
     fixed: tuple[str, ...] = ("CF", "CF", "CF", "CF", "OCT")  # drawn with equal chances
     moving: tuple[str, ...] = ("FA", "OCT", "OCTA")
@@ -115,7 +115,7 @@ class SyntheticPairs:
     def _frame0(self, view: CachedView, rng: np.random.Generator) -> np.ndarray:
         """(3, 3) cache px → image 0 px: any turn, a zoom, and a look at a junction-rich place."""
         o = self.options
-        zoom = float(np.exp(rng.uniform(-1, 1) * np.log(o.zoom_ratio)))
+        zoom = float(np.exp(rng.uniform(*np.log(o.zoom))))
         reach = min(0.5 * o.size_px / zoom, (CACHE_PX - 1) / 2)
         center = rng.uniform(reach, CACHE_PX - 1 - reach, 2)
         if len(view.junctions_xy) and rng.random() < 0.5:

@@ -198,9 +198,9 @@ def _normalised(xy: torch.Tensor, hw) -> torch.Tensor:
 class TransformRange:
     """How far random transforms may go; every range is symmetric and drawn on its own. ``scaled(t)`` shrinks it for a curriculum."""
 
-    rotation_deg: float = 40.0
+    rotation_deg: float = 50.0
     scale_ratio: float = 1.5  # scale is log-uniform in [1 / ratio, ratio]
-    shift: float = 0.2  # of the image's width and height
+    shift: float = 0.3  # of the image's width and height
     shear: float = 0.05  # off-diagonal entry
     perspective: float = 0.02  # change of w from the centre to the border
 

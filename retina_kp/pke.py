@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from .geometry import inside, sample_map, warp_points
-from .keypoints import KeypointOptions, erode, find_keypoints
+from .keypoints import KeypointOptions, find_keypoints, seen_cells
 from .losses import Term, dice_loss, gaussian_labels, in_fixed_frame
 from .networks import DenseOutput
 
@@ -111,7 +111,9 @@ def mask_filter(points0, vessel_mask0) -> tuple[torch.Tensor, str]:
 
 def view_filter(points_xy, valid, border_px: float = 0.0) -> tuple[torch.Tensor, str]:
     """Keep points (B, N, 2) px inside a field of view (B, 1, H, W) bool, border_px from its edge; NaN is outside."""
-    return inside(points_xy, valid.shape[-2:], border_px) & (sample_map(erode(valid, border_px).float(), points_xy)[..., 0] > 0.99), "view"
+    return inside(points_xy, valid.shape[-2:], border_px) & (
+        sample_map(seen_cells(valid, 1, border_px).float(), points_xy)[..., 0] > 0.99
+    ), "view"
 
 
 def geometric_filter(probability1, options: PkeOptions) -> tuple[torch.Tensor, str]:

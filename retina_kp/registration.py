@@ -97,7 +97,7 @@ class Registrar:
         Raises ImageError for input that is no usable image; everything else is told by `Registration.status`.
         """
         fixed, moving = as_array(fixed, "fixed image"), as_array(moving, "moving image")
-        views0, views1 = self._views(fixed), self._views(moving)
+        views0, views1 = self._views(fixed), self._views(moving, precise=False)
         sizes = (views0.original_hw, views1.original_hw)
         for name, views in (("fixed", views0), ("moving", views1)):
             if views.contrast < self.options.min_contrast:
@@ -110,8 +110,8 @@ class Registrar:
         best = max(candidates, key=lambda c: c.result.confidence)
         return self._judge(self._polish(views0, views1, best), views1)
 
-    def _views(self, image: np.ndarray) -> ImageViews:
-        return ImageViews(image, self.network, self.options.keypoints, self.options.working_px)
+    def _views(self, image: np.ndarray, precise: bool = True) -> ImageViews:
+        return ImageViews(image, self.network, self.options.keypoints, self.options.working_px, precise)
 
     # ------------------------------------------------------------------ search over turn and scale
 
@@ -148,26 +148,26 @@ class Registrar:
     # ------------------------------------------------------------------ precision and judgement
 
     def _match_near(
-        self, views0: ImageViews, views1: ImageViews, H: np.ndarray, radius_px: float
+        self, views0: ImageViews, views1: ImageViews, H: np.ndarray, radius_px: float, fast: bool = False
     ) -> tuple[Features, np.ndarray, np.ndarray]:
         """Draw the moving image in the fixed frame by H (base px) and match within radius_px: its features there, points0, points1."""
-        features0, aligned = views0.features(), views1.aligned(H, views0.base_hw)
+        features0, aligned = views0.features(), views1.aligned(H, views0.base_hw, fast)
         index = guided_matches(features0, aligned, np.eye(3), radius_px)
         return aligned, features0.keypoints_xy[index[:, 0]], aligned.keypoints_xy[index[:, 1]]
 
     def _settle(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis) -> Hypothesis | None:
         """Draw the moving image in the fixed frame and match again in a wide neighbourhood: a better similarity, or None."""
         o, H = self.options, hypothesis.fit.H_1to0
-        _, points0, points1 = self._match_near(views0, views1, H, o.settle_radius_px)
+        _, points0, points1 = self._match_near(views0, views1, H, o.settle_radius_px, fast=True)
         fit = fit_transform(points0, points1, "similarity", o.settle_threshold_px)
         if fit is None or implausible(fit.H_1to0 @ H, views1.base_hw):
             return None
         return replace(hypothesis, fit=replace(fit, H_1to0=fit.H_1to0 @ H), n_matches=len(points0))
 
-    def _refine(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis) -> Candidate | None:
+    def _refine(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis, fast: bool = True) -> Candidate | None:
         """Draw the moving image in the fixed frame once more, match nearby, fit the wanted model, and measure what speaks for it."""
         o, H = self.options, hypothesis.fit.H_1to0
-        aligned, points0, points_aligned = self._match_near(views0, views1, H, o.guided_radius_px)
+        aligned, points0, points_aligned = self._match_near(views0, views1, H, o.guided_radius_px, fast)
         fit = fit_transform(points0, points_aligned, o.model, o.final_threshold_px)
         if fit is None or fit.n_inliers < o.min_inliers:
             return None
@@ -181,7 +181,7 @@ class Registrar:
 
     def _polish(self, views0: ImageViews, views1: ImageViews, best: Candidate) -> Candidate:
         """One more pass from where the best candidate lies, for accuracy; what was judged (evidence, confidence) stays as it was."""
-        again = self._refine(views0, views1, replace(best.hypothesis, fit=replace(best.hypothesis.fit, H_1to0=best.H_base)))
+        again = self._refine(views0, views1, replace(best.hypothesis, fit=replace(best.hypothesis.fit, H_1to0=best.H_base)), fast=False)
         if again is None or again.result.inliers.sum() < best.result.inliers.sum():
             return best
         return replace(again, result=replace(again.result, confidence=best.result.confidence, evidence=best.result.evidence))

@@ -21,11 +21,11 @@ from .samples import PairOptions
 from .trainer import TrainConfig, Trainer
 
 log = logging.getLogger(__name__)
-LITE = TrainConfig(steps_per_epoch=100, pool_size=600, validation_pairs=32, moving_weight=0.5)
+LITE = TrainConfig(steps_per_epoch=250, pool_size=1000, validation_pairs=48, moving_weight=0.5, precision="bf16", extra_points=192)
 RECIPES: dict[str, list[TrainConfig]] = {
     "lite": [
-        replace(LITE, phase="warmup", epochs=3, curriculum_steps=300),
-        replace(LITE, phase="geometric", epochs=17, seed=1, rise_steps=1, final_rate_ratio=0.02),
+        replace(LITE, phase="warmup", epochs=2, curriculum_steps=500),
+        replace(LITE, phase="geometric", epochs=22, seed=1, rise_steps=1, final_rate_ratio=0.02),
     ],
 }
 # The confidence is fitted where registration begins to fail: beyond the training range, harsh pictures, and images of two different eyes.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 import torch
@@ -19,18 +21,18 @@ class ImageViews:
     large a black canvas surrounds the retina or how it is turned.
     """
 
-    def __init__(self, image: np.ndarray, network, options: KeypointOptions, working_px: float, max_enlarge: float = 2.0):
-        self.network, self.options = network, options
+    def __init__(self, image: np.ndarray, network, options: KeypointOptions, working_px: float, precise: bool = True):
+        self.network, self.options, self.precise, self.device = network, options, precise, next(network.parameters()).device
         self.original_hw = tuple(image.shape[:2])
         gray = to_gray(image)
         valid = field_of_view_mask(gray)
         self.contrast = float(gray[valid].std())
-        self.scale = min(working_px / np.sqrt(valid.sum()), max_enlarge)
+        self.scale = min(working_px / np.sqrt(valid.sum()), 2.0)
         self.original = gray
         self.base, self.base_from_original = _resized(gray, self.scale)
         self.valid = cv2.resize(valid.astype(np.float32), self.base.shape[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
-        outline = cv2.convexHull(np.argwhere(self.valid)[:, ::-1].astype(np.int32))
-        self.outline = outline.reshape(-1, 2).astype(np.float64)
+        contours = cv2.findContours(self.valid.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+        self.outline = cv2.convexHull(np.concatenate(contours)).reshape(-1, 2).astype(np.float64)
         self._features: dict[tuple[float, float], Features] = {}
 
     @property
@@ -38,7 +40,8 @@ class ImageViews:
         return self.base.shape
 
     def features(self, angle_deg: float = 0.0, scale: float = 1.0) -> Features:
-        """Features of the view turned by angle_deg (clockwise) and scaled, given in base px."""
+        """Features of the view turned by angle_deg (clockwise) and scaled, given in base px. ``precise`` says whether the base itself
+        is looked at in full precision; turned and scaled views never are."""
         key = (angle_deg, scale)
         if key not in self._features:
             gray, level_from_base = (self.base, np.eye(3)) if scale == 1 else _resized(self.base, scale)
@@ -47,23 +50,33 @@ class ImageViews:
             low, high = np.floor(box.min(0)), np.ceil(box.max(0))
             view_from_level = translation(*-low) @ turn
             view_hw = tuple(int(n) + 1 for n in (high - low)[::-1])
-            features = self._extract(gray, view_from_level, view_from_level @ level_from_base, view_hw)
+            features = self._extract(
+                gray, view_from_level, view_from_level @ level_from_base, view_hw, not (self.precise and key == (0.0, 1.0))
+            )
             self._features[key] = features.mapped(np.linalg.inv(view_from_level @ level_from_base), self.base_hw)
         return self._features[key]
 
-    def aligned(self, H_to_frame: np.ndarray, frame_hw) -> Features:
+    def aligned(self, H_to_frame: np.ndarray, frame_hw, fast: bool = False) -> Features:
         """Features of this image redrawn in another frame; H_to_frame: base px → px of that frame. Given in px of that frame."""
         shrink = min(1.0, float(np.sqrt(abs(np.linalg.det(H_to_frame[:2, :2])))))
         gray, level_from_base = (self.base, np.eye(3)) if shrink > 0.8 else _resized(self.base, shrink)
-        return self._extract(gray, H_to_frame @ np.linalg.inv(level_from_base), H_to_frame, frame_hw)
+        return self._extract(gray, H_to_frame @ np.linalg.inv(level_from_base), H_to_frame, frame_hw, fast)
 
-    def _extract(self, gray, H_from_level, H_from_base, frame_hw) -> Features:
+    def _extract(self, gray, H_from_level, H_from_base, frame_hw, fast: bool) -> Features:
         size = (frame_hw[1], frame_hw[0])
         picture = cv2.warpPerspective(gray, H_from_level, size, flags=cv2.INTER_LINEAR)
         valid = cv2.warpPerspective(self.valid.astype(np.float32), H_from_base, size, flags=cv2.INTER_LINEAR) > 0.99
-        device = next(self.network.parameters()).device
-        image, mask = (torch.from_numpy(x)[None, None].to(device) for x in (picture, valid))
-        return extract(self.network, image, mask, self.options)[0]
+        image, mask = (torch.from_numpy(x)[None, None].to(self.device) for x in (picture, valid))
+        return extract(self.network, image, mask, self.options, fast and bfloat16_is_fast(self.device))[0]
+
+
+@lru_cache
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 natively; elsewhere it is emulated, slowly."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.12 and later tell
+    return device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _resized(gray: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:

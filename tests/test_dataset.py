@@ -147,7 +147,7 @@ def test_every_pair_overlaps(batches):
 
 
 def test_images_nearly_as_large_as_the_cached_view_are_drawn_too():
-    batch = SyntheticPairs(11, 1, SyntheticOptions(size_px=544, zoom_ratio=2.5)).batch(0, 4)
+    batch = SyntheticPairs(11, 1, SyntheticOptions(size_px=544, zoom=(0.4, 2.5))).batch(0, 4)
     assert batch["image0"].shape == (4, 1, 544, 544) and torch.isfinite(batch["image0"]).all()
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from retina_kp.geometry import inside, similarity, to_cells, warp_points
-from retina_kp.keypoints import Features, KeypointOptions, erode, extract, find_keypoints, suppress
+from retina_kp.keypoints import Features, KeypointOptions, extract, find_keypoints, seen_cells, suppress
 from retina_kp.networks import DenseOutput
 from retina_kp.views import ImageViews
 
@@ -112,10 +112,12 @@ def test_padding_cells_of_an_odd_image_are_no_points():
     assert points.tolist() == [[200.5, 200.5]]
 
 
-def test_erode_shrinks_masks_but_not_from_the_frame():
+def test_the_edge_of_the_view_is_not_seen_but_the_frame_is_no_edge():
     valid = torch.ones(1, 1, 9, 9, dtype=torch.bool)
     valid[..., 0] = False
-    assert erode(valid, 2)[0, 0, 4].tolist() == [False] * 3 + [True] * 6
+    assert seen_cells(valid, 1, 2)[0, 0, 4].tolist() == [False] * 3 + [True] * 6
+    assert seen_cells(valid, 2, 2)[0, 0, 2].tolist() == [False] * 2 + [True] * 3
+    assert seen_cells(valid, 2, 0)[0, 0, 2].tolist() == [False] + [True] * 4
 
 
 # ------------------------------------------------------------------ places

@@ -61,5 +61,5 @@ class Lite(nn.Module):
         x4 = self.level4(x3)
         y3 = self.up3(self.up4(self.level5(x4), x4), x3)
         y1 = self.up1(self.up2(y3, x2), x1)
-        detector, descriptors = torch.sigmoid(self.detect(y1)), F.normalize(self.describe(y3), dim=1)
+        detector, descriptors = torch.sigmoid(self.detect(y1).float()), F.normalize(self.describe(y3).float().contiguous(), dim=1)
         return DenseOutput(detector, descriptors, self.detector_stride, self.descriptor_stride)
