@@ -63,6 +63,13 @@ def geometric_loss(det0, det1, H_0to1: torch.Tensor, valid0: torch.Tensor, valid
     return dice_loss(det0.detach(), seen1, covisible)
 
 
+def pke_geometric_loss(out0, out1, labels: torch.Tensor, batch: dict, sigma_px: float) -> Term:
+    """l_geo_pke: Dice of det1 seen in the fixed frame with Gaussian labels (B, N, 2) px, the teacher, over pixels that both images see."""
+    map0_hw, stride = out0.detector.shape[-2:], out0.detector_stride
+    seen1, both = in_fixed_frame(out1.detector.float(), batch["H_0to1"], batch["valid0"], batch["valid1"], stride, map0_hw)
+    return dice_loss(seen1, gaussian_labels(labels, map0_hw, stride, sigma_px), both)
+
+
 def in_fixed_frame(map1: torch.Tensor, H_0to1: torch.Tensor, valid0: torch.Tensor, valid1: torch.Tensor, stride: int, map0_hw):
     """A map of image 1 read at the cells of image 0's map: (B, C, h, w), and the (B, 1, h, w) bool mask of cells that both images see."""
     grid0 = (pixel_grid(map0_hw, map1.device).reshape(1, -1, 2) + 0.5) * stride - 0.5

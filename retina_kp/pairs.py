@@ -15,13 +15,12 @@ import cv2
 import numpy as np
 import torch
 
+from .annotation import true_homography
 from .augment import AppearanceRange, apply_field_of_view, randomise_appearance
 from .dataset import pad_points
 from .geometry import (
     TransformRange,
-    as_homography,
     inside,
-    jacobian,
     overlap_fraction,
     random_homographies,
     rescale_homography,
@@ -31,41 +30,13 @@ from .geometry import (
     warp_image,
     warp_points,
 )
-from .images import as_array, image_size, read_image, to_gray
+from .images import as_array, read_image, to_gray
 from .records import PairRecord
 from .vessels import field_of_view_mask, skeleton_junctions, vessel_mask
 
-HOMOGRAPHY_POINTS = 6  # with fewer point pairs a similarity is fitted
-RANSAC_THRESHOLD = 0.01  # of the longer side of image 1
 MIN_OVERLAP = 0.25  # of image 1 inside image 0 after the random transform; of 20 draws the first that has it is taken
 POINT_KEYS = ("vessel_keypoints", "vessel_keypoints1", "points0", "points1")
 VESSEL_POLARITY = {"CF": "dark", "OCT": "dark", "FA": "bright", "OCTA": "bright"}
-
-
-def true_homography(record: PairRecord) -> np.ndarray:
-    """(3, 3) original px of image 0 → original px of image 1: H_0to1 of the record, else fitted to its point pairs.
-
-    From HOMOGRAPHY_POINTS pairs on a homography by RANSAC, below a similarity (at least 3 pairs). ValueError, with the pair's id, when
-    there is neither matrix nor points, or when the points define no transform of a retina (none found, or a mirrored one).
-    """
-    if record.H_0to1 is not None:
-        return record.H_0to1
-    if record.points0_xy is None:
-        raise ValueError(f"{record.pair_id}: has neither H_0to1 nor point pairs, so its true transform is unknown; leave it out")
-    count, threshold_px = len(record.points0_xy), RANSAC_THRESHOLD * max(image_size(record.image1))
-    if count < 3:
-        raise ValueError(f"{record.pair_id}: {count} point pairs define no transform; at least 3 are needed")
-    if count >= HOMOGRAPHY_POINTS:
-        H, _ = cv2.findHomography(record.points0_xy, record.points1_xy, cv2.RANSAC, threshold_px)
-    else:
-        H, _ = cv2.estimateAffinePartial2D(record.points0_xy, record.points1_xy, method=cv2.RANSAC, ransacReprojThreshold=threshold_px)
-    try:
-        H = as_homography(np.full((3, 3), np.nan) if H is None else H)
-    except ValueError:
-        raise ValueError(f"{record.pair_id}: no transform fits its point pairs; look at them on the images") from None
-    if np.linalg.det(jacobian(H, record.points0_xy.mean(0))) <= 0:
-        raise ValueError(f"{record.pair_id}: its point pairs mirror the retina; check their order and which image is image 0")
-    return H
 
 
 def letterbox(image: np.ndarray, size_px: int) -> tuple[np.ndarray, np.ndarray]:
@@ -100,12 +71,14 @@ class PairDataset:
     """Pairs of a list of records, in an order shuffled anew for every epoch, each time transformed and exposed differently.
 
     ranges: random transform of the moving image, None = none; appearance: random look of either image, None = as stored.
-    cache_pairs: how many decoded pairs are kept in memory (11 bytes per pixel of the square). ValueError names records without truth.
+    prealign: draw image 1 in the frame of image 0 before that, so that H_0to1 is the random transform alone. cache_pairs: how many decoded
+    pairs are kept in memory (11 bytes per pixel of the square). ValueError names records without truth.
     """
 
     def __init__(self, records: Sequence[PairRecord], size_px: int = 512, ranges: TransformRange | None = None,
-                 appearance: AppearanceRange | None = None, seed: int = 0, cache_pairs: int = 200):  # fmt: skip
-        self.records, self.size_px, self.ranges, self.appearance, self.seed = list(records), size_px, ranges, appearance, seed
+                 appearance: AppearanceRange | None = None, seed: int = 0, prealign: bool = False, cache_pairs: int = 200):  # fmt: skip
+        self.records, self.size_px, self.ranges, self.appearance = list(records), size_px, ranges, appearance
+        self.seed, self.prealign = seed, prealign
         if not self.records:
             raise ValueError("no records: a data set needs at least one pair")
         self._H_0to1 = [true_homography(record) for record in self.records]
@@ -120,7 +93,11 @@ class PairDataset:
 
     def batch(self, step: int, batch_size: int, strength: float = 1.0) -> dict:
         """Batch number ``step`` of an endless run through the epochs; ``strength`` in [0, 1] narrows the random transform."""
-        places = [divmod(step * batch_size + k, len(self)) for k in range(batch_size)]
+        return self.batch_from(step * batch_size, batch_size, strength)
+
+    def batch_from(self, first: int, count: int, strength: float = 1.0) -> dict:
+        """``count`` pairs from place ``first`` of the endless run on."""
+        places = [divmod(first + k, len(self)) for k in range(count)]
         items = [self.item(int(self.order(epoch)[place]), epoch, strength) for epoch, place in places]
         batch = {}
         for key in items[0]:
@@ -170,7 +147,13 @@ class PairDataset:
         points = [torch.from_numpy(warp_points(np.zeros((0, 2)) if xy is None else xy, to)).float() for xy, to in frames]
         tensors = [torch.from_numpy(x)[None, None] for x in (image0, image1, valid0, valid1, mask)]
         keypoints = _seen(torch.from_numpy(skeleton_junctions(mask)[0]).float(), tensors[2])
-        return _Pair(*tensors, keypoints, *points, torch.from_numpy(rescale_homography(self._H_0to1[index], to0, to1)))
+        H_0to1 = torch.from_numpy(rescale_homography(self._H_0to1[index], to0, to1))
+        if self.prealign:
+            back, hw = torch.linalg.inv(H_0to1), (self.size_px, self.size_px)
+            tensors[1], known = warp_image(tensors[1], back[None], hw)
+            tensors[3] = known & (warp_image(tensors[3].float(), back[None], hw)[0] > 0.99)
+            points[1], H_0to1 = warp_points(points[1].double(), back).float(), torch.eye(3, dtype=torch.float64)
+        return _Pair(*tensors, keypoints, *points, H_0to1)
 
 
 def _read_mask(record: PairRecord, image_hw) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Progressive keypoint expansion: labels grow by points that both images confirm, visit after visit (training plan, phase 3).
 
 `mine` judges det0's peaks once, `ValueMap` remembers what returned, `expand` makes labels, `PkeGuard` pauses it all. Nothing is random.
+Booking is apart from labelling, so that several processes can exchange their visits and keep equal maps.
 After SuperRetina (Liu et al. 2022, section 3.3), across modalities under H_0to1. Lengths are px of the images that the network saw.
 """
 
@@ -15,7 +16,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .geometry import inside, sample_map, warp_points
 from .keypoints import KeypointOptions, find_keypoints, seen_cells
-from .losses import Term, dice_loss, gaussian_labels, in_fixed_frame
 from .networks import DenseOutput
 
 MIN_RIVAL_DISTANCE = 0.02  # unit descriptors nearer than this differ by rounding (bfloat16): a collapsed map confirms nothing
@@ -58,7 +58,7 @@ class PkeOptions:
 @dataclass(frozen=True)
 class PkeRound:
     """One look at one batch, an entry per image: points0_xy, points1_xy (N, 2) px of image 0 and 1, strongest det0 first; confidence (N,)
-    in [0, 1]; rejected {reason: (M, 2) px of image 0}; funnel: counts of the batch, candidates, after_mask ...; `expand` adds promoted."""
+    in [0, 1]; rejected {reason: (M, 2) px of image 0}; funnel: counts of the batch, candidates, after_mask ..."""
 
     points0_xy: list[torch.Tensor]
     points1_xy: list[torch.Tensor]
@@ -148,6 +148,15 @@ def _pad(rows: list[torch.Tensor]) -> torch.Tensor:
     return pad_sequence([*rows, rows[0].new_full((1, rows[0].shape[1]), torch.nan)], True, torch.nan)[:-1]
 
 
+@dataclass(frozen=True)
+class Visit:
+    """One sample seen once: found_xy (M, 2) px of image 0; could_xy (K, 2) the recorded places that could have been found."""
+
+    sample_id: int | str
+    found_xy: torch.Tensor
+    could_xy: torch.Tensor
+
+
 class ValueMap:
     """What PKE remembers of each sample: places in image 0's whole frame, which must be the same at every visit. A point stays where it was
     first found, so labels cannot creep. Ids are int or str; "" never returns and is not kept. An id twice in a batch is two visits."""
@@ -181,6 +190,11 @@ class ValueMap:
         if sample_id != "":
             self._records[sample_id] = record[best.sort().values]
 
+    def book(self, visits: list[Visit]) -> None:
+        """`visit` after `visit`; a place recorded since the visit was made does not decay by it."""
+        for v in visits:
+            self.visit(v.sample_id, v.found_xy, (_distance(self.record(v.sample_id)[:, :2], v.could_xy.double()) <= ROUNDING).any(-1))
+
     def state_dict(self) -> dict:
         """{"ids": list, "records": list of (N, 4) float64}: `torch.load(weights_only=True)` reads it."""
         return {"ids": list(self._records), "records": [record.clone() for record in self._records.values()]}
@@ -191,40 +205,33 @@ class ValueMap:
 
 
 @torch.no_grad()
-def expand(value_map: ValueMap, round: PkeRound, batch: dict) -> torch.Tensor:
-    """Book a round in the value map; labels (B, N, 2) px of image 0, NaN-padded: annotated ∪ promoted points of batch["sample_ids"].
-
-    Left out: promoted points outside the field of view of this visit, or within annotation_radius_px of an annotated one. A recorded
-    point decays only if it could be found: in view of both images, off the edge of image 0's field, not lost to the budget alone."""
-    ids, labels, o = batch.get("sample_ids", ()), [], value_map.options
+def visits_of(value_map: ValueMap, round: PkeRound, batch: dict) -> list[Visit]:
+    """What a round has to book, for `ValueMap.book`. A recorded point decays only if it could be found: in view of both images, off the
+    edge of image 0's field, not lost to the budget alone. ValueError unless batch["sample_ids"] names every pair."""
+    ids, visits, o = batch.get("sample_ids", ()), [], value_map.options
     if len(ids) != len(round.points0_xy):
         raise ValueError(f"batch['sample_ids'] holds {len(ids)} ids for {len(round.points0_xy)} pairs; PKE must recognise each sample")
     for i, sample_id in enumerate(ids):
-        annotated, valid0, valid1, H_0to1 = (batch[key][i, None] for key in ("vessel_keypoints", "valid0", "valid1", "H_0to1"))
-        recorded = value_map.record(sample_id)[None, :, :2].to(annotated)
+        valid0, valid1, H_0to1 = (batch[key][i, None] for key in ("valid0", "valid1", "H_0to1"))
+        recorded = value_map.record(sample_id)[None, :, :2].to(valid0.device, torch.float32)
         visible = view_filter(recorded, valid0, o.border_px + o.nms_radius_px)[0]
         visible &= view_filter(warp_points(recorded.double(), H_0to1.double()).float(), valid1)[0]
         visible &= ~(_distance(recorded, round.rejected[i]["budget"][None]) <= o.nms_radius_px).any(-1)
-        value_map.visit(sample_id, round.points0_xy[i], visible[0])
+        visits.append(Visit(sample_id, round.points0_xy[i].cpu(), value_map.record(sample_id)[visible[0].cpu(), :2]))
+    return visits
+
+
+def expand(value_map: ValueMap, batch: dict) -> tuple[torch.Tensor, int]:
+    """Labels (B, N, 2) px of image 0, NaN-padded: annotated ∪ promoted points of batch["sample_ids"], and how many are promoted ones.
+    Left out: promoted points outside the field of view of this visit, or within annotation_radius_px of an annotated one."""
+    labels, count = [], 0
+    for i, sample_id in enumerate(batch["sample_ids"]):
+        annotated, valid0 = batch["vessel_keypoints"][i, None], batch["valid0"][i, None]
         promoted = value_map.promoted(sample_id)[None].to(annotated)
-        promoted = promoted[view_filter(promoted, valid0)[0] & annotation_filter(promoted, annotated, o)[0]]
-        labels.append((annotated[torch.isfinite(annotated).all(-1)], promoted))
-    round.funnel["promoted"] = sum(len(promoted) for _, promoted in labels)
-    return _pad([torch.cat(parts) for parts in labels])
-
-
-def pke_geometric_loss(out0: DenseOutput, out1: DenseOutput, labels: torch.Tensor, batch: dict, sigma_px: float) -> Term:
-    """l_geo_pke: Dice of det1 seen in the fixed frame with Gaussian labels (B, N, 2) px, the teacher, over pixels that both images see."""
-    map0_hw, stride = out0.detector.shape[-2:], out0.detector_stride
-    seen1, both = in_fixed_frame(out1.detector.float(), batch["H_0to1"], batch["valid0"], batch["valid1"], stride, map0_hw)
-    return dice_loss(seen1, gaussian_labels(labels, map0_hw, stride, sigma_px), both)
-
-
-def mined_precision(points_xy: torch.Tensor, true_xy: torch.Tensor, radius_px: float) -> float:
-    """Share of points (..., N, 2) px that lie within radius_px of a true one (..., M, 2) px; NaN rows are no points, no point gives NaN."""
-    points = torch.isfinite(points_xy).all(-1)
-    right = points & (_distance(points_xy.double(), true_xy.to(points_xy.device, torch.float64)) <= radius_px).any(-1)
-    return float(right.sum() / points.sum()) if points.any() else float("nan")
+        promoted = promoted[view_filter(promoted, valid0)[0] & annotation_filter(promoted, annotated, value_map.options)[0]]
+        labels.append(torch.cat([annotated[torch.isfinite(annotated).all(-1)], promoted]))
+        count += len(promoted)
+    return _pad(labels), count
 
 
 class PkeGuard:

@@ -16,9 +16,10 @@ from .augment import AppearanceRange
 from .checkpoints import SHIPPED, load_network, save_network
 from .evaluation import CALIBRATION_SEED, calibration_error, fit_calibration, gather_trials
 from .files import write_json
+from .phases import TrainConfig
 from .registration import confidence
 from .samples import PairOptions
-from .trainer import TrainConfig, Trainer
+from .trainer import Trainer
 
 log = logging.getLogger(__name__)
 LITE = TrainConfig(steps_per_epoch=250, pool_size=1000, validation_pairs=48, moving_weight=0.5, precision="bf16", extra_points=192)

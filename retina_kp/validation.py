@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +14,32 @@ from .keypoints import Features, KeypointOptions, extract
 from .losses import descriptor_pairs
 from .matching import fit_transform, mutual_matches
 from .metrics import inlier_rate, matching_score, repeatability
+from .pairs import PairDataset
+from .records import PairRecord
 
 VALIDATION_SEED = 987_654
 GOOD_CORNER_PX = 10.0  # a validation registration within this mean corner error counts as a success
 
 
 class ValidationSet:
-    """A fixed set of synthetic pairs, drawn once."""
+    """A fixed list of batches, drawn or read once."""
 
-    def __init__(self, pairs: int, options: SyntheticOptions = SyntheticOptions(), seed: int = VALIDATION_SEED, batch_size: int = 8):
+    def __init__(self, batches: list[dict]):
+        self.batches = batches
+
+    @classmethod
+    def drawn(cls, pairs: int, options: SyntheticOptions = SyntheticOptions(), seed: int = VALIDATION_SEED, batch_size: int = 8):
+        """``pairs`` synthetic pairs of retinas that training never shows."""
         data = SyntheticPairs(seed, max(pairs, 1), options)
         sizes = [batch_size] * (pairs // batch_size) + ([pairs % batch_size] if pairs % batch_size else [])
-        self.batches = [data.batch(i, n) for i, n in enumerate(sizes)]
+        return cls([data.batch(i, n) for i, n in enumerate(sizes)])
+
+    @classmethod
+    def of_files(cls, records: Sequence[PairRecord], size_px: int, batch_size: int = 8):
+        """Every pair once, as it is: neither turned nor recoloured."""
+        data = PairDataset(records, size_px)
+        batches = [data.batch_from(i, min(batch_size, len(data) - i)) for i in range(0, len(data), batch_size)]
+        return cls(batches)
 
     @torch.inference_mode()
     def evaluate(self, network, device="cpu") -> dict[str, float]:
@@ -86,8 +101,16 @@ def _detected(batch: dict, features, i: int) -> dict[str, float]:
     return found | _alignment(p0, p1, H, hw, "det")
 
 
-def save_keypoint_figures(network, validation: ValidationSet, folder: Path, device="cpu", rows: int = 2) -> list[Path]:
-    """Write fixed_kps.png, moving_kps.png (green predictions above 0.3 on red truth) and vessel_keypoints_extracted.png (truth alone)."""
+def mined_precision(points_xy: torch.Tensor, true_xy: torch.Tensor, radius_px: float) -> float:
+    """Share of points (..., N, 2) px that lie within radius_px of a true one (..., M, 2) px; NaN rows are no points, no point gives NaN."""
+    points = torch.isfinite(points_xy).all(-1)
+    right = points & (torch.cdist(points_xy.double(), true_xy.to(points_xy.device, torch.float64)) <= radius_px).any(-1)
+    return float(right.sum() / points.sum()) if points.any() else float("nan")
+
+
+def save_keypoint_figures(network, validation: ValidationSet, folder: Path, device="cpu", prefix: str = "") -> list[Path]:
+    """Write fixed_kps.png, moving_kps.png (green predictions above 0.3 on red truth) and vessel_keypoints_extracted.png (truth alone), each
+    name after ``prefix``."""
     from matplotlib.figure import Figure
 
     from .viz import plot_keypoints, plot_predictions, show
@@ -109,7 +132,7 @@ def save_keypoint_figures(network, validation: ValidationSet, folder: Path, devi
                 plot_keypoints(show(images[i, 0].numpy(), ax, batch["modalities"][i][0]), known, "red", 10)
             else:
                 plot_predictions(ax, images[i, 0].numpy(), found[i].keypoints_xy, known)
-        figure.savefig(folder / f"{name}.png", dpi=110)
-        written.append(folder / f"{name}.png")
+        figure.savefig(folder / f"{prefix}{name}.png", dpi=110)
+        written.append(folder / f"{prefix}{name}.png")
     network.train(was_training)
     return written

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from retina_kp.checkpoints import find_weights, load_network, read_metadata, save_network
 from retina_kp.config import differences, from_dict, to_dict
 from retina_kp.networks import build_network
-from retina_kp.trainer import TrainConfig
+from retina_kp.phases import TrainConfig
 
 
 @dataclass(frozen=True)

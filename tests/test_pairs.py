@@ -5,15 +5,17 @@ import numpy as np
 import pytest
 import torch
 
+from retina_kp.annotation import true_homography
 from retina_kp.augment import AppearanceRange
 from retina_kp.dataset import SyntheticOptions, SyntheticPairs
 from retina_kp.geometry import TransformRange, corner_error, corners, overlap_fraction, similarity, warp_points
 from retina_kp.images import write_image
 from retina_kp.layouts import load_layout
-from retina_kp.pairs import MIN_OVERLAP, PairDataset, letterbox, true_homography
+from retina_kp.pairs import MIN_OVERLAP, PairDataset, letterbox
+from retina_kp.phases import TrainConfig
 from retina_kp.records import PairRecord, replace_record
 from retina_kp.samples import write_aligned_folder
-from retina_kp.trainer import TrainConfig, Trainer
+from retina_kp.trainer import Trainer
 
 CF_HW, FA_HW = (313, 471), (257, 201)
 H_TRUE = np.array([[0.52, 0.06, 12.5], [-0.04, 0.61, 20.25], [1e-5, -2e-5, 1.0]])

@@ -9,9 +9,10 @@ import torch
 from retina_kp import pke
 from retina_kp.config import from_dict, to_dict
 from retina_kp.geometry import from_cells, pixel_grid, similarity, warp_points
-from retina_kp.losses import gaussian_labels
+from retina_kp.losses import gaussian_labels, pke_geometric_loss
 from retina_kp.networks import DenseOutput
-from retina_kp.pke import PkeGuard, PkeOptions, ValueMap, content_filter, expand, mine, mined_precision, pke_geometric_loss
+from retina_kp.pke import PkeGuard, PkeOptions, ValueMap, content_filter, mine, visits_of
+from retina_kp.validation import mined_precision
 
 NAN, SIZE, CENTER = torch.nan, 192, (95.5, 95.5)
 TURN = torch.from_numpy(similarity(30, 1, CENTER, CENTER))
@@ -42,6 +43,12 @@ def scene(points=LATTICE, H=TURN):
 def near(found, points, px=0.5):
     """The same points in any order."""
     return len(found) == len(points) and (len(points) == 0 or bool((torch.cdist(found, points).amin(1) < px).all()))
+
+
+def expand(value_map, found, batch):
+    """Book a round, then the labels."""
+    value_map.book(visits_of(value_map, found, batch))
+    return pke.expand(value_map, batch)[0]
 
 
 MAPPED = warp_points(LATTICE.double(), TURN).float()
@@ -227,6 +234,17 @@ def test_state_goes_through_torch_load_exactly():
         copies[0].load_state_dict({"ids": [1], "records": []})
 
 
+def test_two_visits_in_one_step_are_booked_one_after_the_other():
+    value_map, batch = ValueMap(), batch_of() | {"sample_ids": ["a"]}
+    found = mine(*scene(), batch)
+    both = visits_of(value_map, found, batch) * 2  # as two processes would send them
+    value_map.book(both)
+    assert (value_map.record("a")[:, 2] == 2).all() and len(value_map.record("a")) == len(SEEN)
+    nothing = mine(*scene(), batch | {"vessel_mask0": None})
+    value_map.book(visits_of(value_map, nothing, batch) + both)  # the miss first, then two finds more
+    assert (value_map.record("a")[:, 2] == 3.5).all()
+
+
 def test_samples_must_be_named():
     batch = batch_of() | {"sample_ids": []}
     with pytest.raises(ValueError, match="sample_ids"):
@@ -244,7 +262,7 @@ def test_labels_of_a_batch_of_different_counts():
     for _ in range(5):
         found = mine(out0, out1, batch)
         labels = expand(value_map, found, batch)
-        counts.append(found.funnel["promoted"])
+        counts.append(pke.expand(value_map, batch)[1])
     assert [len(p) for p in found.points0_xy] == [n, 3, 0] and counts == [0, 0, n + 3, n + 3, n + 3]
     assert labels.shape == (3, n + 1, 2) and torch.isfinite(labels).all(-1).sum(1).tolist() == [n + 1, 4, 1]
     assert labels[:, 0].tolist() == [[100, 3]] * 3 and near(labels[1, 1:4], few) and near(value_map.promoted(0), SEEN)

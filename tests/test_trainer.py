@@ -12,9 +12,9 @@ from retina_kp.checkpoints import load_network, read_metadata
 from retina_kp.config import from_dict
 from retina_kp.dataset import SyntheticOptions, SyntheticPairs
 from retina_kp.geometry import sample_map
-from retina_kp.phases import get_phase
+from retina_kp.phases import TrainConfig, get_phase
 from retina_kp.train import run_recipe
-from retina_kp.trainer import TrainConfig, Trainer
+from retina_kp.trainer import Trainer
 from retina_kp.validation import ValidationSet
 
 DATA = SyntheticOptions(size_px=64)
@@ -63,9 +63,9 @@ def finished(tmp_path_factory) -> Trainer:
 def test_two_epochs_lower_the_loss_on_a_fixed_batch(tmp_path):
     trainer = Trainer(replace(TINY, steps_per_epoch=15, validation_pairs=0), tmp_path)
     batch = trainer.load_batch(1000)
-    before = trainer.losses(batch, 1000)["total"].item()
+    before = trainer.objective(trainer.network, batch, 1000).total.item()
     trainer.fit()
-    assert trainer.losses(batch, 1000)["total"].item() < before - 0.1
+    assert trainer.objective(trainer.network, batch, 1000).total.item() < before - 0.1
 
 
 @pytest.mark.parametrize(("phase", "geometric_weight"), [("warmup", 0.0), ("geometric", 0.5)])
@@ -81,7 +81,7 @@ def test_triplet_runs_too(tmp_path):
 
 def test_random_points_lie_in_the_field_of_view(finished):
     batch = finished.load_batch(0)
-    points = finished._extra_points(batch, 0)
+    points = finished.objective.extra_points(batch, torch.Generator().manual_seed(0))
     seen = torch.isfinite(points).all(-1)
     assert seen.any() and (sample_map(batch["valid0"].float(), points)[seen] > 0.99).all()
 
@@ -211,7 +211,7 @@ def test_unknown_phase_and_recipe_are_refused(tmp_path):
 
 
 def test_validation_is_deterministic_and_leaves_the_mode_alone(finished):
-    validation = ValidationSet(3, DATA, batch_size=2)
+    validation = ValidationSet.drawn(3, DATA, batch_size=2)
     finished.network.train()
     first = validation.evaluate(finished.network)
     assert repr(first) == repr(validation.evaluate(finished.network)) and finished.network.training
@@ -219,5 +219,5 @@ def test_validation_is_deterministic_and_leaves_the_mode_alone(finished):
 
 
 def test_validation_never_shows_training_pairs(finished):
-    shown = ValidationSet(2, DATA).batches[0]["image0"]
+    shown = ValidationSet.drawn(2, DATA).batches[0]["image0"]
     assert not torch.equal(shown, finished.load_batch(0)["image0"])

@@ -56,9 +56,9 @@ class SuperRetina(nn.Module):
     def _detector(self, x: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
         for mix, skip in zip((self.dconv_up3, self.dconv_up2, self.dconv_up1), reversed(skips), strict=True):
             x = mix(torch.cat([F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True), skip], 1))
-        return torch.sigmoid(self.conv_last(x))
+        return torch.sigmoid(self.conv_last(x).float())
 
     def _descriptors(self, x: torch.Tensor) -> torch.Tensor:
         """The unpadded 4x4 convolution loses one cell on each side; it is given back, so that cell k lies on the stride-8 grid."""
         y = F.normalize(self.convDc(F.relu(self.convDb(F.relu(self.convDa(x))))), dim=1)
-        return F.normalize(F.pad(self.trans_conv(y), (1, 1, 1, 1), mode="replicate"), dim=1)
+        return F.normalize(F.pad(self.trans_conv(y).float(), (1, 1, 1, 1), mode="replicate"), dim=1)

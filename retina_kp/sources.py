@@ -1,0 +1,115 @@
+"""Where training batches come from: drawn pairs, image files, or a fixed mix of both. All answer ``batch(index, batch_size, strength)``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from .annotation import screen
+from .augment import AppearanceRange
+from .dataset import SyntheticPairs
+from .geometry import TransformRange
+from .layouts import load_layout
+from .pairs import PairDataset
+from .records import Problem, split_by_eye
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """Pairs of image files and how they are used for training. Sizes in px, angles in degrees."""
+
+    root: str = ""  # a folder of any layout, or a pairs.csv
+    layout: str = "auto"
+    mode: str = ""  # keep one kind of pair, e.g. "cffa"; "" keeps all
+    share: float = 0.0  # of the pairs of every batch that are files; the rest is drawn (replay)
+    size_px: int = 256  # side of the squares that images are fitted into
+    prealign: bool = False  # draw image 1 in the frame of image 0 by its H before the random transform
+    ranges: TransformRange = TransformRange()  # random transform of image 1 on top of the pair's own
+    appearance: AppearanceRange = AppearanceRange()
+    max_residual_px: float = 25.0  # leave-one-out residual (px at 768) above which a pair's points are not trusted
+    validation_share: float = 0.2  # of the eyes
+
+    def __post_init__(self):
+        if not 0 <= self.share <= 1 or (self.share > 0 and not self.root):
+            raise ValueError(
+                f"files.share: takes a number from 0 to 1, and a root when it is above 0; not {self.share!r} with {self.root!r}"
+            )
+
+
+@dataclass(frozen=True)
+class FileSplit:
+    """Screened records: train and validation hold no eye in common; annotation has one row per pair; problems say what was left out."""
+
+    train: list
+    validation: list
+    annotation: list[dict] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def load_files(options: FileOptions, seed: int = 0) -> FileSplit:
+    """Read, screen and split by eye. ValueError when nothing is left to train on."""
+    inventory = load_layout(options.root, options.layout, options.mode or None)
+    used, rows, problems = screen(inventory.records, options.max_residual_px)
+    if not used:
+        reasons = "; ".join(f"{p.source}: {p.reason}" for p in (inventory.problems + problems)[:3]) or "it holds no pairs"
+        raise ValueError(f"{options.root}: no pair to train on ({reasons})")
+    records = split_by_eye(used, {"train": 1 - options.validation_share, "val": options.validation_share}, seed)
+    train, validation = ([r for r in records if r.split == split] for split in ("train", "val"))
+    return FileSplit(train or validation, validation, rows, inventory.problems + problems)
+
+
+class MixedPairs:
+    """Every batch holds files and drawn pairs in fixed numbers: of n pairs so far, round(share · n) are files."""
+
+    def __init__(self, files: PairDataset, drawn: SyntheticPairs, share: float):
+        self.files, self.drawn, self.share = files, drawn, share
+
+    def counts(self, index: int, batch_size: int) -> tuple[int, int]:
+        """How many pairs of batch ``index`` are files and how many are drawn. The numbers follow the share exactly over time, and to
+        within one pair in every batch."""
+        before, after = (int(self.share * batch_size * n + 0.5) for n in (index, index + 1))
+        return after - before, batch_size - after + before
+
+    def batch(self, index: int, batch_size: int, strength: float = 1.0) -> dict:
+        """Files first, then drawn pairs."""
+        n_files, n_drawn = self.counts(index, batch_size)
+        first = int(self.share * batch_size * index + 0.5)
+        parts = [self.files.batch_from(first, n_files, strength)] if n_files else []
+        parts += [self.drawn.batch(index, n_drawn, strength)] if n_drawn else []
+        return join_batches(parts)
+
+
+def join_batches(parts: list[dict]) -> dict:
+    """One batch out of several; points a part has not are NaN, point lists are padded to the longest."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = {}
+    for key in dict.fromkeys(k for part in parts for k in part):
+        values = [part.get(key, torch.full((len(part["image0"]), 1, 2), torch.nan)) for part in parts]
+        if not torch.is_tensor(values[0]):
+            joined[key] = [v for value in values for v in value]
+            continue
+        if values[0].ndim == 3 and values[0].shape[-1] == 2:
+            longest = max(v.shape[1] for v in values)
+            values = [torch.cat([v, v.new_full((len(v), longest - v.shape[1], 2), torch.nan)], 1) for v in values]
+        joined[key] = torch.cat(values)
+    return joined
+
+
+class _Batches(Dataset):
+    def __init__(self, source, indices: list[int], batch_size: int, strength):
+        self.source, self.indices, self.batch_size, self.strength = source, indices, batch_size, strength
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, k: int) -> dict:
+        return self.source.batch(self.indices[k], self.batch_size, self.strength(self.indices[k]))
+
+
+def stream(source, indices: list[int], batch_size: int, strength, workers: int = 0) -> Iterator[dict]:
+    """Batches by number, in order, prepared by ``workers`` processes: as many as you like, for a batch depends on its number alone."""
+    return iter(DataLoader(_Batches(source, indices, batch_size, strength), batch_size=None, num_workers=workers))
