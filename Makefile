@@ -6,13 +6,15 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lab train-lite benchmark clean
+.PHONY: help demo test lab train train-lite ablation benchmark clean
 
 help:
 	@echo "make demo        register sample pairs with the shipped weights and write an HTML report"
 	@echo "make test        run the tests and replay the notebooks"
 	@echo "make lab         open JupyterLab in notebooks/"
+	@echo "make train       all four training phases, each by its notebook, with a report; full scale: ARGS=\"-f notebooks/params/full.yaml\""
 	@echo "make train-lite  train the shipped weights again, on drawn retinas only"
+	@echo "make ablation    what each training phase brings; hours, resumable"
 	@echo "make benchmark   time and success beside OpenCV SIFT + MAGSAC"
 	@echo "make clean       remove .venv and caches (data/ and outputs/ stay)"
 
@@ -25,8 +27,14 @@ test: $(STAMP)
 lab: $(STAMP)
 	@cd notebooks && ../$(PY) -m jupyterlab
 
+train: $(STAMP)
+	@$(PY) -m retina_kp.chain $(ARGS)
+
 train-lite: $(STAMP)
 	@$(PY) -m retina_kp.train lite
+
+ablation: $(STAMP)
+	@$(PY) -m retina_kp.ablation
 
 benchmark: $(STAMP)
 	@$(PY) -m retina_kp.benchmark

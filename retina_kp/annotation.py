@@ -13,15 +13,17 @@ from .records import PairRecord, Problem
 
 HOMOGRAPHY_POINTS = 6  # with fewer point pairs, or with badly spread ones, a similarity is fitted
 MIN_SPREAD = 0.05  # rms distance of the points from their best line, over the longer side of image 1
-RANSAC_THRESHOLD = 0.01  # of the longer side of image 1
+RANSAC_THRESHOLD = 0.02  # of the longer side of image 1; at 0.01 clicks that are 2 px off bend the homography (measured)
+SIMPLER_WINS = 0.95  # a simpler model replaces the homography when its leave-one-out residual is below this share of the homography's
 LONGER_SIDE_PX = 768  # residuals are given as if image 1's longer side measured so much
 
 
 def true_homography(record: PairRecord) -> np.ndarray:
-    """(3, 3) original px of image 0 → original px of image 1: H_0to1 of the record, else fitted to its point pairs.
+    """(3, 3) original px of image 0 → original px of image 1: H_0to1 of the record, else fitted to its point pairs by RANSAC.
 
-    From HOMOGRAPHY_POINTS well-spread pairs on a homography by RANSAC, below a similarity (at least 3 pairs). ValueError, with the pair's
-    id, when there is neither matrix nor points, or when the points define no transform of a retina (none found, or a mirrored one).
+    From HOMOGRAPHY_POINTS well-spread pairs on a homography, unless leaving each point out in turn shows that a simpler model predicts
+    better (clicks are noisy, and noise bends homographies); below, a similarity (at least 3 pairs). ValueError, with the pair's id, when
+    there is neither matrix nor points, or when the points define no transform of a retina (none found, or a mirrored one).
     """
     if record.H_0to1 is not None:
         return record.H_0to1
@@ -30,7 +32,8 @@ def true_homography(record: PairRecord) -> np.ndarray:
     if len(record.points0_xy) < 3:
         raise ValueError(f"{record.pair_id}: {len(record.points0_xy)} point pairs define no transform; at least 3 are needed")
     side_px = max(image_size(record.image1))
-    H = _fit(record.points0_xy, record.points1_xy, side_px)
+    model, _ = _choose_model(record.points0_xy, record.points1_xy, side_px)
+    H = _fit(model, record.points0_xy, record.points1_xy, side_px)
     if H is None:
         raise ValueError(f"{record.pair_id}: no transform fits its point pairs; look at them on the images")
     if np.linalg.det(jacobian(H, record.points0_xy.mean(0))) <= 0:
@@ -38,19 +41,41 @@ def true_homography(record: PairRecord) -> np.ndarray:
     return H
 
 
-def _fit(points0: np.ndarray, points1: np.ndarray, side_px: float) -> np.ndarray | None:
-    """The transform of `true_homography`, or None when the points define none."""
+def _fit(model: str, points0: np.ndarray, points1: np.ndarray, side_px: float) -> np.ndarray | None:
+    """A RANSAC transform of one model, or None when the points define none."""
     threshold_px = RANSAC_THRESHOLD * side_px
-    if len(points0) < 3:
+    if len(points0) < {"similarity": 3, "affine": 4, "homography": 5}[model]:
         return None
-    if len(points0) >= HOMOGRAPHY_POINTS and _spread(points1) >= MIN_SPREAD * side_px:
+    if model == "homography":
         H, _ = cv2.findHomography(points0, points1, cv2.RANSAC, threshold_px)
     else:
-        H, _ = cv2.estimateAffinePartial2D(points0, points1, method=cv2.RANSAC, ransacReprojThreshold=threshold_px)
+        estimate = cv2.estimateAffinePartial2D if model == "similarity" else cv2.estimateAffine2D
+        H, _ = estimate(points0, points1, method=cv2.RANSAC, ransacReprojThreshold=threshold_px)
     try:
         return None if H is None else as_homography(H)
     except ValueError:
         return None
+
+
+def _choose_model(points0: np.ndarray, points1: np.ndarray, side_px: float) -> tuple[str, float]:
+    """The model of `true_homography` and its leave-one-out residual in px of image 1."""
+    spread = len(points0) >= HOMOGRAPHY_POINTS and _spread(points1) >= MIN_SPREAD * side_px
+    chosen, best = "similarity", np.inf
+    for model in ("homography", "affine", "similarity") if spread else ("similarity",):
+        residual = _left_out(model, points0, points1, side_px)
+        if residual < SIMPLER_WINS * best:
+            chosen, best = model, residual
+    return chosen, best
+
+
+def _left_out(model: str, points0: np.ndarray, points1: np.ndarray, side_px: float) -> float:
+    """Median distance (px of image 1) between each point and where the transform of the others puts it; inf where they define none."""
+    errors = []
+    for k in range(len(points0)):
+        rest = np.arange(len(points0)) != k
+        H = _fit(model, points0[rest], points1[rest], side_px)
+        errors.append(np.inf if H is None else float(np.linalg.norm(warp_points(points0[k : k + 1], H) - points1[k : k + 1])))
+    return float(np.median(errors))
 
 
 def _spread(points: np.ndarray) -> float:
@@ -63,13 +88,8 @@ def leave_one_out_residual(record: PairRecord) -> float:
     is. inf when the rest defines no transform, NaN for a record without points."""
     if record.points0_xy is None:
         return float("nan")
-    side_px, errors = max(image_size(record.image1)), []
-    for k in range(len(record.points0_xy)):
-        rest = np.arange(len(record.points0_xy)) != k
-        H = _fit(record.points0_xy[rest], record.points1_xy[rest], side_px)
-        put = None if H is None else warp_points(record.points0_xy[k : k + 1], H)
-        errors.append(np.inf if put is None else float(np.linalg.norm(put - record.points1_xy[k : k + 1])))
-    return float(np.median(errors)) * LONGER_SIDE_PX / side_px
+    side_px = max(image_size(record.image1))
+    return _choose_model(record.points0_xy, record.points1_xy, side_px)[1] * LONGER_SIDE_PX / side_px
 
 
 def screen(records: Iterable[PairRecord], max_residual_px: float) -> tuple[list[PairRecord], list[dict], list[Problem]]:

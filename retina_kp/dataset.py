@@ -1,8 +1,9 @@
 """Batches for training and validation. Batch number i of a run depends on (seed, i) and on nothing else, so resuming is exact.
 
 Every batch is a dict: image0, image1 (B, 1, H, W) in [0, 1]; valid0, valid1 (B, 1, H, W) bool fields of view; H_0to1 (B, 3, 3)
-float64; vessel_mask0 (B, 1, H, W); vessel_keypoints, vessel_keypoints1 (B, N, 2) px of image 0 and 1, NaN-padded; modalities,
-a list of (fixed, moving); sample_ids, a list of names under which image 0's frame comes back ("" = it never does).
+float64; vessel_mask0 (B, 1, H, W); vessel_keypoints, vessel_keypoints1 (B, N, 2) px of image 0 and 1, NaN-padded, the annotated junctions;
+true_keypoints (B, N, 2) px of image 0, all junctions however thin, for judging only; modalities, a list of (fixed, moving); sample_ids,
+a list of names under which image 0's frame comes back ("" = it never does).
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class SyntheticOptions:
     field_deg: tuple[float, float] = (18.0, 60.0)  # field of view of the 640 px cache
     fixed: tuple[str, ...] = ("CF", "CF", "CF", "CF", "OCT")  # drawn with equal chances
     moving: tuple[str, ...] = ("FA", "OCT", "OCTA")
+    annotated_share: float = 1.0  # of the junctions; the others are true but nobody marked them
     frames_per_retina: int = 0  # 0: image 0 looks elsewhere every time; n: one of n fixed frames per retina, so that a sample comes back
     min_overlap: float = 0.25  # of image 1 inside image 0; otherwise another transform is drawn
     appearance: AppearanceRange = AppearanceRange()
@@ -52,13 +54,15 @@ CACHE_PX = 640
 
 @dataclass(frozen=True)
 class CachedView:
-    """One retina drawn once: layers (8, 640, 640) uint8, px_from_deg (3, 3), anatomy (4,), junctions (J, 2) px and widths (J,) px."""
+    """One retina drawn once: layers (8, 640, 640) uint8, px_from_deg (3, 3), anatomy (4,), junctions (J, 2) px and widths (J,) px, and
+    which junctions are annotated, (J,) bool."""
 
     layers: np.ndarray
     px_from_deg: np.ndarray
     anatomy: list[float]
     junctions_xy: np.ndarray
     junction_width_px: np.ndarray
+    annotated: np.ndarray
 
 
 @lru_cache(maxsize=1200)
@@ -72,7 +76,8 @@ def draw_cached_view(seed: int, index: int, options: SyntheticOptions) -> Cached
     px_from_deg = view_matrix((CACHE_PX, CACHE_PX), field, tuple(center))
     layers = rasterise(retina, px_from_deg, (CACHE_PX, CACHE_PX))
     xy, _, width = visible_junctions(retina, px_from_deg, (CACHE_PX, CACHE_PX))
-    return CachedView(layers, px_from_deg, anatomy_of(retina), xy, width)
+    annotated = np.random.default_rng([seed, index, 3]).random(len(xy)) < options.annotated_share
+    return CachedView(layers, px_from_deg, anatomy_of(retina), xy, width, annotated)
 
 
 class SyntheticPairs:
@@ -104,12 +109,12 @@ class SyntheticPairs:
         image, vessels, known = self._render(views + views, H, fixed + moving, hw, g)
         valid = valid & known
         image = apply_field_of_view(randomise_appearance(image, g, o.appearance), valid, g, o.appearance)
-        points = [_junctions(v, h, m) for v, h, m in zip(views + views, H.numpy(), valid, strict=True)]
-        points = pad_points(points)
+        points = pad_points([_junctions(v, h, m) for v, h, m in zip(views + views, H.numpy(), valid, strict=True)])
+        everything = [_junctions(v, h, m, all_of_them=True) for v, h, m in zip(views, H_view_to_0, valid[:batch_size], strict=True)]
         b = batch_size
         return {"image0": image[:b], "image1": image[b:], "valid0": valid[:b], "valid1": valid[b:], "H_0to1": H_0to1,
                 "vessel_mask0": vessels[:b] & valid[:b], "vessel_keypoints": points[:b], "vessel_keypoints1": points[b:],
-                "modalities": list(zip(fixed, moving, strict=True)),
+                "true_keypoints": pad_points(everything), "modalities": list(zip(fixed, moving, strict=True)),
                 "sample_ids": [f"{i}.{k}" if o.frames_per_retina else "" for i, k in zip(retinas, frames, strict=True)]}  # fmt: skip
 
     def _frame0(self, view: CachedView, rng: np.random.Generator) -> np.ndarray:
@@ -147,11 +152,11 @@ class SyntheticPairs:
         return image, vessels, known
 
 
-def _junctions(view: CachedView, H: np.ndarray, valid: torch.Tensor, min_width_px: float = 1.2) -> torch.Tensor:
-    """Junctions of a view in an image's px that lie in its field of view and are wide enough to be seen there."""
+def _junctions(view: CachedView, H: np.ndarray, valid: torch.Tensor, min_width_px: float = 1.2, all_of_them: bool = False) -> torch.Tensor:
+    """Junctions of a view in an image's px that lie in its field of view: the annotated ones that are wide enough to be seen, or all."""
     xy = warp_points(view.junctions_xy, H)
     scale = np.sqrt(abs(np.linalg.det(H[:2, :2])))
-    seen = inside(xy, valid.shape[-2:], 2.0) & (view.junction_width_px * scale >= min_width_px)
+    seen = inside(xy, valid.shape[-2:], 2.0) & (all_of_them | (view.annotated & (view.junction_width_px * scale >= min_width_px)))
     xy = torch.from_numpy(xy[seen]).float()
     return xy[sample_map(valid[None].float(), xy[None])[0, :, 0] > 0.99] if len(xy) else xy.reshape(0, 2)
 

@@ -1,4 +1,4 @@
-"""Measure a registrar on drawn pairs with exact truth: success, error, refusals, calibration of the confidence."""
+"""Measure a registrar on drawn pairs with exact truth: success, error, refusals, time."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from .metrics import mace
-from .registration import Registrar, calibration_inputs
+from .registration import Registrar
 from .samples import PairOptions, SamplePair, draw_pair
 
 MOVING = ("FA", "OCT", "OCTA")
 RIGHT_PX = 5.0  # mean corner error (longer side 768) up to which a registration counts as right
-VALIDATION_SEED, CALIBRATION_SEED = 77_001, 77_002  # never used for training
+VALIDATION_SEED = 77_001  # never used for training or calibration
 
 
 @dataclass(frozen=True)
@@ -99,33 +99,3 @@ def summarise_trials(trials: list[Trial]) -> list[dict]:
                      "median_px": round(float(np.median(error)), 2),
                      "median_s": round(float(np.median([t.seconds for t in own])), 2)})  # fmt: skip
     return rows
-
-
-def fit_calibration(trials: list[Trial], steps: int = 60, ridge: float = 0.05) -> dict[str, float]:
-    """Logistic regression (Newton's method, weak ridge) of "the transform was right" on the evidence, over genuine pairs and impostors
-    that got as far as a transform. ValueError when one of the two outcomes is missing."""
-    known = [t for t in trials if t.evidence]
-    right = np.array([t.would_be_px <= RIGHT_PX for t in known], float)
-    if not 0 < right.sum() < len(known):
-        raise ValueError(f"calibration needs right and wrong registrations; of {len(known)} trials {int(right.sum())} were right")
-    names = list(calibration_inputs(known[0].evidence))
-    x = np.array([[calibration_inputs(t.evidence)[k] for k in names] for t in known])
-    center, spread = x.mean(0), x.std(0) + 1e-9
-    center[0], spread[0] = 0.0, 1.0  # the bias stays as it is; the ridge acts on terms of equal spread
-    x = (x - center) / spread
-    w = np.zeros(len(names))
-    penalty = ridge * np.diag([0.0] + [1.0] * (len(names) - 1))
-    for _ in range(steps):
-        p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
-        hessian = x.T @ (x * (p * (1 - p))[:, None]) + penalty + 1e-9 * np.eye(len(names))
-        w = w - np.linalg.solve(hessian, x.T @ (p - right) + penalty @ w)
-    w = w / spread
-    w[0] -= (w * center).sum()
-    return {k: round(float(v), 5) for k, v in zip(names, w, strict=True)}
-
-
-def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> float:
-    """Expected calibration error: mean |share right - mean confidence| over equal-width bins, weighted by their size (Guo et al. 2017)."""
-    index = np.minimum((np.asarray(confidence) * bins).astype(int), bins - 1)
-    filled = [index == b for b in range(bins) if (index == b).any()]
-    return float(sum(abs(np.mean(right[own]) - np.mean(confidence[own])) * np.mean(own) for own in filled))

@@ -11,7 +11,9 @@ from .geometry import sample_map
 from .losses import DESCRIPTOR_LOSSES, dice_loss, gaussian_labels, geometric_loss, pke_geometric_loss
 from .phases import TrainConfig, get_phase
 from .pke import PkeGuard, ValueMap, Visit, expand, mine, visits_of
+from .validation import mined_precision
 
+TRUE_RADIUS_PX = 5.0  # a mined point so near to a true junction is right
 WEIGHT_OF = {"loss_det": "detector_weight", "loss_des": "descriptor_weight", "loss_geo": "geometric_weight",
              "loss_geo_pke": "geometric_weight", "loss_explore": "exploration_weight", "loss_mov": "moving_weight"}  # fmt: skip
 
@@ -40,14 +42,17 @@ class Objective:
         g = torch.Generator().manual_seed(c.seed * 1_000_003 + number)
         images = torch.cat([batch["image0"], batch["image1"]]).contiguous(memory_format=torch.channels_last)
         out0, out1 = network(images, torch.cat([batch["valid0"], batch["valid1"]])).split(n)
-        annotated, pke_figures, visits, mined = batch["vessel_keypoints"], {}, [], None
-        labels_xy = annotated
+        anchors = torch.cat([anchor_points(batch), self.extra_points(batch, g)], 1)
+        batch = batch | {"vessel_keypoints": annotated_points(batch)}
+        labels_xy, pke_figures, visits, mined = batch["vessel_keypoints"], {}, [], None
         if self.phase.pke and self.guard.active:
             found = mine(out0, out1, batch, c.pke)
             labels_xy, promoted = expand(self.value_map, batch)
             visits, mined = visits_of(self.value_map, found, batch), torch.nn.utils.rnn.pad_sequence(found.points0_xy, True, torch.nan)
             pke_figures = {f"pke_{k}": v / n for k, v in found.funnel.items()} | {"pke_promoted": promoted / n}
-        anchors = torch.cat([anchor_points(batch), self.extra_points(batch, g)], 1)
+            if "true_keypoints" in batch:
+                known = torch.isfinite(batch["true_keypoints"]).all(-1).any(-1)  # pairs from files have no such truth
+                pke_figures["pke_precision"] = mined_precision(mined[known], batch["true_keypoints"][known], TRUE_RADIUS_PX)
         descriptor = partial(self._descriptor_loss, out0, out1, batch, g)
         labels = partial(gaussian_labels, map_hw=out0.detector.shape[-2:], stride=out0.detector_stride, sigma_px=c.label_sigma_px)
         terms = {"loss_det": dice_loss(out0.detector, labels(labels_xy)), "loss_des": descriptor(anchors),
@@ -84,6 +89,11 @@ class Objective:
     def load_state_dict(self, state: dict) -> None:
         self.value_map.load_state_dict(state["value_map"])
         self.guard.load_state_dict(state["guard"])
+
+
+def annotated_points(batch: dict) -> torch.Tensor:
+    """(B, N, 2) px of image 0, NaN-padded: what the fixed detector is taught: junctions of the vessel mask and hand-annotated points."""
+    return torch.cat([batch["vessel_keypoints"], batch["points0"]], 1) if "points0" in batch else batch["vessel_keypoints"]
 
 
 def anchor_points(batch: dict) -> torch.Tensor:

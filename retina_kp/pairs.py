@@ -1,4 +1,5 @@
-"""Image files as training pairs: records → the batches that `dataset.SyntheticPairs` makes, on square images of one size.
+"""Image files as training pairs: records → the batches that `dataset.SyntheticPairs` makes (but for true_keypoints, which nobody knows), on
+square images of one size.
 
 Beside the keys listed in `dataset`, a batch holds points0, points1 (B, N, 2): annotated point pairs in px of image 0 and 1, perhaps outside
 the frame of image 1, NaN-padded and all NaN where a record has none; and sample_ids, the pair ids. vessel_keypoints1 are the

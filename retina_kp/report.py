@@ -193,7 +193,7 @@ def count_figures(notebook: str | Path) -> int:
     return sum(any(mime.startswith("image/") for mime in output.get("data", {})) for output in outputs)
 
 
-def _typed(text: str, default: Any) -> Any:
+def typed(text: str, default: Any) -> Any:
     """Command-line text as the type of the parameter's default; left as text when it cannot be, for the check to refuse."""
     try:
         return text if isinstance(default, str) else json.loads({"True": "true", "False": "false"}.get(text, text))
@@ -213,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         known = notebook_parameters(_find_notebook(options.notebook)) if options.p else {}
         given = import_module("papermill.iorw").read_yaml_file(options.f) if options.f else {}
-        given |= {name: _typed(text, known.get(name, "")) for name, text in options.p}
+        given |= {name: typed(text, known.get(name, "")) for name, text in options.p}
         result = run_notebook(options.notebook, given, options.o, timeout=options.timeout)
     except (OSError, ValueError, NotebookError) as error:
         print(error, file=sys.stderr)

@@ -100,16 +100,17 @@ def join_batches(parts: list[dict]) -> dict:
 
 
 class _Batches(Dataset):
-    def __init__(self, source, indices: list[int], batch_size: int, strength):
-        self.source, self.indices, self.batch_size, self.strength = source, indices, batch_size, strength
+    def __init__(self, source, indices: list[int], batch_size: int, strengths: list[float]):
+        self.source, self.indices, self.batch_size, self.strengths = source, indices, batch_size, strengths
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, k: int) -> dict:
-        return self.source.batch(self.indices[k], self.batch_size, self.strength(self.indices[k]))
+        return self.source.batch(self.indices[k], self.batch_size, self.strengths[k])
 
 
-def stream(source, indices: list[int], batch_size: int, strength, workers: int = 0) -> Iterator[dict]:
-    """Batches by number, in order, prepared by ``workers`` processes: as many as you like, for a batch depends on its number alone."""
-    return iter(DataLoader(_Batches(source, indices, batch_size, strength), batch_size=None, num_workers=workers))
+def stream(source, indices: list[int], batch_size: int, strengths: list[float], workers: int = 0) -> Iterator[dict]:
+    """Batches by number, in order, each with its strength, prepared by ``workers`` processes: as many as you like, for a batch depends on
+    its number alone."""
+    return iter(DataLoader(_Batches(source, indices, batch_size, strengths), batch_size=None, num_workers=workers))

@@ -1,9 +1,15 @@
-"""Train from a shell: ``python -m retina_kp.train lite`` trains the shipped weights again, phase after phase, resumable, then calibrates
-the confidence and writes retina_kp/weights/lite.safetensors."""
+"""Train from a shell.
+
+python -m retina_kp.train --config run.yaml --run-dir outputs/runs/x   one phase, from the fields of `TrainConfig` that differ from default
+python -m retina_kp.train lite                                         the shipped weights again: phase after phase, calibrated, published
+
+Both continue where they were interrupted. On n devices: accelerate launch -m retina_kp.train ..., with micro_batches a multiple of n.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import platform
 import time
@@ -11,14 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import yaml
+from accelerate import PartialState
 
-from .augment import AppearanceRange
-from .checkpoints import SHIPPED, load_network, save_network
-from .evaluation import CALIBRATION_SEED, calibration_error, fit_calibration, gather_trials
+from .calibration import publish
+from .checkpoints import SHIPPED
+from .config import from_dict
 from .files import write_json
 from .phases import TrainConfig
-from .registration import confidence
-from .samples import PairOptions
+from .processes import is_main
 from .trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -29,61 +36,96 @@ RECIPES: dict[str, list[TrainConfig]] = {
         replace(LITE, phase="geometric", epochs=22, seed=1, rise_steps=1, final_rate_ratio=0.02),
     ],
 }
-# The confidence is fitted where registration begins to fail: beyond the training range, harsh pictures, and images of two different eyes.
-HARD_PAIRS = PairOptions(scale=(0.4, 2.5), min_overlap=0.25, appearance=AppearanceRange())
 
 
-def run_recipe(name: str, run_dir: str | Path, device: str = "cpu", shorten: float = 1.0) -> Path:
+def read_config(path: str | Path) -> TrainConfig:
+    """A `TrainConfig` from YAML or JSON, for instance the config.json of a run; missing fields take their defaults.
+
+    ValueError names the file, the field, what it takes and the nearest name."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        values = json.loads(text) if Path(path).suffix == ".json" else yaml.safe_load(text)
+        return from_dict(TrainConfig, {} if values is None else values)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def train_phase(config: TrainConfig, run_dir: str | Path, device: str = "auto", workers: int = 0, tensorboard: bool = False) -> Path:
+    """Train one phase to its end from wherever it was interrupted; returns its checkpoint."""
+    on_epoch = None
+    if tensorboard and is_main():
+        from .monitoring import tensorboard as open_tensorboard
+
+        on_epoch = open_tensorboard(Path(run_dir))
+    Trainer(config, run_dir, device, workers=workers).fit(on_epoch)
+    return Path(run_dir) / "checkpoint.safetensors"
+
+
+def run_recipe(name: str, run_dir: str | Path, device: str = "cpu", shorten: float = 1.0, **how) -> Path:
     """Run the phases of a recipe one after the other; finished phases are skipped, an interrupted one continues.
 
-    shorten < 1 runs that fraction of the steps, for trying out. Returns the last checkpoint. ValueError for an unknown recipe.
+    shorten < 1 runs that fraction of the steps, for trying out; how: the other options of `train_phase`. Returns the last checkpoint.
+    ValueError for an unknown recipe.
     """
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}")
     checkpoint = ""
     for config in RECIPES[name]:
         steps = max(int(config.steps_per_epoch * shorten), 1)
-        folder = Path(run_dir) / config.phase
-        Trainer(replace(config, steps_per_epoch=steps, init_from=str(checkpoint)), folder, device).fit()
-        checkpoint = folder / "checkpoint.safetensors"
+        config = replace(config, steps_per_epoch=steps, init_from=str(checkpoint))
+        checkpoint = train_phase(config, Path(run_dir) / config.phase, device, **how)
     return Path(checkpoint)
 
 
-def publish(checkpoint: str | Path, target: str | Path, pairs: int, about: dict) -> dict:
-    """Calibrate the confidence on ``pairs`` drawn pairs per modality and as many impostors, write the weights in half precision with the
-    calibration in their header, and return the calibration's figures."""
-    network, metadata = load_network(checkpoint)
-    trials = gather_trials(checkpoint, CALIBRATION_SEED, pairs, HARD_PAIRS, impostors=True)
-    calibration = fit_calibration(trials)
-    known = [t for t in trials if t.evidence]
-    right = torch.tensor([t.would_be_px <= 5 for t in known]).float().numpy()
-    sure = torch.tensor([confidence(t.evidence, calibration) for t in known]).numpy()
-    figures = {"trials": len(trials), "judged": len(known), "right": int(right.sum())}
-    figures["calibration_error"] = round(calibration_error(sure, right), 4)
-    header = {"calibration": calibration, "calibration_figures": figures, "phase": metadata.get("phase"), **about}
-    save_network(target, network, header, half=True)
-    return figures
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipe", choices=sorted(RECIPES))
-    parser.add_argument("--run-dir", default="", help="default: outputs/runs/train-<recipe>")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--shorten", type=float, default=1.0, help="fraction of the steps, for trying out")
-    parser.add_argument("--target", default="", help="where the finished weights go; default: retina_kp/weights/<recipe>.safetensors")
-    parser.add_argument("--calibration-pairs", type=int, default=100, help="per modality")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+def train_recipe(args: argparse.Namespace) -> None:
+    """Train a recipe, then calibrate and publish its weights (the main process alone)."""
     run_dir, started = Path(args.run_dir or f"outputs/runs/train-{args.recipe}"), time.time()
-    checkpoint = run_recipe(args.recipe, run_dir, args.device, args.shorten)
+    checkpoint = run_recipe(args.recipe, run_dir, args.device, args.shorten, workers=args.workers, tensorboard=args.tensorboard)
+    if not is_main():
+        return
     about = {"recipe": args.recipe, "shortened_to": args.shorten, "seconds_this_run": round(time.time() - started),
              "machine": platform.machine(), "threads": torch.get_num_threads()}  # fmt: skip
     target = Path(args.target or SHIPPED / f"{args.recipe}.safetensors")
     log.info("calibrating the confidence on %d pairs per modality", args.calibration_pairs)
-    figures = publish(checkpoint, target, args.calibration_pairs, about)
+    figures = publish(checkpoint, target, args.calibration_pairs, about, run_dir / "calibration_trials.json")
     write_json(run_dir / "published.json", {**about, **figures})
     log.info("%s  %s", target, figures)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("retina_kp.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("recipe", nargs="?", choices=sorted(RECIPES))
+    what.add_argument("--config", help="YAML or JSON file of a TrainConfig")
+    parser.add_argument("--run-dir", default="", help="default: outputs/runs/train-<name of the recipe or file>")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--workers", type=int, default=0, help="processes that prepare data; the result does not depend on it")
+    parser.add_argument("--tensorboard", action="store_true", help="write scalars and pictures for TensorBoard into the run folder")
+    recipe = parser.add_argument_group("of a recipe only")
+    recipe.add_argument("--shorten", type=float, default=1.0, help="fraction of the steps, for trying out")
+    recipe.add_argument("--target", default="", help="where the finished weights go; default: retina_kp/weights/<recipe>.safetensors")
+    recipe.add_argument("--calibration-pairs", type=int, default=25, help="per modality and set")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO if is_main() else logging.WARNING, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    if args.recipe:
+        train_recipe(args)
+    else:
+        for name in ("shorten", "target", "calibration_pairs"):
+            if getattr(args, name) != parser.get_default(name):
+                parser.error(f"--{name.replace('_', '-')} belongs to a recipe; with --config the number of steps is in the file")
+        try:
+            config = read_config(args.config)
+        except ValueError as error:
+            parser.error(str(error))
+        run_dir = Path(args.run_dir or f"outputs/runs/train-{Path(args.config).stem}")
+        checkpoint = train_phase(config, run_dir, args.device, args.workers, args.tensorboard)
+        log.info("%s after %d steps: %s", config.phase, config.total_steps, checkpoint)
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

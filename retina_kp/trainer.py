@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,24 +16,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
 from .checkpoints import load_network, save_network
 from .config import differences, to_dict
 from .dataset import SyntheticPairs
-from .files import replacing, write_csv, write_json
+from .files import write_csv, write_json
 from .networks import build_network
 from .objective import Objective
 from .pairs import PairDataset
 from .phases import TrainConfig
+from .processes import join_statistics, new_accelerator, statistics
 from .sources import FileSplit, MixedPairs, load_files, stream
+from .state import read_state, sweep, write_state
 from .validation import ValidationSet, save_keypoint_figures
 
 log = logging.getLogger(__name__)
-ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 GUARDED = "gt_matched_right"  # the figure that PKE must not lower
 
 
@@ -93,7 +91,8 @@ class Trainer:
         if self._batches is None:
             c = self.config
             numbers = [k for step in range(self.step_index, c.total_steps) for k in self.own_numbers(step)]
-            self._batches = stream(self.data, numbers, c.batch_size, lambda k: c.strength(k // c.micro_batches), self.workers)
+            strengths = [c.strength(k // c.micro_batches) for k in numbers]
+            self._batches = stream(self.data, numbers, c.batch_size, strengths, self.workers)
         return self._to_device(next(self._batches))
 
     def step(self) -> dict[str, float]:
@@ -101,7 +100,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(self.step_index)
         self.optimiser.zero_grad(set_to_none=True)
-        rows, visits, numbers = [], [], self.own_numbers(self.step_index)
+        rows, visits, numbers, before = [], [], self.own_numbers(self.step_index), statistics(self.network)
         for k in numbers:
             with nullcontext() if k == numbers[-1] else self.accelerator.no_sync(self.model):  # exchange gradients once per step
                 judged = self.objective(self.model, self._next_batch(), k)
@@ -113,6 +112,7 @@ class Trainer:
             visits += judged.visits
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimiser.step()
+        join_statistics(self.accelerator, self.network, before, len(numbers))
         self.step_index += 1
         self.objective.value_map.book(gather_object(visits) if self.accelerator.num_processes > 1 else visits)
         return average(gather_object(rows) if self.accelerator.num_processes > 1 else rows)
@@ -121,12 +121,13 @@ class Trainer:
 
     def fit(self, on_epoch: Callable[[list[dict]], None] | None = None) -> list[dict]:
         """Train to the last epoch; returns the history, one dict per epoch. on_epoch(history) is called after each, by the main process."""
-        self._batches = None
+        self._batches, main, total = None, self.accelerator.is_main_process, self.config.total_steps
+        if main:
+            sweep(self.run_dir)
         if not self.resume():
             if self.objective.phase.pke:
                 self._guard(self._validate())  # the level that PKE must hold
             self._save_state()  # an interruption within the first epoch comes back to here
-        main, total = self.accelerator.is_main_process, self.config.total_steps
         if main:
             write_json(self.run_dir / "config.json", to_dict(self.config))
         progress = {"total": total, "initial": self.step_index, "desc": self.config.phase, "unit": "step", "mininterval": 2}
@@ -139,6 +140,7 @@ class Trainer:
                     log.info("epoch %d/%d  %s", row["epoch"], self.config.epochs, in_words(row))
                     if on_epoch:
                         on_epoch(self.history)
+        self._batches = None  # lets the workers go
         return self.history
 
     def _epoch(self, bar) -> dict:
@@ -184,16 +186,15 @@ class Trainer:
                      "objective": self.objective.state_dict(), "history": self.history, "config": to_dict(self.config)}  # fmt: skip
             if self.accelerator.scaler is not None:
                 state["scaler"] = self.accelerator.scaler.state_dict()
-            with replacing(self.run_dir / "state.pt") as temporary:
-                torch.save(state, temporary)
+            write_state(self.run_dir / "state.pt", state)
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> bool:
-        """Load state.pt if there is one; ValueError names the keys in which its configuration differs from ours."""
+        """Load state.pt if there is one; ValueError when it is damaged, or names the keys in which its configuration differs from ours."""
         path = self.run_dir / "state.pt"
-        if not path.is_file():
+        if not broadcast_object_list([path.is_file()])[0]:  # of the main process: a late one might see what the main one has just written
             return False
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        state = read_state(path, self.device)
         differing = differences(state["config"], to_dict(self.config))
         if differing:
             advice = "Use another run folder, or the old settings"
@@ -205,14 +206,6 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step_index, self.history = state["step"], state["history"]
         return True
-
-
-def new_accelerator(device: str, precision: str) -> Accelerator:
-    """An `Accelerator` for "cpu", "cuda" or "auto". Its settings are global to the process, so those of an earlier run are dropped first;
-    not so under several processes, whose settings come from the launcher and are the same for all."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=device == "cpu", mixed_precision=ACCELERATE_PRECISION[precision])
 
 
 def open_source(config: TrainConfig, files: FileSplit):

@@ -67,9 +67,11 @@ def _alignment(points0, points1, H_0to1, image_hw, prefix: str) -> dict[str, flo
 
 
 def _ceiling(batch: dict, outputs, i: int) -> dict[str, float]:
-    """Match only the true junctions: descriptors read at them and at their true correspondents."""
+    """Match only true points, the hand-annotated ones of a pair that has them, else junctions: descriptors read at them and at their true
+    correspondents."""
     one = slice(i, i + 1)
-    points0 = batch["vessel_keypoints"][one]
+    by_hand = "points0" in batch and torch.isfinite(batch["points0"][i]).any()
+    points0 = batch["points0" if by_hand else "vessel_keypoints"][one]
     d0, d1, points1, usable = descriptor_pairs(outputs[0].descriptors[one], outputs[1].descriptors[one], points0, batch["H_0to1"][one],
                                                batch["valid1"][one], outputs[0].descriptor_stride)  # fmt: skip
     keep = usable[0].cpu().numpy()

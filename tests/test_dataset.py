@@ -156,7 +156,7 @@ def test_images_nearly_as_large_as_the_cached_view_are_drawn_too():
 
 def view_with(xy: list, width_px: list) -> CachedView:
     none = np.zeros((len(LAYERS), 1, 1), np.uint8)
-    return CachedView(none, np.eye(3), [0, 0, 1, 1], np.array(xy, float), np.array(width_px, float))
+    return CachedView(none, np.eye(3), [0, 0, 1, 1], np.array(xy, float), np.array(width_px, float), np.ones(len(xy), bool))
 
 
 def test_junctions_too_thin_to_see_are_not_labelled():
@@ -173,6 +173,18 @@ def test_junctions_on_the_frame_are_not_labelled():
 def test_a_view_without_junctions_gives_none():
     xy = _junctions(view_with(np.zeros((0, 2)), []), np.eye(3), torch.ones(1, 64, 64, dtype=torch.bool))
     assert xy.shape == (0, 2)
+
+
+def test_half_of_the_junctions_are_annotated_and_the_truth_has_all():
+    whole, half = (SyntheticPairs(5, 1, SyntheticOptions(size_px=256, annotated_share=share)) for share in (1.0, 0.5))
+    marked, view = half.view(0).annotated, half.view(0)
+    assert 0.3 < marked.mean() < 0.7 and whole.view(0).annotated.all()
+    a, b = whole.batch(0, 2), half.batch(0, 2)
+    count = [int(torch.isfinite(x).all(-1).sum()) for x in (a["vessel_keypoints"], b["vessel_keypoints"], b["true_keypoints"])]
+    assert 0 < count[1] < count[0] <= count[2] and torch.equal(a["image0"], b["image0"]) and len(view.junctions_xy) == len(marked)
+    near = torch.cdist(b["vessel_keypoints"].nan_to_num(-1e4), b["true_keypoints"].nan_to_num(-2e4)).amin(-1)
+    near = near[torch.isfinite(b["vessel_keypoints"]).all(-1)]
+    assert near.max() < 1e-3
 
 
 def test_cached_views_keep_their_junctions_inside(data):

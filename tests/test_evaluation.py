@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from retina_kp import PairOptions, Registrar
-from retina_kp.evaluation import Trial, calibration_error, fit_calibration, gather_trials, run_trials, summarise_trials
+from retina_kp.calibration import calibration_error, fit_calibration
+from retina_kp.evaluation import Trial, gather_trials, run_trials, summarise_trials
 from retina_kp.registration import confidence
 
 

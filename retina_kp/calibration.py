@@ -1,0 +1,81 @@
+"""The confidence of a registration, fitted to what came out right on drawn pairs and on images of two different eyes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from .augment import AppearanceRange
+from .checkpoints import load_network, save_network
+from .evaluation import Trial, gather_trials
+from .files import write_json
+from .registration import calibration_inputs, confidence
+from .samples import PairOptions
+
+FOUND_PX = 20.0  # confidence is the probability of a mean corner error (longer side 768) up to this: what spec/metrics calls acceptable
+CALIBRATION_SEED = 77_002  # never used for training or validation
+# Where registration works, where it begins to fail, and harsh pictures beyond what cameras give; impostors of all three.
+CALIBRATION_SETS = (PairOptions(), PairOptions(scale=(0.33, 3.0), min_overlap=0.25),
+                    PairOptions(scale=(0.4, 2.5), min_overlap=0.25, appearance=AppearanceRange()))  # fmt: skip
+
+
+def publish(checkpoint: str | Path, target: str | Path, pairs: int, about: dict, trials_path: str | Path) -> dict:
+    """Calibrate on ``pairs`` drawn pairs per modality and set and as many impostors; write the weights in half precision with calibration
+    and ``about`` in their header; return the calibration's figures. Trials are kept in trials_path and used again for equal weights."""
+    trials = _kept_trials(trials_path, checkpoint, pairs)
+    known = [t for t in trials if t.evidence]
+    calibration = fit_calibration(trials)
+    right = np.array([t.would_be_px <= FOUND_PX for t in known], float)
+    sure = np.array([confidence(t.evidence, calibration) for t in known])
+    figures = {"trials": len(trials), "judged": len(known), "right": int(right.sum()),
+               "calibration_error": round(calibration_error(sure, right), 4)}  # fmt: skip
+    network, metadata = load_network(checkpoint)
+    header = {"calibration": calibration, "calibration_figures": figures, "phase": metadata.get("phase"), **about}
+    save_network(target, network, header, half=True)
+    return figures
+
+
+def _kept_trials(path: str | Path, checkpoint: str | Path, pairs: int) -> list[Trial]:
+    """The trials of an earlier call when they belong to the same weights and number of pairs, else new ones."""
+    belongs_to = {"weights_sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(), "pairs": pairs}
+    if Path(path).is_file():
+        kept = json.loads(Path(path).read_text())
+        if kept["belongs_to"] == belongs_to:
+            return [Trial(**{k: np.inf if v is None else v for k, v in t.items()}) for t in kept["trials"]]
+    trials = [t for options in CALIBRATION_SETS for t in gather_trials(checkpoint, CALIBRATION_SEED, pairs, options, impostors=True)]
+    write_json(path, {"belongs_to": belongs_to, "trials": [asdict(t) for t in trials]})
+    return trials
+
+
+def fit_calibration(trials: list[Trial], steps: int = 60, ridge: float = 0.05) -> dict[str, float]:
+    """Logistic regression (Newton's method, weak ridge) of "found" (FOUND_PX) on the evidence, over genuine pairs and impostors
+    that got as far as a transform. ValueError when one of the two outcomes is missing."""
+    known = [t for t in trials if t.evidence]
+    right = np.array([t.would_be_px <= FOUND_PX for t in known], float)
+    if not 0 < right.sum() < len(known):
+        raise ValueError(f"calibration needs right and wrong registrations; of {len(known)} trials {int(right.sum())} were right")
+    names = list(calibration_inputs(known[0].evidence))
+    x = np.array([[calibration_inputs(t.evidence)[k] for k in names] for t in known])
+    center, spread = x.mean(0), x.std(0) + 1e-9
+    center[0], spread[0] = 0.0, 1.0  # the bias stays as it is; the ridge acts on terms of equal spread
+    x = (x - center) / spread
+    w = np.zeros(len(names))
+    penalty = ridge * np.diag([0.0] + [1.0] * (len(names) - 1))
+    for _ in range(steps):
+        p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
+        hessian = x.T @ (x * (p * (1 - p))[:, None]) + penalty + 1e-9 * np.eye(len(names))
+        w = w - np.linalg.solve(hessian, x.T @ (p - right) + penalty @ w)
+    w = w / spread
+    w[0] -= (w * center).sum()
+    return {k: round(float(v), 5) for k, v in zip(names, w, strict=True)}
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error: mean |share right - mean confidence| over equal-width bins, weighted by their size (Guo et al. 2017)."""
+    index = np.minimum((np.asarray(confidence) * bins).astype(int), bins - 1)
+    filled = [index == b for b in range(bins) if (index == b).any()]
+    return float(sum(abs(np.mean(right[own]) - np.mean(confidence[own])) * np.mean(own) for own in filled))

@@ -1,0 +1,299 @@
+"""Pictures of a training run: its curves, its labels, what the moving detector learns, and what PKE keeps or rejects.
+
+Batches are those of `dataset`, on the CPU; every plot function makes a figure of its own and returns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from .annotation import true_homography
+from .geometry import resize_matrix, warp_image, warp_points
+from .images import read_image
+from .losses import gaussian_labels, in_fixed_frame
+from .networks import DenseOutput
+from .objective import WEIGHT_OF
+from .phases import PHASES, TrainConfig
+from .pke import PkeRound
+from .records import PairRecord
+from .registration import Registrar
+from .viz import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    WIDTH_IN,
+    YELLOW,
+    checkerboard,
+    contrast_stretch,
+    plot_detector,
+    plot_history,
+    plot_keypoints,
+    plot_loss,
+    show,
+)
+
+ALIGNMENT = {"gt_success": "registered, perfect detector", "gt_matched_right": "matched right, perfect detector",
+             "det_success": "registered, own detector"}  # fmt: skip
+DETECTOR = {"repeatability": "repeatability", "matching_score": "matching score"}
+POINTS = {"points0": "fixed image", "points1": "moving image"}
+FUNNEL = {"pke_candidates": "candidates", "pke_after_mask": "on a vessel", "pke_after_view": "in both views",
+          "pke_after_geometric": "moving detector agrees", "pke_after_content": "descriptor agrees", "pke_after_budget": "mined",
+          "pke_promoted": "promoted labels"}  # fmt: skip
+REASONS = {"annotated": (SKY, "annotated already"), "mask": (BLACK, "off the vessels"), "view": (PURPLE, "not in both views"),
+           "geometric": (RED, "moving detector silent"), "content": (ORANGE, "descriptor ambiguous"),
+           "budget": (BLUE, "over the budget")}  # fmt: skip
+
+
+def plot_run(history: Sequence[Mapping[str, float]], losses: Sequence[str] = ()) -> Figure:
+    """A run at a glance, from the rows of its history: losses (the named ones, default all), alignment ceiling beside the real
+    detector (on drawn pairs, and on pairs from files when there are any), repeatability and matching score, points per image, and the
+    PKE funnel when PKE took part."""
+    panels = [_losses(losses), _shares("drawn pairs: ceiling and detector", ALIGNMENT)]
+    if any("real_gt_success" in row for row in history):
+        panels.append(_shares("pairs from files: ceiling and detector", {f"real_{k}": v for k, v in ALIGNMENT.items()}))
+    panels += [_shares("detector by itself", DETECTOR), _points_per_image]
+    if any("pke_candidates" in row for row in history):
+        panels.append(_funnel)
+    rows = -(-len(panels) // 2)
+    figure = plt.figure(figsize=(WIDTH_IN, 3.3 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, 2).flat)
+    for panel, ax in zip(panels, axes, strict=False):
+        panel(ax, history)
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
+    return figure
+
+
+def funnel_rows(history: Sequence[Mapping[str, float]], count: int = 5) -> list[dict]:
+    """The PKE funnel as a table: one row per epoch (at most ``count``, spread over the run), mean points per image at each stage."""
+    rows = [row for row in history if "pke_candidates" in row]
+    chosen = sorted({round(k) for k in np.linspace(0, len(rows) - 1, min(count, len(rows)))}) if rows else []
+    table = [{"epoch": rows[k]["epoch"], **{name: round(rows[k][key], 1) for key, name in FUNNEL.items()}} for k in chosen]
+    for line, k in zip(table, chosen, strict=True):
+        precision = rows[k].get("pke_precision", float("nan"))
+        line["mined and true"] = f"{precision:.0%}" if precision == precision else None
+    return table
+
+
+def plot_labels(batch: Mapping, sigma_px: float, count: int = 3) -> Figure:
+    """What the networks are taught, from the pairs with most labels: junctions on the fixed image, the soft map made of
+    them, and the junctions of the moving image."""
+    h, w = batch["image0"].shape[-2:]
+    count = min(count, len(batch["image0"]))
+    soft = gaussian_labels(batch["vessel_keypoints"], (h, w), 1, sigma_px)
+    figure = plt.figure(figsize=(WIDTH_IN, 3 * (WIDTH_IN / count + 0.3)), layout="constrained")
+    chosen = sorted(range(len(soft)), key=lambda i: -len(_known(batch["vessel_keypoints"][i])))[:count]
+    for i, column in zip(chosen, figure.subplots(3, count, squeeze=False).T, strict=True):
+        fixed, moving = batch["modalities"][i]
+        points0, points1 = (_known(batch[key][i]) for key in ("vessel_keypoints", "vessel_keypoints1"))
+        _rings(show(batch["image0"][i, 0].numpy(), column[0], f"{fixed}, fixed: {len(points0)} junctions"), points0)
+        plot_detector(batch["image0"][i, 0].numpy(), soft[i, 0].numpy(), column[1]).set_title("soft label", fontsize=11)
+        _rings(show(batch["image1"][i, 0].numpy(), column[2], f"{moving}, moving: {len(points1)} of its own"), points1)
+    return figure
+
+
+def plot_moving_detector(batch: Mapping, before: tuple[DenseOutput, DenseOutput], after: tuple[DenseOutput, DenseOutput], count: int = 2):
+    """det0 beside det1 as the fixed frame sees it, before and after training, each pair on one scale; (image 0's, image 1's) outputs."""
+    count = min(count, len(batch["image0"]))
+    figure = plt.figure(figsize=(WIDTH_IN, count * (WIDTH_IN / 3 + 0.35)), layout="constrained")
+    where = (batch["H_0to1"], batch["valid0"], batch["valid1"], after[0].detector_stride, after[0].detector.shape[-2:])
+    maps = [after[0].detector, *(in_fixed_frame(out1.detector, *where)[0] for _, out1 in (before, after))]
+    seen1, covered = warp_image(batch["image1"], torch.linalg.inv(batch["H_0to1"]), batch["image0"].shape[-2:])
+    titles = ("fixed detector", "moving detector, before", "moving detector, after")
+    for i, row in enumerate(figure.subplots(count, 3, squeeze=False)):
+        top = max(float(m[i].max()) for m in maps) or 1.0
+        pictures = [batch["image0"][i, 0], *[torch.where(covered[i, 0], seen1[i, 0], 0.0)] * 2]
+        for ax, picture, detector, title in zip(row, pictures, maps, titles, strict=True):
+            plot_detector(picture.numpy(), detector[i, 0].float().numpy() / top, ax)
+            ax.set_title(f"{title}: peak {float(detector[i].max()):.2f}", fontsize=11)
+            _rings(ax, _known(batch["vessel_keypoints"][i]), 40)
+    return figure
+
+
+def plot_round(batch: Mapping, found: PkeRound, promoted: Sequence, count: int = 2) -> Figure:
+    """One look of PKE at a batch, the pairs with most mined points first: mined ones green, rejected ones in the colour of their
+    reason, annotated junctions as rings, labels promoted so far (a list of (N, 2) px) as yellow crosses."""
+    count = min(count, len(batch["image0"]))
+    figure = plt.figure(figsize=(WIDTH_IN, WIDTH_IN / count + 0.9), layout="constrained")
+    chosen = sorted(range(len(batch["image0"])), key=lambda i: -len(found.points0_xy[i]))[:count]
+    used = [name for name in REASONS if any(len(found.rejected[i].get(name, ())) for i in chosen)]
+    for i, ax in zip(chosen, figure.subplots(1, count, squeeze=False)[0], strict=True):
+        rejected = {name: found.rejected[i][name].cpu().numpy() for name in used}
+        counts = f"{len(found.points0_xy[i])} mined, {sum(map(len, rejected.values()))} rejected, {len(promoted[i])} promoted"
+        _rings(show(0.75 * batch["image0"][i, 0].numpy(), ax, counts), _known(batch["vessel_keypoints"][i]), 90, "white")
+        for name, points in rejected.items():
+            plot_keypoints(ax, points, REASONS[name][0], 16)
+        plot_keypoints(ax, found.points0_xy[i].cpu().numpy(), GREEN, 40)
+        ax.scatter(*np.reshape(promoted[i], (-1, 2)).T, s=90, marker="x", color=YELLOW, linewidths=1.6)
+    handles = [_handle(GREEN, "mined"), *(_handle(*REASONS[name]) for name in used)]
+    handles += [Line2D([], [], marker="x", color=YELLOW, ls="", markeredgewidth=2, label="promoted to a label")]
+    handles += [Line2D([], [], marker="o", color="none", markeredgecolor="0.6", ls="", markersize=9, label="annotated junction")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=10)
+    return figure
+
+
+def plot_value_map(image, record: torch.Tensor, promotion_value: float, demotion_value: float) -> Figure:
+    """What PKE remembers of one sample: record (N, 4) of `ValueMap` over its image (H, W), size and colour by value, and the histogram of
+    the values with the two thresholds."""
+    figure = plt.figure(figsize=(WIDTH_IN, 0.52 * WIDTH_IN), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    x, y, value, is_label = np.asarray(record, float).T
+    show(0.6 * np.asarray(image), left, f"{len(value)} places remembered, {int(is_label.sum())} of them labels")
+    edges = np.where(is_label > 0, "white", "none")
+    top = max(promotion_value + 1, value.max(initial=0))
+    dots = left.scatter(x, y, s=20 + 25 * value, c=value, cmap="viridis", vmin=0, vmax=top, edgecolors=edges, linewidths=1.4)
+    figure.colorbar(dots, ax=left, shrink=0.75, label="value (white rim: a label)")
+    right.hist(value, bins=np.arange(-0.25, top + 0.5, 0.5), color=SKY, edgecolor="white")
+    for level, name, color in ((promotion_value, "becomes a label", GREEN), (demotion_value, "ceases to be one", RED)):
+        right.axvline(level, color=color, linestyle="--", label=f"{name}: {level:g}")
+    right.set(xlabel="value", ylabel="places")
+    right.spines[["top", "right"]].set_visible(False)
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2, frameon=False, fontsize=10)
+    return figure
+
+
+@torch.inference_mode()
+def dense_outputs(network: torch.nn.Module, batch: Mapping) -> tuple[DenseOutput, DenseOutput]:
+    """What a network in evaluation mode makes of image 0 and of image 1, on the CPU; its mode is put back."""
+    device, was_training = next(network.parameters()).device, network.training
+    network.eval()
+    outputs = [network(batch[f"image{k}"].to(device), batch[f"valid{k}"].to(device)) for k in (0, 1)]
+    network.train(was_training)
+    return tuple(replace(out, detector=out.detector.float().cpu(), descriptors=out.descriptors.float().cpu()) for out in outputs)
+
+
+def ceiling_rows(row: Mapping[str, float], prefix: str = "") -> list[dict]:
+    """The last figures of a run as a table: what a perfect detector would reach, beside the real one. prefix "real_": on file pairs."""
+    told = (
+        ("pairs registered", "gt_success", "det_success", "{:.0%}"),
+        ("their corner error, px", "gt_corner_px", "det_corner_px", "{:.1f}"),
+        ("junctions matched right", "gt_matched_right", "", "{:.0%}"),
+        ("matches that are right", "", "inlier_rate", "{:.0%}"),
+    )
+    values = [[row.get(prefix + key, float("nan")) if key else float("nan") for key in keys] for _, *keys, _ in told]
+    cells = [[form.format(v) if v == v else None for v in pair] for pair, (*_, form) in zip(values, told, strict=True)]
+    return [{"": name, "perfect detector (ceiling)": a, "own detector": b} for (name, *_), (a, b) in zip(told, cells, strict=True)]
+
+
+def before_after_rows(before: Mapping[str, float], after: Mapping[str, float]) -> list[dict]:
+    """Validation figures before and after a run as a table; on pairs from files too, when ``after`` has them: forgetting shows here."""
+    domains = {"real": "real_", "drawn": ""} if "real_gt_success" in after else {"": ""}
+    times = {"before": before, "after": after}
+    told = {"gt_matched_right": "ceiling: junctions matched right", **DETECTOR, "det_success": "pairs registered"}
+    return [
+        {"": name}
+        | {f"{domain} {when}".strip(): f"{row[prefix + key]:.2f}" for domain, prefix in domains.items() for when, row in times.items()}
+        for key, name in told.items()
+    ]
+
+
+def phase_rows(config: TrainConfig) -> list[dict]:
+    """All phases beside each other, with this run's weights: what a phase is."""
+    rows = []
+    for name, phase in PHASES.items():
+        weighed = [f"{getattr(config, WEIGHT_OF[loss]):g} · {loss}" for loss in phase.losses if getattr(config, WEIGHT_OF[loss])]
+        mark = " ◀ this run" if name == config.phase else ""
+        rows.append({"phase": phase.title + mark, "losses": " + ".join(weighed), "labels": "grown by PKE" if phase.pke else "annotated"})
+    return rows
+
+
+def plot_before_after(record: PairRecord, registrars: Mapping[str, Registrar]) -> Figure:
+    """Checkerboards of a pair as its images lie, by its annotation, and registered by each registrar, with the median distance of its point
+    pairs (px of image 1 at its own size) or the reason of refusal."""
+    fixed, moving = read_image(record.image0), read_image(record.image1)
+    figure = plt.figure(
+        figsize=(WIDTH_IN, (0.5 * WIDTH_IN * fixed.shape[0] / fixed.shape[1] + 0.3) * (1 + len(registrars) // 2)), layout="constrained"
+    )
+    axes = figure.subplots(1 + len(registrars) // 2, 2).flat
+    results = {name: registrar(fixed, moving) for name, registrar in registrars.items()}
+    placed = {"as they lie": resize_matrix(fixed.shape[:2], moving.shape[:2]), "by its annotation": true_homography(record)}
+    placed |= {name: result.H_0to1 if result.ok else None for name, result in results.items()}
+    for ax, (name, H_0to1) in zip(axes, placed.items(), strict=False):
+        if H_0to1 is None:
+            show(0.5 * contrast_stretch(fixed), ax, f"{name}: refused, {results[name].status}")
+            continue
+        picture = torch.from_numpy(np.atleast_3d(contrast_stretch(moving)).transpose(2, 0, 1)[None].copy())
+        warped, covered = warp_image(picture, torch.from_numpy(np.linalg.inv(H_0to1))[None], fixed.shape[:2])
+        known = record.points0_xy is not None
+        errors = np.linalg.norm(warp_points(record.points0_xy, H_0to1) - record.points1_xy, axis=1) if known else [np.nan]
+        board = checkerboard(fixed, warped[0].numpy().transpose(1, 2, 0), covered[0, 0].numpy(), 6)
+        show(board, ax, f"{name}: points {np.median(errors):.1f} px apart")
+    return figure
+
+
+# ------------------------------------------------------------------ panels of plot_run
+
+
+def _losses(names: Sequence[str]):
+    """A panel of the total and the named losses."""
+
+    def panel(ax: Axes, history: Sequence[Mapping]) -> None:
+        kept = {"epoch", "total", *names} if names else {key for row in history for key in row}
+        plot_loss(ax, [{key: value for key, value in row.items() if key in kept} for row in history]).set_yscale("linear")
+        ax.set(ylim=(0, None), title="losses")
+        _legend_below(ax)
+
+    return panel
+
+
+def _shares(title: str, columns: Mapping[str, str]):
+    """A panel of columns in [0, 1]."""
+
+    def panel(ax: Axes, history: Sequence[Mapping]) -> None:
+        _named(ax, history, columns).set(ylim=(-0.03, 1.03), ylabel="share")
+        ax.set_title(title, fontsize=11)
+
+    return panel
+
+
+def _points_per_image(ax: Axes, history: Sequence[Mapping]) -> None:
+    _named(ax, history, POINTS).set(ylabel="points", ylim=(0, None))
+    ax.set_title("keypoints per image", fontsize=11)
+
+
+def _funnel(ax: Axes, history: Sequence[Mapping]) -> None:
+    _named(ax, history, FUNNEL).set(ylabel="points per image", ylim=(0, None))
+    paused = [row["epoch"] + 1 for row in history[:-1] if row.get("pke_active") == 0]  # the guard decides about the next epoch
+    for epoch in paused:
+        ax.axvspan(epoch - 0.5, epoch + 0.5, color="0.92", zorder=0)
+    ax.set_title("PKE funnel (grey: paused by the guard)" if paused else "PKE funnel", fontsize=11)
+
+
+def _named(ax: Axes, history: Sequence[Mapping], columns: Mapping[str, str]) -> Axes:
+    """Columns of the history under readable names."""
+    rows = [{"epoch": row["epoch"], **{name: row.get(key) for key, name in columns.items()}} for row in history]
+    ax = plot_history(ax, rows, list(columns.values()))
+    return _legend_below(ax)
+
+
+def _legend_below(ax: Axes) -> Axes:
+    """The legend where it hides no line."""
+    ax.title.set_fontsize(11)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize=8.5)
+    return ax
+
+
+def _known(points: torch.Tensor) -> np.ndarray:
+    """The rows of a NaN-padded list that are points."""
+    return points[torch.isfinite(points).all(-1)].cpu().numpy()
+
+
+def _rings(ax: Axes, points_xy: np.ndarray, size: float = 60, color: str = RED) -> Axes:
+    ax.scatter(*points_xy.T, s=size, facecolors="none", edgecolors=color, linewidths=1.2)
+    return ax
+
+
+def _handle(color: str, label: str) -> Line2D:
+    return Line2D([], [], marker="o", ls="", color=color, markeredgecolor="black", markeredgewidth=0.4, label=label)

@@ -1,0 +1,156 @@
+"""``python -m retina_kp.train``: one phase from a file, a recipe, and the same under ``accelerate launch``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import yaml
+
+from retina_kp import train
+from retina_kp.checkpoints import read_metadata
+from retina_kp.config import to_dict
+from retina_kp.dataset import SyntheticOptions
+from retina_kp.files import write_json
+from retina_kp.phases import TrainConfig
+
+TINY = TrainConfig(network_options={"width": 0.25, "descriptor_dim": 16}, epochs=2, steps_per_epoch=1, batch_size=1, micro_batches=2,
+                   pool_size=1, extra_points=8, validation_pairs=1, data=SyntheticOptions(size_px=64))  # fmt: skip
+
+
+@pytest.fixture
+def config_file(tmp_path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(to_dict(TINY)))
+    return path
+
+
+@pytest.fixture
+def board(monkeypatch) -> list:
+    """Stands in for monitoring.tensorboard: collects what it is called with."""
+    calls, module = [], ModuleType("retina_kp.monitoring")
+
+    def tensorboard(run_dir):
+        calls.append(run_dir)
+        return lambda history: calls.append(len(history))
+
+    module.tensorboard = tensorboard
+    monkeypatch.setitem(sys.modules, "retina_kp.monitoring", module)
+    return calls
+
+
+def refusal(capsys, *arguments) -> str:
+    """What the command says as it ends with exit code 2."""
+    with pytest.raises(SystemExit) as ended:
+        train.main(list(map(str, arguments)))
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ reading a file
+
+
+def test_missing_fields_take_their_defaults(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("phase: geometric\nlearning_rate: 1.0e-5\ndata: {size_px: 128}\n")
+    assert train.read_config(path) == TrainConfig(phase="geometric", learning_rate=1e-5, data=SyntheticOptions(size_px=128))
+
+
+def test_the_config_of_a_run_can_be_run_again(tmp_path):
+    config = replace(TINY, learning_rate=1e-5, weight_decay=1e-07)  # JSON writes 1e-05, which YAML takes for text
+    assert train.read_config(write_json(tmp_path / "config.json", to_dict(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("learning_rat: 0.1", "run.yaml: learning_rat: TrainConfig has no such field; did you mean learning_rate?"),
+        ("pke: {max_new_point: 3}", "pke.max_new_point: PkeOptions has no such field; did you mean max_new_points?"),
+        ("epochs: many", "epochs: takes int, got 'many'"),
+        ("learning_rate: 1e-3", "write 1.0e-3"),
+        ("phase: warm", "there are warmup, geometric"),
+        ("- 1", "TrainConfig: takes dict"),
+        ("[", "run.yaml: while parsing"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line(tmp_path, capsys, text, words):
+    (tmp_path / "run.yaml").write_text(text)
+    said = refusal(capsys, "--config", tmp_path / "run.yaml")
+    assert words in said and "Traceback" not in said
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
+    assert "No such file" in refusal(capsys, "--config", tmp_path / "none.yaml")
+
+
+# ------------------------------------------------------------------ the command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "required"),
+        (("lite", "--config", "a.yaml"), "not allowed with"),
+        (("heavy",), "choose from"),
+        (("--config", "a.yaml", "--shorten", "0.5"), "--shorten belongs to a recipe"),
+        (("--config", "a.yaml", "--device", "tpu"), "choose from"),
+    ],
+)
+def test_a_command_that_makes_no_sense_is_refused(capsys, arguments, words):
+    assert words in refusal(capsys, *arguments)
+
+
+def test_cuda_that_is_not_there_is_not_replaced_by_the_cpu(config_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="'cuda'.*no CUDA device"):
+        train.main(["--config", str(config_file), "--run-dir", str(tmp_path), "--device", "cuda"])
+
+
+def test_one_phase_is_trained_and_not_twice(config_file, tmp_path, board, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.INFO)
+    train.main(["--config", str(config_file), "--device", "cpu", "--tensorboard"])
+    folder = Path("outputs/runs/train-tiny")
+    assert read_metadata(folder / "checkpoint.safetensors")["step"] == 2
+    assert board == [folder, 1, 2] and "epoch 2/2" in caplog.text
+    state = (folder / "state.pt").read_bytes()
+    train.main(["--config", str(config_file), "--device", "cpu"])
+    assert (folder / "state.pt").read_bytes() == state and board == [folder, 1, 2]
+
+
+def test_only_the_main_process_monitors_and_publishes(tmp_path, board, monkeypatch):
+    published = []
+    monkeypatch.setitem(train.RECIPES, "lite", [TINY, replace(TINY, phase="geometric")])
+    monkeypatch.setattr(train, "publish", lambda checkpoint, *rest: published.append(checkpoint) or {})
+    monkeypatch.setattr(train, "is_main", lambda: False)
+    arguments = ["lite", "--run-dir", str(tmp_path), "--device", "cpu", "--tensorboard"]
+    train.main(arguments)
+    assert published == [] and board == []
+    monkeypatch.setattr(train, "is_main", lambda: True)
+    train.main(arguments)
+    assert published == [tmp_path / "geometric" / "checkpoint.safetensors"] and board == [tmp_path / "warmup", tmp_path / "geometric"]
+    assert json.loads((tmp_path / "published.json").read_text())["recipe"] == "lite"
+
+
+def test_accelerate_launch_gives_what_one_process_gives(config_file, tmp_path):
+    """Two processes on the CPU, found by their launcher; every line is logged once."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+               "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "retina_kp.train",
+               "--config", str(config_file), "--run-dir", str(tmp_path / "two")]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("epoch 1/2") == done.stderr.count("warmup after 2 steps") == 1
+    train.main(["--config", str(config_file), "--run-dir", str(tmp_path / "one"), "--device", "cpu"])
+    one, two = (torch.load(tmp_path / name / "state.pt") for name in ("one", "two"))
+    assert two["step"] == 2
+    for name, wanted in one["network"].items():
+        assert torch.allclose(two["network"][name].double(), wanted.double(), rtol=1e-3, atol=1e-3), name
