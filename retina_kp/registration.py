@@ -34,6 +34,8 @@ class RegistrarOptions:
     search_threshold_px: float = 6.0  # agreement with a similarity while searching
     final_threshold_px: float = 3.0
     guided_radius_px: float = 12.0
+    polish_px: float = 640.0  # working_px of the last passes, whose radius and threshold follow
+    polish_passes_px: tuple[tuple[float, float], ...] = ((10.0, 4.0), (7.0, 3.0))
     settled_per_stage: int = 3  # hypotheses that are matched again with the moving image turned, after each stage of the search
     refined_per_stage: int = 2  # best of these that get the final model
     settle_radius_px: float = 20.0  # a hypothesis may be so far off; it settles by a similarity with settle_threshold_px
@@ -88,7 +90,7 @@ class Registrar:
 
     def features(self, image) -> Features:
         """Keypoints of one image (path or array) as it stands, in its original px."""
-        views = self._views(as_array(image, "image"))
+        views = self._views(as_array(image, "image"), fast=False)
         return views.features().mapped(np.linalg.inv(views.base_from_original), views.original_hw)
 
     def __call__(self, fixed, moving) -> Registration:
@@ -97,7 +99,7 @@ class Registrar:
         Raises ImageError for input that is no usable image; everything else is told by `Registration.status`.
         """
         fixed, moving = as_array(fixed, "fixed image"), as_array(moving, "moving image")
-        views0, views1 = self._views(fixed), self._views(moving, precise=False)
+        views0, views1 = self._views(fixed), self._views(moving)
         sizes = (views0.original_hw, views1.original_hw)
         for name, views in (("fixed", views0), ("moving", views1)):
             if views.contrast < self.options.min_contrast:
@@ -110,8 +112,8 @@ class Registrar:
         best = max(candidates, key=lambda c: c.result.confidence)
         return self._judge(self._polish(views0, views1, best), views1)
 
-    def _views(self, image: np.ndarray, precise: bool = True) -> ImageViews:
-        return ImageViews(image, self.network, self.options.keypoints, self.options.working_px, precise)
+    def _views(self, image: np.ndarray, fast: bool = True) -> ImageViews:
+        return ImageViews(image, self.network, self.options.keypoints, self.options.working_px, fast)
 
     # ------------------------------------------------------------------ search over turn and scale
 
@@ -148,26 +150,26 @@ class Registrar:
     # ------------------------------------------------------------------ precision and judgement
 
     def _match_near(
-        self, views0: ImageViews, views1: ImageViews, H: np.ndarray, radius_px: float, fast: bool = False
+        self, views0: ImageViews, views1: ImageViews, H: np.ndarray, radius_px: float
     ) -> tuple[Features, np.ndarray, np.ndarray]:
         """Draw the moving image in the fixed frame by H (base px) and match within radius_px: its features there, points0, points1."""
-        features0, aligned = views0.features(), views1.aligned(H, views0.base_hw, fast)
+        features0, aligned = views0.features(), views1.aligned(H, views0.base_hw)
         index = guided_matches(features0, aligned, np.eye(3), radius_px)
         return aligned, features0.keypoints_xy[index[:, 0]], aligned.keypoints_xy[index[:, 1]]
 
     def _settle(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis) -> Hypothesis | None:
         """Draw the moving image in the fixed frame and match again in a wide neighbourhood: a better similarity, or None."""
         o, H = self.options, hypothesis.fit.H_1to0
-        _, points0, points1 = self._match_near(views0, views1, H, o.settle_radius_px, fast=True)
+        _, points0, points1 = self._match_near(views0, views1, H, o.settle_radius_px)
         fit = fit_transform(points0, points1, "similarity", o.settle_threshold_px)
         if fit is None or implausible(fit.H_1to0 @ H, views1.base_hw):
             return None
         return replace(hypothesis, fit=replace(fit, H_1to0=fit.H_1to0 @ H), n_matches=len(points0))
 
-    def _refine(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis, fast: bool = True) -> Candidate | None:
+    def _refine(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis) -> Candidate | None:
         """Draw the moving image in the fixed frame once more, match nearby, fit the wanted model, and measure what speaks for it."""
         o, H = self.options, hypothesis.fit.H_1to0
-        aligned, points0, points_aligned = self._match_near(views0, views1, H, o.guided_radius_px, fast)
+        aligned, points0, points_aligned = self._match_near(views0, views1, H, o.guided_radius_px)
         fit = fit_transform(points0, points_aligned, o.model, o.final_threshold_px)
         if fit is None or fit.n_inliers < o.min_inliers:
             return None
@@ -180,11 +182,23 @@ class Registrar:
         return Candidate(hypothesis, fit.H_1to0 @ H, result)
 
     def _polish(self, views0: ImageViews, views1: ImageViews, best: Candidate) -> Candidate:
-        """One more pass from where the best candidate lies, for accuracy; what was judged (evidence, confidence) stays as it was."""
-        again = self._refine(views0, views1, replace(best.hypothesis, fit=replace(best.hypothesis.fit, H_1to0=best.H_base)), fast=False)
-        if again is None or again.result.inliers.sum() < best.result.inliers.sum():
+        """Two passes on larger images from where the best candidate lies, for accuracy. What was judged (evidence, confidence) stays."""
+        fine0, fine1 = views0.at(self.options.polish_px), views1.at(self.options.polish_px)
+        to_fine0, to_fine1 = (f.base_from_original @ np.linalg.inv(v.base_from_original) for f, v in ((fine0, views0), (fine1, views1)))
+        H, polished = to_fine0 @ best.H_base @ np.linalg.inv(to_fine1), None
+        for radius_px, threshold_px in self.options.polish_passes_px:
+            _, points0, points_aligned = self._match_near(fine0, fine1, H, radius_px)
+            fit = fit_transform(points0, points_aligned, self.options.model, threshold_px)
+            if fit is None or fit.n_inliers < self.options.min_inliers:
+                break
+            polished = Registration.from_fit(fit, np.linalg.inv(fine0.base_from_original), H @ fine1.base_from_original, points0,
+                                             points_aligned, views0.original_hw, views1.original_hw)  # fmt: skip
+            H = fit.H_1to0 @ H
+        if polished is None:
             return best
-        return replace(again, result=replace(again.result, confidence=best.result.confidence, evidence=best.result.evidence))
+        judged = {"confidence": best.result.confidence, "evidence": best.result.evidence}
+        polished = replace(polished, angle_deg=describe(polished.H_1to0, polished.moving_hw).angle_deg, **judged)
+        return Candidate(best.hypothesis, np.linalg.inv(to_fine0) @ H @ to_fine1, polished)
 
     def _judge(self, best: Candidate, views1: ImageViews) -> Registration:
         why = implausible(best.H_base, views1.base_hw)
