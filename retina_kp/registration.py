@@ -11,7 +11,7 @@ import torch
 
 from .checkpoints import load_network
 from .config import from_dict
-from .geometry import describe
+from .geometry import corner_error, describe
 from .images import as_array
 from .keypoints import Features, KeypointOptions
 from .matching import MODELS, Fit, fit_transform, guided_matches, implausible, mutual_matches, spread_count
@@ -36,6 +36,7 @@ class RegistrarOptions:
     guided_radius_px: float = 12.0
     polish_px: float = 640.0  # working_px of the last passes, whose radius and threshold follow
     polish_passes_px: tuple[tuple[float, float], ...] = ((10.0, 4.0), (7.0, 3.0))
+    polished_px: float = 1.5  # a pass that moves the corners by less is the last
     settled_per_stage: int = 3  # hypotheses that are matched again with the moving image turned, after each stage of the search
     refined_per_stage: int = 2  # best of these that get the final model
     settle_radius_px: float = 20.0  # a hypothesis may be so far off; it settles by a similarity with settle_threshold_px
@@ -182,7 +183,7 @@ class Registrar:
         return Candidate(hypothesis, fit.H_1to0 @ H, result)
 
     def _polish(self, views0: ImageViews, views1: ImageViews, best: Candidate) -> Candidate:
-        """Two passes on larger images from where the best candidate lies, for accuracy. What was judged (evidence, confidence) stays."""
+        """One or two passes on larger images from where the best candidate lies, for accuracy; evidence and confidence stay as they are."""
         fine0, fine1 = views0.at(self.options.polish_px), views1.at(self.options.polish_px)
         to_fine0, to_fine1 = (f.base_from_original @ np.linalg.inv(v.base_from_original) for f, v in ((fine0, views0), (fine1, views1)))
         H, polished = to_fine0 @ best.H_base @ np.linalg.inv(to_fine1), None
@@ -194,6 +195,8 @@ class Registrar:
             polished = Registration.from_fit(fit, np.linalg.inv(fine0.base_from_original), H @ fine1.base_from_original, points0,
                                              points_aligned, views0.original_hw, views1.original_hw)  # fmt: skip
             H = fit.H_1to0 @ H
+            if corner_error(fit.H_1to0, np.eye(3), fine0.base_hw) < self.options.polished_px:
+                break
         if polished is None:
             return best
         judged = {"confidence": best.result.confidence, "evidence": best.result.evidence}

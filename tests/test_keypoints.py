@@ -206,7 +206,7 @@ def test_aligned_features_are_told_in_px_of_the_frame():
 def test_working_size_does_not_depend_on_the_canvas():
     alone, canvas = retina_disc(200), np.zeros((500, 700), np.float32)
     canvas[150:350, 300:500] = alone
-    scales = [ImageViews(image, Brightness(), OPTIONS, 150.0).scale for image in (alone, canvas)]
+    scales = [ImageViews(image, Brightness(), OPTIONS, 150.0).base_from_original[0, 0] for image in (alone, canvas)]
     assert scales[1] == pytest.approx(scales[0], rel=0.02)
 
 

@@ -234,7 +234,7 @@ def test_batches_can_be_sent_to_workers_that_are_not_forked(tmp_path):
 PHASES = ("warmup", "geometric", "pke")
 LONG = replace(TINY, epochs=4, steps_per_epoch=5, micro_batches=1)
 # Each kill: how many steps the process may take first, and where it is then held until it is shot ("" = nowhere, it runs on).
-KILLS = ((12, ""), (12, "half a state.pt"), (13, ""), (16, "between two files"), (11, ""))  # the last two in the third phase
+KILLS = ((12, ""), (12, "half a state.pt"), (13, ""), (16, "between two files"), (7, ""))  # the last two in the third phase
 
 
 def command(folder: Path, reports=None, stop: tuple[int, str] = (0, "")) -> None:
@@ -297,7 +297,7 @@ def test_five_kills_leave_no_trace(server, tmp_path):
     rng, leftovers = random.Random(5), 0
     run(server, (command, quiet))
     for stop in KILLS:
-        run_and_kill(server, killed, stop, rng.uniform(0, 0.15))
+        run_and_kill(server, killed, stop, rng.uniform(0, 0.05))
         leftovers += len(list(killed.rglob(".*.tmp")))
     run(server, (command, killed))
     assert leftovers > 0, "no kill fell into the writing of a file"

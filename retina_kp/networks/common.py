@@ -42,8 +42,8 @@ class LocalContrast(nn.Module):
         """image: (B, 1, H, W); valid: (B, 1, H, W) bool or None for everything."""
         mask = torch.ones_like(image) if valid is None else valid.to(image)
         center = image - (image * mask).sum((2, 3), keepdim=True) / mask.sum((2, 3), keepdim=True).clamp_min(1)  # for accuracy in float32
-        moments = torch.cat([mask, center * mask, center**2 * mask], 1)
-        moments = F.avg_pool2d(moments, 8, ceil_mode=True)
+        inner = center * mask
+        moments = torch.cat([F.avg_pool2d(x, 8, ceil_mode=True) for x in (mask, inner, inner * center)], 1)
         for _ in range(2):
             moments = F.avg_pool2d(moments, self.window_cells, 1, self.window_cells // 2, count_include_pad=True)
         moments = F.interpolate(moments, scale_factor=8, mode="bilinear")[..., : image.shape[-2], : image.shape[-1]]
