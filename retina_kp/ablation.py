@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .benchmark import print_table
 from .checkpoints import load_network
 from .dataset import SyntheticOptions
 from .evaluation import RIGHT_PX, run_trials
@@ -116,9 +117,7 @@ def main() -> None:
     write_csv(folder / "ablation.csv", rows)
     table = summarise_arms(rows)
     write_json(folder / "ablation.json", table)
-    widths = {k: max(len(k), *(len(str(r[k])) for r in table)) for k in table[0]}
-    for row in [{k: k for k in widths}, *table]:
-        print("  ".join(str(row[k]).ljust(w) for k, w in widths.items()))
+    print_table(table)
 
 
 if __name__ == "__main__":

@@ -114,8 +114,8 @@ class Trainer:
         self.optimiser.step()
         join_statistics(self.accelerator, self.network, before, len(numbers))
         self.step_index += 1
-        self.objective.value_map.book(gather_object(visits) if self.accelerator.num_processes > 1 else visits)
-        return average(gather_object(rows) if self.accelerator.num_processes > 1 else rows)
+        self.objective.value_map.book(gather_object(visits))
+        return average(gather_object(rows))
 
     # ------------------------------------------------------------------ the run
 

@@ -83,7 +83,7 @@ def bfloat16_is_fast(device: torch.device) -> bool:
     """Whether the device computes in bfloat16 natively; elsewhere it is emulated, slowly."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.12 and later tell
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
     return device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
