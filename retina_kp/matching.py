@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+import torch
 
 from .geometry import as_homography, describe, warp_points
 from .keypoints import Features
@@ -33,12 +34,18 @@ class Fit:
 # ------------------------------------------------------------------ correspondences
 
 
+def similarities(features0: Features, features1: Features) -> np.ndarray:
+    """(N0, N1) cosine of every pair of descriptors. In torch: numpy's BLAS keeps threads of its own, which spin on after a product and
+    then halve the speed of the network that runs next."""
+    return (torch.from_numpy(features0.descriptors) @ torch.from_numpy(features1.descriptors).T).numpy()
+
+
 def mutual_matches(features0: Features, features1: Features, ratio_max: float = 1.0) -> np.ndarray:
     """(M, 2) index pairs that are each other's nearest descriptor (cosine). ratio_max < 1 adds Lowe's test on the angle-like distance
     of best and second best in image 1 (Lowe 2004, section 7.1)."""
     if not len(features0) or not len(features1):
         return np.zeros((0, 2), int)
-    similarity = features0.descriptors @ features1.descriptors.T
+    similarity = similarities(features0, features1)
     best1, best0 = similarity.argmax(1), similarity.argmax(0)
     index0 = np.flatnonzero(best0[best1] == np.arange(len(best1)))
     if ratio_max < 1 and similarity.shape[1] > 1:
@@ -53,8 +60,8 @@ def guided_matches(features0: Features, features1: Features, H_1to0: np.ndarray,
     if not len(features0) or not len(features1):
         return np.zeros((0, 2), int)
     mapped = np.nan_to_num(warp_points(features1.keypoints_xy, H_1to0), nan=-1e6)
-    distance = np.linalg.norm(features0.keypoints_xy[:, None] - mapped[None], axis=2)
-    similarity = np.where(distance <= radius_px, features0.descriptors @ features1.descriptors.T, -1.0)
+    distance2 = sum(np.subtract.outer(features0.keypoints_xy[:, k], mapped[:, k].astype(np.float32)) ** 2 for k in (0, 1))
+    similarity = np.where(distance2 <= radius_px**2, similarities(features0, features1), -1.0)
     best1, best0 = similarity.argmax(1), similarity.argmax(0)
     index0 = np.flatnonzero(best0[best1] == np.arange(len(best1)))
     index0 = index0[similarity[index0, best1[index0]] > min_similarity]
@@ -126,16 +133,22 @@ def _tukey_weights(mapped, points0, threshold_px) -> np.ndarray:
     return np.clip(1 - (residual / (1.5 * threshold_px)) ** 2, 0, None) ** 2
 
 
+def _solve(A: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Least-squares solution of A x = b of least norm; in torch for the reason given in `similarities`."""
+    columns = torch.from_numpy(b.reshape(len(b), -1))
+    return torch.linalg.lstsq(torch.from_numpy(A), columns, driver="gelsd").solution.numpy().reshape(A.shape[1], *b.shape[1:])
+
+
 def _least_squares(points0, points1, weight, model, H) -> np.ndarray:
     """Weighted least-squares transform of one model; the homography is solved for its 8 entries about the present estimate."""
     w = np.sqrt(weight)[:, None]
     x, y, one, zero = points1[:, 0], points1[:, 1], np.ones(len(points1)), np.zeros(len(points1))
     if model == "similarity":
         A = np.concatenate([np.stack([x, -y, one, zero], 1) * w, np.stack([y, x, zero, one], 1) * w])
-        a, b, tx, ty = np.linalg.lstsq(A, (points0 * w).T.ravel(), rcond=None)[0]
+        a, b, tx, ty = _solve(A, (points0 * w).T.ravel())
         return np.array([[a, -b, tx], [b, a, ty], [0, 0, 1]])
     if model == "affine":
-        solution = np.linalg.lstsq(np.stack([x, y, one], 1) * w, points0 * w, rcond=None)[0]
+        solution = _solve(np.stack([x, y, one], 1) * w, points0 * w)
         return np.vstack([solution.T, [0, 0, 1]])
     depth = 1 / np.maximum(np.stack([x, y, one], 1) @ H[2], 1e-6)[:, None]  # turns algebraic into geometric residuals
     u, v = points0[:, 0], points0[:, 1]
@@ -143,7 +156,7 @@ def _least_squares(points0, points1, weight, model, H) -> np.ndarray:
     row_v = np.stack([zero, zero, zero, x, y, one, -v * x, -v * y], 1) * w * depth
     scale = np.maximum(np.abs(np.concatenate([row_u, row_v])).max(0), 1e-12)
     right = (points0 * w * depth).T.ravel()
-    return np.append(np.linalg.lstsq(np.concatenate([row_u, row_v]) / scale, right, rcond=None)[0] / scale, 1).reshape(3, 3)
+    return np.append(_solve(np.concatenate([row_u, row_v]) / scale, right) / scale, 1).reshape(3, 3)
 
 
 def _quadratic_terms(points: np.ndarray) -> np.ndarray:
@@ -153,7 +166,7 @@ def _quadratic_terms(points: np.ndarray) -> np.ndarray:
 
 def _fit_quadratic(source: np.ndarray, target: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:
     w = np.sqrt(np.broadcast_to(weight, len(source)))[:, None]
-    return np.linalg.lstsq(_quadratic_terms(source) * w, target * w, rcond=None)[0]
+    return _solve(_quadratic_terms(source) * w, target * w)
 
 
 def apply_quadratic(points_xy: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
