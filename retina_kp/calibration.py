@@ -11,9 +11,9 @@ import numpy as np
 
 from .augment import AppearanceRange
 from .checkpoints import load_network, save_network
+from .confidence import calibration_inputs, confidence
 from .evaluation import Trial, gather_trials
 from .files import write_json
-from .registration import calibration_inputs, confidence
 from .samples import PairOptions
 
 FOUND_PX = 20.0  # confidence is the probability of a mean corner error (longer side 768) up to this: what spec/metrics calls acceptable

@@ -5,8 +5,8 @@ import pytest
 
 from retina_kp import PairOptions, Registrar
 from retina_kp.calibration import calibration_error, fit_calibration
+from retina_kp.confidence import confidence
 from retina_kp.evaluation import Trial, gather_trials, run_trials, summarise_trials
-from retina_kp.registration import confidence
 
 
 def trial(error=1.0, ok=True, genuine=True, support=20.0, share=0.4):

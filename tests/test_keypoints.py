@@ -7,7 +7,7 @@ import torch
 from retina_kp.geometry import inside, similarity, to_cells, warp_points
 from retina_kp.keypoints import Features, KeypointOptions, extract, find_keypoints, seen_cells, suppress
 from retina_kp.networks import DenseOutput
-from retina_kp.views import ImageViews
+from retina_kp.views import MAX_ENLARGE, ImageViews
 
 OPTIONS = KeypointOptions(max_keypoints=100, min_probability=0.02, nms_radius_px=4, border_px=4)
 
@@ -195,12 +195,29 @@ def test_features_of_a_view_are_told_in_base_px(angle_deg, scale, working_px):
     assert len(features) == 5 and nearest(features.keypoints_xy, warp_points(SPOTS, views.base_from_original)).max() < 0.25
 
 
-def test_aligned_features_are_told_in_px_of_the_frame():
+def test_drawn_features_are_told_in_px_of_the_frame():
     views = ImageViews(spotted(), Brightness(), OPTIONS, 300.0)
     H = similarity(33, 0.7, (100, 100), (150, 120))
     truth = warp_points(warp_points(SPOTS, views.base_from_original), H)
-    found = views.aligned(H, (300, 400)).keypoints_xy
+    found = views.drawn(H, (300, 400)).keypoints_xy
     assert nearest(found, truth[inside(truth, (300, 400), 5)]).max() < 0.25
+
+
+@pytest.mark.parametrize("scale", [0.9, 0.45, 0.2])
+def test_a_much_smaller_picture_is_drawn_without_aliasing(scale):
+    """A pattern of single pixels turns into its mean, whatever the size of the picture; read from the copy that it is drawn from."""
+    fine = np.tile(np.float32([[0.2, 0.8], [0.8, 0.2]]), (200, 200))
+    views = ImageViews(fine, Brightness(), OPTIONS, 400.0)
+    copy, copy_from_original = views._copy(np.diag([scale, scale, 1.0]))
+    assert copy_from_original[0, 0] == pytest.approx(copy.shape[1] / 400) and scale <= copy_from_original[0, 0] * 1.08 <= scale * 1.6
+    assert scale > 0.8 or copy.std() < 0.15 * fine.std()
+
+
+def test_enlarging_has_a_limit():
+    small = ImageViews(spotted()[::4, ::4], Brightness(), OPTIONS, 460.0)
+    large = ImageViews(spotted(), Brightness(), OPTIONS, 100.0)
+    assert small.base_from_original[0, 0] == MAX_ENLARGE and small.finest == 1
+    assert large.finest * large.base_from_original[0, 0] == pytest.approx(MAX_ENLARGE)
 
 
 def test_working_size_does_not_depend_on_the_canvas():

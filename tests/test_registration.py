@@ -121,8 +121,9 @@ def test_another_eye_is_refused(registrar, pair, index):
     refuses(registrar(pair.fixed, draw_pair(11, index, ("CF", "FA"), EASY).moving))
 
 
-def test_mirrored_image_is_refused(registrar, pair):
-    refuses(registrar(pair.fixed, np.ascontiguousarray(pair.moving[:, ::-1])))
+@pytest.mark.parametrize("flip", [np.fliplr, np.flipud])
+def test_mirrored_image_is_refused_and_told(registrar, pair, flip):
+    assert "flip" in refuses(registrar(pair.fixed, np.ascontiguousarray(flip(pair.moving))))
 
 
 def test_one_pixel_image(registrar, pair):
@@ -156,5 +157,5 @@ def test_unknown_weights_and_options():
         Registrar.from_pretrained("huge")
     with pytest.raises(ValueError, match="affine"):
         Registrar.from_pretrained("lite", model="rigid")
-    with pytest.raises(ValueError, match="working_px"):
-        Registrar.from_pretrained("lite", workingpx=300)
+    with pytest.raises(ValueError, match="base_px"):
+        Registrar.from_pretrained("lite", basepx=300)

@@ -1,0 +1,88 @@
+"""The search proposes where the moving image lies, and the close-up shows what both images have in common."""
+
+import numpy as np
+import pytest
+
+from retina_kp import PairOptions, Registrar, draw_pair
+from retina_kp.geometry import corner_error, similarity, warp_points
+from retina_kp.search import STEP, hypotheses, search_stages, settle, try_view
+
+
+@pytest.fixture(scope="module")
+def registrar():
+    return Registrar.from_pretrained("lite", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def upright():
+    """A pair in which the moving image lies as the fixed one does, but for small things."""
+    return draw_pair(11, 4, ("CF", "FA"), PairOptions(size_px=512, rotation_deg=5, scale=(0.95, 1.05), min_overlap=0.8))
+
+
+def views_and_truth(registrar, pair, quarter_turns=0):
+    """Both images' views, the moving one turned counter-clockwise, and the true transform in base px."""
+    moving = np.ascontiguousarray(np.rot90(pair.moving, quarter_turns))
+    middle = ((pair.moving.shape[1] - 1) / 2, (pair.moving.shape[0] - 1) / 2)
+    H_1to0 = np.linalg.inv(similarity(-90 * quarter_turns, 1, middle, middle) @ pair.H_0to1)
+    views0, views1 = registrar._views(pair.fixed), registrar._views(moving)
+    return views0, views1, views0.base_from_original @ H_1to0 @ np.linalg.inv(views1.base_from_original)
+
+
+def test_stages_go_from_likely_to_unlikely_and_repeat_nothing():
+    stages = search_stages(0.6)
+    views = [view for stage in stages for view in stage]
+    ratios = sorted({round(scale1 / scale0, 6) for _, scale0, scale1 in views})
+    assert stages[0] == [(0.0, 0.6, 0.6)] and len(set(views)) == len(views)
+    assert ratios == pytest.approx([STEP**-2, 1 / STEP, 1, STEP, STEP**2], rel=1e-5)
+    for ratio in ratios:
+        turns = {turn for turn, scale0, scale1 in views if abs(scale1 / scale0 - ratio) < 1e-5}
+        assert turns == {0.0, 45.0, 90.0, 135.0, 180.0, -45.0, -90.0, -135.0}
+
+
+@pytest.mark.parametrize("quarter_turns", [0, 1, 2])
+def test_the_first_hypothesis_is_right(registrar, upright, quarter_turns):
+    views0, views1, truth = views_and_truth(registrar, upright, quarter_turns)
+    first = next(hypotheses(views0, views1, registrar.options, search_stages(registrar.options.coarse)))
+    assert first.strength >= registrar.options.promising_strength and 0 < first.share <= 1
+    assert corner_error(first.fit.H_1to0, truth, views1.base_hw) < 8
+
+
+def test_nothing_promising_still_ends_with_the_best_of_all_stages(registrar, upright):
+    views0, views1, truth = views_and_truth(registrar, upright)
+    options = registrar.options_for(promising_strength=1e6, judged_at_end=2)
+    found = list(hypotheses(views0, views1, options, search_stages(options.coarse)[:2]))
+    assert len(found) == 2 and found[0].strength >= found[1].strength
+    assert corner_error(found[0].fit.H_1to0, truth, views1.base_hw) < 8
+
+
+def test_settling_mends_a_hypothesis_that_is_somewhat_off(registrar, upright):
+    views0, views1, truth = views_and_truth(registrar, upright)
+    raw = try_view(views0, views1, registrar.options, 0.0, 0.6, 0.6)
+    raw.fit.H_1to0[:2, 2] += (9, -7)
+    settled = settle(views0, views1, registrar.options, raw)
+    assert corner_error(raw.fit.H_1to0, truth, views1.base_hw) > 8 > 5 > corner_error(settled.fit.H_1to0, truth, views1.base_hw)
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, (0, 0)), (0.35, (150, -60)), (2.5, (80, 40))])
+def test_the_closeup_holds_what_both_images_show(registrar, upright, scale, offset):
+    views0, views1, _ = views_and_truth(registrar, upright)
+    middle = views0.outline.mean(0)
+    H = similarity(20, scale, views1.outline.mean(0), middle + offset)
+    closeup = registrar._closeup(views0, views1, H)
+    grid = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 60) for n in views0.base_hw[::-1])), -1).reshape(-1, 2)
+    base1 = np.rint(warp_points(warp_points(grid, np.linalg.inv(H)), np.linalg.inv(views1.base_from_original))).astype(int)
+    base0 = np.rint(warp_points(grid, np.linalg.inv(views0.base_from_original))).astype(int)
+    seen = [(xy >= 0).all(1) & (xy < np.array(v.valid.shape[::-1])).all(1) for xy, v in ((base0, views0), (base1, views1))]
+    both = seen[0] & seen[1]
+    for xy, v in ((base0, views0), (base1, views1)):
+        both[both] &= v.valid[xy[both, 1], xy[both, 0]]
+    common = warp_points(grid[both], closeup.window_from_base0)
+    assert both.sum() > 20 and common.min() >= 0 and (common <= np.array(closeup.hw[::-1])).all()
+    assert np.prod(common.max(0) - common.min(0)) > 0.6 * np.prod(closeup.hw)  # and little else but its margin
+    assert np.prod(closeup.hw) <= (registrar.options.close_px + 2) ** 2
+    assert closeup.zoom <= views0.finest and closeup.zoom * scale <= views1.finest + 1e-9
+
+
+def test_no_closeup_of_images_that_share_nothing(registrar, upright):
+    views0, views1, _ = views_and_truth(registrar, upright)
+    assert registrar._closeup(views0, views1, similarity(0, 1, (0, 0), (3000, 0))) is None
