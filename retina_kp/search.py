@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .registration import RegistrarOptions
 
 STEP = 1.67  # between neighbouring ratios of scale that are tried
+FINER = 1.2  # a second look is taken at pictures so much larger
 QUARTERS, EIGHTHS = (0.0, 90.0, 180.0, -90.0), (45.0, -45.0, 135.0, -135.0)
 Stage = list[tuple[float, float, float]]  # turn of the moving image (deg), scale of the fixed one, of the moving one (px per base px)
 
@@ -45,10 +46,11 @@ def search_stages(coarse: float) -> list[Stage]:
     """What is tried, cheap and likely things first; coarse: scale of the small pictures."""
     c, up, down = coarse, coarse * STEP, coarse / STEP
     wide, very_wide = [(c, up), (up, c)], [(down, up), (up, down)]  # one field of view is STEP, STEP² times as wide as the other
+    finer = [(FINER * scale0, FINER * scale1) for scale0, scale1 in wide]
     return [[(0.0, c, c)],
             [(turn, c, c) for turn in QUARTERS[1:]],
             [(turn, *scales) for scales in wide for turn in QUARTERS] + [(turn, c, c) for turn in EIGHTHS],
-            [(turn, up, up) for turn in QUARTERS + EIGHTHS] + [(turn, *scales) for scales in wide for turn in EIGHTHS],
+            [(turn, *scales) for scales in [(up, up), *finer] for turn in QUARTERS + EIGHTHS],
             [(turn, *scales) for scales in very_wide for turn in QUARTERS + EIGHTHS]]  # fmt: skip
 
 
