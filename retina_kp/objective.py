@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from .diary import PkeDiary
 from .geometry import sample_map
 from .losses import DESCRIPTOR_LOSSES, dice_loss, gaussian_labels, geometric_loss, pke_geometric_loss
 from .phases import TrainConfig, get_phase
@@ -32,7 +33,7 @@ class Objective:
 
     def __init__(self, config: TrainConfig):
         self.config, self.phase = config, get_phase(config.phase)
-        self.value_map, self.guard = ValueMap(config.pke), PkeGuard(config.pke)
+        self.value_map, self.guard, self.diary = ValueMap(config.pke), PkeGuard(config.pke), PkeDiary()
         if self.phase.pke and config.files.share < 1 and not config.data.frames_per_retina:
             raise ValueError(f"phase {config.phase!r} needs data.frames_per_retina of 1 or more: PKE has to see each sample again")
 
@@ -83,12 +84,20 @@ class Objective:
         points = points.to(batch["image0"].device)
         return torch.where(sample_map(batch["valid0"].float(), points) > 0.99, points, torch.full_like(points, torch.nan))
 
+    def book(self, visits: list[Visit], step: int) -> None:
+        """Remember the visits of a step of the run, of all processes, in their order."""
+        for visit in visits:
+            self.value_map.book([visit])
+            self.diary.note(visit.sample_id, step, self.value_map.record(visit.sample_id))
+
     def state_dict(self) -> dict:
-        return {"value_map": self.value_map.state_dict(), "guard": self.guard.state_dict()}
+        return {"value_map": self.value_map.state_dict(), "guard": self.guard.state_dict(), "diary": self.diary.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
         self.value_map.load_state_dict(state["value_map"])
         self.guard.load_state_dict(state["guard"])
+        if "diary" in state:  # runs begun before there was a diary can be continued
+            self.diary.load_state_dict(state["diary"])
 
 
 def annotated_points(batch: dict) -> torch.Tensor:

@@ -122,10 +122,17 @@ def geometric_filter(probability1, options: PkeOptions) -> tuple[torch.Tensor, s
 
 
 def content_filter(out0, out1, points0, points1, pool, options: PkeOptions) -> tuple[torch.Tensor, str]:
-    """Keep points whose true correspondent is nearer by content than any rival, both ways, and by Lowe's ratio from 0 to 1 (2004, § 7.1).
+    """Keep points whose true correspondent is clearly nearer by content than any rival: inputs as in `content_ratio`."""
+    return content_ratio(out0, out1, points0, points1, pool, options) < options.content_ratio_max, "content"
+
+
+def content_ratio(out0, out1, points0, points1, pool, options: PkeOptions) -> torch.Tensor:
+    """(B, N) Lowe's ratio (2004, § 7.1) of points0, points1 (B, N, 2) px of image 0 and 1: distance of the true correspondent's descriptor
+    over that of the nearest rival. Infinite where it is not the nearest one both ways, and without a rival beyond content_radius_px, since
+    then nothing is proved.
 
     pool (B, N) bool, the rivals: all peaks that both images see, annotated or not, liked by det1 or not, since a short list is easily won.
-    A point without a rival beyond content_radius_px has proved nothing and is rejected."""
+    """
     maps = ((out0.descriptors, points0, out0.descriptor_stride), (out1.descriptors, points1, out1.descriptor_stride))
     d0, d1 = (F.normalize(sample_map(*m), dim=-1) for m in maps)
     distance = (2 - 2 * d0 @ d1.transpose(1, 2)).clamp_min(0).sqrt()  # (B, N of image 0, N of image 1)
@@ -133,8 +140,8 @@ def content_filter(out0, out1, points0, points1, pool, options: PkeOptions) -> t
     for table, points in ((distance, points1), (distance.transpose(1, 2), points0)):
         rival = (_distance(points, points) > options.content_radius_px) & pool[:, None]
         rivals.append(table.masked_fill(~rival, torch.inf).amin(-1))
-    distinct = torch.isfinite(rivals[0]) & (torch.minimum(*rivals) > MIN_RIVAL_DISTANCE)
-    return distinct & (own < options.content_ratio_max * rivals[0]) & (own < rivals[1]), "content"
+    proved = torch.isfinite(rivals[0]) & (torch.minimum(*rivals) > MIN_RIVAL_DISTANCE) & (own < torch.minimum(*rivals))
+    return (own / rivals[0]).masked_fill(~proved, torch.inf)
 
 
 def budget_filter(confidence, survived, options: PkeOptions) -> tuple[torch.Tensor, str]:

@@ -1,4 +1,4 @@
-"""What the training notebooks 01 to 04 share: their parameters, run folders, starting weights and how a run is watched."""
+"""What the notebooks 01 to 05 share: their parameters, run folders, starting weights and how a run is watched."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .objective import WEIGHT_OF
 from .phases import PHASES, TrainConfig
 from .pke import PkeOptions
 from .pseudo_real import write_pseudo_real
-from .report import new_run_folder, project_root
+from .report import new_run_folder, notebook_parameters, project_root
 from .sources import FileOptions
 from .state import read_state
 from .trainer import Trainer
@@ -110,20 +110,21 @@ def open_folder(phase: str, s: Settings) -> Path:
     """The folder of this run. ValueError when a run of this name was begun and is not to be continued, or when nothing says which one."""
     if s.resume and not s.run_name:
         raise ValueError("resume = True needs run_name: which run of this notebook is to be continued?")
-    folder = new_run_folder(NOTEBOOKS[phase], s.run_name, _runs_root(s))
+    folder = new_run_folder(NOTEBOOKS[phase], s.run_name, runs_folder(s))
     if (folder / "state.pt").is_file() and not s.resume:
         raise ValueError(f"{folder} holds a run already: set resume = True to continue it, or take another run_name")
     return folder
 
 
-def _runs_root(s: Settings) -> Path:
+def runs_folder(s: Settings) -> Path:
+    """Where the folders of runs lie, by notebook."""
     return project_root() / (Path(s.runs_root).expanduser() if s.runs_root else Path("outputs") / "runs")
 
 
 def find_checkpoint(phase: str, s: Settings) -> Path | None:
     """Checkpoint of a phase to build on: that of a run with our name, else the newest that went to its end, was no mere try (MIN_STEPS) and
     has our network and image size."""
-    folder = _runs_root(s) / NOTEBOOKS[phase]
+    folder = runs_folder(s) / NOTEBOOKS[phase]
     if s.run_name and (named := folder / s.run_name / "checkpoint.safetensors").is_file():
         return named
     for path in sorted(folder.glob("*/checkpoint.safetensors"), key=lambda p: p.stat().st_mtime, reverse=True):
@@ -174,6 +175,22 @@ def _stand_in(config: TrainConfig, previous: Sequence[str], folder: Path, device
 
 def _short(path: Path) -> str:
     return str(path.relative_to(project_root())) if path.is_relative_to(project_root()) else str(path)
+
+
+def defaults(phase: str) -> dict:
+    """Parameters of a phase's notebook as they stand in its file."""
+    return notebook_parameters(project_root() / "notebooks" / f"{NOTEBOOKS[phase]}.ipynb")
+
+
+def pke_run(run: str, s: Settings, folder: Path) -> tuple[Path, str]:
+    """The folder of the PKE run to diagnose, and a sentence about it: the given one, or that of a stand-in, trained here by the settings
+    unless that has been done already."""
+    if run:
+        return project_root() / Path(run).expanduser(), f"diagnosed: {run}"
+    config, start = starting_weights(training_config("pke", s), s, folder)
+    Trainer(config, folder / "stand_in" / "pke", s.device, workers=s.workers).fit()
+    said = f"STAND-IN for a run of {NOTEBOOKS['pke']}: {config.total_steps} steps, too few to judge the method by; it {start}"
+    return folder / "stand_in" / "pke", said
 
 
 def train(trainer: Trainer, log_to_tensorboard: bool = False) -> list[dict]:

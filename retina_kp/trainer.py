@@ -113,8 +113,8 @@ class Trainer:
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimiser.step()
         join_statistics(self.accelerator, self.network, before, len(numbers))
+        self.objective.book(gather_object(visits), self.step_index)
         self.step_index += 1
-        self.objective.value_map.book(gather_object(visits))
         return average(gather_object(rows))
 
     # ------------------------------------------------------------------ the run

@@ -6,7 +6,6 @@ Batches are those of `dataset`, on the CPU; every plot function makes a figure o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -65,7 +64,7 @@ def plot_run(history: Sequence[Mapping[str, float]], losses: Sequence[str] = ())
         panels.append(_shares("pairs from files: ceiling and detector", {f"real_{k}": v for k, v in ALIGNMENT.items()}))
     panels += [_shares("detector by itself", DETECTOR), _points_per_image]
     if any("pke_candidates" in row for row in history):
-        panels.append(_funnel)
+        panels.append(funnel_panel)
     rows = -(-len(panels) // 2)
     figure = plt.figure(figsize=(WIDTH_IN, 3.3 * rows), layout="constrained")
     axes = list(figure.subplots(rows, 2).flat)
@@ -132,7 +131,7 @@ def plot_round(batch: Mapping, found: PkeRound, promoted: Sequence, count: int =
     for i, ax in zip(chosen, figure.subplots(1, count, squeeze=False)[0], strict=True):
         rejected = {name: found.rejected[i][name].cpu().numpy() for name in used}
         counts = f"{len(found.points0_xy[i])} mined, {sum(map(len, rejected.values()))} rejected, {len(promoted[i])} promoted"
-        _rings(show(0.75 * batch["image0"][i, 0].numpy(), ax, counts), _known(batch["vessel_keypoints"][i]), 90, "white")
+        _rings(show(0.8 * contrast_stretch(batch["image0"][i, 0]), ax, counts), _known(batch["vessel_keypoints"][i]), 90, "white")
         for name, points in rejected.items():
             plot_keypoints(ax, points, REASONS[name][0], 16)
         plot_keypoints(ax, found.points0_xy[i].cpu().numpy(), GREEN, 40)
@@ -165,13 +164,16 @@ def plot_value_map(image, record: torch.Tensor, promotion_value: float, demotion
 
 
 @torch.inference_mode()
-def dense_outputs(network: torch.nn.Module, batch: Mapping) -> tuple[DenseOutput, DenseOutput]:
-    """What a network in evaluation mode makes of image 0 and of image 1, on the CPU; its mode is put back."""
-    device, was_training = next(network.parameters()).device, network.training
+def dense_outputs(network: torch.nn.Module, batch: Mapping, at_once: int = 8) -> tuple[DenseOutput, DenseOutput]:
+    """What a network in evaluation mode makes of image 0 and of image 1, ``at_once`` images at a time, on the CPU; its mode is put back."""
+    device, was_training, outputs = next(network.parameters()).device, network.training, []
     network.eval()
-    outputs = [network(batch[f"image{k}"].to(device), batch[f"valid{k}"].to(device)) for k in (0, 1)]
+    for image, valid in ((batch[f"image{k}"].split(at_once), batch[f"valid{k}"].split(at_once)) for k in (0, 1)):
+        parts = [network(i.to(device), v.to(device)) for i, v in zip(image, valid, strict=True)]
+        maps = (torch.cat([getattr(part, name).float().cpu() for part in parts]) for name in ("detector", "descriptors"))
+        outputs.append(DenseOutput(*maps, parts[0].detector_stride, parts[0].descriptor_stride))
     network.train(was_training)
-    return tuple(replace(out, detector=out.detector.float().cpu(), descriptors=out.descriptors.float().cpu()) for out in outputs)
+    return tuple(outputs)
 
 
 def ceiling_rows(row: Mapping[str, float], prefix: str = "") -> list[dict]:
@@ -263,7 +265,8 @@ def _points_per_image(ax: Axes, history: Sequence[Mapping]) -> None:
     ax.set_title("keypoints per image", fontsize=11)
 
 
-def _funnel(ax: Axes, history: Sequence[Mapping]) -> None:
+def funnel_panel(ax: Axes, history: Sequence[Mapping]) -> None:
+    """Mean points per image after each stage of PKE over the epochs; grey where the guard had paused it."""
     _named(ax, history, FUNNEL).set(ylabel="points per image", ylim=(0, None))
     paused = [row["epoch"] + 1 for row in history[:-1] if row.get("pke_active") == 0]  # the guard decides about the next epoch
     for epoch in paused:

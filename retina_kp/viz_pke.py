@@ -1,0 +1,222 @@
+"""Pictures for the diagnosis of a PKE run: funnel, growth, lives of places, precision, descriptors in colour.
+
+Every plot function makes a figure of its own and returns it; tables and samples are those of `diagnosis`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from .diagnosis import MIN_POINTS, WatchedSample, label_precision, precision_curve
+from .diary import Life
+from .geometry import pixel_grid, sample_map, warp_image, warp_points
+from .networks import DenseOutput
+from .pke import PkeOptions
+from .viz import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW, contrast_stretch, plot_keypoints, show
+from .viz_training import REASONS, funnel_panel
+
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY)
+FATE = {"kept": GREEN, "label lost": ORANGE, "never a label": PURPLE}
+
+
+def plot_funnel(rows: Sequence[Mapping], history: Sequence[Mapping]) -> Figure:
+    """The funnel now, from `stage_rows`, and over the epochs of the run."""
+    figure = plt.figure(figsize=(WIDTH_IN, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    places = [*range(len(rows) - 1), len(rows) - 0.6]  # labels come from many visits: they stand apart
+    points, true = (np.array([row[key] for row in rows], float) for key in ("points", "true"))
+    known = bool(np.isfinite(true).all())
+    left.barh(places, points, color="0.78", label="elsewhere" if known else None)
+    if known:
+        left.barh(places, true, color=GREEN, label="at a true junction")
+        left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize=9)
+    for place, n, t in zip(places, points, true, strict=True):
+        left.text(n + 0.01 * points.max(), place, f"{n:.1f}" + (f", {t / n:.0%} true" if known and n else ""), va="center", fontsize=9)
+    left.set_yticks(places, [row["stage"] for row in rows])
+    left.set(xlabel="points per image", xlim=(0, 1.3 * max(points.max(), 1)))
+    left.invert_yaxis()
+    left.spines[["top", "right"]].set_visible(False)
+    left.set_title("now, stage by stage", fontsize=11)
+    funnel_panel(right, history)
+    right.set_title(right.get_title().replace("PKE funnel", "while it trained, epoch by epoch"), fontsize=11)
+    return figure
+
+
+def reason_rows(points: Mapping[str, np.ndarray], images: int) -> list[dict]:
+    """What became of the peaks of a table of `judge`, in the words of the overlays: how many per image, and which share of them is true."""
+    rows = []
+    for reason, name in {"mined": "mined", **{key: f"rejected: {text}" for key, (_, text) in REASONS.items()}}.items():
+        true = points["true"][points["reason"] == reason]
+        share = f"{true.mean():.0%}" if len(true) and np.isfinite(true).all() else None
+        rows.append({"peaks": name, "per image": round(len(true) / images, 1), "of them true": share})
+    return rows
+
+
+def plot_growth(grown: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Labels and remembered places of the watched samples over the epochs, from `diagnosis.growth` by sample."""
+    figure, last = plt.figure(figsize=(WIDTH_IN, 3.4), layout="constrained"), max(g["epoch"][-1] for g in grown.values())
+    for ax, key, title in zip(figure.subplots(1, 2), ("labels", "places"), ("promoted labels", "places remembered"), strict=True):
+        _quiet(ax)
+        for color, (name, g) in zip(SERIES, grown.items(), strict=False):
+            ax.step([*g["epoch"], last], [*g[key], *g[key][-1:]], where="post", color=color, linewidth=1.8, label=f"sample {name}")
+        ax.set(xlabel="epoch", ylabel="points", ylim=(0, None))
+        ax.locator_params(integer=True)
+        ax.set_title(title, fontsize=11)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=10)
+    return figure
+
+
+def plot_label_strip(sample: WatchedSample, count: int = 4) -> Figure:
+    """One sample after ``count`` of its visits, from the first to the last page."""
+    chosen = sorted({round(k) for k in np.linspace(0, len(sample.pages) - 1, count)})
+    figure = plt.figure(figsize=(WIDTH_IN, WIDTH_IN / count + 0.75), layout="constrained")
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    for ax in axes[len(chosen) :]:
+        ax.set_axis_off()
+    for k, ax in zip(chosen, axes, strict=False):
+        page = sample.pages[k]
+        points, is_label = page.record[:, :2], page.record[:, 3] > 0
+        _sample_image(ax, sample, f"visit {page.visit}: {int(is_label.sum())} labels, {len(points)} places")
+        plot_keypoints(ax, points[~is_label].numpy(), SKY, 10)
+        truth = sample.truth(points[is_label])
+        for right, color in ((1, GREEN), (0, RED), (np.nan, YELLOW)):
+            plot_keypoints(ax, points[is_label][(truth == right) | (np.isnan(truth) & np.isnan(right))].numpy(), color, 44)
+    told = {"label at a true junction": GREEN, "label elsewhere": RED, "label, truth unknown": YELLOW, "remembered only": SKY}
+    if len(sample.true):
+        del told["label, truth unknown"]
+    handles = [_dot(color, name) for name, color in told.items()]
+    handles += [Line2D([], [], marker="o", color="none", markeredgecolor="0.6", ls="", markersize=9, label="annotated junction")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=10)
+    return figure
+
+
+def plot_lives(sample: WatchedSample, told: Mapping[str, Life], options: PkeOptions) -> Figure:
+    """Values of a few places over the visits of a sample, from `telling_lives`, with the thresholds, and where the places lie. Filled
+    marks: the place is a label; a cross: it is forgotten."""
+    figure = plt.figure(figsize=(WIDTH_IN, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
+    _quiet(right)
+    _sample_image(left, sample, "where they lie")
+    for k, (name, life) in enumerate(told.items()):
+        color, lift = FATE[name], 0.04 * k  # equal values stay apart
+        left.scatter(*life.xy, s=150, facecolors="none", edgecolors=color, linewidths=2.6)
+        right.plot(life.visit, life.value + lift, color=color, linewidth=1.8, label=name)
+        fill = np.where(life.is_label, color, "white")
+        right.scatter(life.visit, life.value + lift, s=34, c=fill, edgecolors=color, linewidths=1.4, zorder=3)
+        if life.forgotten:
+            right.scatter(life.visit[-1] + 1, 0, s=60, marker="x", color=color, linewidths=2, zorder=3)
+    for level, text in ((options.promotion_value, "becomes\na label"), (options.demotion_value, "ceases\nto be one")):
+        right.axhline(level, color=BLACK, linestyle="--", linewidth=1)
+        right.annotate(text, (1.01, level), xycoords=("axes fraction", "data"), va="center", fontsize=9)
+    last = sample.pages[-1].visit if sample.pages else 1
+    right.set(xlabel="visit of this sample (filled: a label, cross: forgotten)", ylabel="value")
+    right.locator_params(axis="x", integer=True)
+    right.set(xlim=(0, last + 1.5), ylim=(-0.2, options.value_max + 0.4))
+    if told:
+        right.legend(loc="upper center", bbox_to_anchor=(0.5, 1.13), ncols=3, frameon=False, fontsize=10)
+    return figure
+
+
+def plot_precision(history: Sequence[Mapping], grown: Sequence[Mapping[str, np.ndarray]], points: Mapping[str, np.ndarray], images: int,
+                   options: PkeOptions, chance: float) -> Figure:  # fmt: skip
+    """Precision of mined points: over the epochs, with that of the watched samples' labels, and against the two thresholds that decide
+    it, from a table of `judge` on so many images; numbers of points below. Dashed: chance, a blind guess on a vessel."""
+    figure = plt.figure(figsize=(WIDTH_IN, 5.2), layout="constrained")
+    (top, *tops), (bottom, *bottoms) = figure.subplots(2, 3, height_ratios=(1.5, 1), sharex="col")
+    mined = [{"epoch": r["epoch"], "points": r.get("pke_after_budget"), "precision": r.get("pke_precision")} for r in history]
+    series = {"mined": (BLUE, mined), "labels of watched samples": (GREEN, label_precision(grown, len(history)))}
+    for name, (color, rows) in series.items():
+        for ax, key in ((top, "precision"), (bottom, "points")):
+            values = np.array([row[key] for row in rows], float)
+            ax.plot([row["epoch"] for row in rows], values, color=color, marker="o", markersize=4 if len(rows) < 40 else 0, label=name)
+    bottom.locator_params(axis="x", integer=True)
+    top.legend(loc="lower left", frameon=False, fontsize=9)
+    passed = np.isin(points["reason"], ("mined", "budget"))
+    judged = passed | ((points["reason"] == "content") & np.isfinite(points["ratio"]))
+    low, ratio_max = options.pke_min_probability, options.content_ratio_max
+    curves = (precision_curve(points["ratio"][judged], points["true"][judged], np.linspace(0.2, 1, 41), True),
+              precision_curve(points["probability"][passed], points["true"][passed], np.linspace(low, 1, 41), False))  # fmt: skip
+    for ax, below, curve, level in zip(tops, bottoms, curves, (ratio_max, low), strict=True):
+        enough = curve["points"] >= MIN_POINTS
+        ax.fill_between(curve["level"], curve["low"], curve["high"], where=enough, color=SKY, alpha=0.3, linewidth=0)
+        ax.plot(curve["level"], np.where(enough, curve["precision"], np.nan), color=BLUE, linewidth=1.8)
+        below.plot(curve["level"], curve["points"] / images, color=BLUE, linewidth=1.8)
+        for panel in (ax, below):
+            panel.axvline(level, color=BLACK, linestyle=":", linewidth=1.2)
+    for ax, title in zip((top, *tops), ("over the epochs", "if content_ratio_max were …", "if min_probability were …"), strict=True):
+        _quiet(ax).set(ylim=(0, 1.03))
+        ax.set_title(title, fontsize=11)
+        if np.isfinite(chance):
+            ax.axhline(chance, color="0.4", linestyle="--", linewidth=1)
+            where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "xytext": (0, -11 if chance > 0.2 else 3)}
+            ax.annotate("blind guess on a vessel", (0.98, chance), **where, ha="right", fontsize=8.5, color="0.4")
+    for ax, label in zip((bottom, *bottoms), ("epoch", "ratio (dotted: as it is)", "probability (dotted: as it is)"), strict=True):
+        _quiet(ax).set(xlabel=label, ylim=(0, None))
+    top.set_ylabel("share at a true junction")
+    bottom.set_ylabel("points per image")
+    return figure
+
+
+def colour_basis(descriptors: torch.Tensor) -> tuple[Callable[[torch.Tensor], torch.Tensor], float]:
+    """The three main directions of descriptors (N, D) as red, green and blue: a function (..., D) → (..., 3) in [0, 1], one scale from the
+    2nd to the 98th percentile of each, and the share of the variance that they hold."""
+    descriptors = descriptors.double()
+    centre = descriptors.mean(0)
+    values, basis = torch.linalg.eigh((descriptors - centre).T @ (descriptors - centre))  # rising
+    basis = basis[:, -3:].flip(1)
+    basis = basis * torch.sign(basis.gather(0, basis.abs().argmax(0, keepdim=True)))  # an eigenvector's sign is free
+    low, high = ((descriptors - centre) @ basis).quantile(torch.tensor([0.02, 0.98], dtype=torch.float64), 0)
+    share = float(values[-3:].sum() / values.sum().clamp_min(1e-12))
+    return lambda vectors: (((vectors.double() - centre) @ basis - low) / (high - low).clamp_min(1e-9)).clamp(0, 1), share
+
+
+def plot_descriptors(batch: Mapping, outputs: tuple[DenseOutput, DenseOutput], index: int = 0) -> Figure:
+    """Descriptors of one pair of a batch in colours of one basis, under the images: the fixed one, the moving one seen in the fixed frame
+    by the true transform, the moving one as it is. Where both see the same spot, the first two should have one colour."""
+    one, hw = slice(index, index + 1), batch["image0"].shape[-2:]
+    step = -(-max(hw) // 256)
+    grid = pixel_grid(hw)[::step, ::step]
+    shape, grid = grid.shape[:2], grid.reshape(1, -1, 2)
+    at1 = warp_points(grid.double(), batch["H_0to1"][one]).float()
+    reads = ((0, grid), (1, at1), (1, grid))  # which image, at which of its px
+    vectors = [F.normalize(sample_map(outputs[k].descriptors[one], p, outputs[k].descriptor_stride)[0], dim=-1) for k, p in reads]
+    seen = [sample_map(batch[f"valid{k}"][one].float(), p)[0, :, 0] > 0.99 for k, p in reads]
+    seen[1] &= seen[0]
+    to_colours, share = colour_basis(torch.cat([vectors[0][seen[0]], vectors[2][seen[2]]]))
+    same = (vectors[0] * vectors[1]).sum(-1)[seen[1]]
+    other = (vectors[0][seen[1]] * vectors[1][seen[1]].roll(len(same) // 2, 0)).sum(-1)
+    moved = warp_image(batch["image1"][one], torch.linalg.inv(batch["H_0to1"][one]), hw)[0]
+    names = [f"{name} ({modality})" for name, modality in zip(("fixed", "moving"), batch["modalities"][index], strict=True)]
+    titles = (names[0], f"{names[1]} in the fixed frame", f"{names[1]} as it is",
+              f"descriptors, {share:.0%} of their variance", f"cosine: same spot {same.mean():.2f}, elsewhere {other.mean():.2f}",
+              "descriptors as they are")  # fmt: skip
+    pictures = [contrast_stretch(image[0]) for image in (batch["image0"][index], moved[0], batch["image1"][index])]
+    pictures += [torch.where(s[:, None], to_colours(v), 0.0).reshape(*shape, 3).numpy() for v, s in zip(vectors, seen, strict=True)]
+    figure = plt.figure(figsize=(WIDTH_IN, 2 * (WIDTH_IN / 3 * hw[0] / hw[1] + 0.3)), layout="constrained")
+    for ax, picture, title in zip(figure.subplots(2, 3).flat, pictures, titles, strict=True):
+        show(picture, ax, title)
+    return figure
+
+
+def _quiet(ax: Axes) -> Axes:
+    """Axes without box, with a faint grid."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(True, color="0.9", linewidth=0.8)
+    return ax
+
+
+def _sample_image(ax: Axes, sample: WatchedSample, title: str) -> None:
+    show(0.7 * contrast_stretch(sample.image), ax, title)
+    ax.scatter(*sample.annotated.T, s=70, facecolors="none", edgecolors="white", linewidths=1.1)
+
+
+def _dot(color: str, label: str) -> Line2D:
+    return Line2D([], [], marker="o", ls="", color=color, markeredgecolor="black", markeredgewidth=0.4, label=label)
