@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import cv2
 import matplotlib.pyplot as plt
@@ -171,10 +172,12 @@ def plot_residuals(ax: Axes | None, fixed, predicted_xy, true_xy, magnify: float
 
 
 def image_grid(images: Sequence, titles: Sequence[str] | None = None, columns: int = 4) -> Figure:
-    """Gallery at report width, rows as high as their tallest image; sizes may differ. ValueError without images."""
+    """Gallery at report width with at most so many columns, fewer where that fills the rows better, rows as high as their tallest image;
+    sizes may differ. ValueError without images."""
     if not len(images):
         raise ValueError("a gallery needs at least one image")
-    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    columns = -(-len(images) // rows)
     aspects = [np.shape(image)[0] / np.shape(image)[1] for image in images]
     heights = [max(aspects[k : k + columns]) * WIDTH_IN / columns + (0.3 if titles else 0.05) for k in range(0, len(images), columns)]
     figure = plt.figure(figsize=(WIDTH_IN, sum(heights)), layout="constrained")
@@ -258,6 +261,12 @@ def plot_histograms(ax: Axes | None, histograms: Mapping[str, Sequence[float]]) 
     ax.set(xlabel="gray level", ylabel="share of pixels", xlim=(0, 1), ylim=(0, None))
     ax.legend()
     return ax
+
+
+def file_table(folder: Path):
+    """What lies in a folder, with sizes in kB (rounded up), as a table; notebooks are left out."""
+    files = [p for p in sorted(Path(folder).iterdir()) if p.is_file() and p.suffix != ".ipynb"]
+    return table([{"file": p.name, "kB": -(-p.stat().st_size // 1024)} for p in files])
 
 
 def table(rows: Sequence[Mapping]):

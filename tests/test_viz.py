@@ -187,3 +187,18 @@ def test_given_axes_are_used_and_no_figure_is_added():
     ]
     assert all(got is given for got, given in zip(returned, a, strict=True)) and plt.get_fignums() == [figure.number]
     figure.canvas.draw()
+
+
+@pytest.mark.parametrize(("count", "shape"), [(1, (1, 1)), (3, (1, 3)), (4, (2, 2)), (5, (2, 3)), (6, (2, 3)), (7, (3, 3))])
+def test_a_gallery_fills_its_rows(count, shape):
+    figure = viz.image_grid([np.zeros((8, 8))] * count, columns=3)
+    assert figure.axes[0].get_gridspec().get_geometry() == shape
+
+
+def test_file_table_rounds_up_and_leaves_notebooks_out(tmp_path):
+    for name, size in (("b.json", 1), ("a.png", 2049), ("report.ipynb", 10)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    (tmp_path / "folder").mkdir()
+    shown = viz.file_table(tmp_path).data
+    assert shown.index("a.png") < shown.index("b.json") and ">3</td>" in shown and ">1</td>" in shown
+    assert "report.ipynb" not in shown and "folder" not in shown
