@@ -47,7 +47,7 @@ class RegistrarOptions:
     sure_confidence: float = 0.97  # a candidate with so much ends the search
     min_inliers: int = 7
     min_contrast: float = 0.004  # standard deviation of gray levels below which an image counts as blank
-    min_confidence: float = 0.25  # below it a result is refused; impostors stay below 0.1 (model card)
+    min_confidence: float = 0.5  # below it a result is refused: it is more likely wrong than right
     keypoints: KeypointOptions = KeypointOptions()
 
     def __post_init__(self):
