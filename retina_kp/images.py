@@ -74,6 +74,7 @@ def as_array(image: str | Path | np.ndarray, name: str = "image") -> np.ndarray:
         kind = f"{type(image).__module__}.{type(image).__name__}"
         raise ImageError(f"{name}: a path or a numpy array with channels last is needed, not {kind}; try {way}")
     image = _plain_channels(image, name)
+    image = image.astype(image.dtype.newbyteorder("="), copy=False)  # files written on other machines
     if min(image.shape[:2]) < MIN_SIDE_PX:
         height, width = image.shape[:2]
         raise ImageError(f"{name}: too small, {height} px high and {width} px wide; each side needs at least {MIN_SIDE_PX} px")

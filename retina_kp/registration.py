@@ -23,6 +23,7 @@ from .views import ImageViews
 
 NO_RETINA, FEW_KEYPOINTS, FEW_MATCHES, INCONSISTENT, UNCERTAIN, MIRRORED = (
     "no structure visible", "too few keypoints", "too few matches", "inconsistent geometry", "low confidence", "mirrored")  # fmt: skip
+MAX_SLIMNESS = 6.0  # of a field of view; noise in strips was taken for a match
 MIN_COMMON_PX, MARGIN_PX = 40.0, 12.0  # base px: least side of what both images show; rim drawn around it
 
 
@@ -109,6 +110,10 @@ class Registrar:
         for name, views in (("fixed", views0), ("moving", views1)):
             if views.contrast < self.options.min_contrast:
                 return refused(f"{NO_RETINA}: the {name} image is blank", *sizes)
+            if views.slimness > MAX_SLIMNESS:
+                return refused(
+                    f"{NO_RETINA}: the {name} image is a strip, {views.slimness:.0f} times as long as wide; crop it less", *sizes
+                )
             seen = len(views.features(0.0, self.options.coarse))
             if seen < self.options.min_inliers:
                 return refused(f"{FEW_KEYPOINTS}: {seen} in the {name} image", *sizes)
@@ -199,5 +204,6 @@ class Registrar:
         if why:
             return best.result.refuse(f"{INCONSISTENT}: {why}")
         if best.result.confidence < self.options.min_confidence:
-            return best.result.refuse(f"{UNCERTAIN}: {best.result.confidence:.2f} is below {self.options.min_confidence:g}")
+            figures = f"{best.result.confidence:.2f} is below {self.options.min_confidence:g}"
+            return best.result.refuse(f"{UNCERTAIN}: {figures}; two different eyes, or too few vessels that both images show")
         return best.result

@@ -201,6 +201,14 @@ def typed(text: str, default: Any) -> Any:
         return text
 
 
+def from_here(text: str, default) -> str:
+    """A parameter as typed; the path of something that exists, as seen from the present folder, becomes absolute, since notebooks run in
+    their own folder. A bare word is taken for a path only where the default is empty: "lite" names weights, whatever lies here."""
+    path = Path(text).expanduser()
+    looks_so = default == "" or path.suffix or len(path.parts) > 1
+    return str(path.resolve()) if text and isinstance(default, str) and looks_so and path.exists() else text
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the runner; returns 0, or 2 after a short account of what went wrong."""
     parser = argparse.ArgumentParser(prog="python -m retina_kp.report", description="Run a notebook and write its HTML report.")
@@ -213,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         known = notebook_parameters(_find_notebook(options.notebook)) if options.p else {}
         given = import_module("papermill.iorw").read_yaml_file(options.f) if options.f else {}
-        given |= {name: typed(text, known.get(name, "")) for name, text in options.p}
+        given |= {name: typed(from_here(text, known.get(name, "")), known.get(name, "")) for name, text in options.p}
         result = run_notebook(options.notebook, given, options.o, timeout=options.timeout)
     except (OSError, ValueError, NotebookError) as error:
         print(error, file=sys.stderr)

@@ -37,6 +37,8 @@ class ImageViews:
         contours = cv2.findContours(self.valid.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
         outline = cv2.convexHull(np.concatenate(contours)).reshape(-1, 2)
         self.outline = warp_points(outline, self.base_from_original)  # of the field of view, convex, base px
+        sides = cv2.minAreaRect(outline.astype(np.float32))[1]
+        self.slimness = (max(sides) + 1) / (min(sides) + 1)  # of the field of view: its length over its width, whatever its turn
         self._features: dict[tuple[float, float], Features] = {}
         self._copies: dict[int, tuple[np.ndarray, np.ndarray]] = {0: (self.original, np.eye(3))}
 

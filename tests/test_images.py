@@ -187,3 +187,9 @@ def test_writing_floats_bools_and_what_it_refuses(tmp_path):
         write_image(tmp_path / "i.png", random_image().astype(np.int64))
     assert read_image(tmp_path / "f.png").tolist() == [[0, 128, 255]]  # a refused write leaves the old file alone
     assert sorted(p.name for p in Path(tmp_path).iterdir()) == ["b.png", "f.png"]
+
+
+@pytest.mark.parametrize("kind", [">u2", ">f4", "<u2"])
+def test_byte_order_does_not_matter(kind):
+    image = np.linspace(0, 1, 48 * 48).reshape(48, 48) * (1 if "f" in kind else 65535)
+    assert np.allclose(as_array(image.astype(kind), "image"), image, atol=1)

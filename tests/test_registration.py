@@ -126,6 +126,12 @@ def test_mirrored_image_is_refused_and_told(registrar, pair, flip):
     assert "flip" in refuses(registrar(pair.fixed, np.ascontiguousarray(flip(pair.moving))))
 
 
+def test_a_strip_is_refused(registrar, pair):
+    rng = np.random.default_rng(1)
+    for shape in ((40, 3000), (600, 64)):
+        assert "strip" in refuses(registrar(pair.fixed, rng.integers(0, 256, shape).astype(np.uint8)))
+
+
 def test_one_pixel_image(registrar, pair):
     with pytest.raises(ImageError, match="moving image"):
         registrar(pair.fixed, np.zeros((1, 1), np.uint8))

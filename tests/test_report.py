@@ -154,3 +154,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_csv(tmp_path):
     rows = [{"epoch": np.int64(1), "loss": np.float64(0.25)}, {"epoch": 2, "loss": np.nan, "note": "a,b"}, {"epoch": 3, "loss": np.inf}]
     assert files.write_csv(tmp_path / "h.csv", rows).read_bytes() == b'epoch,loss,note\n1,0.25,\n2,,"a,b"\n3,inf,\n'
+
+
+def test_parameters_that_name_what_lies_here_become_absolute(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "pairs.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    assert report.from_here("mine/pairs.csv", "") == str(tmp_path / "mine" / "pairs.csv") and report.from_here("mine", "") == str(
+        tmp_path / "mine"
+    )
+    assert report.from_here("mine", "lite") == "mine" and report.from_here("elsewhere/a.png", "") == "elsewhere/a.png"
+    assert report.from_here("", "") == "" and report.from_here("3", 1) == "3"
