@@ -116,6 +116,8 @@ def _truth_errors(record: PairRecord | None, result: Registration | None) -> np.
     if record is None or result is None or not result.ok or not has_truth(record):
         return None
     if record.points0_xy is not None:
-        return point_errors(result.H_1to0, record.points1_xy, record.points0_xy, result.fixed_hw)
-    points1 = corners(result.moving_hw)
-    return point_errors(result.H_1to0, points1, warp_points(points1, np.linalg.inv(record.H_0to1)), result.fixed_hw)
+        points1, truth = record.points1_xy, record.points0_xy
+    else:
+        points1 = corners(result.moving_hw)
+        truth = warp_points(points1, np.linalg.inv(record.H_0to1))
+    return point_errors(np.eye(3), result.map_to_fixed(points1), truth, result.fixed_hw)  # with the quadratic part, where there is one

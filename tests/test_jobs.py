@@ -1,13 +1,15 @@
 """Many pairs: what is found, what is written, and how bad input is told."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from retina_kp import PairOptions, Registrar, draw_pair
 from retina_kp.images import read_image, write_image
-from retina_kp.jobs import find_jobs, run_job, run_jobs
+from retina_kp.jobs import _truth_errors, find_jobs, run_job, run_jobs
 from retina_kp.records import PairRecord, write_pairs_csv
 
 EASY = PairOptions(size_px=512, rotation_deg=12, scale=(0.9, 1.1), min_overlap=0.7)
@@ -78,3 +80,11 @@ def test_a_refused_pair_leaves_its_reason_and_no_transform(folder, registrar, tm
     (outcome,) = run_jobs(registrar, find_jobs(tmp_path / "blank.png", folder / "moving" / "a-fa.png"), tmp_path / "out")
     assert not outcome.result.ok and outcome.row()["turn_deg"] is None
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["blank.json"]
+
+
+@pytest.mark.parametrize("truth", [{"H_0to1": np.eye(3)}, {"points0_xy": np.full((7, 2), 50.0), "points1_xy": np.full((7, 2), 50.0)}])
+def test_the_error_is_that_of_the_whole_transform(truth):
+    """A stand-in result whose matrix is right and whose bent part is 5 px off."""
+    result = SimpleNamespace(ok=True, H_1to0=np.eye(3), moving_hw=(768, 768), fixed_hw=(768, 768), map_to_fixed=lambda xy: xy + [3, 4])
+    record = PairRecord("a", "a", "CF", "FA", Path("a.png"), Path("b.png"), **truth)
+    assert np.allclose(_truth_errors(record, result), 5)
