@@ -170,10 +170,14 @@ class Registrar:
         outline1 = warp_points(views1.outline, H)
         if not np.isfinite(outline1).all():
             return None
-        area, common = cv2.intersectConvexConvex(*(cv2.convexHull(x.astype(np.float32)) for x in (views0.outline, outline1)))
-        if area < MIN_COMMON_PX**2:
+        seen = [np.zeros(views0.base_hw, np.uint8) for _ in range(2)]
+        for mask, outline in zip(seen, (views0.outline, outline1), strict=True):
+            cv2.fillConvexPoly(mask, cv2.convexHull(np.rint(outline.clip(-1e4, 1e4)).astype(np.int32)), 1)
+        common = seen[0] & seen[1]
+        if common.sum() < MIN_COMMON_PX**2:
             return None
-        low, high = common.reshape(-1, 2).min(0) - MARGIN_PX, common.reshape(-1, 2).max(0) + MARGIN_PX
+        x, y, width, height = cv2.boundingRect(common)
+        low, high = np.array([x, y]) - MARGIN_PX, np.array([x + width, y + height]) + MARGIN_PX
         finest1 = views1.finest / np.sqrt(abs(np.linalg.det(H[:2, :2])))
         zoom = min(self.options.close_px / float(np.sqrt(np.prod(high - low))), views0.finest, finest1)
         window = similarity(0, zoom, low, (0, 0))

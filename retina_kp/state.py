@@ -21,7 +21,7 @@ def read_state(path: str | Path, device="cpu") -> dict:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:  # the last: a method of compression that zipfile does not know
         damaged = error
     if damaged:
         advice = "Put back a copy of the file, or delete it to train this phase from its start"

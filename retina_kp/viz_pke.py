@@ -1,4 +1,4 @@
-"""Pictures for the diagnosis of a PKE run: funnel, growth, lives of places, precision, descriptors in colour.
+"""Pictures of PKE: what it keeps and rejects, its memory, and for the diagnosis of a run funnel, growth, lives, precision, descriptors.
 
 Every plot function makes a figure of its own and returns it; tables and samples are those of `diagnosis`.
 """
@@ -19,12 +19,58 @@ from .diagnosis import MIN_POINTS, WatchedSample, label_precision, precision_cur
 from .diary import Life
 from .geometry import pixel_grid, sample_map, warp_image, warp_points
 from .networks import DenseOutput
-from .pke import PkeOptions
+from .pke import PkeOptions, PkeRound
 from .viz import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW, contrast_stretch, plot_keypoints, show
-from .viz_training import REASONS, funnel_panel
+from .viz_training import funnel_panel, known_points, rings
 
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY)
+_ANNOTATED = Line2D([], [], marker="o", color="none", markeredgecolor="0.6", ls="", markersize=9, label="annotated junction")
 FATE = {"kept": GREEN, "label lost": ORANGE, "never a label": PURPLE}
+REASONS = {"annotated": (SKY, "annotated already"), "mask": (BLACK, "off the vessels"), "view": (PURPLE, "not in both views"),
+           "geometric": (RED, "moving detector silent"), "content": (ORANGE, "descriptor ambiguous"),
+           "budget": (BLUE, "over the budget")}  # fmt: skip
+
+
+def plot_round(batch: Mapping, found: PkeRound, promoted: Sequence, count: int = 2) -> Figure:
+    """One look of PKE at a batch, the pairs with most mined points first: mined ones green, rejected ones in the colour of their
+    reason, annotated junctions as rings, labels promoted so far (a list of (N, 2) px) as yellow crosses."""
+    count = min(count, len(batch["image0"]))
+    figure = plt.figure(figsize=(WIDTH_IN, WIDTH_IN / count + 0.9), layout="constrained")
+    chosen = sorted(range(len(batch["image0"])), key=lambda i: -len(found.points0_xy[i]))[:count]
+    used = [name for name in REASONS if any(len(found.rejected[i].get(name, ())) for i in chosen)]
+    for i, ax in zip(chosen, figure.subplots(1, count, squeeze=False)[0], strict=True):
+        rejected = {name: found.rejected[i][name].cpu().numpy() for name in used}
+        counts = f"{len(found.points0_xy[i])} mined, {sum(map(len, rejected.values()))} rejected, {len(promoted[i])} promoted"
+        rings(show(0.8 * contrast_stretch(batch["image0"][i, 0]), ax, counts), known_points(batch["vessel_keypoints"][i]), 90, "white")
+        for name, points in rejected.items():
+            plot_keypoints(ax, points, REASONS[name][0], 16)
+        plot_keypoints(ax, found.points0_xy[i].cpu().numpy(), GREEN, 40)
+        ax.scatter(*np.reshape(promoted[i], (-1, 2)).T, s=90, marker="x", color=YELLOW, linewidths=1.6)
+    handles = [_dot(GREEN, "mined"), *(_dot(*REASONS[name]) for name in used)]
+    handles += [Line2D([], [], marker="x", color=YELLOW, ls="", markeredgewidth=2, label="promoted to a label")]
+    handles.append(_ANNOTATED)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=10)
+    return figure
+
+
+def plot_value_map(image, record: torch.Tensor, promotion_value: float, demotion_value: float) -> Figure:
+    """What PKE remembers of one sample: record (N, 4) of `ValueMap` over its image (H, W), size and colour by value, and the histogram of
+    the values with the two thresholds."""
+    figure = plt.figure(figsize=(WIDTH_IN, 0.52 * WIDTH_IN), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    x, y, value, is_label = np.asarray(record, float).T
+    show(0.6 * np.asarray(image), left, f"{len(value)} places remembered, {int(is_label.sum())} of them labels")
+    edges = np.where(is_label > 0, "white", "none")
+    top = max(promotion_value + 1, value.max(initial=0))
+    dots = left.scatter(x, y, s=20 + 25 * value, c=value, cmap="viridis", vmin=0, vmax=top, edgecolors=edges, linewidths=1.4)
+    figure.colorbar(dots, ax=left, shrink=0.75, label="value (white rim: a label)")
+    right.hist(value, bins=np.arange(-0.25, top + 0.5, 0.5), color=SKY, edgecolor="white")
+    for level, name, color in ((promotion_value, "becomes a label", GREEN), (demotion_value, "ceases to be one", RED)):
+        right.axvline(level, color=color, linestyle="--", label=f"{name}: {level:g}")
+    right.set(xlabel="value", ylabel="places")
+    right.spines[["top", "right"]].set_visible(False)
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2, frameon=False, fontsize=10)
+    return figure
 
 
 def plot_funnel(rows: Sequence[Mapping], history: Sequence[Mapping]) -> Figure:
@@ -93,7 +139,7 @@ def plot_label_strip(sample: WatchedSample, count: int = 4) -> Figure:
     if len(sample.true):
         del told["label, truth unknown"]
     handles = [_dot(color, name) for name, color in told.items()]
-    handles += [Line2D([], [], marker="o", color="none", markeredgecolor="0.6", ls="", markersize=9, label="annotated junction")]
+    handles.append(_ANNOTATED)
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=10)
     return figure
 
@@ -215,7 +261,7 @@ def _quiet(ax: Axes) -> Axes:
 
 def _sample_image(ax: Axes, sample: WatchedSample, title: str) -> None:
     show(0.7 * contrast_stretch(sample.image), ax, title)
-    ax.scatter(*sample.annotated.T, s=70, facecolors="none", edgecolors="white", linewidths=1.1)
+    rings(ax, sample.annotated, 70, "white")
 
 
 def _dot(color: str, label: str) -> Line2D:

@@ -1,4 +1,4 @@
-"""Pictures of a training run: its curves, its labels, what the moving detector learns, and what PKE keeps or rejects.
+"""Pictures of a training run: its curves, its labels, and what the moving detector learns.
 
 Batches are those of `dataset`, on the CPU; every plot function makes a figure of its own and returns it.
 """
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from .annotation import true_homography
 from .geometry import resize_matrix, warp_image, warp_points
@@ -21,24 +20,15 @@ from .losses import gaussian_labels, in_fixed_frame
 from .networks import DenseOutput
 from .objective import WEIGHT_OF
 from .phases import PHASES, TrainConfig
-from .pke import PkeRound
 from .records import PairRecord
 from .registration import Registrar
 from .viz import (
-    BLACK,
-    BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
     RED,
-    SKY,
     WIDTH_IN,
-    YELLOW,
     checkerboard,
     contrast_stretch,
     plot_detector,
     plot_history,
-    plot_keypoints,
     plot_loss,
     show,
 )
@@ -50,9 +40,6 @@ POINTS = {"points0": "fixed image", "points1": "moving image"}
 FUNNEL = {"pke_candidates": "candidates", "pke_after_mask": "on a vessel", "pke_after_view": "in both views",
           "pke_after_geometric": "moving detector agrees", "pke_after_content": "descriptor agrees", "pke_after_budget": "mined",
           "pke_promoted": "promoted labels"}  # fmt: skip
-REASONS = {"annotated": (SKY, "annotated already"), "mask": (BLACK, "off the vessels"), "view": (PURPLE, "not in both views"),
-           "geometric": (RED, "moving detector silent"), "content": (ORANGE, "descriptor ambiguous"),
-           "budget": (BLUE, "over the budget")}  # fmt: skip
 
 
 def plot_run(history: Sequence[Mapping[str, float]], losses: Sequence[str] = ()) -> Figure:
@@ -93,13 +80,13 @@ def plot_labels(batch: Mapping, sigma_px: float, count: int = 3) -> Figure:
     count = min(count, len(batch["image0"]))
     soft = gaussian_labels(batch["vessel_keypoints"], (h, w), 1, sigma_px)
     figure = plt.figure(figsize=(WIDTH_IN, 3 * (WIDTH_IN / count + 0.3)), layout="constrained")
-    chosen = sorted(range(len(soft)), key=lambda i: -len(_known(batch["vessel_keypoints"][i])))[:count]
+    chosen = sorted(range(len(soft)), key=lambda i: -len(known_points(batch["vessel_keypoints"][i])))[:count]
     for i, column in zip(chosen, figure.subplots(3, count, squeeze=False).T, strict=True):
         fixed, moving = batch["modalities"][i]
-        points0, points1 = (_known(batch[key][i]) for key in ("vessel_keypoints", "vessel_keypoints1"))
-        _rings(show(batch["image0"][i, 0].numpy(), column[0], f"{fixed}, fixed: {len(points0)} junctions"), points0)
+        points0, points1 = (known_points(batch[key][i]) for key in ("vessel_keypoints", "vessel_keypoints1"))
+        rings(show(batch["image0"][i, 0].numpy(), column[0], f"{fixed}, fixed: {len(points0)} junctions"), points0)
         plot_detector(batch["image0"][i, 0].numpy(), soft[i, 0].numpy(), column[1]).set_title("soft label", fontsize=11)
-        _rings(show(batch["image1"][i, 0].numpy(), column[2], f"{moving}, moving: {len(points1)} of its own"), points1)
+        rings(show(batch["image1"][i, 0].numpy(), column[2], f"{moving}, moving: {len(points1)} of its own"), points1)
     return figure
 
 
@@ -117,49 +104,7 @@ def plot_moving_detector(batch: Mapping, before: tuple[DenseOutput, DenseOutput]
         for ax, picture, detector, title in zip(row, pictures, maps, titles, strict=True):
             plot_detector(picture.numpy(), detector[i, 0].float().numpy() / top, ax)
             ax.set_title(f"{title}: peak {float(detector[i].max()):.2f}", fontsize=11)
-            _rings(ax, _known(batch["vessel_keypoints"][i]), 40)
-    return figure
-
-
-def plot_round(batch: Mapping, found: PkeRound, promoted: Sequence, count: int = 2) -> Figure:
-    """One look of PKE at a batch, the pairs with most mined points first: mined ones green, rejected ones in the colour of their
-    reason, annotated junctions as rings, labels promoted so far (a list of (N, 2) px) as yellow crosses."""
-    count = min(count, len(batch["image0"]))
-    figure = plt.figure(figsize=(WIDTH_IN, WIDTH_IN / count + 0.9), layout="constrained")
-    chosen = sorted(range(len(batch["image0"])), key=lambda i: -len(found.points0_xy[i]))[:count]
-    used = [name for name in REASONS if any(len(found.rejected[i].get(name, ())) for i in chosen)]
-    for i, ax in zip(chosen, figure.subplots(1, count, squeeze=False)[0], strict=True):
-        rejected = {name: found.rejected[i][name].cpu().numpy() for name in used}
-        counts = f"{len(found.points0_xy[i])} mined, {sum(map(len, rejected.values()))} rejected, {len(promoted[i])} promoted"
-        _rings(show(0.8 * contrast_stretch(batch["image0"][i, 0]), ax, counts), _known(batch["vessel_keypoints"][i]), 90, "white")
-        for name, points in rejected.items():
-            plot_keypoints(ax, points, REASONS[name][0], 16)
-        plot_keypoints(ax, found.points0_xy[i].cpu().numpy(), GREEN, 40)
-        ax.scatter(*np.reshape(promoted[i], (-1, 2)).T, s=90, marker="x", color=YELLOW, linewidths=1.6)
-    handles = [_handle(GREEN, "mined"), *(_handle(*REASONS[name]) for name in used)]
-    handles += [Line2D([], [], marker="x", color=YELLOW, ls="", markeredgewidth=2, label="promoted to a label")]
-    handles += [Line2D([], [], marker="o", color="none", markeredgecolor="0.6", ls="", markersize=9, label="annotated junction")]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=10)
-    return figure
-
-
-def plot_value_map(image, record: torch.Tensor, promotion_value: float, demotion_value: float) -> Figure:
-    """What PKE remembers of one sample: record (N, 4) of `ValueMap` over its image (H, W), size and colour by value, and the histogram of
-    the values with the two thresholds."""
-    figure = plt.figure(figsize=(WIDTH_IN, 0.52 * WIDTH_IN), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    x, y, value, is_label = np.asarray(record, float).T
-    show(0.6 * np.asarray(image), left, f"{len(value)} places remembered, {int(is_label.sum())} of them labels")
-    edges = np.where(is_label > 0, "white", "none")
-    top = max(promotion_value + 1, value.max(initial=0))
-    dots = left.scatter(x, y, s=20 + 25 * value, c=value, cmap="viridis", vmin=0, vmax=top, edgecolors=edges, linewidths=1.4)
-    figure.colorbar(dots, ax=left, shrink=0.75, label="value (white rim: a label)")
-    right.hist(value, bins=np.arange(-0.25, top + 0.5, 0.5), color=SKY, edgecolor="white")
-    for level, name, color in ((promotion_value, "becomes a label", GREEN), (demotion_value, "ceases to be one", RED)):
-        right.axvline(level, color=color, linestyle="--", label=f"{name}: {level:g}")
-    right.set(xlabel="value", ylabel="places")
-    right.spines[["top", "right"]].set_visible(False)
-    right.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2, frameon=False, fontsize=10)
+            rings(ax, known_points(batch["vessel_keypoints"][i]), 40)
     return figure
 
 
@@ -288,15 +233,12 @@ def _legend_below(ax: Axes) -> Axes:
     return ax
 
 
-def _known(points: torch.Tensor) -> np.ndarray:
+def known_points(points: torch.Tensor) -> np.ndarray:
     """The rows of a NaN-padded list that are points."""
     return points[torch.isfinite(points).all(-1)].cpu().numpy()
 
 
-def _rings(ax: Axes, points_xy: np.ndarray, size: float = 60, color: str = RED) -> Axes:
+def rings(ax: Axes, points_xy: np.ndarray, size: float = 60, color: str = RED) -> Axes:
+    """Draw points (N, 2) px as open circles."""
     ax.scatter(*points_xy.T, s=size, facecolors="none", edgecolors=color, linewidths=1.2)
     return ax
-
-
-def _handle(color: str, label: str) -> Line2D:
-    return Line2D([], [], marker="o", ls="", color=color, markeredgecolor="black", markeredgewidth=0.4, label=label)

@@ -22,7 +22,7 @@ from retina_kp.networks import DenseOutput  # noqa: E402
 from retina_kp.pke import ValueMap, content_ratio  # noqa: E402
 from retina_kp.state import read_state, write_state  # noqa: E402
 from retina_kp.trainer import Trainer  # noqa: E402
-from retina_kp.viz_training import REASONS  # noqa: E402
+from retina_kp.viz_pke import REASONS  # noqa: E402
 
 NAN = math.nan
 TINY = replace(SHARED, phase="pke", epochs=3, steps_per_epoch=4, micro_batches=1)  # two samples, labels after one find
