@@ -24,6 +24,7 @@ class AppearanceRange:
     bias_field: float = 0.6  # uneven light, in stops
     noise_sigma: float = 0.05
     speckle_sigma: float = 0.18
+    vignetting: float = 0.7  # loss of light in the corners
     blur_sigma_px: float = 1.5
     banding: float = 0.04  # horizontal or vertical stripes
     dropout_probability: float = 0.2  # dark cloud (floater, lid, lost signal)
@@ -45,7 +46,7 @@ def randomise_appearance(image: torch.Tensor, generator: torch.Generator, ranges
     image = image.clamp(0, 1) ** (r.gamma ** uniform(g, b, -1, 1))
     light = torch.exp2(r.bias_field * uniform(g, b, 0, 1) * smooth_noise(g, b, hw, max(hw) / 2.2))
     cloud = torch.sigmoid(5 * smooth_noise(g, b, hw, max(hw) / 3) - 5) * chance(g, b, r.dropout_probability) * uniform(g, b, 0.3, 0.95)
-    image = image * light * (1 - cloud)
+    image = image * light * (1 - cloud) * (1 - r.vignetting * uniform(g, b, 0, 1) ** 2 * _distance_from_middle(hw) ** 2)
     inverted = chance(g, b, r.invert_probability)
     image = inverted * (1 - image.clamp(0, 1)) + (1 - inverted) * image
     rows, columns = torch.randn(b, 1, hw[0], 1, generator=g), torch.randn(b, 1, 1, hw[1], generator=g)
@@ -58,6 +59,12 @@ def randomise_appearance(image: torch.Tensor, generator: torch.Generator, ranges
     image = (image - clipped * 0.6) / (1 - clipped)
     low, contrast = uniform(g, b, 0, 0.3), uniform(g, b, 0.35, 1.0)
     return (low + (1 - low) * contrast * image).clamp(0, 1)
+
+
+def _distance_from_middle(hw) -> torch.Tensor:
+    """(H, W): 0 in the middle, 1 in the corners."""
+    xy = pixel_grid(hw) / torch.tensor([max(hw[1] - 1, 1), max(hw[0] - 1, 1)]) - 0.5
+    return xy.norm(dim=-1) / 0.5**0.5
 
 
 def random_field_of_view(count: int, hw, generator: torch.Generator, whole: float = 0.35) -> torch.Tensor:
@@ -73,7 +80,7 @@ def random_field_of_view(count: int, hw, generator: torch.Generator, whole: floa
     radius = uniform(g, count, 0.8, 1.6)
     disc = x**2 + y**2 < radius**2
     cut = disc & (y.abs() < radius * uniform(g, count, 0.65, 0.95))
-    box = (x.abs() < uniform(g, count, 0.65, 1.3)) & (y.abs() < uniform(g, count, 0.65, 1.3))
+    box = (x.abs() < uniform(g, count, 0.5, 1.3)) & (y.abs() < uniform(g, count, 0.5, 1.3))
     kind = torch.rand(count, 1, 1, 1, generator=g)
     shaped = torch.where(kind < 0.45, disc, torch.where(kind < 0.7, cut, box))
     return shaped | (torch.rand(count, 1, 1, 1, generator=g) < whole)

@@ -38,7 +38,7 @@ class SyntheticOptions:
     size_px: int = 256  # side of the square images
     relative: TransformRange = TransformRange()  # image 0 → image 1
     absolute_rotation_deg: float = 180.0  # turn of image 0 itself
-    zoom: tuple[float, float] = (0.45, 1.5)  # image 0 is drawn at so much of the cached resolution, log-uniform
+    zoom: tuple[float, float] = (0.38, 1.5)  # image 0 is drawn at so much of the cached resolution, log-uniform
     field_deg: tuple[float, float] = (18.0, 60.0)  # field of view of the 640 px cache
     fixed: tuple[str, ...] = ("CF", "CF", "CF", "CF", "OCT")  # drawn with equal chances
     moving: tuple[str, ...] = ("FA", "OCT", "OCTA")
@@ -67,12 +67,12 @@ class CachedView:
 
 @lru_cache(maxsize=1200)
 def draw_cached_view(seed: int, index: int, options: SyntheticOptions) -> CachedView:
-    """Grow and draw retina number ``index`` of a seed, looking somewhere between the fovea and past the disc; kept in memory."""
+    """Grow and draw retina number ``index`` of a seed, looking somewhere from beyond the fovea to the far side of the disc; kept in memory."""
     rng = np.random.default_rng([seed, index])
     retina = grow_retina(rng, options.growth)
     low, high = np.log(options.field_deg)
     field = float(np.exp(rng.uniform(low, high)))
-    center = retina.disc_xy * rng.uniform(-0.3, 1.0) * min(1, field / 40) + rng.normal(0, 0.08 * field, 2)
+    center = retina.disc_xy * rng.uniform(-0.4, 1.6) * min(1, field / 30) + rng.normal(0, 0.08 * field, 2)
     px_from_deg = view_matrix((CACHE_PX, CACHE_PX), field, tuple(center))
     layers = rasterise(retina, px_from_deg, (CACHE_PX, CACHE_PX))
     xy, _, width = visible_junctions(retina, px_from_deg, (CACHE_PX, CACHE_PX))

@@ -136,14 +136,21 @@ def _texture(g, b, hw, cells=(3, 9, 40), weights=(0.3, 0.4, 0.6)):
     return sum(w * smooth_noise(g, b, hw, c) for c, w in zip(cells, weights, strict=True))
 
 
+def _choroid(g, b, hw, px_per_deg):
+    """(B, 1, H, W) in [0, 1]: broad vessels of the choroid, which shine through where the pigment is thin: meandering bands."""
+    cell = round(float((1.3 * px_per_deg).mean().clamp(4.0, 40.0)))
+    bands = torch.exp(-((smooth_noise(g, b, hw, cell) / uniform(g, b, 0.4, 0.8)) ** 2))
+    return bands * torch.sigmoid(3 * smooth_noise(g, b, hw, 5 * cell))
+
+
 def render_cf(scene: Scene, g: torch.Generator, thin_px=(0.3, 1.6)) -> torch.Tensor:
     """Colour fundus photograph: (B, 3, H, W) RGB in [0, 1]."""
     b, hw = len(scene.layers), scene.layers.shape[-2:]
     a = _Anatomy(scene, g, thin_px)
     base = torch.cat([uniform(g, b, 0.5, 0.9), uniform(g, b, 0.22, 0.5), uniform(g, b, 0.06, 0.3)], 1)
     mottle = 1 + uniform(g, b, 0.01, 0.08) * _texture(g, b, hw) - uniform(g, b, 0.05, 0.45) * a.macula
-    tessellation = uniform(g, b, 0, 0.1) * chance(g, b, 0.3) * smooth_noise(g, b, hw, 12).abs().clamp_max(1.5)
-    image = base * (mottle - tessellation)
+    tessellation = uniform(g, b, -0.25, 0.25) * chance(g, b, 0.35) * _choroid(g, b, hw, scene.px_per_deg)
+    image = base * (mottle + tessellation)
     pale = torch.cat([uniform(g, b, 0.8, 1.0), uniform(g, b, 0.6, 0.9), uniform(g, b, 0.35, 0.7)], 1)
     image = image + (pale - image) * (a.disc * uniform(g, b, 0.2, 0.75) + a.cup * uniform(g, b, 0.05, 0.35)).clamp_max(1)
     blood = torch.tensor([0.25, 1.0, 0.8]).reshape(1, 3, 1, 1) * uniform(g, b, 0.5, 1.5)
@@ -161,15 +168,18 @@ def render_fa(scene: Scene, g: torch.Generator, thin_px=(0.2, 1.4)) -> torch.Ten
     b, hw = len(scene.layers), scene.layers.shape[-2:]
     a = _Anatomy(scene, g, thin_px)
     base = uniform(g, b, 0.08, 0.5)
-    image = base * (1 + uniform(g, b, 0.05, 0.3) * _texture(g, b, hw)) * (1 - uniform(g, b, 0.2, 0.85) * a.macula)
-    image = image + a.disc * uniform(g, b, -0.4, 0.35) + uniform(g, b, 0, 0.2) * chance(g, b, 0.4) * a.halo
+    flush = 1 + uniform(g, b, -0.4, 0.6) * chance(g, b, 0.35) * _choroid(g, b, hw, scene.px_per_deg)
+    image = base * flush * (1 + uniform(g, b, 0.05, 0.3) * _texture(g, b, hw)) * (1 - uniform(g, b, 0.2, 0.85) * a.macula)
+    image = (image + a.disc * uniform(g, b, -0.6, 0.35)).clamp_min(0.02) + uniform(g, b, 0, 0.2) * chance(g, b, 0.4) * a.halo
     mesh = _capillaries(g, b, hw, scene.px_per_deg) * (1 - a.avascular) * (1 - a.disc)
     image = image + mesh * uniform(g, b, 0, 0.15) * chance(g, b, 0.5)
     leak = blur(scene.layer("exudate") + scene.layer("drusen"), uniform(g, b, 0.5, 4.0)) * uniform(g, b, -0.1, 0.6)
     window = scene.layer("scar") * uniform(g, b, -0.4, 0.5)
     early = chance(g, b, 0.25)  # arterial phase: veins still fill
     artery, vein = uniform(g, b, 0.25, 0.8), uniform(g, b, 0.25, 0.8) * (1 - early * uniform(g, b, 0.2, 0.8))
-    image = image + torch.maximum(a.artery * artery, a.vein * vein) + leak + window
+    pool = torch.sigmoid(3 * smooth_noise(g, b, hw, max(hw) / 10) - uniform(g, b, 3, 6)) * uniform(g, b, 0.3, 1.2) * chance(g, b, 0.25)  # late leakage
+    closed = torch.sigmoid(4 * smooth_noise(g, b, hw, max(hw) / 7) - 4) * uniform(g, b, 0.2, 0.7) * chance(g, b, 0.25)  # capillaries without flow
+    image = image * (1 - closed) + torch.maximum(a.artery * artery, a.vein * vein) + leak + window + pool
     image = image * (1 - scene.layer("hemorrhage") * uniform(g, b, 0.3, 0.95))
     return image.clamp(0, 1)
 

@@ -23,8 +23,10 @@ from accelerate import PartialState
 from .calibration import publish
 from .checkpoints import SHIPPED
 from .config import from_dict
+from .dataset import SyntheticOptions
 from .files import write_json
 from .phases import TrainConfig
+from .pke import PkeOptions
 from .processes import is_main
 from .trainer import Trainer
 
@@ -33,7 +35,9 @@ LITE = TrainConfig(steps_per_epoch=250, pool_size=1000, validation_pairs=48, mov
 RECIPES: dict[str, list[TrainConfig]] = {
     "lite": [
         replace(LITE, phase="warmup", epochs=2, curriculum_steps=500),
-        replace(LITE, phase="geometric", epochs=22, seed=1, rise_steps=1, final_rate_ratio=0.02),
+        replace(LITE, phase="geometric", epochs=20, seed=1, rise_steps=1, final_rate_ratio=0.03),
+        replace(LITE, phase="pke", epochs=4, seed=2, learning_rate=3e-4, final_rate_ratio=0.02, pool_size=300,
+                data=SyntheticOptions(frames_per_retina=2), pke=PkeOptions(candidate_min_probability=0.3, pke_min_probability=0.3)),
     ],
 }
 

@@ -214,12 +214,12 @@ def _crossings(segments, widths, branches, forks, min_angle_deg=20.0, clear_deg=
 def _lesions(rng, disc):
     """(L, 5) rows of index in drawing.LESIONS, x, y, radius (deg), outline seed: a random mixture of pathologies in clusters."""
     rows = []
-    recipes = {0: (0.5, 25, 0.15, 1.6), 1: (0.45, 30, 0.08, 0.5), 2: (0.35, 60, 0.07, 0.35), 3: (0.3, 25, 0.3, 0.9)}
+    recipes = {0: (0.5, 25, 0.15, 2.2), 1: (0.45, 40, 0.08, 0.7), 2: (0.35, 60, 0.07, 0.4), 3: (0.35, 60, 0.3, 1.0)}
     for layer, (chance, most, small, large) in recipes.items():
         if rng.random() > chance:
             continue
         for _ in range(rng.integers(1, 4)):
-            center, spread = rng.normal(0, 7, 2) - 0.1 * disc, rng.uniform(0.6, 6)
+            center, spread = rng.normal(0, 8, 2) - 0.1 * disc, rng.uniform(0.6, 9)
             n = rng.integers(1, most)
             radius = np.exp(rng.uniform(np.log(small), np.log(large), n)) * rng.uniform(0.5, 1.2)
             rows.append(np.column_stack([np.full(n, layer), center + rng.normal(0, spread, (n, 2)), radius, rng.integers(0, 2**31, n)]))
