@@ -15,7 +15,7 @@ help:
 	@echo "make train       all four training phases, each by its notebook, with a report; full scale: ARGS=\"-f notebooks/params/full.yaml\""
 	@echo "make train-lite  train the shipped weights again, on drawn retinas only"
 	@echo "make ablation    what each training phase brings; hours, resumable"
-	@echo "make benchmark   time and success beside OpenCV SIFT + MAGSAC"
+	@echo "make benchmark   time and success beside OpenCV SIFT + MAGSAC; over turn, scale and overlap: ARGS=\"--grid all\""
 	@echo "make clean       remove .venv and caches (data/ and outputs/ stay)"
 
 demo: $(STAMP)
@@ -37,7 +37,7 @@ ablation: $(STAMP)
 	@$(PY) -m retina_kp.ablation
 
 benchmark: $(STAMP)
-	@$(PY) -m retina_kp.benchmark
+	@$(PY) -m retina_kp.benchmark $(ARGS)
 
 clean:
 	@rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

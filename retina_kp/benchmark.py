@@ -1,67 +1,58 @@
-"""``make benchmark``: success, error and time on drawn pairs, ours beside OpenCV SIFT + MAGSAC on the same pairs."""
+"""``make benchmark``: success, error and time on drawn pairs, ours beside OpenCV SIFT + MAGSAC on the same pairs; with --grid, ours beside
+every rival over angle, scale and overlap."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import platform
-import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import cv2
-import numpy as np
 import torch
 
-from .evaluation import MOVING, RIGHT_PX, VALIDATION_SEED, gather_trials, run_trial, summarise_trials
-from .images import to_gray
-from .keypoints import Features
-from .matching import fit_transform, mutual_matches
-from .metrics import mace
+from .checkpoints import find_weights
+from .evaluation import MOVING, RIGHT_PX, VALIDATION_SEED, Trial, gather_trials, run_trial, summarise_trials
+from .files import write_csv, write_json
+from .grids import FACTORS, GRID_SEED, error_px, grid_jobs, method_rows, pivot, read_rows, run_grid, stage_rows, summarise
 from .registration import Registrar
+from .rivals import RIVALS, Rival, choose_rivals
 from .samples import PairOptions, SamplePair, draw_pair
+from .timing import cold_start, peak_memory_gb
 
 UPRIGHT = PairOptions(rotation_deg=10.0, scale=(0.9, 1.1), min_overlap=0.7)
+TABLES = {
+    "upright": ("turn ±10°, scale 0.9–1.1, overlap ≥ 0.7", UPRIGHT),
+    "any": ("turn ±180°, scale 0.6–1.7, overlap ≥ 0.5", PairOptions()),
+}
+
+# ------------------------------------------------------------------ tables
 
 
-def sift_magsac(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
-    """The classical baseline: SIFT on equalised images, mutual matches with ratio 0.9, MAGSAC affine; H_1to0 or None."""
-    features = []
-    for image in (fixed, moving):
-        gray = cv2.createCLAHE(4.0, (8, 8)).apply((to_gray(image) * 255).astype(np.uint8))
-        points, descriptors = cv2.SIFT_create(2000).detectAndCompute(gray, None)
-        if descriptors is None or len(points) < 4:
-            return None
-        unit = descriptors / np.maximum(np.linalg.norm(descriptors, axis=1, keepdims=True), 1e-9)
-        features.append(Features(np.array([p.pt for p in points], np.float32), np.ones(len(points)), unit, gray.shape))
-    index = mutual_matches(*features, ratio_max=0.9)
-    fit = fit_transform(features[0].keypoints_xy[index[:, 0]], features[1].keypoints_xy[index[:, 1]], "affine", 3.0)
-    return None if fit is None else fit.H_1to0
-
-
-def compare(registrar: Registrar, options: PairOptions, per_modality: int, seed: int, moving: Sequence[str] = MOVING) -> list[dict]:
-    """Rows of ours and SIFT + MAGSAC per modality on the same pairs."""
+def compare(registrar: Registrar, options: PairOptions, per_modality: int, seed: int, moving: Sequence[str],
+            rivals: Mapping[str, Rival]) -> list[dict]:  # fmt: skip
+    """Rows of ours and the rivals per modality, all on the same pairs."""
     rows = []
     for modality in moving:
-        trials, errors, seconds = [], [], []
+        trials: dict[str, list[Trial]] = {}
         for index in range(per_modality):
             pair = draw_pair(seed, index, ("CF", modality), options)
-            trials.append(run_trial(registrar, pair))
-            started = time.perf_counter()
-            errors.append(_error(sift_magsac(pair.fixed, pair.moving), pair))
-            seconds.append(time.perf_counter() - started)
-        ours = summarise_trials(trials)[0]
-        errors = np.array(errors)
-        rows += [{"method": "retina_kp", **ours},
-                 {"method": "SIFT+MAGSAC", "pair": ours["pair"], "n": len(errors), "success": round(float((errors <= RIGHT_PX).mean()), 3),
-                  "wrong_accepted": round(float((np.isfinite(errors) & (errors > RIGHT_PX)).mean()), 3),
-                  "refused": round(float(np.isinf(errors).mean()), 3),
-                  "within_2px": round(float((errors <= 2).mean()), 3), "median_px": round(float(np.median(errors)), 2),
-                  "median_s": round(float(np.median(seconds)), 2)}]  # fmt: skip
+            trials.setdefault("retina_kp", []).append(run_trial(registrar, pair))
+            for name, rival in rivals.items():
+                trials.setdefault(name, []).append(run_rival(rival, pair))
+        rows += [{"method": name, **summarise_trials(own)[0]} for name, own in trials.items()]
     return rows
 
 
-def _error(H_1to0: np.ndarray | None, pair: SamplePair) -> float:
-    return np.inf if H_1to0 is None else mace(H_1to0, np.linalg.inv(pair.H_0to1), pair.moving.shape[:2], pair.fixed.shape[:2])
+def run_rival(rival: Rival, pair: SamplePair) -> Trial:
+    """A rival's answer as a trial: it is sure whenever it has one."""
+    started = time.perf_counter()
+    H_1to0 = rival(pair.fixed, pair.moving)
+    seconds, error = time.perf_counter() - started, error_px(H_1to0, pair)
+    return Trial(pair.modalities[1], H_1to0 is not None, error, error, float(H_1to0 is not None), seconds, True, {})
 
 
 def print_table(rows: list[dict]) -> None:
@@ -72,27 +63,9 @@ def print_table(rows: list[dict]) -> None:
         print("  " + "  ".join(str(row[k]).ljust(w) for k, w in widths.items()))
 
 
-TABLES = {
-    "upright": ("turn ±10°, scale 0.9–1.1, overlap ≥ 0.7", UPRIGHT),
-    "any": ("turn ±180°, scale 0.6–1.7, overlap ≥ 0.5", PairOptions()),
-}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=12, help="pairs per modality and table")
-    parser.add_argument("--tables", default="upright,any", help="which tables: upright, any")
-    parser.add_argument("--moving", default=",".join(MOVING), help="modalities of the moving image")
-    parser.add_argument("--ours-only", action="store_true", help="leave the baseline out")
-    parser.add_argument(
-        "--processes", type=int, default=1, help="with --ours-only: processes that share the threads; times are then longer"
-    )
-    parser.add_argument("--weights", default="lite")
-    parser.add_argument("--seed", type=int, default=VALIDATION_SEED)
-    args = parser.parse_args()
+def print_tables(args, rivals: Mapping[str, Rival]) -> None:
+    """The tables asked for, of ours alone or beside rivals."""
     registrar, moving = Registrar.from_pretrained(args.weights), args.moving.split(",")
-    where = f"{platform.machine()}, {torch.get_num_threads()} threads, {registrar.device}"
-    print(f"{where}, torch {torch.__version__}, OpenCV {cv2.__version__}")
     registrar(*[draw_pair(1, 1).fixed] * 2)  # the first call loads and plans
     for name in args.tables.split(","):
         title, options = TABLES[name]
@@ -102,8 +75,85 @@ def main() -> None:
                 summarise_trials(gather_trials(args.weights, args.seed, args.pairs, options, moving=moving, processes=args.processes))
             )
         else:
-            print_table(compare(registrar, options, args.pairs, args.seed, moving))
-    print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB")
+            print_table(compare(registrar, options, args.pairs, args.seed, moving, rivals))
+    print(f"\npeak memory {peak_memory_gb():.2f} GB")
+
+
+# ------------------------------------------------------------------ grids
+
+
+def resume(folder: Path, settings: dict, rivals: Sequence[str], jobs: list) -> tuple[list[dict], list]:
+    """Rows that a run with the same settings left in a folder, and the jobs that are still to do; ValueError when settings differ."""
+    noted = folder / "settings.json"
+    if noted.is_file() and json.loads(noted.read_text(encoding="utf-8")) != settings:
+        raise ValueError(f"{folder} holds a run with other weights or another seed: name another folder with --out")
+    write_json(noted, settings)
+    rows = read_rows(folder / "trials.csv") if (folder / "trials.csv").is_file() else []
+    done: dict[tuple, set] = {}
+    for row in rows:
+        done.setdefault((row["factor"], row["bin"], row["pair"], row["index"]), set()).add(row["method"])
+    whole = {key for key, methods in done.items() if {"retina_kp", *rivals} <= methods}
+    rest = [job for job in jobs if (job[0].factor, job[0].label, f"CF-{job[1]}", job[2]) not in whole]
+    return [row for row in rows if (row["factor"], row["bin"], row["pair"], row["index"]) in whole], rest
+
+
+def save_figures(folder: Path, rows: Sequence[Mapping], missing: Mapping[str, str], start: Mapping[str, float]) -> dict:
+    """Write trials.csv, cells.csv and figures.json into a folder; returns what the last one holds: methods, cells, stages, cold start."""
+    cells = summarise(rows, "factor", "bin", "pair", "method")
+    found = {"methods": method_rows(rows, missing), "stages_s": stage_rows(rows), "cold_start": dict(start), "cells": cells}
+    write_csv(folder / "trials.csv", rows)
+    write_csv(folder / "cells.csv", cells)
+    write_json(folder / "figures.json", found)
+    return found
+
+
+def run_grids(args, rivals: Mapping[str, Rival], missing: Mapping[str, str]) -> None:
+    """Measure the grids asked for, keep every trial as it comes, print the tables."""
+    factors, folder = list(FACTORS) if args.grid == "all" else args.grid.split(","), Path(args.out)
+    jobs = grid_jobs([cell for factor in factors for cell in FACTORS[factor]()], args.pairs, args.moving.split(","))
+    weights = hashlib.sha256(find_weights(args.weights).read_bytes()).hexdigest()[:12]
+    rows, rest = resume(folder, {"weights": weights, "seed": args.seed}, list(rivals), jobs)
+    print(f"{len(jobs)} pairs, {len(jobs) - len(rest)} of them measured before; each is kept in {folder / 'trials.csv'}", flush=True)
+    for count, found in enumerate(run_grid(args.weights, list(rivals), rest, args.seed, args.processes), 1):
+        rows += found
+        if count % 10 == 0 or count == len(rest):
+            write_csv(folder / "trials.csv", rows)
+            print(f"{count} of {len(rest)}", flush=True)
+    sample = draw_pair(args.seed, 0, ("CF", "FA"), UPRIGHT)
+    figures = save_figures(folder, rows, missing, cold_start(args.weights, sample.fixed, sample.moving))
+    for factor in factors:
+        print(f"\n{factor}: success (AUC25), pairs per modality and bin: {args.pairs}")
+        print_table(pivot(figures["cells"], factor))
+    print("\nmethods, over all pairs")
+    print_table(figures["methods"])
+    print("\nseconds of retina_kp per stage")
+    print_table(figures["stages_s"])
+    print("\nnew process: " + ", ".join(f"{name} {value:.2f}" for name, value in figures["cold_start"].items()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=12, help="pairs per modality and table, or per cell of a grid")
+    parser.add_argument("--tables", default="upright,any", help="which tables: upright, any")
+    parser.add_argument("--grid", default="", help="instead of tables, grids over: angle,scale,overlap, some of them, or all")
+    parser.add_argument("--moving", default=",".join(MOVING), help="modalities of the moving image")
+    parser.add_argument("--rivals", default="", help=f"of {', '.join(RIVALS)}; default: SIFT+MAGSAC for tables, all for grids")
+    parser.add_argument("--ours-only", action="store_true", help="leave the rivals out")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="for grids, and with --ours-only: processes that share the threads; times are then longer"
+    )
+    parser.add_argument("--out", default="outputs/benchmark", help="folder of a grid's results; a second call goes on with them")
+    parser.add_argument("--weights", default="lite")
+    parser.add_argument("--seed", type=int, default=None)
+    args = parser.parse_args()
+    args.seed = args.seed if args.seed is not None else GRID_SEED if args.grid else VALIDATION_SEED
+    wanted = args.rivals.split(",") if args.rivals else [*RIVALS] if args.grid else ["SIFT+MAGSAC"]
+    rivals, missing = choose_rivals([] if args.ours_only else wanted)
+    where = f"{platform.machine()}, {torch.get_num_threads()} threads, {'cuda' if torch.cuda.is_available() else 'cpu'}"
+    print(f"{where}, torch {torch.__version__}, OpenCV {cv2.__version__}")
+    for name, why in missing.items():
+        print(f"{name} left out: {why}")
+    run_grids(args, rivals, missing) if args.grid else print_tables(args, rivals)
 
 
 if __name__ == "__main__":

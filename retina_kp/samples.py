@@ -25,9 +25,12 @@ class PairOptions:
     """How sample pairs are drawn."""
 
     size_px: int = 768  # side of both square images
-    rotation_deg: float = 180.0  # relative turn, uniform in ± this
+    rotation_deg: float = 180.0  # relative turn: its size is uniform between min_rotation_deg and this, its sense is either
+    min_rotation_deg: float = 0.0
     scale: tuple[float, float] = (0.6, 1.7)  # size of a structure in the moving image over its size in the fixed one, log-uniform
     min_overlap: float = 0.5  # common area over the smaller of the two fields
+    max_overlap: float = 1.0
+    max_shift: float = 0.3  # of the middle of one image against the other's along either axis, in widths of the wider field
     shear: float = 0.02
     fixed_field_deg: tuple[float, float] = (30.0, 55.0)
     macular_field_deg: tuple[float, float] = (14.0, 28.0)  # both images' fields when the moving one is OCTA
@@ -60,11 +63,11 @@ def draw_pair(seed: int, index: int, modalities: tuple[str, str] = ("CF", "FA"),
         H_0to1 = view1 @ np.linalg.inv(view0)
         valid = random_field_of_view(2, hw, g, whole=0.3)
         common = _common_area(H_0to1, valid[0, 0].numpy(), valid[1, 0].numpy())
-        if common >= options.min_overlap:
+        if options.min_overlap <= common <= options.max_overlap:
             break
     else:
-        advice = "widen the scale range or lower min_overlap"
-        raise RuntimeError(f"no cameras with an overlap of {options.min_overlap} found in 200 tries: {advice}")
+        wanted = f"an overlap of {options.min_overlap:g} to {options.max_overlap:g}"
+        raise RuntimeError(f"no cameras with {wanted} found in 200 tries: change the scale range, max_shift, or these limits")
     scene = make_scene([retina, retina], [view0, view1], hw)
     images = [_photograph(m, scene[i : i + 1], valid[i : i + 1], g, options.appearance) for i, m in enumerate(modalities)]
     layers = scene.layers[0]
@@ -82,8 +85,10 @@ def _cameras(rng, retina: Retina, modalities, o: PairOptions) -> tuple[np.ndarra
     looks_at = retina.disc_xy * (rng.uniform(0.1, 0.6) if "OCTA" not in modalities else rng.uniform(-0.05, 0.15)) + rng.normal(0, 1.0, 2)
     view0 = view_matrix(hw, field, tuple(looks_at), rng.uniform(-8, 8))
     scale = float(np.exp(rng.uniform(*np.log(o.scale))))
-    target = np.array(image_center(hw)) + rng.uniform(-0.3, 0.3, 2) * o.size_px * max(scale, 1)
-    relative = similarity(rng.uniform(-1, 1) * o.rotation_deg, scale, image_center(hw), target)
+    target = np.array(image_center(hw)) + rng.uniform(-o.max_shift, o.max_shift, 2) * o.size_px * max(scale, 1)
+    turn = rng.uniform(-1, 1)
+    angle = turn * (o.rotation_deg - o.min_rotation_deg) + np.copysign(o.min_rotation_deg, turn)
+    relative = similarity(angle, scale, image_center(hw), target)
     shear = np.eye(3)
     shear[:2, :2] += rng.uniform(-o.shear, o.shear, (2, 2))
     return view0, relative @ shear @ view0

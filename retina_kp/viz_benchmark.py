@@ -1,0 +1,112 @@
+"""Pictures of a benchmark: success against turn, scale and overlap, one line per method; seconds per stage and per method.
+
+Tables are those of `grids`. Every plot function makes a figure of its own and returns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from .evaluation import RIGHT_PX
+from .grids import OURS
+from .rivals import RIVALS
+from .timing import STAGES
+from .viz import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW
+
+LOOKS = dict(zip((OURS, *RIVALS), zip((BLUE, RED, ORANGE, GREEN, PURPLE, BLACK), "osD^vX", strict=True), strict=True))  # color, marker
+STAGE_COLORS = dict(zip(STAGES, (SKY, BLUE, ORANGE, YELLOW), strict=True))
+AXIS = {"angle": "turn between the images", "scale": "size in the moving image : size in the fixed one",
+        "overlap": "share of the smaller field that both see"}  # fmt: skip
+MEASURES = {"success": f"registered within {RIGHT_PX:g} px", "auc25": "AUC25", "within_2px": "registered within 2 px"}
+
+
+def plot_grid(cells: Sequence[Mapping], factor: str, measure: str = "success") -> Figure:
+    """One panel per pair of modalities, one line per method: a measure (key of MEASURES, share of all pairs) against the bins of a
+    factor. cells: `grids.summarise(rows, "factor", "bin", "pair", "method")`; a factor that they lack is said to be missing."""
+    own = [cell for cell in cells if cell["factor"] == factor]
+    if not own:
+        figure = plt.figure(figsize=(0.7 * WIDTH_IN, 0.5))
+        ax = figure.add_subplot()  # a figure without axes is not shown
+        ax.set_axis_off()
+        ax.text(0, 0.5, f"These figures hold nothing about the {factor}.", fontsize=11)
+        return figure
+    pairs, bins, methods = (list(dict.fromkeys(cell[key] for cell in own)) for key in ("pair", "bin", "method"))
+    figure = plt.figure(figsize=(WIDTH_IN * (1 if len(pairs) > 1 else 0.7), 3.7), layout="constrained")
+    axes = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
+    for ax, pair in zip(axes, pairs, strict=True):
+        for method, aside in zip(methods, _asides(methods), strict=True):
+            values = {cell["bin"]: cell[measure] for cell in own if (cell["pair"], cell["method"]) == (pair, method)}
+            _line(ax, np.arange(len(bins)) + aside, [values.get(label, np.nan) for label in bins], method)
+        counts = {cell["n"] for cell in own if cell["pair"] == pair}
+        each = f"{min(counts)}" + (f" to {max(counts)}" if len(counts) > 1 else "")
+        ax.set_title(f"{pair}, {each} {'pair' if counts == {1} else 'pairs'} per point", fontsize=11)
+        ax.set_xticks(range(len(bins)), bins)
+        ax.set(ylim=(-0.04, 1.04), xlim=(-0.4, len(bins) - 0.6))
+        ax.yaxis.set_major_formatter("{x:.0%}" if measure != "auc25" else "{x:.1f}")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(True, axis="y", color="0.9", linewidth=0.8)
+    axes[0].set_ylabel(MEASURES[measure])
+    figure.supxlabel(AXIS[factor], fontsize=10)
+    handles = {line.get_label(): line for line in axes[0].lines}
+    columns = 6 if len(pairs) > 1 else 4 if len(handles) <= 4 else 3
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, frameon=False, markerscale=0.8)
+    return figure
+
+
+def _asides(methods: Sequence[str]) -> list[float]:
+    """Shifts along x, so that rivals with equal values stand side by side, to the left and right of ours."""
+    others = [name for name in methods if name != OURS]
+    steps = [k - len(others) // 2 + (k >= len(others) // 2) for k in range(len(others))]  # … -2 -1 1 2 …
+    return [0.0 if name == OURS else 0.06 * steps[others.index(name)] for name in methods]
+
+
+def _line(ax, places, values, method: str) -> None:
+    """Ours is a broad band below the others, so that nothing hides behind it."""
+    color, marker = LOOKS.get(method, ("0.5", "."))
+    shape = {"linewidth": 6, "markersize": 10, "alpha": 0.8} if method == OURS else {"linewidth": 1.4, "markersize": 6}
+    ax.plot(places, values, color=color, marker=marker, markeredgecolor="white", markeredgewidth=0.6, label=method,
+            zorder=2 if method == OURS else 3, **shape)  # fmt: skip
+
+
+def plot_stages(rows: Sequence[Mapping]) -> Figure:
+    """Mean seconds of retina_kp per pair, stage upon stage, one panel per factor; rows: `grids.stage_rows`."""
+    factors = list(dict.fromkeys(row["factor"] for row in rows))
+    widths = [sum(row["factor"] == factor for row in rows) + 1 for factor in factors]
+    figure = plt.figure(figsize=(WIDTH_IN, 3.2), layout="constrained")
+    axes = figure.subplots(1, len(factors), sharey=True, squeeze=False, width_ratios=widths)[0]
+    for ax, factor in zip(axes, factors, strict=True):
+        own = [row for row in rows if row["factor"] == factor]
+        bottom = np.zeros(len(own))
+        for stage in STAGES:
+            seconds = np.array([row[stage] for row in own])
+            ax.bar(range(len(own)), seconds, 0.7, bottom, color=STAGE_COLORS[stage], label=stage)
+            bottom += seconds
+        for place, total in enumerate(bottom):
+            ax.text(place, total, f"{total:.2f}", ha="center", va="bottom", fontsize=9)
+        ax.set_xticks(range(len(own)), [row["bin"] for row in own])
+        ax.set_title(factor, fontsize=11)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("seconds per pair")
+    axes[0].set_ylim(0, 1.12 * max(sum(row[stage] for stage in STAGES) for row in rows))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(STAGES), frameon=False)
+    return figure
+
+
+def plot_seconds(rows: Sequence[Mapping]) -> Figure:
+    """Median seconds per pair of each method; rows: `grids.method_rows`, those without figures are left out."""
+    rows = [row for row in rows if row["median_s"] is not None]
+    figure = plt.figure(figsize=(0.7 * WIDTH_IN, 0.6 + 0.34 * len(rows)), layout="constrained")
+    ax = figure.add_subplot()
+    seconds = [row["median_s"] for row in rows]
+    ax.barh(range(len(rows)), seconds, 0.65, color=[LOOKS.get(row["method"], ("0.5", "."))[0] for row in rows])
+    for place, value in enumerate(seconds):
+        ax.text(value + 0.01 * max(seconds), place, f"{value:.2f} s", va="center", fontsize=10)
+    ax.set_yticks(range(len(rows)), [row["method"] for row in rows])
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 1.12 * max(seconds)), xlabel="seconds per pair (median)")
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure

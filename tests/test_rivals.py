@@ -1,0 +1,57 @@
+"""The methods we measure against are no straw men: each recovers what it can recover, whatever the polarity and the size."""
+
+import cv2
+import numpy as np
+import pytest
+
+from retina_kp import PairOptions
+from retina_kp import rivals as rivals_module
+from retina_kp.geometry import corner_error, similarity
+from retina_kp.rivals import RIVALS, choose_rivals, why_missing
+from retina_kp.samples import draw_pair
+
+HERE = [pytest.param(name, marks=pytest.mark.skipif(bool(why_missing(name)), reason=why_missing(name))) for name in RIVALS]
+ANY_TURN = [param for param in HERE if param.values[0] != "ECC"]
+
+
+@pytest.fixture(scope="module")
+def fundus():
+    return draw_pair(21, 3, ("CF", "FA"), PairOptions(size_px=480)).fixed[20:433]  # (413, 480, 3)
+
+
+def moved(image, H_0to1):
+    """Green channel as it looks after the transform."""
+    return cv2.warpPerspective(image[..., 1].astype(np.float32) / 255, H_0to1, image.shape[1::-1])
+
+
+def error(name, fixed, moving, H_0to1):
+    H_1to0 = RIVALS[name](fixed, moving)
+    assert H_1to0 is not None and H_1to0.shape == (3, 3)
+    return corner_error(H_1to0, np.linalg.inv(H_0to1), moving.shape[:2])
+
+
+@pytest.mark.parametrize("inverted", [False, True], ids=["same polarity", "inverted"])
+@pytest.mark.parametrize("name", HERE)
+def test_a_small_transform_of_an_image_is_recovered(name, inverted, fundus):
+    H_0to1 = similarity(6, 1.04, (240, 206), (258, 195))
+    moving = moved(fundus, H_0to1)
+    assert error(name, fundus, 1 - moving if inverted else moving, H_0to1) < 2
+
+
+@pytest.mark.parametrize("name", ANY_TURN)
+def test_a_turn_is_recovered_where_the_method_is_made_for_it(name, fundus):
+    H_0to1 = similarity(137, 0.95, (240, 206), (245, 200))
+    assert error(name, fundus, moved(fundus, H_0to1), H_0to1) < 2
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_a_blank_image_gives_nothing(name, fundus):
+    assert RIVALS[name](fundus, np.full((300, 420), 90, np.uint8)) is None
+
+
+def test_what_cannot_run_is_left_out_with_its_reason(monkeypatch):
+    monkeypatch.setattr(rivals_module, "find_spec", lambda name: None)
+    usable, missing = choose_rivals(["ECC", "mutual information"])
+    assert list(usable) == ["ECC"] and "pip install" in missing["mutual information"]
+    with pytest.raises(ValueError, match="no rival 'SURF'; there are SIFT"):
+        choose_rivals(["SURF"])
