@@ -23,15 +23,14 @@ from .evaluation import RIGHT_PX, run_trials
 from .files import write_csv, write_json
 from .objective import TRUE_RADIUS_PX
 from .phases import TrainConfig
-from .pke import PkeOptions, mine
+from .pke import mine
 from .registration import Registrar
 from .samples import PairOptions
 from .trainer import Trainer, average
 from .validation import ValidationSet, mined_precision
 
-BASE = TrainConfig(batch_size=6, precision="bf16", extra_points=96, pool_size=300, steps_per_epoch=100, validation_pairs=24, rise_steps=1,
-                   data=SyntheticOptions(size_px=192, annotated_share=0.5, frames_per_retina=2), pke=PkeOptions(
-                       candidate_min_probability=0.1, pke_min_probability=0.1))  # fmt: skip
+BASE = TrainConfig(batch_size=6, precision="bf16", extra_points=96, pool_size=150, steps_per_epoch=100, validation_pairs=24, rise_steps=1,
+                   data=SyntheticOptions(size_px=192, annotated_share=0.5, frames_per_retina=2))  # fmt: skip
 TRUTH = replace(BASE.data, annotated_share=1.0)  # validation knows every junction
 LOOSE = "pke, content 0.95"  # a control: nearly any match confirms
 ARMS = {
