@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -12,10 +13,10 @@ import torch
 from .checkpoints import load_network
 from .confidence import confidence, measure_evidence
 from .config import from_dict
-from .geometry import describe, similarity, warp_points
+from .geometry import corners, describe, similarity, warp_points
 from .images import as_array
 from .keypoints import Features, KeypointOptions
-from .matching import MODELS, Fit, fit_transform, implausible
+from .matching import MODELS, Fit, fit_closely, fit_transform, implausible
 from .networks import fold_batch_norm
 from .result import Registration, refused
 from .search import Hypothesis, hypotheses, matched_nearby, search_stages
@@ -43,8 +44,9 @@ class RegistrarOptions:
     close_px: float = 600.0  # size of the close pictures of what both images show: the square root of their area
     close_radius_px: float = 12.0  # base px
     close_threshold_px: float = 3.0  # base px
-    polish_radius_px: float = 8.0  # px of the close pictures, for the last pass
-    polish_threshold_px: float = 3.0
+    polish_radius_px: float = 10.0  # px of the close pictures, for the last pass
+    polish_threshold_px: float = 5.0
+    redraw_px: float = 6.0  # before it the moving image is drawn again if its corners in the close-up moved farther
     sure_confidence: float = 0.97  # a candidate with so much ends the search
     min_inliers: int = 7
     min_contrast: float = 0.004  # standard deviation of gray levels below which an image counts as blank
@@ -68,10 +70,14 @@ class Closeup:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A hypothesis looked at closely. H_base: moving base px → fixed base px; result: the same in original px, with its confidence."""
+    """A hypothesis looked at closely. H_base: moving base px → fixed base px; aligned: the moving image's features, which H_base puts
+    there in the close-up's window; moved_px: how far its corners moved since they were drawn; result: H_base in original px, with its
+    confidence."""
 
     closeup: Closeup
     H_base: np.ndarray
+    aligned: Features
+    moved_px: float
     result: Registration
 
 
@@ -148,22 +154,28 @@ class Registrar:
         closeup = self._closeup(views0, views1, H)
         if closeup is None:
             return None
-        found = self._fit_in(closeup, views0, views1, H, o.close_radius_px * closeup.zoom, o.close_threshold_px * closeup.zoom)
+        aligned = views1.drawn(closeup.window_from_base0 @ H, closeup.hw)
+        radius_px, threshold_px = o.close_radius_px * closeup.zoom, o.close_threshold_px * closeup.zoom
+        found = self._fit_in(closeup, aligned, views0, views1, H, radius_px, partial(fit_transform, threshold_px=threshold_px))
         if found is None:
             return None
-        fit, aligned, result = found
+        fit, result = found
         evidence = measure_evidence(hypothesis.support, hypothesis.share, fit, closeup.features0, aligned)
         result = replace(result, confidence=confidence(evidence, self.calibration), evidence=evidence)
-        return Candidate(closeup, self._step(closeup, fit) @ H, result)
+        moved = np.linalg.norm(warp_points(corners(closeup.hw), fit.H_1to0) - corners(closeup.hw), axis=1).max()
+        return Candidate(closeup, self._step(closeup, fit) @ H, aligned.mapped(fit.H_1to0, closeup.hw), float(moved), result)
 
     def _polish(self, views0: ImageViews, views1: ImageViews, best: Candidate) -> Candidate:
         """One more pass from where the best candidate lies, for accuracy; evidence and confidence stay as they are."""
-        o = self.options
-        found = self._fit_in(best.closeup, views0, views1, best.H_base, o.polish_radius_px, o.polish_threshold_px)
+        o, closeup, aligned = self.options, best.closeup, best.aligned
+        if best.moved_px > o.redraw_px:
+            aligned = views1.drawn(closeup.window_from_base0 @ best.H_base, closeup.hw)
+        fit = partial(fit_closely, threshold_px=o.polish_threshold_px)
+        found = self._fit_in(closeup, aligned, views0, views1, best.H_base, o.polish_radius_px, fit)
         if found is None:
             return best
-        result = replace(found[2], confidence=best.result.confidence, evidence=best.result.evidence)
-        return replace(best, H_base=self._step(best.closeup, found[0]) @ best.H_base, result=result)
+        result = replace(found[1], confidence=best.result.confidence, evidence=best.result.evidence)
+        return replace(best, H_base=self._step(closeup, found[0]) @ best.H_base, result=result)
 
     def _closeup(self, views0: ImageViews, views1: ImageViews, H: np.ndarray) -> Closeup | None:
         """The window around what both fields of view share; None when they share next to nothing."""
@@ -184,19 +196,18 @@ class Registrar:
         hw = tuple(int(n) + 1 for n in ((high - low) * zoom)[::-1])
         return Closeup(window, hw, zoom, views0.drawn(window, hw))
 
-    def _fit_in(self, closeup: Closeup, views0: ImageViews, views1: ImageViews, H: np.ndarray, radius_px: float, threshold_px: float):
-        """Draw the moving image in a close-up by H (base px), match within radius_px and fit the wanted model, all in px of the window.
-        Returns (fit, features of the moving image, result), or None."""
+    def _fit_in(self, closeup: Closeup, aligned: Features, views0, views1, H: np.ndarray, radius_px: float, fit_matches):
+        """Match the moving image's features, which H (base px) put into a close-up, within radius_px and fit the wanted model by
+        fit_matches, all in px of the window. Returns (fit, result), or None."""
         o, window_from_base1 = self.options, closeup.window_from_base0 @ H
-        aligned = views1.drawn(window_from_base1, closeup.hw)
         points0, points1 = matched_nearby(closeup.features0, aligned, radius_px)
-        fit = fit_transform(points0, points1, o.model, threshold_px)
+        fit = fit_matches(points0, points1, o.model)
         if fit is None or fit.n_inliers < o.min_inliers:
             return None
         original0_from_window = np.linalg.inv(closeup.window_from_base0 @ views0.base_from_original)
         result = Registration.from_fit(fit, original0_from_window, window_from_base1 @ views1.base_from_original, points0, points1,
                                        views0.original_hw, views1.original_hw)  # fmt: skip
-        return fit, aligned, replace(result, angle_deg=describe(result.H_tried, result.moving_hw).angle_deg)
+        return fit, replace(result, angle_deg=describe(result.H_tried, result.moving_hw).angle_deg)
 
     @staticmethod
     def _step(closeup: Closeup, fit: Fit) -> np.ndarray:

@@ -36,8 +36,17 @@ RECIPES: dict[str, list[TrainConfig]] = {
     "lite": [
         replace(LITE, phase="warmup", epochs=2, curriculum_steps=500),
         replace(LITE, phase="geometric", epochs=20, seed=1, rise_steps=1, final_rate_ratio=0.03),
-        replace(LITE, phase="pke", epochs=4, seed=2, learning_rate=3e-4, final_rate_ratio=0.02, pool_size=300,
-                data=SyntheticOptions(frames_per_retina=2), pke=PkeOptions(candidate_min_probability=0.3, pke_min_probability=0.3)),
+        replace(
+            LITE,
+            phase="pke",
+            epochs=4,
+            seed=2,
+            learning_rate=3e-4,
+            final_rate_ratio=0.02,
+            pool_size=300,
+            data=SyntheticOptions(frames_per_retina=2),
+            pke=PkeOptions(candidate_min_probability=0.3, pke_min_probability=0.3),
+        ),
     ],
 }
 
