@@ -1,4 +1,4 @@
-"""``make ablation``: what each phase of the plan brings, measured on drawn pairs whose junctions are only half annotated.
+"""``make ablation``: what each phase of the plan brings, measured on drawn CF-FA pairs whose junctions are only half annotated.
 
 An arm is three stages of equal length; the learning rate falls in the last one. Arms that begin alike share those stages. Everything is
 kept in one folder: a second call continues, a finished arm is not measured again.
@@ -25,12 +25,13 @@ from .objective import TRUE_RADIUS_PX
 from .phases import TrainConfig
 from .pke import mine
 from .registration import Registrar
-from .samples import PairOptions
+from .samples import CLINICAL, PairOptions
 from .trainer import Trainer, average
 from .validation import ValidationSet, mined_precision
 
 BASE = TrainConfig(batch_size=6, precision="bf16", extra_points=96, pool_size=150, steps_per_epoch=100, validation_pairs=24, rise_steps=1,
-                   data=SyntheticOptions(size_px=192, annotated_share=0.5, frames_per_retina=2))  # fmt: skip
+                   data=SyntheticOptions(size_px=192, fixed=("CF",), moving=("FA",), annotated_share=0.5, frames_per_retina=2,
+                                         appearance=CLINICAL))  # fmt: skip
 TRUTH = replace(BASE.data, annotated_share=1.0)  # validation knows every junction
 LOOSE = "pke, content 0.95"  # a control: nearly any match confirms
 ARMS = {
@@ -70,7 +71,7 @@ def run_arm(arm: str, seed: int, steps: int, pairs: int, folder: Path) -> dict:
 
 @torch.inference_mode()
 def measure(checkpoint: Path, pairs: int) -> dict[str, float]:
-    """Detector and mining figures on validation crops, and success on whole pairs at any turn: share of ``pairs`` per modality whose best
+    """Detector and mining figures on validation crops, and success on whole pairs at any turn: share of ``pairs`` whose best
     transform is right, whatever the confidence says (it is not calibrated for these weights)."""
     network, _ = load_network(checkpoint)
     validation = ValidationSet.drawn(48, TRUTH)
@@ -81,7 +82,7 @@ def measure(checkpoint: Path, pairs: int) -> dict[str, float]:
         for i, points in enumerate(found.points0_xy):
             precision = mined_precision(points, batch["true_keypoints"][i], TRUE_RADIUS_PX)
             rows.append({"mined_per_image": float(len(points)), "mined_precision": precision})
-    trials = run_trials(Registrar(network, device="cpu"), EVALUATION_SEED, pairs, PairOptions())
+    trials = run_trials(Registrar(network, device="cpu"), EVALUATION_SEED, pairs, PairOptions(), moving=BASE.data.moving)
     right = [float(t.would_be_px <= RIGHT_PX) for t in trials]
     return validation.evaluate(network) | average(rows) | {"success": float(np.mean(right))}
 
@@ -105,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400, help="per stage; an arm has three")
-    parser.add_argument("--pairs", type=int, default=12, help="whole pairs per modality for the success")
+    parser.add_argument("--pairs", type=int, default=48, help="whole pairs for the success")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("outputs/ablation"))
     args = parser.parse_args()
