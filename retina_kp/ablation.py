@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -87,12 +88,12 @@ def measure(checkpoint: Path, pairs: int) -> dict[str, float]:
     return validation.evaluate(network) | average(rows) | {"success": float(np.mean(right))}
 
 
-def summarise_arms(rows: list[dict]) -> list[dict]:
+def summarise_arms(rows: list[dict], shown: Sequence[str] = SHOWN) -> list[dict]:
     """One row per arm: mean ± standard deviation over the seeds."""
     table = []
     for arm in dict.fromkeys(row["arm"] for row in rows):
         own = [row for row in rows if row["arm"] == arm]
-        values = {k: np.array([row[k] for row in own if row[k] is not None]) for k in SHOWN}
+        values = {k: np.array([row[k] for row in own if row[k] is not None]) for k in shown}
         words = {k: f"{v.mean():.3g} ± {v.std():.2g}" if len(v) else "none" for k, v in values.items()}
         table.append({"arm": arm, "seeds": len(own), **words})
     return table
