@@ -157,15 +157,15 @@ class Registration:
                    tuple(d["moving_hw"]), d["model"], angle, d["evidence"], quadratic)  # fmt: skip
 
     def save(self, path: str | Path) -> list[Path]:
-        """Write ``path`` (JSON) and, when ok, beside it an ITK transform (.tfm) and ``<stem>_transformation.txt`` (the 3x3 matrix
-        moving → fixed as rows of numbers, as i2k tools read it). Returns the files written; each is complete or absent, and none is
-        left over from an earlier result of that name. ValueError for a path that ends in .tfm or .txt."""
-        path = Path(path)
+        """Write ``path`` (JSON; the ending .json is added where it is missing) and, when ok, beside it an ITK transform (.tfm) and
+        ``<stem>_transformation.txt`` (the 3x3 matrix moving → fixed as rows of numbers, as i2k tools read it). Returns the files written;
+        each is complete or absent, and none is left over from an earlier result of that name. ValueError for a path in .tfm or .txt."""
+        path = Path(path).expanduser()
         if path.suffix.lower() in (".tfm", ".txt"):
             name = path.with_suffix(".json").name
             raise ValueError(f"{path}: give the name of the JSON file, such as {name}; the others are written beside it")
-        stem = path.stem if path.suffix.lower() == ".json" else path.name
-        itk, matrix = path.with_name(stem + ".tfm"), path.with_name(stem + "_transformation.txt")
+        path = path if path.suffix.lower() == ".json" else path.with_name(path.name + ".json")
+        itk, matrix = path.with_name(path.stem + ".tfm"), path.with_name(path.stem + "_transformation.txt")
         texts = {}
         if self.ok:
             rows = [" ".join(f"{v:.10g}" for v in row) for row in self.H_1to0]

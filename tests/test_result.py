@@ -222,7 +222,9 @@ def test_save_returns_what_it_wrote(tmp_path):
 def test_a_dot_in_the_name_is_no_ending(tmp_path):
     registered().save(tmp_path / "pair_1.5deg")
     registered(TILT).save(tmp_path / "pair_1.7deg")
-    assert len(list(tmp_path.iterdir())) == 6
+    endings = (".json", ".tfm", "_transformation.txt")
+    assert {p.name for p in tmp_path.iterdir()} == {f"pair_{angle}deg{ending}" for angle in ("1.5", "1.7") for ending in endings}
+    assert Registration.load(tmp_path / "pair_1.7deg.json").H_1to0 == pytest.approx(TILT)
 
 
 @pytest.mark.parametrize("name", ["pair.tfm", "pair_transformation.txt"])
