@@ -138,12 +138,12 @@ def masked_fundus_in(parent: Path) -> Iterator[tuple[Path, Path]]:
 
 
 @contextmanager
-def reporting(found: Inventory, source: object) -> Iterator[None]:
-    """Turn what goes wrong with one pair into a Problem row."""
+def reporting(found: Inventory, source: object, pair: str = "") -> Iterator[None]:
+    """Turn what goes wrong with one pair into a Problem row; the pair is called as its file or folder unless a name is given."""
     try:
         yield
     except (ValueError, OSError) as error:
-        found.problems.append(Problem(str(source), str(error)))
+        found.problems.append(Problem(str(source), str(error), pair or Path(str(source)).stem))
 
 
 def _check_mask(path: Path, image_hw: tuple[int, int], resized: list[Path]) -> None:
