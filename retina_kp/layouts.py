@@ -80,7 +80,11 @@ def detect_layout(root: str | Path) -> str:
     }
     fitting = [name for name, fits in names.items() if fits]
     if len(fitting) != 1:
-        what = "nothing known is in here" if not fitting else f"fits several layouts, {' and '.join(fitting)}: pass layout=..."
+        what = (
+            "nothing known is in here"
+            if not fitting
+            else f"fits several layouts, {' and '.join(fitting)}: pass layout=..., or the folder of one of them"
+        )
         raise ValueError(f"{root}: {what}; {SHAPES}")
     return fitting[0]
 
