@@ -110,7 +110,8 @@ def test_the_newest_complete_run_of_our_kind_is_built_upon(tmp_path):
     write_checkpoint(tmp_path, "other size", 20, size_px=768)
     assert runs.find_checkpoint("warmup", s) == right
     assert runs.find_checkpoint("warmup", replace(s, network="superretina")) is None
-    assert runs.find_checkpoint("warmup", replace(s, run_name="older")).parent.name == "older"
+    for name in ("older", str(tmp_path / "02_geometric" / "older")):  # as a user and as the runner gives it
+        assert runs.find_checkpoint("warmup", replace(s, run_name=name)).parent.name == "older"
     config, said = runs.starting_weights(runs.training_config("geometric", s), s, tmp_path / "new")
     assert config.init_from == str(right) and "starts from" in said and "500 steps of 01_warmup" in said
 
