@@ -1,5 +1,6 @@
 """Many pairs: what is found, what is written, and how bad input is told."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from retina_kp import PairOptions, Registrar, draw_pair
+from retina_kp import PairOptions, Registrar, draw_pair, report
 from retina_kp.images import read_image, shrink, write_image
 from retina_kp.jobs import _truth_errors, display_copies, find_jobs, has_truth, run_job, run_jobs
 from retina_kp.records import PairRecord, write_pairs_csv
@@ -214,3 +215,33 @@ def test_the_error_is_that_of_the_whole_transform(truth):
     result = SimpleNamespace(ok=True, H_1to0=np.eye(3), moving_hw=(768, 768), fixed_hw=(768, 768), map_to_fixed=lambda xy: xy + [3, 4])
     record = PairRecord("a", "a", "CF", "FA", Path("a.png"), Path("b.png"), **truth)
     assert np.allclose(_truth_errors(record, result), 5)
+
+
+# ------------------------------------------------------------------ the notebook
+
+
+@pytest.fixture
+def table(folder, tmp_path) -> Path:
+    """A pairs.csv in a folder of its own: one pair that registers, one without its moving image."""
+    head, row = "pair_id;eye_id;modality0;modality1;image0;image1\n", f"1;CF;FA;{folder / 'fixed' / 'a.png'};"
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "pairs.csv").write_text(f"{head}none;{row}none.png\ngood;{row}{folder / 'moving' / 'a-fa.png'}\n")
+    return tmp_path / "set"
+
+
+def test_the_notebook_keeps_failed_pairs_and_writes_into_one_folder(table, tmp_path):
+    parameters = {"fixed": str(table), "device": "cpu", "pair_index": 1}
+    result = report.run_notebook("07_register", parameters, tmp_path / "out")
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        rows = {row["pair"]: row for row in csv.DictReader(file)}
+    assert rows["good"]["status"] == "ok" and rows["good"]["moving"] == "moving/a-fa.png"
+    assert rows["none"]["status"].startswith("failed: pairs.csv, line 2: ") and "no such file" in rows["none"]["status"]
+    assert [row["pair"] for row in json.loads((tmp_path / "out" / "metrics.json").read_text())["pairs"]] == ["good", "none"]
+    assert "good.tfm" in {path.name for path in result.html.parent.iterdir()}
+    assert "none.png: no such file" in result.html.read_text(encoding="utf-8")
+
+
+def test_the_notebook_names_the_range_of_pair_index(table, tmp_path):
+    with pytest.raises(report.NotebookError, match="pair_index: takes 0 to 1, as there are 2 pairs; not 2"):
+        report.run_notebook("07_register", {"fixed": str(table), "device": "cpu", "pair_index": 2}, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["executed.ipynb"]
