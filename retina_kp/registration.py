@@ -17,7 +17,7 @@ from .geometry import corners, describe, similarity, warp_points
 from .images import as_array
 from .keypoints import Features, KeypointOptions
 from .matching import MODELS, Fit, fit_closely, fit_transform, implausible
-from .networks import fold_batch_norm
+from .networks import choose_device, fold_batch_norm
 from .result import Registration, refused
 from .search import Hypothesis, hypotheses, matched_nearby, search_stages
 from .views import ImageViews
@@ -85,7 +85,7 @@ class Registrar:
     """Registers pairs with one network. Calling it never guesses: the result is ok, or its status says why not."""
 
     def __init__(self, network, options: RegistrarOptions = RegistrarOptions(), device: str = "auto", calibration: dict | None = None):
-        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self.device = choose_device(device)
         self.network = fold_batch_norm(network).to(self.device, memory_format=torch.channels_last)
         self.options, self.calibration = options, calibration
 
