@@ -42,7 +42,7 @@ def arm_config(share: float, seed: int, steps: int, weights: str, clinic: Path) 
     """Phase 4 from ``weights`` with this share of pseudo-real pairs in every batch."""
     return TrainConfig(phase="sim2real", init_from=weights, epochs=max(steps // 100, 1), steps_per_epoch=min(steps, 100), batch_size=5,
                        learning_rate=3e-4, final_rate_ratio=0.05, rise_steps=20, precision="bf16", extra_points=96, pool_size=300,
-                       validation_pairs=24, seed=seed, data=SyntheticOptions(frames_per_retina=1),
+                       validation_pairs=24, seed=seed, data=SyntheticOptions(SIZE_PX, zoom=(0.5, 1.5), frames_per_retina=1),
                        files=FileOptions(str(clinic), share=share, size_px=SIZE_PX))  # fmt: skip
 
 
