@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -18,6 +17,7 @@ from .images import as_array
 from .keypoints import Features, KeypointOptions
 from .matching import MODELS, Fit, fit_closely, fit_transform, implausible
 from .networks import choose_device, fold_batch_norm
+from .refinement import refine
 from .result import Registration, refused
 from .search import Hypothesis, hypotheses, matched_nearby, search_stages
 from .views import ImageViews
@@ -70,15 +70,26 @@ class Closeup:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A hypothesis looked at closely. H_base: moving base px → fixed base px; aligned: the moving image's features, which H_base puts
-    there in the close-up's window; moved_px: how far its corners moved since they were drawn; result: H_base in original px, with its
-    confidence."""
+    """A hypothesis looked at closely: the moving image was drawn in the close-up by H_drawn (moving base px → fixed base px), as
+    features1; step: (3, 3) from there to where its matches put it, window px; result: the whole in original px, with its confidence."""
 
     closeup: Closeup
-    H_base: np.ndarray
-    aligned: Features
-    moved_px: float
+    H_drawn: np.ndarray
+    features1: Features
+    step: np.ndarray
     result: Registration
+
+    @property
+    def H_base(self) -> np.ndarray:
+        """Moving base px → fixed base px."""
+        window = self.closeup.window_from_base0
+        return np.linalg.inv(window) @ self.step @ window @ self.H_drawn
+
+    @property
+    def moved_px(self) -> float:
+        """How far the step moves a corner of the window."""
+        places = corners(self.closeup.hw)
+        return float(np.linalg.norm(warp_points(places, self.step) - places, axis=1).max())
 
 
 class Registrar:
@@ -154,28 +165,33 @@ class Registrar:
         closeup = self._closeup(views0, views1, H)
         if closeup is None:
             return None
-        aligned = views1.drawn(closeup.window_from_base0 @ H, closeup.hw)
-        radius_px, threshold_px = o.close_radius_px * closeup.zoom, o.close_threshold_px * closeup.zoom
-        found = self._fit_in(closeup, aligned, views0, views1, H, radius_px, partial(fit_transform, threshold_px=threshold_px))
-        if found is None:
+        features1, zoom = views1.drawn(closeup.window_from_base0 @ H, closeup.hw), closeup.zoom
+        points = matched_nearby(closeup.features0, features1, o.close_radius_px * zoom)
+        fit = fit_transform(*points, o.model, o.close_threshold_px * zoom)
+        if fit is None or fit.n_inliers < o.min_inliers:
             return None
-        fit, result = found
-        evidence = measure_evidence(hypothesis.support, hypothesis.share, fit, closeup.features0, aligned)
+        evidence = measure_evidence(hypothesis.support, hypothesis.share, fit, closeup.features0, features1)
+        result = self._result(fit, points, closeup, closeup.window_from_base0 @ H, views0, views1)
         result = replace(result, confidence=confidence(evidence, self.calibration), evidence=evidence)
-        moved = np.linalg.norm(warp_points(corners(closeup.hw), fit.H_1to0) - corners(closeup.hw), axis=1).max()
-        return Candidate(closeup, self._step(closeup, fit) @ H, aligned.mapped(fit.H_1to0, closeup.hw), float(moved), result)
+        return Candidate(closeup, H, features1, fit.H_1to0, result)
 
     def _polish(self, views0: ImageViews, views1: ImageViews, best: Candidate) -> Candidate:
-        """One more pass from where the best candidate lies, for accuracy; evidence and confidence stay as they are."""
-        o, closeup, aligned = self.options, best.closeup, best.aligned
+        """One more pass from where the best candidate lies, for accuracy: matches anew, then the maps of the detector. Evidence and
+        confidence stay as they are."""
+        o, closeup = self.options, best.closeup
+        window = closeup.window_from_base0
         if best.moved_px > o.redraw_px:
-            aligned = views1.drawn(closeup.window_from_base0 @ best.H_base, closeup.hw)
-        fit = partial(fit_closely, threshold_px=o.polish_threshold_px)
-        found = self._fit_in(closeup, aligned, views0, views1, best.H_base, o.polish_radius_px, fit)
-        if found is None:
+            features1 = views1.drawn(window @ best.H_base, closeup.hw)
+            best = replace(best, H_drawn=best.H_base, features1=features1, step=np.eye(3))
+        points = matched_nearby(closeup.features0, best.features1.mapped(best.step, closeup.hw), o.polish_radius_px)
+        fit = fit_closely(*points, o.model, o.polish_threshold_px)
+        if fit is None or fit.n_inliers < o.min_inliers:
             return best
-        result = replace(found[1], confidence=best.result.confidence, evidence=best.result.evidence)
-        return replace(best, H_base=self._step(closeup, found[0]) @ best.H_base, result=result)
+        maps = (closeup.features0.detector, best.features1.detector)
+        fit = refine(fit, *points, maps, best.step, self.network.detector_stride, o.polish_threshold_px)
+        result = self._result(fit, points, closeup, best.step @ window @ best.H_drawn, views0, views1)
+        result = replace(result, confidence=best.result.confidence, evidence=best.result.evidence)
+        return replace(best, step=fit.H_1to0 @ best.step, result=result)
 
     def _closeup(self, views0: ImageViews, views1: ImageViews, H: np.ndarray) -> Closeup | None:
         """The window around what both fields of view share; None when they share next to nothing."""
@@ -196,23 +212,13 @@ class Registrar:
         hw = tuple(int(n) + 1 for n in ((high - low) * zoom)[::-1])
         return Closeup(window, hw, zoom, views0.drawn(window, hw))
 
-    def _fit_in(self, closeup: Closeup, aligned: Features, views0, views1, H: np.ndarray, radius_px: float, fit_matches):
-        """Match the moving image's features, which H (base px) put into a close-up, within radius_px and fit the wanted model by
-        fit_matches, all in px of the window. Returns (fit, result), or None."""
-        o, window_from_base1 = self.options, closeup.window_from_base0 @ H
-        points0, points1 = matched_nearby(closeup.features0, aligned, radius_px)
-        fit = fit_matches(points0, points1, o.model)
-        if fit is None or fit.n_inliers < o.min_inliers:
-            return None
-        original0_from_window = np.linalg.inv(closeup.window_from_base0 @ views0.base_from_original)
-        result = Registration.from_fit(fit, original0_from_window, window_from_base1 @ views1.base_from_original, points0, points1,
-                                       views0.original_hw, views1.original_hw)  # fmt: skip
-        return fit, replace(result, angle_deg=describe(result.H_tried, result.moving_hw).angle_deg)
-
     @staticmethod
-    def _step(closeup: Closeup, fit: Fit) -> np.ndarray:
-        """What a fit in a close-up adds to the transform, in fixed base px."""
-        return np.linalg.inv(closeup.window_from_base0) @ fit.H_1to0 @ closeup.window_from_base0
+    def _result(fit: Fit, points, closeup: Closeup, window_from_base1: np.ndarray, views0: ImageViews, views1: ImageViews) -> Registration:
+        """A fit of points in a close-up, told in original px."""
+        original0_from_window = np.linalg.inv(closeup.window_from_base0 @ views0.base_from_original)
+        result = Registration.from_fit(fit, original0_from_window, window_from_base1 @ views1.base_from_original, *points,
+                                       views0.original_hw, views1.original_hw)  # fmt: skip
+        return replace(result, angle_deg=describe(result.H_tried, result.moving_hw).angle_deg)
 
     def _judge(self, best: Candidate, views1: ImageViews) -> Registration:
         why = implausible(best.H_base, views1.base_hw)
