@@ -117,7 +117,7 @@ def make_parser() -> argparse.ArgumentParser:
     recipe = parser.add_argument_group("of a recipe only")
     recipe.add_argument("--shorten", type=float, default=1.0, help="fraction of the steps, for trying out")
     recipe.add_argument("--target", default="", help="where the finished weights go; default: retina_kp/weights/<recipe>.safetensors")
-    recipe.add_argument("--calibration-pairs", type=int, default=25, help="per modality and set")
+    recipe.add_argument("--calibration-pairs", type=int, default=14, help="per modality and set")
     return parser
 
 
