@@ -41,12 +41,12 @@ class RegistrarOptions:
     settle_threshold_px: float = 8.0
     promising_strength: float = 8.0  # a settled hypothesis with so much is looked at closely at once, others at the end
     judged_at_end: int = 3  # hypotheses that are looked at closely when nothing is sure after the last stage
-    close_px: float = 600.0  # size of the close pictures of what both images show: the square root of their area
+    close_px: float = 560.0  # size of the close pictures of what both images show: the square root of their area
     close_radius_px: float = 12.0  # base px
     close_threshold_px: float = 3.0  # base px
     polish_radius_px: float = 10.0  # px of the close pictures, for the last pass
     polish_threshold_px: float = 5.0
-    redraw_px: float = 6.0  # before it the moving image is drawn again if its corners in the close-up moved farther
+    redraw_px: float = 12.0  # before it the moving image is drawn again if its corners in the close-up moved farther
     sure_confidence: float = 0.97  # a candidate with so much ends the search
     min_inliers: int = 7
     min_contrast: float = 0.004  # standard deviation of gray levels below which an image counts as blank
