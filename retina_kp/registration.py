@@ -46,7 +46,7 @@ class RegistrarOptions:
     close_threshold_px: float = 3.0  # base px
     polish_radius_px: float = 10.0  # px of the close pictures, for the last pass
     polish_threshold_px: float = 5.0
-    redraw_px: float = 12.0  # before it the moving image is drawn again if its corners in the close-up moved farther
+    redraw_px: float = 8.0  # before it the moving image is drawn again if its corners in the close-up moved farther
     sure_confidence: float = 0.97  # a candidate with so much ends the search
     min_inliers: int = 7
     min_contrast: float = 0.004  # standard deviation of gray levels below which an image counts as blank
