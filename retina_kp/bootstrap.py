@@ -8,6 +8,7 @@ methods are paired.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -17,9 +18,14 @@ LEVEL = 0.95
 
 def eye_weights(eyes: Sequence[str], rounds: int = ROUNDS, seed: int = 0) -> np.ndarray:
     """(rounds, P) how often each pair counts in each resample: as many eyes as there are, drawn with replacement. eyes: P eye ids."""
-    names, index = np.unique(np.asarray(eyes, str), return_inverse=True)
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=rounds)[:, index] if len(names) else np.zeros((rounds, 0))
+    return _eye_weights(tuple(map(str, eyes)), rounds, seed)
+
+
+@lru_cache(maxsize=8)  # a table asks for the same ones again and again
+def _eye_weights(eyes: tuple[str, ...], rounds: int, seed: int) -> np.ndarray:
+    names, index = np.unique(np.array(eyes, str), return_inverse=True)
+    draw = np.random.default_rng(seed).multinomial
+    return draw(len(names), np.full(len(names), 1 / len(names)), size=rounds)[:, index] if len(names) else np.zeros((rounds, 0))
 
 
 def interval(values, eyes: Sequence[str], level: float = LEVEL, rounds: int = ROUNDS, seed: int = 0) -> tuple[float, float]:

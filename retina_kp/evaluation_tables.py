@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from . import bootstrap
-from .metrics import FIRE_CATEGORIES, PairResult, scores
+from .metrics import FIRE_CATEGORIES, MEDIAN_LIMIT_PX, PairResult, scores
 from .real_evaluation import CEILING, as_taken
 from .stress import NEUTRAL
 
@@ -158,14 +158,23 @@ def stress_table(rows: Sequence[dict], accept_confidence: float = 0.5, seed: int
     return table
 
 
+def was_right(row: dict) -> bool:
+    """Whether an answer was acceptable; for a refused one: whether its mean error would have been at most MEDIAN_LIMIT_PX."""
+    tried = row.get("tried_px")
+    return row["outcome"] == "acceptable" or (tried is not None and tried <= MEDIAN_LIMIT_PX)
+
+
+def answered_with_confidence(rows: Iterable[dict]) -> list[dict]:
+    """Rows with truth of methods that give a confidence, where there was a transform to be sure of, were it refused afterwards."""
+    return [row for row in with_truth(rows) if row.get("confidence") is not None and (row["errors_px"] or row.get("tried_px") is not None)]
+
+
 def reliability(rows: Sequence[dict], edges: Sequence[float] = (0, 0.1, 0.5, 0.9, 0.97, 1.0)) -> list[dict]:
     """Confidence against truth for every answer of a method that gives one, refused answers included as they would have been: per bin
     the number, the mean confidence and the share that was right (acceptable; for a refused one, mean error at most 20 px)."""
-    judged = [
-        row for row in with_truth(rows) if row.get("confidence") is not None and (row["errors_px"] or row.get("tried_px") is not None)
-    ]
+    judged = answered_with_confidence(rows)
     sure = np.array([row["confidence"] for row in judged])
-    right = np.array([row["outcome"] == "acceptable" or (row["tried_px"] or np.inf) <= 20 for row in judged], bool)
+    right = np.array([was_right(row) for row in judged], bool)
     table = []
     for low, high in zip(edges[:-1], edges[1:], strict=True):
         inside = (sure >= low) & ((sure < high) | (high == edges[-1]))

@@ -177,7 +177,7 @@ def true_pose(record: PairRecord, R: np.ndarray, moving_hw) -> dict[str, float]:
 
 
 def read_pair(record: PairRecord) -> tuple[np.ndarray, np.ndarray]:
-    """Fixed and moving image as the registrar takes them; ImageError when one cannot be read."""
+    """Fixed and moving image (H, W, 3), gray ones repeated, as image libraries read files by default; ImageError when one is unreadable."""
     return _image(*_version(record.image0)), _image(*_version(record.image1))
 
 
@@ -187,7 +187,8 @@ def _version(path: Path) -> tuple[str, int]:
 
 @lru_cache(maxsize=4)
 def _image(path: str, changed_ns: int) -> np.ndarray:
-    return as_array(path)
+    image = as_array(path)
+    return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
 
 
 @lru_cache(maxsize=8)
