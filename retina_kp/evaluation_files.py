@@ -27,13 +27,14 @@ COLUMNS = {
     "auc@10": "the same up to 10 px", "auc@20": "the same up to 20 px",
     "median_px": "median over pairs of the mean error, px at 768; infinite when half of them failed",
     "dice": "mean Dice of vessel maps on the overlap, pairs as taken", "seconds": "median per pair, longer when many run side by side",
+    "state": "what was done to the moving image; one factor at a time",
 }  # fmt: skip
 MAIN = ("acceptable", "inaccurate", "wrong_accepted", "failed", "refused", "auc25", "auc25_fire", "median_px")
 FINE = ("sr_me", "sr_mae", "strict", "auc@5", "auc@10", "auc@20")
 
 
 def readable(table: Iterable[Mapping], columns: Sequence[str] = ()) -> list[dict]:
-    """Figures as "0.88 [0.79, 0.95]"; the named columns only, or all. Infinite is "∞", unknown is None."""
+    """Figures as ".88", and on a second line "[.79, .95]"; the named columns only, or all. Infinite is "∞", unknown is None."""
     rows = [{name: line.get(name) for name in columns} if columns else dict(line) for line in table]
     return [{name: _text(value) for name, value in row.items()} for row in rows]
 
@@ -41,7 +42,7 @@ def readable(table: Iterable[Mapping], columns: Sequence[str] = ()) -> list[dict
 def _text(value):
     if isinstance(value, list | tuple):
         middle, low, high = (_number(v) for v in value[:3])
-        return f"{middle} [{low}, {high}]" if low != "–" else middle
+        return f"{middle}\n[{low},\u00a0{high}]" if low != "–" else middle
     return _number(value) if isinstance(value, float) else value
 
 
@@ -49,7 +50,8 @@ def _number(value: float) -> str:
     if value is None or np.isnan(value):
         return "–"
     text = "∞" if np.isinf(value) else f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
-    return text.replace("-0.00", "0.00").replace("-", "−")
+    text = text.replace("0.", ".", 1) if abs(value) < 0.995 else text
+    return text.replace("-", "−") if text != "-.00" else ".00"
 
 
 def pair_rows(facts: Sequence[dict], rows: Sequence[dict], accept_confidence: float = 0.5) -> list[dict]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
+import torch
 from joblib import parallel_config
 
-from . import privacy
+from . import __version__, privacy
 from .evaluation_files import metrics_document, pair_rows
 from .files import write_csv, write_json
 from .layouts import load_layout
@@ -149,7 +152,7 @@ def _nameless(reason: str, source: Path) -> str:
 
 
 def image_notes(facts: Sequence[dict]) -> list[dict]:
-    """Per kind of pair: how many, the sizes, kinds of truth, and in how many images text seems to be burned in."""
+    """Per kind of pair: how many, the sizes, kinds of truth, and the images in which text seems to be burned in."""
     table = []
     for kind in dict.fromkeys(fact["kind"] for fact in facts):
         own = [fact for fact in facts if fact["kind"] == kind]
@@ -160,14 +163,20 @@ def image_notes(facts: Sequence[dict]) -> list[dict]:
             table[-1][f"{side}, width × height"] = low if low == high else f"{low} to {high}"
         table[-1]["truth"] = ", ".join(sorted({fact["truth"].lstrip("0123456789 ") for fact in own}))
         table[-1]["× to 768"] = f"{min(fact['rescale'] for fact in own):.2f} to {max(fact['rescale'] for fact in own):.2f}"
-        table[-1]["images with text"] = sum(bool(fact[f"text_{side}"]) for fact in own for side in ("fixed", "moving"))
+        written = [f"{fact['pair']} {side}" for fact in own for side in ("fixed", "moving") if fact[f"text_{side}"]]
+        more = f" and {len(written) - 6} more" if len(written) > 6 else ""
+        table[-1]["images with text"] = ", ".join(written[:6]) + more or "none found"
     return table
 
 
 def save(plan: Plan, done: Evaluation) -> dict:
     """Write metrics.json and pairs.csv, neither of which holds a path; returns what metrics.json holds."""
     s = plan.settings
-    about = {"methods": [method.name for method in plan.methods], "missing": plan.missing, "model": s.model, "seed": s.seed,
+    versions = {"retina_kp": __version__, "torch": torch.__version__, "opencv": cv2.__version__, "python": platform.python_version()}
+    methods = [
+        {"name": m.name, "model": m.model if m.ours else None, "sha256": m.fingerprint()[:12] if m.ours else None} for m in plan.methods
+    ]
+    about = {"versions": versions, "methods": methods, "missing": plan.missing, "model": s.model, "seed": s.seed,
              "stresses": [stress.label for stress in plan.stresses], "left_out": left_out(plan, done)}  # fmt: skip
     document = metrics_document(about, done.facts, done.rows, plan.first, s.accept_confidence, s.seed)
     write_json(plan.folder / "metrics.json", document)

@@ -13,7 +13,7 @@ import numpy as np
 from . import bootstrap
 from .metrics import FIRE_CATEGORIES, MEDIAN_LIMIT_PX, PairResult, scores
 from .real_evaluation import CEILING, as_taken
-from .stress import NEUTRAL
+from .stress import NEUTRAL, UNITS
 
 ALL, FLOOR = "all", "annotation residual"
 OUTCOMES = ("acceptable", "inaccurate, warned of", "wrongly accepted", "refused", "failed")  # exclusive and complete
@@ -154,7 +154,8 @@ def stress_table(rows: Sequence[dict], accept_confidence: float = 0.5, seed: int
             values = sorted({row["factors"].get(factor, NEUTRAL[factor]) for row in own})
             for value in values if len(values) > 1 else ():
                 at = [row for row in own if row["factors"].get(factor, NEUTRAL[factor]) == value]
-                table.append({"method": method, "factor": factor, "value": value, **figures(at, accept_confidence, seed)})
+                state = f"{factor} {UNITS[factor].format(value)}"
+                table.append({"method": method, "factor": factor, "value": value, "state": state, **figures(at, accept_confidence, seed)})
     return table
 
 

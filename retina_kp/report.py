@@ -22,7 +22,9 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
 from .files import to_plain, write_text
+from .privacy import share_notebook
 
+PRIVATE = "private-paths"  # cell tag of notebooks whose executed copies are passed on
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 # The lab page without the scripts that it would fetch from the network.
 SCRIPT_BLOCKS = ("html_head_js", "html_head_js_mathjax", "html_head_js_mermaidjs", "jupyter_widgets")
@@ -145,7 +147,8 @@ def run_notebook(
 ) -> RunResult:
     """Run a notebook with the given parameters; the working directory is the notebook's own folder.
 
-    Writes executed.ipynb and report.html to out_dir (default: a new run folder). Kernel "python3" means this interpreter, another name a
+    Writes executed.ipynb and report.html to out_dir (default: a new run folder); the copy of a notebook with a cell tagged PRIVATE keeps no
+    path but the last part of each. Kernel "python3" means this interpreter, another name a
     registered kernel; `timeout` is seconds per cell. ValueError for an unknown or ill-typed parameter before anything runs,
     FileNotFoundError for no such notebook, NotebookError when a cell raises, takes too long or kills its kernel.
     """
@@ -170,6 +173,8 @@ def run_notebook(
         )
     except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise _stopped(source, executed, error) from None
+    if any(PRIVATE in cell.metadata.get("tags", []) for cell in _read(source).cells):
+        share_notebook(executed, executed)
     return RunResult(executed, to_html(executed, out_dir / "report.html"), time.monotonic() - start)
 
 

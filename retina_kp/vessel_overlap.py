@@ -12,6 +12,7 @@ from .result import Registration
 from .vessels import field_of_view_mask, vessel_mask
 
 SIDE_PX = 384  # longer side of the copies that ridges are looked for on
+SIGMAS_PX = (1.0, 2.0)  # of their ridges
 
 
 Maps = tuple[np.ndarray, np.ndarray]  # field of view and vessels, (h, w) bool each, of one size
@@ -23,7 +24,7 @@ def vessel_maps(image: np.ndarray) -> Maps:
     size = tuple(max(round(n * SIDE_PX / max(gray.shape)), 8) for n in gray.shape)[::-1]
     gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA if SIDE_PX < max(gray.shape) else cv2.INTER_LINEAR)
     valid = field_of_view_mask(gray)
-    return valid, vessel_mask(gray, valid)
+    return valid, vessel_mask(gray, valid, sigmas_px=SIGMAS_PX)
 
 
 def vessel_agreement(maps0: Maps, maps1: Maps, result: Registration) -> float:

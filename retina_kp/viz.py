@@ -276,7 +276,7 @@ def file_table(folder: Path):
 
 
 def table(rows: Sequence[Mapping]):
-    """Rows (dicts with the same keys) as an HTML table for notebooks; None is shown as a dash, an empty list says so."""
+    """Rows (dicts with the same keys) as an HTML table for notebooks: lines of a cell stay lines, None is a dash, an empty list says so."""
     from html import escape
 
     from IPython.display import HTML
@@ -286,6 +286,7 @@ def table(rows: Sequence[Mapping]):
     keys = list(dict.fromkeys(key for row in rows for key in row))
 
     def line(cells, tag):
-        return "<tr>" + "".join(f'<{tag} style="text-align:left">{escape("–" if c is None else str(c))}</{tag}>' for c in cells) + "</tr>"
+        opening, texts = f'<{tag} style="text-align:left;white-space:pre-line">', [escape("–" if c is None else str(c)) for c in cells]
+        return "<tr>" + "".join(f"{opening}{text}</{tag}>" for text in texts) + "</tr>"
 
     return HTML("<table>" + line(keys, "th") + "".join(line([row.get(k) for k in keys], "td") for row in rows) + "</table>")
