@@ -29,11 +29,12 @@ def with_truth(rows: Iterable[dict]) -> list[dict]:
 
 def pair_result(row: dict, accept_confidence: float = 0.5) -> PairResult:
     """A row as the metrics take it. A transform with a confidence below accept_confidence counts as given with a warning; one of a method
-    without confidence is trusted."""
+    without confidence is trusted, but for the ceiling, which claims nothing."""
     confidence = row.get("confidence")
     errors = None if row["errors_px"] is None else np.array([np.inf if e is None else e for e in row["errors_px"]])
     sure = float("nan") if confidence is None else confidence
-    return PairResult(row["pair"], row["kind"], row["outcome"] == "refused", errors, sure, not sure < accept_confidence)
+    trusted = row["method"] != CEILING and not sure < accept_confidence
+    return PairResult(row["pair"], row["kind"], row["outcome"] == "refused", errors, sure, trusted)
 
 
 def outcome(row: dict, accept_confidence: float = 0.5) -> str:

@@ -39,7 +39,7 @@ def fire_tree(root: Path, cases: dict[str, float], size_px: int = 182) -> Path:
     points = 182 + GRID * 20
     for name, shift in cases.items():
         for side in (1, 2):
-            write_image(root / "Images" / f"{name}_{side}.jpg", np.stack([picture(side, (size_px, size_px))] * 3, -1))
+            write_image(root / "Images" / f"{name}_{side}.jpg", np.stack([picture(0, (size_px, size_px))] * 3, -1))
         rows = np.hstack([points + np.array([shift, 0]), points])
         text = "".join(" ".join(f"{v:.4f}" for v in row) + "\n" for row in rows)
         write_text(root / "Ground Truth" / f"control_points_{name}_1_2.txt", text)

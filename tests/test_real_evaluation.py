@@ -93,10 +93,11 @@ def test_refused_failed_and_crashed_are_told_apart(clinic, monkeypatch):
 
 
 def test_confidence_tells_a_warned_of_error_from_a_wrongly_accepted_one():
-    row = {"pair": "p", "eye": "e", "kind": "CF-FA", "outcome": "inaccurate", "errors_px": [90.0, None], "confidence": 0.6}
+    row = {"pair": "p", "eye": "e", "kind": "CF-FA", "method": "m", "outcome": "inaccurate", "errors_px": [90.0, None], "confidence": 0.6}
     assert tables.outcome(row) == "wrongly accepted" and tables.outcome(row, 0.7) == "inaccurate, warned of"
     assert tables.outcome(row | {"confidence": None}, 0.7) == "wrongly accepted"  # a method without confidence is always sure
     assert tables.pair_result(row).mean_error == math.inf
+    assert tables.outcome(row | {"method": CEILING, "confidence": None}) == "inaccurate, warned of"  # a bad annotation accepts nothing
 
 
 def test_paired_differences_are_of_the_same_pairs(clinic):
@@ -301,11 +302,11 @@ def test_a_real_pair_has_the_evaluation_tools_errors():
     import cv2
 
     from retina_kp import Registrar
-    from retina_kp.images import read_image
 
     registrar, ours = Registrar.from_pretrained("lite"), Method("lite", "lite", True)
     record, stress = load_layout(REAL, mode="cffa").records[0], Stress(turn=150)
-    fixed, (moving, R) = read_image(record.image0), real_evaluation.alter(read_image(record.image1), stress)
+    fixed, moving = (cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in (record.image0, record.image1))  # as the tool does
+    moving, R = real_evaluation.alter(moving, stress)
     q = cv2.perspectiveTransform(record.points1_xy[:, None], registrar(fixed, moving).H_1to0 @ R)[:, 0]
     expected = np.linalg.norm(q - record.points0_xy, axis=1) * 768 / max(fixed.shape[:2])
     assert real_evaluation.measure(record, ours, stress)["errors_px"] == pytest.approx(expected, abs=1e-6)

@@ -20,19 +20,24 @@ from retina_kp.viz import GREEN_MAGENTA, MODALITY_COLORS, overlay
 matplotlib.use("Agg")
 
 
-def row(pair, method, outcome, mean=None, confidence=None, factors=None, kind="CF-FA", **more):
+def row(pair, method, outcome, mean=None, confidence=None, factors=None, **more):
     errors = None if mean is None else [mean, mean]
-    return {"pair": pair, "eye": pair, "kind": kind, "category": "", "method": method, "outcome": outcome, "errors_px": errors,
-            "status": "ok", "confidence": confidence, "factors": factors or {}, "true_turn_deg": 10.0, "true_scale": 1.2, **more}  # fmt: skip
+    names = {"pair": pair, "eye": pair, "kind": "CF-FA", "category": "", "method": method, "status": "ok", "factors": factors or {}}
+    return names | {"outcome": outcome, "errors_px": errors, "confidence": confidence, "true_turn_deg": 10.0, "true_scale": 1.2, **more}
 
 
 FACTS = [row(f"p{k}", CEILING, "acceptable", 1.0, residual_px=3.0) for k in range(4)]
 ROWS = [
-    row("p0", "ours", "acceptable", 2.0, 0.99), row("p1", "ours", "acceptable", 6.0, 0.95),
-    row("p2", "ours", "refused", None, 0.2, tried_px=9.0), row("p3", "ours", "inaccurate", 80.0, 0.6), row("p0", "other", "inaccurate", 30.0), row("p1", "other", "failed"),
-    row("p2", "other", "acceptable", 8.0), row("p3", "other", "failed"),
+    row("p0", "ours", "acceptable", 2.0, 0.99),
+    row("p1", "ours", "acceptable", 6.0, 0.95),
+    row("p2", "ours", "refused", None, 0.2, tried_px=9.0),
+    row("p3", "ours", "inaccurate", 80.0, 0.6),
+    row("p0", "other", "inaccurate", 30.0),
+    row("p1", "other", "failed"),
+    row("p2", "other", "acceptable", 8.0),
+    row("p3", "other", "failed"),
     *(row(f"p{k}", "ours", "acceptable" if k else "failed", 4.0 if k else None, 0.9, {"gamma": 2.0}) for k in range(4)),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(autouse=True)
