@@ -1,7 +1,8 @@
-"""``make ablation``: what each phase of the plan brings, measured on drawn pairs whose junctions are only half annotated.
+"""``make ablation``: what each phase of the plan brings, measured on drawn CF-FA pairs whose junctions are only half annotated.
 
-An arm is three stages of equal length; the learning rate falls in the last one. Arms that begin alike share those stages. Everything is
-kept in one folder: a second call continues, a finished arm is not measured again.
+An arm is three stages of equal length; the learning rate falls in the last one. Arms that begin alike share those stages. A sample comes
+back about twenty times in a stage; a mined point is promoted at its second find. Everything is kept in one folder: a second call
+continues, a finished arm is not measured again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,17 +23,19 @@ from .checkpoints import load_network
 from .dataset import SyntheticOptions
 from .evaluation import RIGHT_PX, run_trials
 from .files import write_csv, write_json
+from .keypoints import KeypointOptions, find_keypoints
 from .objective import TRUE_RADIUS_PX
 from .phases import TrainConfig
 from .pke import PkeOptions, mine
 from .registration import Registrar
-from .samples import PairOptions
+from .samples import CLINICAL, PairOptions
 from .trainer import Trainer, average
 from .validation import ValidationSet, mined_precision
 
-BASE = TrainConfig(batch_size=6, precision="bf16", extra_points=96, pool_size=300, steps_per_epoch=100, validation_pairs=24, rise_steps=1,
-                   data=SyntheticOptions(size_px=192, annotated_share=0.5, frames_per_retina=2), pke=PkeOptions(
-                       candidate_min_probability=0.1, pke_min_probability=0.1))  # fmt: skip
+BASE = TrainConfig(batch_size=6, precision="bf16", extra_points=96, pool_size=60, steps_per_epoch=100, validation_pairs=24, rise_steps=1,
+                   data=SyntheticOptions(size_px=192, fixed=("CF",), moving=("FA",), annotated_share=0.5, frames_per_retina=2,
+                                         appearance=CLINICAL),
+                   pke=PkeOptions(0.2, 0.2, promotion_value=2.0, demotion_value=1.0))  # fmt: skip
 TRUTH = replace(BASE.data, annotated_share=1.0)  # validation knows every junction
 LOOSE = "pke, content 0.95"  # a control: nearly any match confirms
 ARMS = {
@@ -41,7 +45,7 @@ ARMS = {
     "P1+2+3, content 0.95": ("warmup", "geometric", LOOSE),
     "P3 alone": ("pke", "pke", "pke"),
 }
-SHOWN = ("repeatability", "matching_score", "points0", "points1", "mined_per_image", "mined_precision", "success")
+SHOWN = ("repeatability", "matching_score", "sure0", "sure1", "mined_per_image", "mined_precision", "success")
 EVALUATION_SEED = 77_003
 
 
@@ -71,28 +75,31 @@ def run_arm(arm: str, seed: int, steps: int, pairs: int, folder: Path) -> dict:
 
 @torch.inference_mode()
 def measure(checkpoint: Path, pairs: int) -> dict[str, float]:
-    """Detector and mining figures on validation crops, and success on whole pairs at any turn: share of ``pairs`` per modality whose best
-    transform is right, whatever the confidence says (it is not calibrated for these weights)."""
+    """Detector and mining figures on validation crops (sure0, sure1: keypoints per image that are as probable as PKE asks), and success on
+    whole pairs at any turn: share of ``pairs`` whose best transform is right, whatever the confidence says (it is not calibrated for these
+    weights)."""
     network, _ = load_network(checkpoint)
-    validation = ValidationSet.drawn(48, TRUTH)
+    validation, sure = ValidationSet.drawn(48, TRUTH), KeypointOptions(min_probability=BASE.pke.candidate_min_probability)
     rows = []
     for batch in validation.batches:
         hidden = batch | {"vessel_keypoints": torch.full_like(batch["vessel_keypoints"][:, :1], torch.nan)}
-        found = mine(network(batch["image0"], batch["valid0"]), network(batch["image1"], batch["valid1"]), hidden, BASE.pke)
-        for i, points in enumerate(found.points0_xy):
+        outputs = [network(batch[f"image{k}"], batch[f"valid{k}"]) for k in (0, 1)]
+        sure0, sure1 = (find_keypoints(output, batch[f"valid{k}"], sure) for k, output in enumerate(outputs))
+        for i, points in enumerate(mine(*outputs, hidden, BASE.pke).points0_xy):
             precision = mined_precision(points, batch["true_keypoints"][i], TRUE_RADIUS_PX)
-            rows.append({"mined_per_image": float(len(points)), "mined_precision": precision})
-    trials = run_trials(Registrar(network, device="cpu"), EVALUATION_SEED, pairs, PairOptions())
+            rows.append({"mined_per_image": float(len(points)), "mined_precision": precision,
+                         "sure0": float(len(sure0[i][0])), "sure1": float(len(sure1[i][0]))})  # fmt: skip
+    trials = run_trials(Registrar(network, device="cpu"), EVALUATION_SEED, pairs, PairOptions(), moving=BASE.data.moving)
     right = [float(t.would_be_px <= RIGHT_PX) for t in trials]
     return validation.evaluate(network) | average(rows) | {"success": float(np.mean(right))}
 
 
-def summarise_arms(rows: list[dict]) -> list[dict]:
+def summarise_arms(rows: list[dict], shown: Sequence[str] = SHOWN) -> list[dict]:
     """One row per arm: mean ± standard deviation over the seeds."""
     table = []
     for arm in dict.fromkeys(row["arm"] for row in rows):
         own = [row for row in rows if row["arm"] == arm]
-        values = {k: np.array([row[k] for row in own if row[k] is not None]) for k in SHOWN}
+        values = {k: np.array([row[k] for row in own if row[k] is not None]) for k in shown}
         words = {k: f"{v.mean():.3g} ± {v.std():.2g}" if len(v) else "none" for k, v in values.items()}
         table.append({"arm": arm, "seeds": len(own), **words})
     return table
@@ -106,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400, help="per stage; an arm has three")
-    parser.add_argument("--pairs", type=int, default=12, help="whole pairs per modality for the success")
+    parser.add_argument("--pairs", type=int, default=48, help="whole pairs for the success")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("outputs/ablation"))
     args = parser.parse_args()

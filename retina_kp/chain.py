@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .report import NotebookError, count_figures, new_run_folder, notebook_parameters, project_root, run_notebook, typed
+from .report import NotebookError, count_figures, notebook_parameters, project_root, run_notebook, typed
 from .runs import NOTEBOOKS
 
 
@@ -34,8 +34,7 @@ def run_all(name: str, given: Mapping[str, Any], folders: Mapping[str, str], tel
     """Run the notebooks under one run name, which continues what is there already; returns the reports. folders: data_root by phase."""
     reports = []
     for phase, parameters in parameters_of(given, name, folders).items():
-        root = Path(parameters["runs_root"]) if parameters.get("runs_root") else None
-        result = run_notebook(NOTEBOOKS[phase], parameters, new_run_folder(NOTEBOOKS[phase], name, root and project_root() / root))
+        result = run_notebook(NOTEBOOKS[phase], parameters)
         tell(f"{NOTEBOOKS[phase]}: {result.seconds:.0f} s, {count_figures(result.executed)} figures, {result.html}")
         reports.append(result.html)
     return reports

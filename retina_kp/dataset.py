@@ -67,7 +67,7 @@ class CachedView:
 
 @lru_cache(maxsize=1200)
 def draw_cached_view(seed: int, index: int, options: SyntheticOptions) -> CachedView:
-    """Grow and draw retina number ``index`` of a seed, looking somewhere from beyond the fovea to the far side of the disc; kept in memory."""
+    """Grow and draw retina number ``index`` of a seed, looking from beyond the fovea to the far side of the disc; kept in memory."""
     rng = np.random.default_rng([seed, index])
     retina = grow_retina(rng, options.growth)
     low, high = np.log(options.field_deg)

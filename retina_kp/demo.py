@@ -13,7 +13,7 @@ from .registration import Registrar
 from .report import project_root, run_notebook
 from .samples import PairOptions, draw_pair, write_aligned_folder
 
-# (index, modality) of drawn pairs that are turned by 84°, 106°, 160° and 68°
+# (index, modality) of drawn pairs that are turned by 54°, -106°, 179° and 68°
 SAMPLES = ((3, "FA"), (10, "OCT"), (5, "OCTA"), (9, "FA"))
 SAMPLE_SEED = 2026
 
@@ -66,14 +66,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.gallery:
         return draw_gallery(args.gallery)
-    root = project_root()
-    table = write_samples(root / "data" / "demo")
+    table = write_samples(project_root() / "data" / "demo")
     if args.picture:
         return draw_overview(table, args.picture)
     print(f"Registering {len(SAMPLES)} drawn pairs on the CPU ...", flush=True)
-    out = root / "outputs" / "runs" / "07_register" / "demo"
-    run = run_notebook("07_register", {"fixed": str(table), "device": "cpu", "run_name": "demo"}, out)
-    for row in json.loads((out / "metrics.json").read_text(encoding="utf-8"))["pairs"]:
+    run = run_notebook("07_register", {"fixed": str(table), "device": "cpu", "run_name": "demo"})
+    for row in json.loads(run.html.with_name("metrics.json").read_text(encoding="utf-8"))["pairs"]:
         found = "refused" if row["turn_deg"] is None else f"turned {row['turn_deg']:6.1f}°  mean corner error {row['mean_error_px']} px"
         print(f"  {row['pair']:20s} {row['status']:4s} confidence {row['confidence']:.2f}  {found}")
     print(f"Report, after {run.seconds:.0f} s: {run.html}")

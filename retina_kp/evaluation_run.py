@@ -134,7 +134,8 @@ def left_out(plan: Plan, done: Evaluation | None = None) -> list[dict]:
     """Every file, pair or row that could not be used, with the reason, and without the folders above the data; numbered when names are
     to be hidden."""
     found = [*plan.inventory.problems, *(done.problems if done else ())]
-    rows = [{name: privacy.without_paths(text, plan.root) for name, text in (("where", p.source), ("why", p.reason))} for p in found]
+    rows = [{name: privacy.without_paths(text, plan.root) for name, text in (("pair", p.pair), ("where", p.source), ("why", p.reason))}
+            for p in found]  # fmt: skip
     if not plan.settings.hide_names:
         return rows
     write_csv(plan.folder / "private" / "left_out.csv", rows)

@@ -7,11 +7,17 @@ import dataclasses
 import io
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+def natural_order(name: str) -> tuple[str, str]:
+    """Sorting key for file names that puts 2_A before 10_A."""
+    return re.sub(r"\d+", lambda digits: digits[0].zfill(9), name), name
 
 
 @contextmanager

@@ -106,6 +106,15 @@ def to_gray(image: np.ndarray) -> np.ndarray:
     return (gray @ np.array(RGB_TO_GRAY, np.float32) if gray.ndim == 3 else gray).clip(0.0, 1.0)
 
 
+def shrink(image: np.ndarray, longer_side_px: int) -> np.ndarray:
+    """An image to look at: no wider or higher than ``longer_side_px``, pixels averaged; one that is small enough is returned as it is."""
+    scale = longer_side_px / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    hw = [max(round(n * scale), 1) for n in image.shape[:2]]
+    return cv2.resize(image, hw[::-1], interpolation=cv2.INTER_AREA)
+
+
 def write_image(path: str | Path, array: np.ndarray) -> None:
     """Write an image atomically, creating its folder; the file's ending chooses the format.
 

@@ -25,12 +25,14 @@ class KeypointOptions:
 @dataclass(frozen=True)
 class Features:
     """Keypoints of one image. keypoints_xy: (N, 2) float32 px; scores: (N,) detector probability, falling; descriptors: (N, D) unit
-    vectors; image_hw: size of the image the pixels belong to. N may be 0."""
+    vectors; image_hw: size of the image the pixels belong to. N may be 0. detector: (h, w) float32, the whole map in the network's cells,
+    as long as the places are those of the picture that the network saw."""
 
     keypoints_xy: np.ndarray
     scores: np.ndarray
     descriptors: np.ndarray
     image_hw: tuple[int, int]
+    detector: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.keypoints_xy)
@@ -110,5 +112,5 @@ def extract(network, image: torch.Tensor, valid: torch.Tensor, options: Keypoint
     for i, (points, scores) in enumerate(find_keypoints(output, valid, options)):
         descriptors = F.normalize(sample_map(output.descriptors[i, None], points[None], output.descriptor_stride)[0], dim=-1)
         features.append(Features(points.cpu().numpy().astype(np.float32), scores.float().cpu().numpy(), descriptors.float().cpu().numpy(),
-                                 tuple(image.shape[-2:])))  # fmt: skip
+                                 tuple(image.shape[-2:]), output.detector[i, 0].float().cpu().numpy()))  # fmt: skip
     return features

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .files import natural_order
 from .geometry import as_homography, corners, rescale_homography, resize_matrix, warp_points
 from .images import MIN_SIDE_PX, ImageError, image_size
 from .records import CSV_COLUMNS, Inventory, PairRecord, Problem, check_points, parse_numbers, read_number_rows, read_points
@@ -138,12 +139,12 @@ def masked_fundus_in(parent: Path) -> Iterator[tuple[Path, Path]]:
 
 
 @contextmanager
-def reporting(found: Inventory, source: object) -> Iterator[None]:
-    """Turn what goes wrong with one pair into a Problem row."""
+def reporting(found: Inventory, source: object, pair: str = "") -> Iterator[None]:
+    """Turn what goes wrong with one pair into a Problem row; the pair is called as its file or folder unless a name is given."""
     try:
         yield
     except (ValueError, OSError) as error:
-        found.problems.append(Problem(str(source), str(error)))
+        found.problems.append(Problem(str(source), str(error), pair or Path(str(source)).stem))
 
 
 def _check_mask(path: Path, image_hw: tuple[int, int], resized: list[Path]) -> None:
@@ -171,7 +172,7 @@ def checked_hw(path: Path) -> tuple[int, int]:
 def images_in(folder: Path | None) -> dict[str, Path]:
     """Image files of a folder by stem; of two with one stem the ending earlier in IMAGE_SUFFIXES counts."""
     files = [f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file()] if folder else []
-    files.sort(key=lambda f: (_natural(f.stem), -IMAGE_SUFFIXES.index(f.suffix.lower())))
+    files.sort(key=lambda f: (natural_order(f.stem), -IMAGE_SUFFIXES.index(f.suffix.lower())))
     return {f.stem: f for f in files if not f.name.startswith(".")}
 
 
@@ -189,12 +190,7 @@ def find_folder(parent: Path, name: str) -> Path | None:
 
 def subfolders(parent: Path) -> list[Path]:
     folders = [f for f in parent.iterdir() if f.is_dir() and f.name[0] not in "._"] if parent.is_dir() else []
-    return sorted(folders, key=lambda f: _natural(f.name))
-
-
-def _natural(name: str) -> tuple[str, str]:
-    """Sorting key that puts 2_A before 10_A."""
-    return re.sub(r"\d+", lambda digits: digits[0].zfill(9), name), name
+    return sorted(folders, key=lambda f: natural_order(f.name))
 
 
 def leading_number(stem: str) -> str:

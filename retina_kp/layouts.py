@@ -6,6 +6,7 @@ One bad pair never stops a load: it is left out and becomes a Problem that names
 from __future__ import annotations
 
 import csv
+import io
 import re
 from pathlib import Path
 
@@ -80,7 +81,11 @@ def detect_layout(root: str | Path) -> str:
     }
     fitting = [name for name, fits in names.items() if fits]
     if len(fitting) != 1:
-        what = "nothing known is in here" if not fitting else f"fits several layouts, {' and '.join(fitting)}: pass layout=..."
+        what = (
+            "nothing known is in here"
+            if not fitting
+            else f"fits several layouts, {' and '.join(fitting)}: pass layout=..., or the folder of one of them"
+        )
         raise ValueError(f"{root}: {what}; {SHAPES}")
     return fitting[0]
 
@@ -103,10 +108,11 @@ def load_generated(root: str | Path, mode: str | None = None) -> Inventory:
         raise ValueError(f"mode {mode!r} is unknown in this layout; choose one of {', '.join(GENERATED_MODES)}")
     modes = [mode] if mode else [m for m in GENERATED_MODES if any(None not in generated_files(folder, m)[:2] for folder in folders)]
     if not modes:
-        found.problems += [Problem(str(folder), f"has the images of none of the modes {', '.join(GENERATED_MODES)}") for folder in folders]
+        why = f"has the images of none of the modes {', '.join(GENERATED_MODES)}"
+        found.problems += [Problem(str(folder), why, folder.name) for folder in folders]
     for name in modes:
         for folder in folders:
-            with reporting(found, folder):
+            with reporting(found, folder, f"{name}_{folder.name}"):
                 found.add(generated_record(folder, name, found, resized))
     report_resized(found, resized)
     return found
@@ -128,10 +134,10 @@ def load_operation(root: str | Path, mode: str | None = None) -> Inventory:
             images = images_in(pair_folder)
             names = [stem[:-3] for stem in images if stem.endswith("_01")]
             if not names:
-                found.problems.append(Problem(str(pair_folder), "has no image named <name>_01"))
+                found.problems.append(Problem(str(pair_folder), "has no image named <name>_01", f"{set_name}_{pair_folder.name}"))
             for name in names:
                 pair_id = f"{set_name}_{pair_folder.name}" + (f"_{name}" if len(names) > 1 else "")
-                with reporting(found, pair_folder / name):
+                with reporting(found, pair_folder / name, pair_id):
                     image0, image1 = need_image(images, f"{name}_01"), need_image(images, f"{name}_02")
                     points = [read_points(pair_folder / f"{name}_0{side}.txt") for side in (1, 2)]
                     check_points(*points, checked_hw(image0), checked_hw(image1))
@@ -153,7 +159,7 @@ def load_cf_octa_v2(root: str | Path) -> Inventory:
         numbers = {stem: leading_number(stem) for stem in cf_images}
         for stem, path in octa_images.items():
             if leading_number(stem) not in numbers.values():
-                found.problems.append(Problem(str(path), f"no image with this number in CF_{tag}"))
+                found.problems.append(Problem(str(path), f"no image with this number in CF_{tag}", stem))
         for stem, number in numbers.items():
             with reporting(found, cf_images[stem]):
                 if not number:
@@ -175,7 +181,7 @@ def load_fire(root: str | Path) -> Inventory:
     eyes = {stem[:-2] for stem in images if re.fullmatch(r"[SPA]\d+_[12]", stem)} | {pair_id[:-4] for pair_id in truths}
     for eye in sorted(eyes):
         pair_id = f"{eye}_1_2"
-        with reporting(found, truths.get(pair_id, root / pair_id)):
+        with reporting(found, truths.get(pair_id, root / pair_id), pair_id):
             if pair_id in FIRE_EXCLUDED:
                 raise ValueError(FIRE_EXCLUDED[pair_id])
             if pair_id not in truths:
@@ -189,25 +195,32 @@ def load_fire(root: str | Path) -> Inventory:
 def load_pairs_csv(path: str | Path) -> Inventory:
     """A table with the columns CSV_COLUMNS (points0 and later may be missing); ``path`` is the file or the folder of pairs.csv.
 
-    Paths in it are relative to its folder. A defective row is a Problem; ValueError when the file or a column is missing.
+    Commas, semicolons or tabs part its cells, whichever the header line has most of. Paths in it are relative to its folder. A defective
+    row is a Problem, an empty one nothing; ValueError when the file or a column is missing, or when it is no table of UTF-8 text.
     """
     path, found = Path(path).absolute(), Inventory()
     path = path / "pairs.csv" if path.is_dir() else path
     if not path.is_file():
         raise ValueError(f"{path}: no such file; {SHAPES}")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="")
-            rows = [(reader.line_num, row) for row in reader]
+        text = path.read_bytes().decode("utf-8-sig")
+        separator = max(",;\t", key=text.lstrip().partition("\n")[0].count)
+        reader = csv.DictReader(io.StringIO(text, newline=""), restval="", delimiter=separator)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        rows = [(reader.line_num, row) for row in reader]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text; save the table as 'CSV UTF-8'") from error
-    missing = [name for name in CSV_COLUMNS[:6] if name not in (reader.fieldnames or ())]
+    except csv.Error as error:
+        raise ValueError(f"{path}: no table of text ({error}); save it as 'CSV UTF-8'") from error
+    missing = [name for name in CSV_COLUMNS[:6] if name not in reader.fieldnames]
     if missing:
         raise ValueError(f"{path}: the columns {', '.join(missing)} are missing; a pairs table has {', '.join(CSV_COLUMNS)}")
     resized: list[Path] = []
     for line, row in rows:
-        with reporting(found, f"{path}, line {line}"):
-            found.add(csv_record(path.parent, {key: (cell or "").strip() for key, cell in row.items() if key}, resized))
+        cells = {key: (cell or "").strip() for key, cell in row.items() if key}
+        if any(cells.values()):
+            with reporting(found, f"{path}, line {line}", cells["pair_id"] or f"line {line}"):
+                found.add(csv_record(path.parent, cells, resized))
     report_resized(found, resized)
     return found
 

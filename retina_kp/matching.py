@@ -12,6 +12,7 @@ from .geometry import as_homography, describe, warp_points
 from .keypoints import Features
 
 MODELS = ("similarity", "affine", "homography", "quadratic", "auto")
+TIGHT, RAYLEIGH_MEDIAN = 2.0, 1.1774  # the latter: median distance over the standard deviation per axis
 MIN_MATCHES = {"similarity": 3, "affine": 4, "homography": 8, "quadratic": 20}
 
 
@@ -29,6 +30,11 @@ class Fit:
     @property
     def n_inliers(self) -> int:
         return int(self.inliers.sum())
+
+    def residuals_px(self, points0: np.ndarray, points1: np.ndarray) -> np.ndarray:
+        """(N,) distances of mapped points1 from points0."""
+        mapped = warp_points(points1, self.H_1to0) if self.quadratic_1to0 is None else apply_quadratic(points1, self.quadratic_1to0)
+        return np.linalg.norm(mapped - points0, axis=1)
 
 
 # ------------------------------------------------------------------ correspondences
@@ -97,6 +103,16 @@ def fit_transform(points0: np.ndarray, points1: np.ndarray, model: str, threshol
         return None
     fit = _polish(Fit(model, as_homography(matrix), mask.ravel().astype(bool)), points0, points1, threshold_px)
     return fit if _invertible(fit.H_1to0) and fit.n_inliers >= MIN_MATCHES[fit.model] else None
+
+
+def fit_closely(points0: np.ndarray, points1: np.ndarray, model: str, threshold_px: float) -> Fit | None:
+    """`fit_transform`, and again with a threshold of TIGHT standard deviations of what the inliers scatter: eyes that no transform of the
+    model fits to a pixel keep their matches far from the middle, others lose the wrong matches that a wide threshold lets in."""
+    fit = fit_transform(points0, points1, model, threshold_px)
+    if fit is None:
+        return None
+    sigma = float(np.median(fit.residuals_px(points0, points1)[fit.inliers])) / RAYLEIGH_MEDIAN
+    return fit_transform(points0, points1, model, max(TIGHT * sigma, threshold_px / 2)) or fit
 
 
 def _invertible(matrix: np.ndarray | None) -> bool:
@@ -175,34 +191,38 @@ def apply_quadratic(points_xy: np.ndarray, coefficients: np.ndarray) -> np.ndarr
 
 
 def choose_model(points0: np.ndarray, points1: np.ndarray, threshold_px: float) -> Fit | None:
-    """The model with the smallest cross-validated residual; a richer model must win by 3 % and 0.01 px over the simpler one before it."""
-    best, best_error = None, np.inf
-    for model in ("similarity", "affine", "homography", "quadratic"):
-        fit = fit_transform(points0, points1, model, threshold_px)
-        if fit is None or fit.model != model or (model in ("homography", "quadratic") and fit.n_inliers < 20):
+    """The model with the smallest cross-validated residual; a richer model must win by 3 % and 0.01 px over the simpler one before it.
+
+    All are judged on the same matches, those that agree with any of them: on its own inliers a poor model looks as good as a rich one."""
+    fits = [fit for m in ("similarity", "affine", "homography", "quadratic") if (fit := fit_transform(points0, points1, m, threshold_px))]
+    best, best_error, agreed = None, np.inf, np.any([fit.inliers for fit in fits], axis=0)
+    for fit in fits:
+        if fit.model in ("homography", "quadratic") and fit.n_inliers < 20:
             continue
-        error = cross_validated_residual(points0[fit.inliers], points1[fit.inliers], model)
+        error = cross_validated_residual(points0[agreed], points1[agreed], fit.model, fit.inliers[agreed], threshold_px)
         if error < 0.97 * best_error and error < best_error - 0.01:
             best, best_error = fit, error
     return best
 
 
-def cross_validated_residual(points0: np.ndarray, points1: np.ndarray, model: str, folds: int = 5) -> float:
-    """Mean distance (px of image 0) of held-out matches to a least-squares fit of the others; inf when too few are left."""
-    n, errors = len(points0), []
-    if n - n // folds - 1 < MIN_MATCHES[model]:
-        return float("inf")
+def cross_validated_residual(points0, points1, model: str, inliers: np.ndarray, threshold_px: float, folds: int = 5) -> float:
+    """Mean distance (px of image 0, at most threshold_px each) of held-out matches to a least-squares fit of the other inliers (N,) bool;
+    inf when too few are left."""
+    errors = []
     for k in range(folds):
-        test = np.arange(n) % folds == k
+        test = np.arange(len(points0)) % folds == k
+        used = inliers & ~test
+        if used.sum() < MIN_MATCHES[model]:
+            return float("inf")
         if model == "quadratic":
-            mapped = apply_quadratic(points1[test], _fit_quadratic(points1[~test], points0[~test]))
+            mapped = apply_quadratic(points1[test], _fit_quadratic(points1[used], points0[used]))
         else:
             H = np.eye(3)
             for _ in range(2):
-                H = _least_squares(points0[~test], points1[~test], np.ones((~test).sum()), model, H)
+                H = _least_squares(points0[used], points1[used], np.ones(used.sum()), model, H)
             mapped = warp_points(points1[test], H)
         errors.append(np.linalg.norm(mapped - points0[test], axis=1))
-    return float(np.nanmean(np.concatenate(errors)))
+    return float(np.fmin(np.concatenate(errors), threshold_px).mean())
 
 
 def implausible(H_1to0: np.ndarray, image1_hw, max_scale: float = 4.0, max_anisotropy: float = 1.5, max_perspective: float = 0.25) -> str:

@@ -89,6 +89,10 @@ class TrainConfig:
         for name in ("epochs", "steps_per_epoch", "batch_size", "micro_batches", "pool_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: takes a whole number from 1, not {getattr(self, name)!r}")
+        if 0 < self.files.share < 1 and self.files.size_px != self.data.size_px:
+            raise ValueError(
+                f"files.size_px {self.files.size_px} and data.size_px {self.data.size_px} must be equal: both are in every batch"
+            )
 
     @property
     def total_steps(self) -> int:

@@ -9,6 +9,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .networks import choose_device
+
 ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -22,12 +24,12 @@ def new_accelerator(device: str, precision: str) -> Accelerator:
 
     Its settings are global to the process, so those of an earlier run are dropped first; not so under several processes, whose settings
     come from the launcher."""
-    cuda = torch.cuda.is_available()
-    if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not cuda):
-        raise ValueError(f"device {device!r}: takes 'auto', 'cpu' or 'cuda', and PyTorch sees {'a' if cuda else 'no'} CUDA device here")
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device {device!r}: takes 'auto', 'cpu' or 'cuda'")
+    cpu = choose_device(device).type == "cpu"
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=device == "cpu" or not cuda, mixed_precision=ACCELERATE_PRECISION[precision])
+    return Accelerator(cpu=cpu, mixed_precision=ACCELERATE_PRECISION[precision])
 
 
 def learning_norms(network: torch.nn.Module) -> list[_BatchNorm]:

@@ -79,7 +79,7 @@ def evaluate(records: Sequence[PairRecord], methods: Sequence[Method], stresses:
         if stress == Stress() or stressed is None or method.name in stressed
     ]
     rows = _run(units, done, ledger, "registrations")
-    problems = [Problem(str(records[k].image1), fact["problem"]) for k, fact in enumerate(facts) if fact["problem"]]
+    problems = [Problem(str(records[k].image1), fact["problem"], fact["pair"]) for k, fact in enumerate(facts) if fact["problem"]]
     return Evaluation({records[k].pair_id: records[k] for k in sound}, [facts[k] for k in sound], rows, problems)
 
 

@@ -71,10 +71,11 @@ class PairRecord:
 
 @dataclass(frozen=True)
 class Problem:
-    """What could not be used: ``source`` names the file, folder or row, ``reason`` says why."""
+    """What could not be used: ``source`` names the file, folder or row, ``reason`` says why; ``pair`` the pair left out for it."""
 
     source: str
     reason: str
+    pair: str = ""
 
 
 @dataclass
@@ -206,8 +207,7 @@ def split_by_eye(records: Iterable[PairRecord], fractions: Mapping[str, float] =
         raise ValueError(f"fractions must not be negative and must add up to 1, not {dict(fractions)}")
     eyes = sorted({r.eye_id for r in records}, key=lambda eye: hashlib.sha256(f"{seed}:{eye}".encode()).hexdigest())
     ends = np.floor(np.cumsum(shares) * len(eyes) + 0.5).astype(int)
-    names = list(fractions)
-    split_of = {eye: names[int(np.searchsorted(ends, i, side="right"))] for i, eye in enumerate(eyes)}
+    split_of = {eye: list(fractions)[int(np.searchsorted(ends, i, side="right"))] for i, eye in enumerate(eyes)}
     return [replace_record(r, split=split_of[r.eye_id]) for r in records]
 
 

@@ -12,11 +12,12 @@ import torch
 from .checkpoints import load_network
 from .confidence import confidence, measure_evidence
 from .config import from_dict
-from .geometry import describe, similarity, warp_points
+from .geometry import corners, describe, similarity, warp_points
 from .images import as_array
 from .keypoints import Features, KeypointOptions
-from .matching import MODELS, Fit, fit_transform, implausible
-from .networks import fold_batch_norm
+from .matching import MODELS, Fit, fit_closely, fit_transform, implausible
+from .networks import choose_device, fold_batch_norm
+from .refinement import refine
 from .result import Registration, refused
 from .search import Hypothesis, hypotheses, matched_nearby, search_stages
 from .views import ImageViews
@@ -43,8 +44,9 @@ class RegistrarOptions:
     close_px: float = 600.0  # size of the close pictures of what both images show: the square root of their area
     close_radius_px: float = 12.0  # base px
     close_threshold_px: float = 3.0  # base px
-    polish_radius_px: float = 8.0  # px of the close pictures, for the last pass
-    polish_threshold_px: float = 3.0
+    polish_radius_px: float = 10.0  # px of the close pictures, for the last pass
+    polish_threshold_px: float = 5.0
+    redraw_px: float = 6.0  # before it the moving image is drawn again if its corners in the close-up moved farther
     sure_confidence: float = 0.97  # a candidate with so much ends the search
     min_inliers: int = 7
     min_contrast: float = 0.004  # standard deviation of gray levels below which an image counts as blank
@@ -68,18 +70,33 @@ class Closeup:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A hypothesis looked at closely. H_base: moving base px → fixed base px; result: the same in original px, with its confidence."""
+    """A hypothesis looked at closely: the moving image was drawn in the close-up by H_drawn (moving base px → fixed base px), as
+    features1; step: (3, 3) from there to where its matches put it, window px; result: the whole in original px, with its confidence."""
 
     closeup: Closeup
-    H_base: np.ndarray
+    H_drawn: np.ndarray
+    features1: Features
+    step: np.ndarray
     result: Registration
+
+    @property
+    def H_base(self) -> np.ndarray:
+        """Moving base px → fixed base px."""
+        window = self.closeup.window_from_base0
+        return np.linalg.inv(window) @ self.step @ window @ self.H_drawn
+
+    @property
+    def moved_px(self) -> float:
+        """How far the step moves a corner of the window."""
+        places = corners(self.closeup.hw)
+        return float(np.linalg.norm(warp_points(places, self.step) - places, axis=1).max())
 
 
 class Registrar:
     """Registers pairs with one network. Calling it never guesses: the result is ok, or its status says why not."""
 
     def __init__(self, network, options: RegistrarOptions = RegistrarOptions(), device: str = "auto", calibration: dict | None = None):
-        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self.device = choose_device(device)
         self.network = fold_batch_norm(network).to(self.device, memory_format=torch.channels_last)
         self.options, self.calibration = options, calibration
 
@@ -148,22 +165,33 @@ class Registrar:
         closeup = self._closeup(views0, views1, H)
         if closeup is None:
             return None
-        found = self._fit_in(closeup, views0, views1, H, o.close_radius_px * closeup.zoom, o.close_threshold_px * closeup.zoom)
-        if found is None:
+        features1, zoom = views1.drawn(closeup.window_from_base0 @ H, closeup.hw), closeup.zoom
+        points = matched_nearby(closeup.features0, features1, o.close_radius_px * zoom)
+        fit = fit_transform(*points, o.model, o.close_threshold_px * zoom)
+        if fit is None or fit.n_inliers < o.min_inliers:
             return None
-        fit, aligned, result = found
-        evidence = measure_evidence(hypothesis.support, hypothesis.share, fit, closeup.features0, aligned)
+        evidence = measure_evidence(hypothesis.support, hypothesis.share, fit, closeup.features0, features1)
+        result = self._result(fit, points, closeup, closeup.window_from_base0 @ H, views0, views1)
         result = replace(result, confidence=confidence(evidence, self.calibration), evidence=evidence)
-        return Candidate(closeup, self._step(closeup, fit) @ H, result)
+        return Candidate(closeup, H, features1, fit.H_1to0, result)
 
     def _polish(self, views0: ImageViews, views1: ImageViews, best: Candidate) -> Candidate:
-        """One more pass from where the best candidate lies, for accuracy; evidence and confidence stay as they are."""
-        o = self.options
-        found = self._fit_in(best.closeup, views0, views1, best.H_base, o.polish_radius_px, o.polish_threshold_px)
-        if found is None:
+        """One more pass from where the best candidate lies, for accuracy: matches anew, then the maps of the detector. Evidence and
+        confidence stay as they are."""
+        o, closeup = self.options, best.closeup
+        window = closeup.window_from_base0
+        if best.moved_px > o.redraw_px:
+            features1 = views1.drawn(window @ best.H_base, closeup.hw)
+            best = replace(best, H_drawn=best.H_base, features1=features1, step=np.eye(3))
+        points = matched_nearby(closeup.features0, best.features1.mapped(best.step, closeup.hw), o.polish_radius_px)
+        fit = fit_closely(*points, o.model, o.polish_threshold_px)
+        if fit is None or fit.n_inliers < o.min_inliers:
             return best
-        result = replace(found[2], confidence=best.result.confidence, evidence=best.result.evidence)
-        return replace(best, H_base=self._step(best.closeup, found[0]) @ best.H_base, result=result)
+        maps = (closeup.features0.detector, best.features1.detector)
+        fit = refine(fit, *points, maps, best.step, self.network.detector_stride, o.polish_threshold_px)
+        result = self._result(fit, points, closeup, best.step @ window @ best.H_drawn, views0, views1)
+        result = replace(result, confidence=best.result.confidence, evidence=best.result.evidence)
+        return replace(best, step=fit.H_1to0 @ best.step, result=result)
 
     def _closeup(self, views0: ImageViews, views1: ImageViews, H: np.ndarray) -> Closeup | None:
         """The window around what both fields of view share; None when they share next to nothing."""
@@ -184,24 +212,13 @@ class Registrar:
         hw = tuple(int(n) + 1 for n in ((high - low) * zoom)[::-1])
         return Closeup(window, hw, zoom, views0.drawn(window, hw))
 
-    def _fit_in(self, closeup: Closeup, views0: ImageViews, views1: ImageViews, H: np.ndarray, radius_px: float, threshold_px: float):
-        """Draw the moving image in a close-up by H (base px), match within radius_px and fit the wanted model, all in px of the window.
-        Returns (fit, features of the moving image, result), or None."""
-        o, window_from_base1 = self.options, closeup.window_from_base0 @ H
-        aligned = views1.drawn(window_from_base1, closeup.hw)
-        points0, points1 = matched_nearby(closeup.features0, aligned, radius_px)
-        fit = fit_transform(points0, points1, o.model, threshold_px)
-        if fit is None or fit.n_inliers < o.min_inliers:
-            return None
-        original0_from_window = np.linalg.inv(closeup.window_from_base0 @ views0.base_from_original)
-        result = Registration.from_fit(fit, original0_from_window, window_from_base1 @ views1.base_from_original, points0, points1,
-                                       views0.original_hw, views1.original_hw)  # fmt: skip
-        return fit, aligned, replace(result, angle_deg=describe(result.H_tried, result.moving_hw).angle_deg)
-
     @staticmethod
-    def _step(closeup: Closeup, fit: Fit) -> np.ndarray:
-        """What a fit in a close-up adds to the transform, in fixed base px."""
-        return np.linalg.inv(closeup.window_from_base0) @ fit.H_1to0 @ closeup.window_from_base0
+    def _result(fit: Fit, points, closeup: Closeup, window_from_base1: np.ndarray, views0: ImageViews, views1: ImageViews) -> Registration:
+        """A fit of points in a close-up, told in original px."""
+        original0_from_window = np.linalg.inv(closeup.window_from_base0 @ views0.base_from_original)
+        result = Registration.from_fit(fit, original0_from_window, window_from_base1 @ views1.base_from_original, *points,
+                                       views0.original_hw, views1.original_hw)  # fmt: skip
+        return replace(result, angle_deg=describe(result.H_tried, result.moving_hw).angle_deg)
 
     def _judge(self, best: Candidate, views1: ImageViews) -> Registration:
         why = implausible(best.H_base, views1.base_hw)

@@ -27,15 +27,10 @@ from .privacy import share_notebook
 PRIVATE = "private-paths"  # cell tag of notebooks whose executed copies are passed on
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 # The lab page without the scripts that it would fetch from the network.
-SCRIPT_BLOCKS = ("html_head_js", "html_head_js_mathjax", "html_head_js_mermaidjs", "jupyter_widgets")
+SCRIPTS = ("html_head_js", "html_head_js_mathjax", "html_head_js_mermaidjs", "jupyter_widgets")
+NO_SCRIPTS = "".join(f"{{% block {name} %}}{{% endblock %}}" for name in SCRIPTS)
 STYLE = "<style>.jp-InputPrompt, .jp-OutputPrompt {display: none} body {max-width: 1000px; margin: auto}</style>"  # text above its figures
-OFFLINE_TEMPLATE = (
-    "{% extends 'index.html.j2' %}"
-    + "".join(f"{{% block {name} %}}{{% endblock %}}" for name in SCRIPT_BLOCKS)
-    + "{% block html_head_css %}{{ super() }}"
-    + STYLE
-    + "{% endblock %}"
-)
+OFFLINE_TEMPLATE = "{% extends 'index.html.j2' %}" + NO_SCRIPTS + "{% block html_head_css %}{{ super() }}" + STYLE + "{% endblock %}"
 
 
 class NotebookError(RuntimeError):
@@ -73,7 +68,12 @@ def project_root() -> Path:
 
 
 def new_run_folder(notebook: str | Path, run_name: str = "", root: Path | None = None) -> Path:
-    """Create outputs/runs/<notebook>/<run name or local time>; a named one may exist already; ValueError for an odd name."""
+    """Create outputs/runs/<notebook>/<run name or local time>; a named one may exist already; ValueError for an odd name.
+
+    An absolute path as run name is the folder itself: so the runner gives a notebook the folder of its report."""
+    if Path(run_name).is_absolute():
+        Path(run_name).mkdir(parents=True, exist_ok=True)
+        return Path(run_name)
     if run_name and not re.fullmatch(r"\w[\w.+ -]*", run_name):
         raise ValueError(f"run name {run_name!r}: use letters, digits, dot, plus, minus, underscore, and no slash")
     base = (project_root() / "outputs" / "runs" if root is None else Path(root)) / Path(notebook).name.removesuffix(".ipynb")
@@ -117,6 +117,25 @@ def _checked_parameters(given: Mapping[str, Any], source: Path) -> dict[str, Any
     return checked
 
 
+def _one_folder(source: Path, parameters: Mapping[str, Any], out_dir: str | Path | None) -> tuple[Path, dict[str, Any]]:
+    """The folder of a run, which is that of its report, and the parameters with it as run_name where the notebook has one."""
+    try:
+        known = notebook_parameters(source)
+    except ValueError:  # a notebook without parameters
+        known = {}
+    wanted = known | dict(parameters)
+    name, root = wanted.get("run_name", ""), wanted.get("runs_root", "")
+    if name and out_dir is not None:
+        raise ValueError(f"{source.name}: a run has one folder; give run_name ({name!r}) or the folder ({str(out_dir)!r}), not both")
+    if wanted.get("resume") and not name and out_dir is None:
+        raise ValueError(f"{source.name}: resume = True needs run_name or the folder: which run is to be continued?")
+    if out_dir is None:
+        out_dir = new_run_folder(source, name, project_root() / Path(root).expanduser() if root else None)
+    Path(out_dir).mkdir(parents=True, exist_ok=True)
+    out_dir = Path(out_dir).resolve()
+    return out_dir, dict(parameters) | ({"run_name": str(out_dir)} if "run_name" in known else {})
+
+
 def _find_notebook(name_or_path: str | Path) -> Path:
     """A path that exists, or a name in notebooks/ with or without .ipynb; FileNotFoundError lists the names there."""
     folder = project_root() / "notebooks"
@@ -147,32 +166,26 @@ def run_notebook(
 ) -> RunResult:
     """Run a notebook with the given parameters; the working directory is the notebook's own folder.
 
-    Writes executed.ipynb and report.html to out_dir (default: a new run folder); the copy of a notebook with a cell tagged PRIVATE keeps no
-    path but the last part of each. Kernel "python3" means this interpreter, another name a
-    registered kernel; `timeout` is seconds per cell. ValueError for an unknown or ill-typed parameter before anything runs,
-    FileNotFoundError for no such notebook, NotebookError when a cell raises, takes too long or kills its kernel.
+    Writes executed.ipynb and report.html to out_dir, and so does the notebook with what it writes; without it to the folder that its
+    run_name and runs_root say, or to a new one. Kernel "python3" means this interpreter, another name a registered kernel; `timeout` is
+    seconds per cell. ValueError for an unknown or ill-typed parameter and for two folders before anything runs, FileNotFoundError for no
+    such notebook, NotebookError when a cell raises, takes too long or kills its kernel. The executed copy of a notebook with a cell tagged
+    PRIVATE keeps no path but the last part of each.
     """
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
     source = _find_notebook(name_or_path)
-    parameters = _checked_parameters(parameters, source)
-    out_dir = new_run_folder(source) if out_dir is None else Path(out_dir).resolve()
-    out_dir.mkdir(parents=True, exist_ok=True)
+    out_dir, parameters = _one_folder(source, _checked_parameters(parameters, source), out_dir)
     executed, start = out_dir / "executed.ipynb", time.monotonic()
+    how = {"kernel_name": kernel, "kernel_manager_class": _Kernel, "execution_timeout": timeout, "progress_bar": False}
     try:
-        execute_notebook(
-            source,
-            executed,
-            parameters,
-            kernel_name=kernel,
-            cwd=source.parent,
-            progress_bar=False,
-            execution_timeout=timeout,
-            kernel_manager_class=_Kernel,
-        )
+        execute_notebook(source, executed, parameters, cwd=source.parent, **how)
     except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise _stopped(source, executed, error) from None
+    finally:
+        if not any(out_dir.iterdir()):
+            out_dir.rmdir()
     if any(PRIVATE in cell.metadata.get("tags", []) for cell in _read(source).cells):
         share_notebook(executed, executed)
     return RunResult(executed, to_html(executed, out_dir / "report.html"), time.monotonic() - start)
@@ -220,13 +233,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("notebook", help="a name in notebooks/ or a path")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="one parameter")
     parser.add_argument("-f", metavar="FILE", help="YAML file of parameters; -p overrules it")
-    parser.add_argument("-o", metavar="FOLDER", help="where results go (default: a new folder in outputs/runs)")
+    parser.add_argument("-o", metavar="FOLDER", help="where everything goes (default: outputs/runs/NOTEBOOK/RUN_NAME or the time)")
     parser.add_argument("--timeout", type=int, metavar="SECONDS", help="limit per cell")
     options = parser.parse_args(argv)
     try:
         known = notebook_parameters(_find_notebook(options.notebook)) if options.p else {}
         given = import_module("papermill.iorw").read_yaml_file(options.f) if options.f else {}
-        given |= {name: typed(from_here(text, known.get(name, "")), known.get(name, "")) for name, text in options.p}
+        given |= {
+            name: typed(text if name == "run_name" else from_here(text, known.get(name, "")), known.get(name, ""))
+            for name, text in options.p
+        }
         result = run_notebook(options.notebook, given, options.o, timeout=options.timeout)
     except (OSError, ValueError, NotebookError) as error:
         print(error, file=sys.stderr)

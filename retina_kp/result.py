@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import cv2
 import numpy as np
 
 from .files import write_json, write_text
-from .geometry import as_homography, inside, pixel_grid, warp_points
+from .geometry import as_homography, inside, pixel_grid, rescale_homography, resize_matrix, warp_points
 from .images import as_array
 from .matching import Fit, apply_quadratic
 
 SAVED_KEYS = {"status", "confidence", "model", "H_1to0", "angle_deg", "fixed_hw", "moving_hw", "evidence", "quadratic", "matches0",
               "matches1", "inliers"}  # fmt: skip
+STRIP_PX = 2**18  # pixels that are warped at a time: coordinates of a whole 6000 x 6000 image would take gigabytes
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,28 @@ class Registration:
         image = as_array(moving, "moving image")
         if image.shape[:2] != self.moving_hw:
             raise ValueError(f"this registration is for a moving image of {self.moving_hw} (h, w) px, not {image.shape[:2]}")
-        grid = pixel_grid(self.fixed_hw).reshape(-1, 2).numpy().astype(np.float64)
-        source = np.nan_to_num(self.map_to_moving(grid), nan=-1e6).astype(np.float32).reshape(*self.fixed_hw, 2)
-        return cv2.remap(image, source[..., 0], source[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+        warped = np.zeros((*self.fixed_hw, *image.shape[2:]), image.dtype)
+        for strip, source in self._strips(warped):
+            strip[:] = cv2.remap(image, source[..., 0], source[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+        return warped
+
+    def _strips(self, picture: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Views of a few rows of a picture of the fixed frame, each with the (h, w, 2) moving px that its pixels show."""
+        rows = max(STRIP_PX // picture.shape[1], 1)
+        for top in range(0, len(picture), rows):
+            strip = picture[top : top + rows]
+            grid = pixel_grid(strip.shape[:2]).reshape(-1, 2).numpy().astype(np.float64) + (0, top)
+            yield strip, np.nan_to_num(self.map_to_moving(grid), nan=-1e6).astype(np.float32).reshape(*strip.shape[:2], 2)
+
+    def resized(self, fixed_hw, moving_hw) -> Registration:
+        """The same registration between copies of both images at other sizes (h, w), such as small ones to look at."""
+        resize0, resize1 = resize_matrix(self.fixed_hw, fixed_hw), resize_matrix(self.moving_hw, moving_hw)
+        H, tried = (m if m is None else as_homography(rescale_homography(m, resize1, resize0)) for m in (self.H_1to0, self.H_tried))
+        quadratic = self.quadratic and self.quadratic | {
+            "original0_from_frame": resize0 @ self.quadratic["original0_from_frame"],
+            "frame_from_original1": self.quadratic["frame_from_original1"] @ np.linalg.inv(resize1)}  # fmt: skip
+        return replace(self, H_1to0=H, H_tried=tried, quadratic=quadratic, fixed_hw=tuple(fixed_hw), moving_hw=tuple(moving_hw),
+                       matches0=warp_points(self.matches0, resize0), matches1=warp_points(self.matches1, resize1))  # fmt: skip
 
     def covered(self) -> np.ndarray:
         """(H, W) bool in the fixed frame: where the warped moving image has data."""
@@ -141,15 +162,15 @@ class Registration:
                    tuple(d["moving_hw"]), d["model"], angle, d["evidence"], quadratic)  # fmt: skip
 
     def save(self, path: str | Path) -> list[Path]:
-        """Write ``path`` (JSON) and, when ok, beside it an ITK transform (.tfm) and ``<stem>_transformation.txt`` (the 3x3 matrix
-        moving → fixed as rows of numbers, as i2k tools read it). Returns the files written; each is complete or absent, and none is
-        left over from an earlier result of that name. ValueError for a path that ends in .tfm or .txt."""
-        path = Path(path)
+        """Write ``path`` (JSON; the ending .json is added where it is missing) and, when ok, beside it an ITK transform (.tfm) and
+        ``<stem>_transformation.txt`` (the 3x3 matrix moving → fixed as rows of numbers, as i2k tools read it). Returns the files written;
+        each is complete or absent, and none is left over from an earlier result of that name. ValueError for a path in .tfm or .txt."""
+        path = Path(path).expanduser()
         if path.suffix.lower() in (".tfm", ".txt"):
             name = path.with_suffix(".json").name
             raise ValueError(f"{path}: give the name of the JSON file, such as {name}; the others are written beside it")
-        stem = path.stem if path.suffix.lower() == ".json" else path.name
-        itk, matrix = path.with_name(stem + ".tfm"), path.with_name(stem + "_transformation.txt")
+        path = path if path.suffix.lower() == ".json" else path.with_name(path.name + ".json")
+        itk, matrix = path.with_name(path.stem + ".tfm"), path.with_name(path.stem + "_transformation.txt")
         texts = {}
         if self.ok:
             rows = [" ".join(f"{v:.10g}" for v in row) for row in self.H_1to0]

@@ -127,7 +127,8 @@ def find_checkpoint(phase: str, s: Settings) -> Path | None:
     """Checkpoint of a phase to build on: that of a run with our name, else the newest that went to its end, was no mere try (MIN_STEPS) and
     has our network and image size."""
     folder = runs_folder(s) / NOTEBOOKS[phase]
-    if s.run_name and (named := folder / s.run_name / "checkpoint.safetensors").is_file():
+    name = Path(s.run_name).name  # the runner gives the whole path
+    if name and (named := folder / name / "checkpoint.safetensors").is_file():
         return named
     for path in sorted(folder.glob("*/checkpoint.safetensors"), key=lambda p: p.stat().st_mtime, reverse=True):
         about = read_metadata(path)

@@ -16,8 +16,9 @@ from .synthetic import make_scene, render
 from .vasculature import Retina, grow_retina
 
 # What good clinical pictures show; training uses the harsher AppearanceRange() so that it covers more than reality.
-CLINICAL = AppearanceRange(invert_probability=0.0, gamma=1.3, bias_field=0.35, vignetting=0.3, noise_sigma=0.025, speckle_sigma=0.08, blur_sigma_px=1.2,
-                           banding=0.015, dropout_probability=0.1, saturation_probability=0.05, text_probability=0.1)  # fmt: skip
+CLINICAL = AppearanceRange(invert_probability=0.0, gamma=1.3, bias_field=0.35, vignetting=0.3, noise_sigma=0.025, speckle_sigma=0.08,
+                           blur_sigma_px=1.2, banding=0.015, dropout_probability=0.1, saturation_probability=0.05,
+                           text_probability=0.1)  # fmt: skip
 
 
 @dataclass(frozen=True)

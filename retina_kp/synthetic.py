@@ -177,9 +177,11 @@ def render_fa(scene: Scene, g: torch.Generator, thin_px=(0.2, 1.4)) -> torch.Ten
     window = scene.layer("scar") * uniform(g, b, -0.4, 0.5)
     early = chance(g, b, 0.25)  # arterial phase: veins still fill
     artery, vein = uniform(g, b, 0.25, 0.8), uniform(g, b, 0.25, 0.8) * (1 - early * uniform(g, b, 0.2, 0.8))
-    pool = torch.sigmoid(3 * smooth_noise(g, b, hw, max(hw) / 10) - uniform(g, b, 3, 6)) * uniform(g, b, 0.3, 1.2) * chance(g, b, 0.25)  # late leakage
-    closed = torch.sigmoid(4 * smooth_noise(g, b, hw, max(hw) / 7) - 4) * uniform(g, b, 0.2, 0.7) * chance(g, b, 0.25)  # capillaries without flow
-    image = image * (1 - closed) + torch.maximum(a.artery * artery, a.vein * vein) + leak + window + pool
+    leakage = torch.sigmoid(3 * smooth_noise(g, b, hw, max(hw) / 10) - uniform(g, b, 3, 6))  # pools of a late phase
+    leakage = leakage * uniform(g, b, 0.3, 1.2) * chance(g, b, 0.25)
+    closed = torch.sigmoid(4 * smooth_noise(g, b, hw, max(hw) / 7) - 4)  # capillaries without flow
+    closed = closed * uniform(g, b, 0.2, 0.7) * chance(g, b, 0.25)
+    image = image * (1 - closed) + torch.maximum(a.artery * artery, a.vein * vein) + leak + window + leakage
     image = image * (1 - scene.layer("hemorrhage") * uniform(g, b, 0.3, 0.95))
     return image.clamp(0, 1)
 

@@ -36,8 +36,17 @@ RECIPES: dict[str, list[TrainConfig]] = {
     "lite": [
         replace(LITE, phase="warmup", epochs=2, curriculum_steps=500),
         replace(LITE, phase="geometric", epochs=20, seed=1, rise_steps=1, final_rate_ratio=0.03),
-        replace(LITE, phase="pke", epochs=4, seed=2, learning_rate=3e-4, final_rate_ratio=0.02, pool_size=300,
-                data=SyntheticOptions(frames_per_retina=2), pke=PkeOptions(candidate_min_probability=0.3, pke_min_probability=0.3)),
+        replace(
+            LITE,
+            phase="pke",
+            epochs=4,
+            seed=2,
+            learning_rate=3e-4,
+            final_rate_ratio=0.02,
+            pool_size=300,
+            data=SyntheticOptions(frames_per_retina=2),
+            pke=PkeOptions(candidate_min_probability=0.3, pke_min_probability=0.3),
+        ),
     ],
 }
 
@@ -108,7 +117,7 @@ def make_parser() -> argparse.ArgumentParser:
     recipe = parser.add_argument_group("of a recipe only")
     recipe.add_argument("--shorten", type=float, default=1.0, help="fraction of the steps, for trying out")
     recipe.add_argument("--target", default="", help="where the finished weights go; default: retina_kp/weights/<recipe>.safetensors")
-    recipe.add_argument("--calibration-pairs", type=int, default=25, help="per modality and set")
+    recipe.add_argument("--calibration-pairs", type=int, default=14, help="per modality and set")
     return parser
 
 

@@ -11,7 +11,6 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Image
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 from .annotation import true_homography
 from .evaluation_tables import outcome, pair_result
 from .geometry import resize_matrix, warp_points
+from .images import shrink
 from .methods import as_registration
 from .real_evaluation import as_taken, read_pair, truth_points
 from .records import PairRecord
@@ -76,12 +76,10 @@ def title(shown: Shown) -> str:
 # ------------------------------------------------------------------ drawings
 
 
-def drawn(record: PairRecord, result: Registration) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fixed image, moving image in its frame and where that covers it, all of SIDE_PX."""
-    fixed, moving = read_pair(record)
-    size = tuple(max(round(n * SIDE_PX / max(fixed.shape[:2])), 1) for n in fixed.shape[:2])[::-1]
-    small = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in (fixed, result.warp(moving))]
-    return *small, cv2.resize(result.covered().astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+def small(record: PairRecord, result: Registration) -> tuple[np.ndarray, np.ndarray, Registration]:
+    """Copies of both images of at most SIDE_PX, and their registration."""
+    fixed, moving = (shrink(image, SIDE_PX) for image in read_pair(record))
+    return fixed, moving, result.resized(fixed.shape[:2], moving.shape[:2])
 
 
 def modality_overlay(record: PairRecord, result: Registration) -> np.ndarray:
@@ -89,7 +87,8 @@ def modality_overlay(record: PairRecord, result: Registration) -> np.ndarray:
     colors = [MODALITY_COLORS.get(name, (0.6, 0.6, 0.6)) for name in (record.modality0, record.modality1)]
     if record.modality0 == record.modality1:
         colors = [MODALITY_COLORS["CF"], MODALITY_COLORS["OCTA"]]
-    return overlay(*drawn(record, result), colors)
+    fixed, moving, result = small(record, result)
+    return overlay(fixed, result.warp(moving), result.covered(), colors)
 
 
 def before(record: PairRecord) -> Registration:
@@ -109,8 +108,8 @@ def truth(record: PairRecord) -> Registration | None:
 def plot_pair(shown: Shown) -> Figure:
     """One pair: overlay, checkerboard, matches (or the overlay before, of a method that gives no matches), residual arrows at the annotated
     points, enlarged. Of a pair without a transform the two images, its matches if any, and the reason."""
-    record, result = shown.record, shown.result
-    fixed, moving = read_pair(record)
+    record = shown.record
+    fixed, moving, result = small(record, shown.result)
     has_more, aspect = result.ok or len(result.matches0) > 0, fixed.shape[0] / fixed.shape[1]
     figure = plt.figure(figsize=(WIDTH_IN, (1 / 2 + has_more / 3) * WIDTH_IN * aspect + 0.9), layout="constrained")
     figure.suptitle(title(shown) + ("" if result.ok else "\n" + _wrapped(result.status)), fontsize=13, fontweight="bold")
@@ -119,10 +118,9 @@ def plot_pair(shown: Shown) -> Figure:
     if has_more:
         axes += [figure.add_subplot(place) for place in (grid[1, :4], grid[1, 4:])]
     if result.ok:
-        small, warped, valid = drawn(record, result)
-        show(modality_overlay(record, result), axes[0], f"vessels: {record.modality0} and {record.modality1}, white where they agree")
-        show(checkerboard(small, warped, valid), axes[1], "checkerboard")
-        _residuals(axes[3], shown, result)
+        show(modality_overlay(record, shown.result), axes[0], f"vessels: {record.modality0} and {record.modality1}, white where they agree")
+        show(checkerboard(fixed, result.warp(moving), result.covered()), axes[1], "checkerboard")
+        _residuals(axes[3], shown)
     else:
         show(fixed, axes[0], f"fixed, {record.modality0}")
         show(moving, axes[1], f"moving, {record.modality1}")
@@ -139,18 +137,18 @@ def _wrapped(text: str, width: int = 100) -> str:
     return "\n".join(textwrap.wrap(text, width))
 
 
-def _residuals(ax, shown: Shown, result: Registration) -> None:
-    """Arrows at the truth's points, as long as an eighth of the frame at most for the middle one; without truth the warped image."""
-    fixed, moving = read_pair(shown.record)
-    points = truth_points(shown.record, moving.shape[:2])
+def _residuals(ax, shown: Shown) -> None:
+    """Arrows at the truth's points, as long as a tenth of the frame at most for the middle one; without truth the warped image."""
+    fixed, moving, result = small(shown.record, shown.result)
+    points = truth_points(shown.record, shown.result.moving_hw)
     if points is None:
-        show(result.warp(moving), ax, "moving image in the fixed frame (no truth: no residuals)")
+        show(result.warp(moving), ax, "moving image, registered (no truth)")
         return
-    S = resize_matrix(fixed.shape[:2], small_hw := tuple(max(round(n * SIDE_PX / max(fixed.shape[:2])), 1) for n in fixed.shape[:2]))
-    predicted, true = (warp_points(xy, S) for xy in (result.map_to_fixed(points[0]), points[1]))
+    S = resize_matrix(shown.result.fixed_hw, fixed.shape[:2])
+    predicted, true = (warp_points(xy, S) for xy in (shown.result.map_to_fixed(points[0]), points[1]))
     typical = float(np.nanmedian(np.linalg.norm(predicted - true, axis=1)))
-    magnify = max([m for m in MAGNIFICATIONS if m * typical <= max(small_hw) / 10], default=1)
-    plot_residuals(ax, cv2.resize(fixed, small_hw[::-1], interpolation=cv2.INTER_AREA), predicted, true, magnify)
+    magnify = max([m for m in MAGNIFICATIONS if m * typical <= max(fixed.shape) / 10], default=1)
+    plot_residuals(ax, fixed, predicted, true, magnify)
     errors = np.array(shown.row["errors_px"], float)
     ax.set_title(f"residuals ×{magnify}: mean {errors.mean():.1f}, max {errors.max():.1f} px", fontsize=11)
 
@@ -184,7 +182,7 @@ def plot_contact_sheet(pairs: Sequence[Shown], columns: int = 6) -> Figure:
     for ax in axes[len(pairs) :]:
         ax.set_visible(False)
     for ax, shown in zip(axes, pairs, strict=False):
-        picture = modality_overlay(shown.record, shown.result) if shown.result.ok else read_pair(shown.record)[1]
+        picture = modality_overlay(shown.record, shown.result) if shown.result.ok else shrink(read_pair(shown.record)[1], SIDE_PX)
         show(picture, ax)
         ax.set_axis_on()
         ax.set(xticks=[], yticks=[])

@@ -8,15 +8,14 @@ import cv2
 import ipywidgets as ipw
 import numpy as np
 
+from .images import shrink
 from .viz import overlay, show
 
 
 def to_png(image: np.ndarray, longer_side_px: int = 560) -> bytes:
     """An image as PNG bytes at most longer_side_px wide or high: float in [0, 1] or uint8, gray or RGB."""
     picture = image if image.dtype == np.uint8 else (np.clip(image, 0, 1) * 255).astype(np.uint8)
-    scale = min(1.0, longer_side_px / max(picture.shape[:2]))
-    if scale < 1:
-        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    picture = shrink(picture, longer_side_px)
     return cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)[1].tobytes()
 
 

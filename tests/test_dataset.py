@@ -182,7 +182,7 @@ def test_half_of_the_junctions_are_annotated_and_the_truth_has_all():
     a, b = whole.batch(0, 2), half.batch(0, 2)
     count = [int(torch.isfinite(x).all(-1).sum()) for x in (a["vessel_keypoints"], b["vessel_keypoints"], b["true_keypoints"])]
     assert 0 < count[1] < count[0] <= count[2] and torch.equal(a["image0"], b["image0"]) and len(view.junctions_xy) == len(marked)
-    near = torch.cdist(b["vessel_keypoints"].nan_to_num(-1e4), b["true_keypoints"].nan_to_num(-2e4)).amin(-1)
+    near = (b["vessel_keypoints"][:, :, None] - b["true_keypoints"][:, None]).norm(dim=-1).nan_to_num(1e4).amin(-1)
     near = near[torch.isfinite(b["vessel_keypoints"]).all(-1)]
     assert near.max() < 1e-3
 

@@ -374,6 +374,7 @@ def test_every_reason_of_mining_has_a_stage_and_a_colour():
 
 def test_the_notebook_diagnoses_a_given_run_from_any_folder(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = report.run_notebook("05_pke_diagnostics", {"run": str(folder), "runs_root": str(tmp_path / "runs"), "run_name": "a"}, tmp_path)
+    result = report.run_notebook("05_pke_diagnostics", {"run": str(folder), "runs_root": str(tmp_path / "runs"), "run_name": "a"})
     assert report.count_figures(result.executed) == FIGURES and "STAND-IN" not in result.html.read_text(encoding="utf-8")
-    assert (tmp_path / "runs" / "05_pke_diagnostics" / "a" / "metrics.json").is_file()
+    assert result.html.with_name("metrics.json") == tmp_path / "runs" / "05_pke_diagnostics" / "a" / "metrics.json"
+    assert result.html.with_name("metrics.json").is_file()

@@ -56,8 +56,8 @@ def reports(tmp_path_factory):
         ):
             folder = tmp_path_factory.mktemp(name) / "Wang Li"
             write(folder)
-            given |= {"root": str(folder), "runs_root": str(folder.parent), "run_name": "r", "baselines": ["identity"], "gammas": []}
-            found[name] = run_notebook(NOTEBOOK, given, folder.parent / "out"), folder.parent / NOTEBOOK / "r"
+            given |= {"root": str(folder), "baselines": ["identity"], "gammas": [], "gallery_pairs": 1}
+            found[name] = run_notebook(NOTEBOOK, given, folder.parent / "out"), folder.parent / "out"
     return found
 
 

@@ -1,16 +1,19 @@
 """Many pairs: what is found, what is written, and how bad input is told."""
 
+import csv
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from retina_kp import PairOptions, Registrar, draw_pair
-from retina_kp.images import read_image, write_image
-from retina_kp.jobs import _truth_errors, find_jobs, run_job, run_jobs
+from retina_kp import PairOptions, Registrar, draw_pair, report
+from retina_kp.images import read_image, shrink, write_image
+from retina_kp.jobs import _truth_errors, display_copies, find_jobs, has_truth, run_job, run_jobs
 from retina_kp.records import PairRecord, write_pairs_csv
+from retina_kp.samples import write_aligned_folder
 
 EASY = PairOptions(size_px=512, rotation_deg=12, scale=(0.9, 1.1), min_overlap=0.7)
 
@@ -42,6 +45,38 @@ def test_two_files(folder):
     assert job.name == "a" and job.record is None
 
 
+def test_numbers_in_names_count_as_numbers(tmp_path):
+    for side, names in (("fixed", ("1", "2", "10")), ("moving", ("01", "02", "10", "._10"))):
+        for name in names:
+            write_image(tmp_path / side / f"{name}.png", np.zeros((40, 40), np.uint8))
+    jobs = find_jobs(tmp_path / "fixed", tmp_path / "moving")
+    assert [job.row() for job in jobs][1:] == [
+        {"pair": "2", "fixed": "fixed/2.png", "moving": "moving/02.png"},
+        {"pair": "10", "fixed": "fixed/10.png", "moving": "moving/10.png"},
+    ]
+
+
+def test_names_of_files_differ(tmp_path):
+    """Stems that repeat, that differ by capitals or by what no file name holds, and that of the table of the run."""
+    for side in ("fixed", "moving"):
+        for name in ("a.png", "a.jpg", "A#.png", "metrics.png"):
+            write_image(tmp_path / side / name, np.zeros((40, 40), np.uint8))
+    assert sorted(job.name for job in find_jobs(tmp_path / "fixed", tmp_path / "moving")) == ["A_", "a", "a-2", "metrics-2"]
+    ids = ["a/1", "a:1", "A_1", "../..", "eye 1.5", "x" * 300, "x" * 301]
+    picture = tmp_path / "fixed" / "a.png"
+    write_pairs_csv(tmp_path / "pairs.csv", [PairRecord(i, "eye", "CF", "FA", picture, picture) for i in ids])
+    jobs = find_jobs(tmp_path)
+    assert [job.name for job in jobs] == ["a_1", "a_1-2", "A_1-3", "_", "eye 1.5", "x" * 80, "x" * 80 + "-2"]
+    assert [job.record.pair_id for job in jobs] == ids
+
+
+def test_jobs_of_one_name_are_refused(registrar, folder, tmp_path):
+    jobs = find_jobs(folder / "fixed", folder / "moving")
+    with pytest.raises(ValueError, match="called 'a'"):
+        run_jobs(registrar, [*jobs, *jobs], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_unequal_folders_are_refused(folder, tmp_path):
     write_image(tmp_path / "x.png", np.zeros((40, 40), np.uint8))
     with pytest.raises(ValueError, match="2 images and .* 1"):
@@ -51,10 +86,102 @@ def test_unequal_folders_are_refused(folder, tmp_path):
 def test_missing_and_mixed_paths_are_named(folder):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         find_jobs("nowhere", folder / "moving")
-    with pytest.raises(FileNotFoundError, match="moving"):
-        find_jobs(folder / "fixed")
+    with pytest.raises(FileNotFoundError, match="moving: .*nowhere"):
+        find_jobs(folder / "fixed", "nowhere")
     with pytest.raises(ValueError, match="both"):
         find_jobs(folder / "fixed", folder / "moving" / "a-fa.png")
+
+
+def test_what_was_not_given_is_named(folder, tmp_path):
+    with pytest.raises(ValueError, match="fixed: no path given"):
+        find_jobs("", folder / "moving")
+    with pytest.raises(ValueError, match="moving: no path given; which image is to be registered to .*a.png"):
+        find_jobs(folder / "fixed" / "a.png")
+    with pytest.raises(ValueError, match="moving: no path given, so fixed must be a data set, but .*fixed: nothing known is in here"):
+        find_jobs(folder / "fixed")
+    with pytest.raises(ValueError, match="leave moving empty"):
+        find_jobs(folder / "pairs.csv", folder / "moving")
+    (tmp_path / "pairs.csv").write_text("pair_id\n")
+    with pytest.raises(ValueError, match="^[^:]*pairs.csv: the columns eye_id"):
+        find_jobs(tmp_path / "pairs.csv")
+
+
+def test_home_is_understood(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("USERPROFILE", str(folder))
+    assert [job.fixed for job in find_jobs("~/fixed", "~/moving")] == [folder / "fixed" / "a.png", folder / "fixed" / "b.png"]
+    assert find_jobs("~/pairs.csv")[0].fixed == folder / "fixed" / "a.png"
+
+
+def operation_set(root: Path) -> None:
+    """One pair of layout 2."""
+    for side in ("01", "02"):
+        pair = root / "operation_pre_filtered_cffa" / "003_01" / f"eye_{side}"
+        write_image(pair.with_suffix(".png"), np.zeros((50, 60), np.uint8))
+        pair.with_suffix(".txt").write_text("1 1\n50 2\n3 40\n44 45\n")
+
+
+def fire(root: Path) -> None:
+    """One pair of FIRE."""
+    for side in "12":
+        write_image(root / "Images" / f"S01_{side}.jpg", np.zeros((50, 60), np.uint8))
+    (root / "Ground Truth").mkdir()
+    (root / "Ground Truth" / "control_points_S01_1_2.txt").write_text("1 1 1 1\n900 2 900 2\n3 940 3 940\n944 945 944 945\n")
+
+
+def cf_octa(root: Path) -> None:
+    """One pair of CF_OCTA_v2."""
+    write_image(root / "CF_ts" / "007.png", np.zeros((50, 60), np.uint8))
+    write_image(root / "OCTA_ts" / "007OCTA.png", np.zeros((50, 60), np.uint8))
+    (root / "GT_CF_to_OCTA").mkdir()
+    (root / "GT_CF_to_OCTA" / "007_CF_to_OCTA_affine.txt").write_text("1 0 5\n0 1 2\n")
+
+
+@pytest.mark.parametrize(("make", "name"), [
+    (operation_set, "cffa_003_01"), (fire, "S01_1_2"), (cf_octa, "cfocta_v2_007"),
+    (lambda root: write_aligned_folder(root, 1, size_px=64), "cffa_1_N"),
+])  # fmt: skip
+def test_every_layout_is_taken(tmp_path, make, name):
+    make(tmp_path)
+    jobs = find_jobs(tmp_path)
+    assert jobs[0].name == name and jobs[0].fixed.is_file() and jobs[0].moving.is_file() and has_truth(jobs[0].record)
+
+
+def test_a_bad_row_stays_as_failed_with_its_reason(folder, registrar, tmp_path):
+    head = "pair_id;eye_id;modality0;modality1;image0;image1;points0;points1\n"
+    rows = [
+        "a;1;CF;FA;fixed/a.png;moving/none.png",
+        "",
+        "b;1;CF;FA;fixed/b.png;moving/b-fa.png",
+        "a;1;CF;FA;fixed/a.png;moving/a-fa.png;p;p",
+    ]
+    (tmp_path / "pairs.csv").write_text(head + "\n".join(rows) + "\n;;;;;\nb;1;CF;FA;fixed/b.png;moving/b-fa.png\n", encoding="utf-8-sig")
+    for side in ("fixed", "moving"):
+        shutil.copytree(folder / side, tmp_path / side)
+    outcomes = run_jobs(registrar, find_jobs(tmp_path), tmp_path / "out")
+    rows = {o.job.name: o.row() for o in outcomes}
+    assert list(rows) == ["b", "a", "a-2", "b-2"] and outcomes[0].result.ok
+    assert rows["a"]["status"].startswith("failed: pairs.csv, line 2: ") and "none.png: no such file" in rows["a"]["status"]
+    assert "p: no such file" in rows["a-2"]["status"] and "duplicate" in rows["b-2"]["status"]
+    assert outcomes[1].job.row() == {"pair": "a", "fixed": None, "moving": None} and rows["a"]["confidence"] == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["b.json", "b.tfm", "b_registered.png", "b_transformation.txt"]
+
+
+def test_a_table_without_any_usable_pair_is_told(tmp_path):
+    (tmp_path / "pairs.csv").write_text("pair_id,eye_id,modality0,modality1,image0,image1\na,1,CF,FA,x.png,y.png\n")
+    with pytest.raises(ValueError, match="no usable pair: .*line 2: .*x.png: no such file"):
+        find_jobs(tmp_path)
+
+
+def test_display_copies_are_small_and_belong_together(folder, registrar):
+    (outcome,) = (run_job(registrar, job) for job in find_jobs(folder / "pairs.csv"))
+    fixed, moving, small = display_copies(outcome, 128)
+    assert fixed.shape == (128, 128, 3) and moving.shape == (128, 128) and small.warp(moving).shape == (128, 128)
+    assert small.matches0 == pytest.approx((outcome.result.matches0 + 0.5) / 4 - 0.5)
+    whole, same = shrink(outcome.result.warp(read_image(outcome.job.moving)), 128), outcome.result.resized((128, 128), (512, 512))
+    seen = shrink(outcome.result.covered().astype(np.uint8) * 255, 128) == 255
+    assert np.abs(small.warp(moving).astype(float) - whole)[seen].mean() < 2 and same.covered()[seen].all()
+    assert display_copies(outcome, 5000)[0].shape == (512, 512, 3)
 
 
 def test_a_csv_brings_truth_and_everything_is_written(folder, registrar, tmp_path):
@@ -88,3 +215,33 @@ def test_the_error_is_that_of_the_whole_transform(truth):
     result = SimpleNamespace(ok=True, H_1to0=np.eye(3), moving_hw=(768, 768), fixed_hw=(768, 768), map_to_fixed=lambda xy: xy + [3, 4])
     record = PairRecord("a", "a", "CF", "FA", Path("a.png"), Path("b.png"), **truth)
     assert np.allclose(_truth_errors(record, result), 5)
+
+
+# ------------------------------------------------------------------ the notebook
+
+
+@pytest.fixture
+def table(folder, tmp_path) -> Path:
+    """A pairs.csv in a folder of its own: one pair that registers, one without its moving image."""
+    head, row = "pair_id;eye_id;modality0;modality1;image0;image1\n", f"1;CF;FA;{folder / 'fixed' / 'a.png'};"
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "pairs.csv").write_text(f"{head}none;{row}none.png\ngood;{row}{folder / 'moving' / 'a-fa.png'}\n")
+    return tmp_path / "set"
+
+
+def test_the_notebook_keeps_failed_pairs_and_writes_into_one_folder(table, tmp_path):
+    parameters = {"fixed": str(table), "device": "cpu", "pair_index": 1}
+    result = report.run_notebook("07_register", parameters, tmp_path / "out")
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        rows = {row["pair"]: row for row in csv.DictReader(file)}
+    assert rows["good"]["status"] == "ok" and rows["good"]["moving"] == "moving/a-fa.png"
+    assert rows["none"]["status"].startswith("failed: pairs.csv, line 2: ") and "no such file" in rows["none"]["status"]
+    assert [row["pair"] for row in json.loads((tmp_path / "out" / "metrics.json").read_text())["pairs"]] == ["good", "none"]
+    assert "good.tfm" in {path.name for path in result.html.parent.iterdir()}
+    assert "none.png: no such file" in result.html.read_text(encoding="utf-8")
+
+
+def test_the_notebook_names_the_range_of_pair_index(table, tmp_path):
+    with pytest.raises(report.NotebookError, match="pair_index: takes 0 to 1, as there are 2 pairs; not 2"):
+        report.run_notebook("07_register", {"fixed": str(table), "device": "cpu", "pair_index": 2}, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["executed.ipynb"]

@@ -10,6 +10,7 @@ from retina_kp.geometry import as_homography, rescale_homography, resize_matrix,
 from retina_kp.images import write_image
 from retina_kp.layouts import load_layout, load_masked_fundus, load_operation, load_pairs_csv
 from retina_kp.records import (
+    CSV_COLUMNS,
     Inventory,
     PairRecord,
     check_points,
@@ -90,6 +91,7 @@ def test_generated_reports_missing_files_and_bad_masks(tmp_path):
     assert "3_A_seg.png is missing" in reason(found, "3_A") and found.records[1].vessel_mask0 is None
     assert "proportions differ" in reason(found, "4_A") and found.records[2].vessel_mask0 is None
     assert "5_A_fa.png" in reason(found, "5_A")
+    assert [p.pair for p in found.problems] == ["cffa_2_A", "", "", "cffa_5_A"], "a pair without its mask is not left out"
     assert {r.modality1 for r in load_layout(tmp_path).records} == {"FA", "OCT", "OCTA"}
 
 
@@ -465,9 +467,42 @@ def test_bad_rows_of_a_table_are_reported(tmp_path):
     assert len(found.problems) == len(words)
     for line, word in enumerate(words, 3):
         assert word in reason(found, f"pairs.csv, line {line}")
+    assert [p.pair for p in found.problems] == ["good", *"bcdefghi"]
     (tmp_path / "pairs.csv").write_text("pair_id,image0\n")
     with pytest.raises(ValueError, match="eye_id, modality0, modality1, image1 are missing"):
         load_layout(tmp_path)
+
+
+@pytest.mark.parametrize("separator", ",;\t")
+def test_a_table_as_spreadsheets_save_it(tmp_path, separator):
+    """Any separator, a byte order mark, carriage returns, blanks in the header, quotes, and empty rows at the end."""
+    image(tmp_path / "cf.png", CF_HW)
+    image(tmp_path / "fa.png", FA_HW)
+    rows = [["pair_id", "eye_id", " modality0", "modality1", "image0", "image1", "H_0to1"],
+            [f'"1{separator}A"', "1", "CF", "FA", "cf.png", "fa.png", '"1,0,5,0,1,-7,0,0,1"'], [""] * 7]  # fmt: skip
+    (tmp_path / "pairs.csv").write_bytes(("\ufeff" + "\r\n".join(separator.join(row) for row in rows) + "\r\n").encode())
+    found = load_pairs_csv(tmp_path)
+    assert found.problems == [] and [r.pair_id for r in found.records] == [f"1{separator}A"]
+    assert found.records[0].H_0to1.tolist() == [[1, 0, 5], [0, 1, -7], [0, 0, 1]]
+
+
+def test_the_table_of_the_manual_is_one(tmp_path):
+    manual = (Path(__file__).resolve().parents[1] / "data" / "README.md").read_text(encoding="utf-8")
+    example = next(block for block in manual.split("```") if "pair_id,eye_id" in block).strip()
+    (tmp_path / "pairs.csv").write_text(example.replace("/elsewhere", "img"))
+    for name in ("17_cf.png", "17_fa.tif", "18_cf.png", "18_oct.png"):
+        image(tmp_path / "img" / name, CF_HW)
+    found = load_pairs_csv(tmp_path)
+    assert found.problems == [] and [r.pair_id for r in found.records] == ["17_left", "18_left"]
+    assert found.records[0].H_0to1 is not None and found.records[1].H_0to1 is None
+    assert all(f"`{name}`" in manual for name in CSV_COLUMNS)
+
+
+@pytest.mark.parametrize("content", ["pair_id,é".encode("latin-1"), "pair_id,eye_id".encode("utf-16"), b"pair_id\n" + b"x" * 200_000])
+def test_what_is_no_table_of_text_is_told(tmp_path, content):
+    (tmp_path / "pairs.csv").write_bytes(content)
+    with pytest.raises(ValueError, match="pairs.csv: .*save .*'CSV UTF-8'"):
+        load_pairs_csv(tmp_path)
 
 
 # ------------------------------------------------------------------ the real pairs

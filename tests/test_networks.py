@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from retina_kp.geometry import from_cells, pixel_grid
-from retina_kp.networks import NETWORKS, DenseOutput, LocalContrast, build_network, fold_batch_norm
+from retina_kp.networks import NETWORKS, DenseOutput, LocalContrast, build_network, choose_device, fold_batch_norm
 from retina_kp.networks.common import check_input, pad_to_multiple
 
 ODD_HW = (313, 471)
@@ -264,3 +264,27 @@ def test_folding_the_normalisation_changes_nothing():
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in fold_batch_norm(net).modules())
     assert torch.allclose(plain_output.detector, folded_output.detector, atol=1e-5)
     assert torch.allclose(plain_output.descriptors, folded_output.descriptors, atol=1e-4)
+
+
+# ------------------------------------------------------------------ where they run
+
+
+@pytest.mark.parametrize(("devices", "asked", "chosen"), [
+    (0, "auto", "cpu"), (2, "auto", "cuda"), (2, "cpu", "cpu"), (2, "cuda", "cuda"), (2, "cuda:1", "cuda:1"),
+    (0, torch.device("cpu"), "cpu"),
+])  # fmt: skip
+def test_a_device_is_chosen(monkeypatch, devices, asked, chosen):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
+    assert choose_device(asked) == torch.device(chosen)
+
+
+@pytest.mark.parametrize(("devices", "asked", "message"), [
+    (0, "cuda", "device 'cuda': no CUDA device is visible.*use \"auto\" or \"cpu\""),
+    (1, "cuda:1", "device 'cuda:1': 1 CUDA device is visible"),
+    (0, "gpu", "device 'gpu': takes 'auto'"),
+])  # fmt: skip
+def test_a_device_that_is_not_there_is_refused(monkeypatch, devices, asked, message):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    with pytest.raises(ValueError, match=message):
+        choose_device(asked)

@@ -21,6 +21,12 @@ def pair():
     return draw_pair(11, 4, ("CF", "FA"), EASY)
 
 
+def test_a_missing_gpu_is_told(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(ValueError, match="no CUDA device"):
+        Registrar.from_pretrained("lite", device="cuda")
+
+
 def error_px(result, pair, H_moved=None):
     """Mean error at 768 at the corners of the pair's moving image; H_moved: its px → px of the picture that was registered."""
     H_1to0 = result.H_1to0 if H_moved is None else result.H_1to0 @ H_moved

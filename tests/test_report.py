@@ -107,6 +107,78 @@ def test_dead_and_endless_cells_are_named(tmp_path, code, message):
         report.run_notebook(tmp_path / "ends.ipynb", {}, tmp_path, timeout=1)
 
 
+WRITER = """from pathlib import Path
+from retina_kp import files, report"""
+RUN = """run_name = ""  # folder
+runs_root = ""  # folder of folders
+resume = False  # continue"""
+
+
+@pytest.fixture
+def writer(tmp_path) -> Path:
+    """A notebook that writes one file into its run folder, and fails before it for run names in "bad"."""
+    cells = [
+        new_code_cell(WRITER),
+        new_code_cell(RUN, metadata={"tags": ["parameters"]}),
+        new_code_cell("out = report.new_run_folder('writer', run_name, Path(runs_root) if runs_root else None)"),
+        new_code_cell("assert not run_name.endswith('bad')"),
+        new_code_cell("files.write_text(out / 'result.txt', 'here')"),
+    ]
+    kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernelspec}), tmp_path / "writer.ipynb")
+    return tmp_path / "writer.ipynb"
+
+
+def written(folder: Path) -> list[str]:
+    """All files and empty folders below a folder."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() or not any(p.iterdir()))
+
+
+ALL = ["executed.ipynb", "report.html", "result.txt"]
+
+
+@pytest.mark.parametrize(("arguments", "place"), [
+    (("-o", "here"), "here"),
+    (("-p", "run_name", "first", "-p", "runs_root", "ROOT"), "runs/writer/first"),
+    (("-o", "here", "-p", "runs_root", "ROOT", "-p", "resume", "true"), "here"),
+])  # fmt: skip
+def test_a_run_has_one_folder(writer, tmp_path, monkeypatch, arguments, place):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "first").mkdir()  # a run name is no path, even where something is called so
+    assert report.main([str(writer), *(str(tmp_path / "runs") if a == "ROOT" else a for a in arguments)]) == 0
+    assert written(tmp_path) == ["first", *(f"{place}/{name}" for name in ALL), "writer.ipynb"]
+
+
+def test_a_run_without_a_name_has_one_folder(writer, tmp_path):
+    result = report.run_notebook(writer, {"runs_root": str(tmp_path / "runs")})
+    assert result.html.parent.parent == tmp_path / "runs" / "writer" and written(result.html.parent) == ALL
+    assert len(written(tmp_path / "runs")) == 3
+
+
+def test_a_failed_run_leaves_what_ran_and_no_empty_folder(writer, tmp_path, capsys):
+    assert report.main([str(writer), "-p", "run_name", "bad", "-p", "runs_root", str(tmp_path / "runs")]) == 2
+    assert written(tmp_path) == ["runs/writer/bad/executed.ipynb", "writer.ipynb"]
+    assert "AssertionError" in (tmp_path / "runs/writer/bad/executed.ipynb").read_text() and "bad/executed.ipynb" in capsys.readouterr().err
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(tmp_path):
+    """Papermill does not know in which language to write the parameters."""
+    nbformat.write(new_notebook(cells=[new_code_cell(RUN, metadata={"tags": ["parameters"]})]), tmp_path / "no_language.ipynb")
+    with pytest.raises(ValueError, match="language"):
+        report.run_notebook(tmp_path / "no_language.ipynb", {}, tmp_path / "out")
+    assert written(tmp_path) == ["no_language.ipynb"]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("-o", "OUT", "-p", "run_name", "first"), "a run has one folder; give run_name ('first') or the folder"),
+    (("-p", "resume", "true"), "resume = True needs run_name or the folder"),
+    (("-p", "run_name", "a/b"), "use letters"),
+])  # fmt: skip
+def test_a_run_of_two_folders_or_none_is_refused(writer, tmp_path, capsys, arguments, message):
+    assert report.main([str(writer), *(str(tmp_path / "out") if a == "OUT" else a for a in arguments)]) == 2
+    assert message in capsys.readouterr().err and written(tmp_path) == ["writer.ipynb"]
+
+
 def test_unknown_notebook_is_refused(capsys):
     assert report.main(["no_such_notebook"]) == 2
     assert "no notebook 'no_such_notebook': give a path" in capsys.readouterr().err
@@ -119,6 +191,7 @@ def test_project_root_does_not_depend_on_the_working_directory(tmp_path, monkeyp
 
 def test_run_folders(tmp_path):
     named = report.new_run_folder("03_pke.ipynb", "first try", tmp_path)
+    assert report.new_run_folder("03_pke", str(tmp_path / "any where")) == tmp_path / "any where" and (tmp_path / "any where").is_dir()
     assert named == tmp_path / "03_pke" / "first try" and named == report.new_run_folder("03_pke", "first try", tmp_path)
     assert len({report.new_run_folder(Path("x/03_pke.ipynb"), root=tmp_path) for _ in range(5)}) == 5
     for name in ("../up", "a/b", ".hidden", " "):

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from retina_kp.geometry import as_homography, similarity, warp_points
+from retina_kp.geometry import as_homography, resize_matrix, similarity, warp_points
 from retina_kp.images import write_image
 from retina_kp.matching import fit_transform
 from retina_kp.result import Registration, refused
@@ -98,6 +98,30 @@ def test_identity_warp_is_the_image_itself(dtype, channels):
     image = (np.random.default_rng(0).random((*MOVING_HW, *channels)) * white).astype(dtype)
     warped = registered(np.eye(3), fixed_hw=MOVING_HW).warp(image)
     assert warped.dtype == dtype and (warped == image).all()
+
+
+@pytest.mark.parametrize("result", [registered(TILT), bent()], ids=["homography", "quadratic"])
+def test_strips_join_without_a_seam(result, monkeypatch):
+    """Rows by sevens, against coordinates of all pixels at once."""
+    x, y = np.meshgrid(np.arange(FIXED_HW[1]), np.arange(FIXED_HW[0]))
+    source = result.map_to_moving(np.stack([x, y], -1).reshape(-1, 2)).astype(np.float32).reshape(*FIXED_HW, 2)
+    whole = cv2.remap(picture(MOVING_HW), source[..., 0], source[..., 1], cv2.INTER_LINEAR)
+    monkeypatch.setattr("retina_kp.result.STRIP_PX", 7 * FIXED_HW[1] + 3)
+    assert (result.warp(picture(MOVING_HW)) == whole).mean() > 0.9999 and whole.any()
+
+
+@pytest.mark.parametrize("result", [registered(TILT), bent()], ids=["homography", "quadratic"])
+def test_a_resized_result_maps_resized_points(result):
+    small = result.resized((170, 250), (626, 157))
+    to0, to1 = (resize_matrix(a, b) for a, b in ((FIXED_HW, (170, 250)), (MOVING_HW, (626, 157))))
+    assert small.map_to_fixed(warp_points(POINTS, to1)) == pytest.approx(warp_points(result.map_to_fixed(POINTS), to0))
+    assert small.map_to_moving(warp_points(POINTS, to0)) == pytest.approx(warp_points(result.map_to_moving(POINTS), to1))
+    assert small.matches0 == pytest.approx(warp_points(result.matches0, to0)) and small.warp(np.zeros((626, 157))).shape == (170, 250)
+
+
+def test_a_resized_refusal_stays_one():
+    small = registered().refuse("too few matches").resized((170, 250), MOVING_HW)
+    assert not small.ok and small.H_1to0 is None and len(small.matches0) == 9
 
 
 def test_warp_is_zero_where_there_is_no_data():
@@ -198,7 +222,9 @@ def test_save_returns_what_it_wrote(tmp_path):
 def test_a_dot_in_the_name_is_no_ending(tmp_path):
     registered().save(tmp_path / "pair_1.5deg")
     registered(TILT).save(tmp_path / "pair_1.7deg")
-    assert len(list(tmp_path.iterdir())) == 6
+    endings = (".json", ".tfm", "_transformation.txt")
+    assert {p.name for p in tmp_path.iterdir()} == {f"pair_{angle}deg{ending}" for angle in ("1.5", "1.7") for ending in endings}
+    assert Registration.load(tmp_path / "pair_1.7deg.json").H_1to0 == pytest.approx(TILT)
 
 
 @pytest.mark.parametrize("name", ["pair.tfm", "pair_transformation.txt"])

@@ -69,6 +69,19 @@ def test_the_config_of_a_run_can_be_run_again(tmp_path):
     assert train.read_config(write_json(tmp_path / "config.json", to_dict(config))) == config
 
 
+def test_the_example_of_the_readme_runs(tmp_path):
+    """As it stands it is read, and made tiny it trains superretina, its precision included."""
+    text = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "run.yaml").write_text(text)
+    config = train.read_config(tmp_path / "run.yaml")
+    assert (config.network, config.precision, config.data.size_px, config.files.size_px) == ("superretina", "bf16", 768, 768)
+    tiny = yaml.safe_load(text) | {"epochs": 1, "steps_per_epoch": 1, "batch_size": 1, "pool_size": 1, "validation_pairs": 1}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny | {"data": {"size_px": 64}}))
+    train.main(["--config", str(tmp_path / "tiny.yaml"), "--run-dir", str(tmp_path / "run"), "--device", "cpu"])
+    about = read_metadata(tmp_path / "run" / "checkpoint.safetensors")
+    assert (about["network"], about["phase"], about["step"]) == ("superretina", "warmup", 1)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

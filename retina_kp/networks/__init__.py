@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from .common import DenseOutput, LocalContrast, fold_batch_norm
 from .lite import Lite
 from .superretina import SuperRetina
@@ -19,4 +21,18 @@ def build_network(name: str, **options):
         raise ValueError(f"network {name!r} does not take these options: {error}") from None
 
 
-__all__ = ["DenseOutput", "Lite", "LocalContrast", "NETWORKS", "SuperRetina", "build_network", "fold_batch_norm"]
+def choose_device(device: str | torch.device) -> torch.device:
+    """ "auto" (CUDA where there is one), or a device as PyTorch names it; ValueError for a name it does not know and for absent CUDA."""
+    seen = torch.cuda.device_count()
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device {str(device)!r}: takes 'auto', 'cpu', 'cuda' or 'cuda:<number>'") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= seen:
+        raise ValueError(f'device {str(device)!r}: {seen or "no"} CUDA device is visible to PyTorch here; use "auto" or "cpu"')
+    return chosen
+
+
+__all__ = ["DenseOutput", "Lite", "LocalContrast", "NETWORKS", "SuperRetina", "build_network", "choose_device", "fold_batch_norm"]

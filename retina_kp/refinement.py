@@ -1,0 +1,45 @@
+"""The last tenths of a pixel: a transform moved until the detector's two maps lie on each other, all of their structure at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from .geometry import as_homography, corners, similarity, warp_points
+from .matching import Fit
+
+MOTIONS = {"affine": cv2.MOTION_AFFINE, "homography": cv2.MOTION_HOMOGRAPHY}  # OpenCV has no such search for the other models
+BLUR_CELLS = 1.0  # Gaussian on both maps: its basin must hold the error that matches leave
+MAX_MOVE_PX = 6.0  # of the corners; farther away it is another optimum
+LIMITS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
+
+
+def refine(fit: Fit, points0: np.ndarray, points1: np.ndarray, maps: tuple[np.ndarray, np.ndarray], drawn: np.ndarray, stride: int,
+           threshold_px: float) -> Fit:  # fmt: skip
+    """A fit of matches (N, 2) px refined on the detector's maps (h, w) of both pictures, cells of ``stride`` px; inliers are counted anew.
+
+    drawn: (3, 3) px of the moving picture → px of points1. Maximises the enhanced correlation coefficient of Evangelidis & Psarakis 2008.
+    The fit comes back as it is where its model is not among MOTIONS, or the search fails or strays.
+    """
+    if fit.model not in MOTIONS:
+        return fit
+    px_from_cells = similarity(0, stride, (0, 0), ((stride - 1) / 2, (stride - 1) / 2))
+    start = np.linalg.inv(np.linalg.inv(px_from_cells) @ fit.H_1to0 @ drawn @ px_from_cells)  # OpenCV asks for 0 → 1
+    rows = 3 if fit.model == "homography" else 2
+    template, other = (cv2.GaussianBlur(np.asarray(m, np.float32), (0, 0), BLUR_CELLS) for m in maps)
+    try:
+        _, found = cv2.findTransformECC(
+            template, other, (start / start[2, 2])[:rows].astype(np.float32), MOTIONS[fit.model], LIMITS, None, 1
+        )
+        H = px_from_cells @ np.linalg.inv(as_homography(found)) @ np.linalg.inv(px_from_cells) @ np.linalg.inv(drawn)
+    except (cv2.error, ValueError):  # maps without structure, or no common part
+        return fit
+    places = corners([n * stride for n in template.shape])
+    moved = np.linalg.norm(warp_points(places, H) - warp_points(places, fit.H_1to0), axis=1)
+    if not moved.max() <= MAX_MOVE_PX:  # also where it is not a number
+        return fit
+    better = replace(fit, H_1to0=H / H[2, 2])
+    better = replace(better, inliers=better.residuals_px(points0, points1) < threshold_px)
+    return better if 2 * better.n_inliers >= fit.n_inliers else fit

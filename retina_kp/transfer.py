@@ -1,0 +1,105 @@
+"""``make transfer``: what phase 4 brings on pictures of a look that training never showed, and what it forgets, with and without replay.
+
+The clinic is `pseudo_real`: another renderer, points 2 px off, one in twenty of them anywhere. Everything is kept in one folder: a second
+call continues, a finished run is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .ablation import summarise_arms
+from .benchmark import print_table
+from .checkpoints import find_weights
+from .dataset import SyntheticOptions
+from .evaluation import RIGHT_PX, run_trial, run_trials
+from .files import write_csv, write_json
+from .phases import TrainConfig
+from .pseudo_real import pseudo_real_pair, write_pseudo_real
+from .registration import Registrar
+from .sources import FileOptions
+from .trainer import Trainer
+
+START = "before"  # phase 3's weights as they are
+ARMS = {START: None, "phase 4": 0.8, "phase 4 without replay": 1.0}  # share of every batch that is pseudo-real
+EYES, SIZE_PX = 40, 320
+CLINIC_SEED, HELD_OUT_SEED, DRAWN_SEED = (
+    500,
+    900,
+    77_004,
+)  # of eyes to train on (one clinic per seed), of eyes to measure on, of drawn pairs
+SHOWN = ("clinic", "drawn", "clinic_px", "drawn_px")
+
+
+def arm_config(share: float, seed: int, steps: int, weights: str, clinic: Path) -> TrainConfig:
+    """Phase 4 from ``weights`` with this share of pseudo-real pairs in every batch."""
+    return TrainConfig(phase="sim2real", init_from=weights, epochs=max(steps // 100, 1), steps_per_epoch=min(steps, 100), batch_size=5,
+                       learning_rate=3e-4, final_rate_ratio=0.05, rise_steps=20, precision="bf16", extra_points=96, pool_size=300,
+                       validation_pairs=24, seed=seed, data=SyntheticOptions(SIZE_PX, zoom=(0.5, 1.5), frames_per_retina=1),
+                       files=FileOptions(str(clinic), share=share, size_px=SIZE_PX))  # fmt: skip
+
+
+def run_arm(arm: str, seed: int, steps: int, pairs: int, weights: str, folder: Path) -> dict:
+    """Train what is not trained yet, measure what is not measured yet; figures of one arm and seed."""
+    measured = folder / f"{arm}, seed {seed}.json"
+    if measured.is_file():
+        return json.loads(measured.read_text(encoding="utf-8"))
+    torch.set_num_threads(1)
+    checkpoint = find_weights(weights)
+    if ARMS[arm] is not None:
+        clinic = folder / f"clinic {seed}"
+        if not (clinic / "operation_pre_filtered_cffa" / f"{EYES:03d}_02" / f"{EYES:03d}_02.txt").is_file():
+            write_pseudo_real(clinic, 2 * EYES, CLINIC_SEED + seed)
+        run_dir = folder / f"seed {seed}" / arm
+        Trainer(arm_config(ARMS[arm], seed, steps, str(checkpoint), clinic), run_dir, "cpu").fit()
+        checkpoint = run_dir / "checkpoint.safetensors"
+    write_json(measured, {"arm": arm, "seed": seed, **measure(checkpoint, seed, pairs)})
+    return json.loads(measured.read_text(encoding="utf-8"))
+
+
+def measure(checkpoint: Path, seed: int, pairs: int) -> dict[str, float]:
+    """Share of ``pairs`` held-out pseudo-real pairs and of as many drawn ones (turn ±180°, three kinds) whose best transform is right, and
+    the median error of those (px at 768). Confidence plays no part: it is not calibrated for new weights."""
+    registrar = Registrar.from_pretrained(checkpoint, device="cpu")
+    clinic = [run_trial(registrar, pseudo_real_pair(HELD_OUT_SEED + seed, k)) for k in range(pairs)]
+    drawn = list(run_trials(registrar, DRAWN_SEED + seed, max(pairs // 3, 1)))
+    figures = {}
+    for name, trials in (("clinic", clinic), ("drawn", drawn)):
+        errors = np.array([t.would_be_px for t in trials])
+        right = errors <= RIGHT_PX
+        figures |= {name: float(right.mean()), f"{name}_px": float(np.median(errors[right])) if right.any() else None}
+    return figures
+
+
+def _run_seed(seed: int, *how) -> list[dict]:
+    return [run_arm(arm, seed, *how) for arm in ARMS]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", default="lite", help="phase 3's: a shipped name or a checkpoint")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--pairs", type=int, default=102, help="of either domain to measure on")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--folder", type=Path, default=Path("outputs/transfer"))
+    args = parser.parse_args()
+    folder = args.folder.absolute() / f"{args.steps} steps"
+    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
+        jobs = [pool.submit(_run_seed, seed, args.steps, args.pairs, args.weights, folder) for seed in range(args.seeds)]
+        rows = [row for job in jobs for row in job.result()]
+    write_csv(folder / "transfer.csv", rows)
+    table = summarise_arms(rows, SHOWN)
+    write_json(folder / "transfer.json", table)
+    print_table(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""What phase 4 brings and forgets: one clinic per seed, arms that differ in replay alone, and figures counted by hand."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from retina_kp import transfer
+from retina_kp.transfer import ARMS, START, arm_config, measure, run_arm
+
+
+def test_arms_differ_in_replay_alone(tmp_path):
+    plan, control = (arm_config(ARMS[name], 1, 400, "lite", tmp_path) for name in ("phase 4", "phase 4 without replay"))
+    assert (plan.files.share, control.files.share) == (0.8, 1.0)
+    assert plan.total_steps == control.total_steps == 400 and plan.data == control.data and plan.seed == control.seed
+
+
+def test_success_is_counted_by_hand(monkeypatch):
+    errors = {"clinic": [1.0, 3.0, 6.0, np.inf], "drawn": [np.inf, 9.0, 7.0]}
+    told = iter(errors["clinic"])
+    monkeypatch.setattr(transfer.Registrar, "from_pretrained", lambda *_, **__: None)
+    monkeypatch.setattr(transfer, "pseudo_real_pair", lambda seed, index: (seed, index))
+    monkeypatch.setattr(transfer, "run_trial", lambda registrar, pair: SimpleNamespace(would_be_px=next(told)))
+    monkeypatch.setattr(transfer, "run_trials", lambda *_: [SimpleNamespace(would_be_px=e) for e in errors["drawn"]])
+    assert measure("", 0, 4) == {"clinic": 0.5, "clinic_px": 2.0, "drawn": 0.0, "drawn_px": None}
+
+
+def test_a_run_trains_on_its_own_clinic_and_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "EYES", 3)
+    monkeypatch.setattr(transfer, "SIZE_PX", 64)
+    monkeypatch.setattr(transfer, "measure", lambda checkpoint, seed, pairs: {"clinic": float(checkpoint.is_file())})
+    found = run_arm("phase 4", 2, 1, 1, "lite", tmp_path)
+    assert found == {"arm": "phase 4", "seed": 2, "clinic": 1.0}
+    assert len(list((tmp_path / "clinic 2").rglob("*.png"))) == 12
+    monkeypatch.setattr(transfer, "Trainer", None)
+    assert run_arm("phase 4", 2, 1, 1, "lite", tmp_path) == json.loads((tmp_path / "phase 4, seed 2.json").read_text())
+    assert run_arm(START, 2, 1, 1, "lite", tmp_path)["clinic"] == 1.0
+    with pytest.raises(TypeError):
+        run_arm("phase 4", 3, 1, 1, "lite", tmp_path)
