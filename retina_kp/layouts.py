@@ -34,6 +34,7 @@ from .records import CSV_COLUMNS, Inventory, PairRecord, Problem, check_points, 
 
 GENERATED_MODES = ("cffa", "cfoct", "octfa", "cfocta")
 FIRE_HW = (2912, 2912)
+FIRE_PAIR = re.compile(r"([SPA]\d+)_1_2")
 FIRE_EXCLUDED = {"P37_1_2": "its control points are known to be wrong; published FIRE tables leave it out (133 pairs)"}
 SHAPES = """the shapes looked for are:
   pairs_csv   a .csv file, or a folder with pairs.csv, as written by write_pairs_csv

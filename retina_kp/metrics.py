@@ -199,6 +199,7 @@ class PairResult:
     refused: bool  # the system declined to answer; always a failure
     errors: np.ndarray | None  # (N,) px
     confidence: float = float("nan")  # in [0, 1], NaN when the system gives none
+    trusted: bool = True  # False for a transform that the system gave with a warning: it may be inaccurate, but not wrongly accepted
 
     def __post_init__(self):
         if self.refused and self.errors is not None:
@@ -212,30 +213,36 @@ class PairResult:
         return float("inf") if self.errors is None else float(np.mean(self.errors))
 
 
-def summarise(rows: Sequence[PairResult]) -> dict[str, float]:
-    """One line of a results table: ``n`` pairs, then shares of all n in [0, 1]; failed pairs are in every denominator.
+def scores(row: PairResult) -> dict[str, float]:
+    """What one pair adds to a table: the mean over pairs of each of these is the table's figure, so that they can be resampled.
 
-    failed + inaccurate + acceptable = 1; refused is the part of failed that the system declared itself; wrong_accepted are the
-    pairs it answered but not acceptably; sr_me, sr_mae and strict (both) are taken at 512 px, everything else at 768 px.
-    median_mean_error is in px and infinite when half of the pairs failed. An empty table has n = 0 and NaN elsewhere.
+    Verdicts are 0 or 1: failed + inaccurate + acceptable = 1; refused is the part of failed that the system declared itself;
+    wrong_accepted the part of inaccurate that it trusted. sr_me, sr_mae and strict (both) are taken at 512 px, auc25_fire at 2912 px,
+    everything else at 768 px.
     """
-    mean_errors = np.array([row.mean_error for row in rows])
-    verdicts = [judge(row.errors) for row in rows]
-
-    def share(flags) -> float:
-        return float(np.mean(flags)) if rows else float("nan")
-
+    verdict = judge(row.errors)
     return {
-        "n": len(rows),
-        "failed": share([v == "failed" for v in verdicts]),
-        "refused": share([row.refused for row in rows]),
-        "inaccurate": share([v == "inaccurate" for v in verdicts]),
-        "acceptable": share([v == "acceptable" for v in verdicts]),
-        "wrong_accepted": share([row.errors is not None and v != "acceptable" for row, v in zip(rows, verdicts, strict=True)]),
-        "sr_me": share([strict_mean(row.errors) for row in rows]),
-        "sr_mae": share([strict_max(row.errors) for row in rows]),
-        "strict": share([strict(row.errors) for row in rows]),
-        "auc25": auc25(mean_errors),
-        **{f"auc@{limit}": auc_at(mean_errors, limit) for limit in (5, 10, 20)},
-        "median_mean_error": float(np.median(mean_errors)) if rows else float("nan"),
+        "failed": float(verdict == "failed"),
+        "refused": float(row.refused),
+        "inaccurate": float(verdict == "inaccurate"),
+        "acceptable": float(verdict == "acceptable"),
+        "wrong_accepted": float(verdict == "inaccurate" and row.trusted),
+        "sr_me": float(strict_mean(row.errors)),
+        "sr_mae": float(strict_max(row.errors)),
+        "strict": float(strict(row.errors)),
+        "auc25": auc25([row.mean_error]),
+        "auc25_fire": auc25([row.mean_error * FIRE_SIDE_PX / LONGER_SIDE_PX]),
+        **{f"auc@{limit}": auc_at([row.mean_error], limit) for limit in (5, 10, 20)},
     }
+
+
+def summarise(rows: Sequence[PairResult]) -> dict[str, float]:
+    """One line of a results table: ``n`` pairs, then the means of their `scores`; failed pairs are in every denominator.
+
+    median_mean_error is in px at 768 and infinite when half of the pairs failed. An empty table has n = 0 and NaN elsewhere.
+    """
+    names = scores(PairResult("", "", True, None))
+    own = [scores(row) for row in rows]
+    means = {name: float(np.mean([score[name] for score in own])) if own else float("nan") for name in names}
+    median = float(np.median([row.mean_error for row in rows])) if rows else float("nan")
+    return {"n": len(rows), **means, "median_mean_error": median}

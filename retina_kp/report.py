@@ -22,7 +22,9 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
 from .files import to_plain, write_text
+from .privacy import share_notebook
 
+PRIVATE = "private-paths"  # cell tag of notebooks whose executed copies are passed on
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 # The lab page without the scripts that it would fetch from the network.
 SCRIPTS = ("html_head_js", "html_head_js_mathjax", "html_head_js_mermaidjs", "jupyter_widgets")
@@ -167,7 +169,8 @@ def run_notebook(
     Writes executed.ipynb and report.html to out_dir, and so does the notebook with what it writes; without it to the folder that its
     run_name and runs_root say, or to a new one. Kernel "python3" means this interpreter, another name a registered kernel; `timeout` is
     seconds per cell. ValueError for an unknown or ill-typed parameter and for two folders before anything runs, FileNotFoundError for no
-    such notebook, NotebookError when a cell raises, takes too long or kills its kernel.
+    such notebook, NotebookError when a cell raises, takes too long or kills its kernel. The executed copy of a notebook with a cell tagged
+    PRIVATE keeps no path but the last part of each.
     """
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
@@ -183,6 +186,8 @@ def run_notebook(
     finally:
         if not any(out_dir.iterdir()):
             out_dir.rmdir()
+    if any(PRIVATE in cell.metadata.get("tags", []) for cell in _read(source).cells):
+        share_notebook(executed, executed)
     return RunResult(executed, to_html(executed, out_dir / "report.html"), time.monotonic() - start)
 
 

@@ -149,11 +149,16 @@ class Registration:
         missing = sorted(SAVED_KEYS - set(d)) if isinstance(d, dict) else ["everything"]
         if missing:
             raise ValueError(f"{path} was not written by Registration.save: {', '.join(missing)} missing")
+        return cls.from_dict(d)
+
+    @classmethod
+    def from_dict(cls, d: dict) -> Registration:
+        """The inverse of `to_dict`; a confidence of null, of a method that gives none, is NaN."""
         matches0, matches1 = (np.asarray(d[key], np.float64).reshape(-1, 2) for key in ("matches0", "matches1"))
         H = None if d["H_1to0"] is None else np.asarray(d["H_1to0"])
         quadratic = None if d["quadratic"] is None else {k: np.asarray(v) for k, v in d["quadratic"].items()}
-        angle = float("nan") if d["angle_deg"] is None else d["angle_deg"]
-        return cls(d["status"], H, d["confidence"], matches0, matches1, np.asarray(d["inliers"], bool), tuple(d["fixed_hw"]),
+        angle, sure = (float("nan") if d[key] is None else d[key] for key in ("angle_deg", "confidence"))
+        return cls(d["status"], H, sure, matches0, matches1, np.asarray(d["inliers"], bool), tuple(d["fixed_hw"]),
                    tuple(d["moving_hw"]), d["model"], angle, d["evidence"], quadratic)  # fmt: skip
 
     def save(self, path: str | Path) -> list[Path]:

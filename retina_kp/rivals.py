@@ -18,11 +18,20 @@ from skimage.transform import warp_polar
 from .geometry import as_homography, image_center, resize_matrix, similarity, translation
 from .images import to_gray
 from .keypoints import Features
-from .matching import fit_transform, implausible, mutual_matches
-from .vessels import field_of_view_mask
+from .matching import Fit, fit_transform, implausible, mutual_matches
+from .vessels import field_of_view_mask, vesselness
 
 SIDE_PX = 512  # longer side of the copies that most methods work on
 Rival = Callable[[np.ndarray, np.ndarray], np.ndarray | None]
+
+# ------------------------------------------------------------------ doing nothing
+
+
+def identity(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """Middle upon middle, longer side upon longer side, upright: what a pair is worth before anything is done. It always answers."""
+    hw0, hw1 = fixed.shape[:2], moving.shape[:2]
+    return similarity(0, max(hw0) / max(hw1), image_center(hw1), image_center(hw0))
+
 
 # ------------------------------------------------------------------ keypoints
 
@@ -38,14 +47,31 @@ def akaze_magsac(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
     return _by_keypoints(create(threshold=3e-4, max_points=2000), fixed, moving, 768)
 
 
+def ridges_sift(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
+    """SIFT on the strength of vessel ridges, dark and bright ones alike (Sato filter, `vessels.vesselness`), the rest as for SIFT."""
+    (ridges0, S0), (ridges1, S1) = _ridges(fixed), _ridges(moving)
+    fit = _match(_keypoints(cv2.SIFT_create(2000), ridges0), _keypoints(cv2.SIFT_create(2000), ridges1))
+    return None if fit is None else _checked(np.linalg.inv(S0) @ fit.H_1to0 @ S1, moving)
+
+
+def _ridges(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ridge strength inside the field of view, uint8, longer side SIDE_PX; matrix original px → its px."""
+    gray, S = _resized(to_gray(image), SIDE_PX)
+    inside = cv2.erode(field_of_view_mask(gray).astype(np.uint8), np.ones((9, 9)), borderValue=0)
+    return (vesselness(gray, sigmas_px=(1.5, 2.5)) * inside * 255).astype(np.uint8), S
+
+
+def _match(features0: Features, features1: Features) -> Fit | None:
+    index = mutual_matches(features0, features1, ratio_max=0.9)
+    return fit_transform(features0.keypoints_xy[index[:, 0]], features1.keypoints_xy[index[:, 1]], "affine", 3.0)
+
+
 def _by_keypoints(detector, fixed: np.ndarray, moving: np.ndarray, side_px: int) -> np.ndarray | None:
     """The affine transform with most inliers of the moving image as it is and inverted."""
     (gray0, S0), (gray1, S1) = _equalised(fixed, side_px), _equalised(moving, side_px)
     features0, best = _keypoints(detector, gray0), None
     for inverted in (gray1, 255 - gray1):
-        features1 = _keypoints(detector, inverted)
-        index = mutual_matches(features0, features1, ratio_max=0.9)
-        fit = fit_transform(features0.keypoints_xy[index[:, 0]], features1.keypoints_xy[index[:, 1]], "affine", 3.0)
+        fit = _match(features0, _keypoints(detector, inverted))
         if fit is not None and (best is None or fit.n_inliers > best.n_inliers):
             best = fit
     return None if best is None else _checked(np.linalg.inv(S0) @ best.H_1to0 @ S1, moving)
@@ -190,6 +216,8 @@ RIVALS: dict[str, Rival] = {
     "ECC": ecc,
     "phase correlation": phase_correlation,
     "mutual information": mutual_information,
+    "ridges+SIFT": ridges_sift,
+    "identity": identity,
 }
 
 
@@ -198,7 +226,7 @@ def why_missing(name: str) -> str:
     if name == "AKAZE+MAGSAC" and not (hasattr(cv2, "AKAZE_create") or hasattr(getattr(cv2, "xfeatures2d", None), "AKAZE_create")):
         return f"OpenCV {cv2.__version__} has no AKAZE: it is in 4.x, and in opencv-contrib from 5 on"
     if name == "mutual information" and find_spec("SimpleITK") is None:
-        return 'SimpleITK is not installed: pip install "retina-kp[benchmark]"'
+        return 'SimpleITK is not installed: pip install "retina-kp[peers]"'
     return ""
 
 

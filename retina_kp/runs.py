@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 from .checkpoints import SHIPPED, find_weights, read_metadata
 from .config import from_dict
@@ -26,6 +27,7 @@ NOTEBOOKS = {"warmup": "01_warmup", "geometric": "02_geometric", "pke": "03_pke"
 PLAN = {"warmup": (20, 1e-3), "geometric": (20, 1e-3), "pke": (60, 3e-4), "sim2real": (40, 1e-4)}  # epochs and learning rate
 MIN_STEPS = 200  # shorter runs are tries: other runs do not start from them, unless they bear the same name
 STAND_IN_STEPS = 12
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Settings:
     max_residual_px: float = 25.0
 
 
-def read_settings(namespace: Mapping) -> Settings:
+def read_settings(namespace: Mapping, kind: type[S] = Settings) -> S:
     """The settings among a notebook's variables. ValueError names one that is missing or of the wrong type, or that papermill has injected
     although the parameters cell does not know it (papermill itself only warns)."""
     cells = list(namespace.get("In", ()))
@@ -74,7 +76,7 @@ def read_settings(namespace: Mapping) -> Settings:
                 near = difflib.get_close_matches(name, _assigned(own), 1)
                 hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_assigned(own))}"
                 raise ValueError(f"no parameter {name!r} here; {hint}")
-    return from_dict(Settings, {f.name: namespace[f.name] for f in fields(Settings) if f.name in namespace})
+    return from_dict(kind, {f.name: namespace[f.name] for f in fields(kind) if f.name in namespace})
 
 
 def _assigned(source: str) -> list[str]:

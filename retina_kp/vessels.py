@@ -70,9 +70,10 @@ def vesselness(gray: np.ndarray, sigmas_px=(1.0, 1.5, 2.5, 4.0), polarity: str =
     return np.clip(strength / top, 0, 1) if top > 1e-6 else np.zeros_like(strength)
 
 
-def vessel_mask(gray: np.ndarray, valid: np.ndarray | None = None, polarity: str = "both", threshold: float = 0.25) -> np.ndarray:
+def vessel_mask(gray: np.ndarray, valid: np.ndarray | None = None, polarity: str = "both", threshold: float = 0.25,
+                sigmas_px=(1.0, 1.5, 2.5, 4.0)) -> np.ndarray:  # fmt: skip
     """A rough vessel mask (H, W) bool from `vesselness`; specks smaller than 40 px and the edge of the field of view are dropped."""
-    mask = vesselness(gray, polarity=polarity) > threshold
+    mask = vesselness(gray, sigmas_px, polarity) > threshold
     if valid is not None:
         mask &= cv2.erode(valid.astype(np.uint8), np.ones((9, 9)), borderValue=1) > 0
     labels, count = ndimage.label(mask, np.ones((3, 3)))

@@ -19,6 +19,9 @@ from retina_kp import geometry
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"  # Okabe and Ito's palette, safe for colour-blind readers
 YELLOW, BLUE, RED, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 WIDTH_IN = 10.0  # report width
+# of vessels in overlays, bright on black and told apart by colour-blind readers; where two images agree the overlay is white
+MODALITY_COLORS = {"CF": (0.0, 0.85, 0.55), "FA": (1.0, 0.55, 0.0), "OCT": (0.4, 0.6, 1.0), "OCTA": (1.0, 0.4, 0.85)}
+GREEN_MAGENTA = ((0.0, 1.0, 0.0), (1.0, 0.0, 1.0))
 
 
 def contrast_stretch(image, low: float = 1, high: float = 99) -> np.ndarray:
@@ -28,16 +31,19 @@ def contrast_stretch(image, low: float = 1, high: float = 99) -> np.ndarray:
     return np.clip((image - a) / (b - a), 0, 1) if b > a else np.zeros_like(image)
 
 
-def overlay(fixed, warped, valid=None) -> np.ndarray:
+def overlay(fixed, warped, valid=None, colors=GREEN_MAGENTA) -> np.ndarray:
     """Vessels of two images of one frame in green (fixed) and magenta (warped): white where they agree, whatever their polarity.
 
-    fixed, warped: HxW(x3) of one size; valid: (H, W) bool, where the warped image covers the frame (default: everywhere).
+    fixed, warped: HxW(x3) of one size; valid: (H, W) bool, where the warped image covers the frame (default: everywhere); colors: RGB in
+    [0, 1] of the two, others than green and magenta, e.g. out of MODALITY_COLORS.
     Local contrast, signed so that vessels are bright, over the fixed image in faint grey; what only that one covers is darker.
     Returns (H, W, 3) float32 in [0, 1]. ValueError when sizes differ.
     """
     valid = _covered(fixed, warped, valid)
     green, magenta = _vessel_contrast(fixed, np.ones_like(valid)), _vessel_contrast(warped, valid)
-    vessels, faint = np.stack([magenta, green, magenta], -1), 0.3 * contrast_stretch(_channel(fixed), 0, 99.5)[..., None]
+    both = np.minimum(green, magenta)[..., None]
+    vessels = both + (green[..., None] - both) * np.float32(colors[0]) + (magenta[..., None] - both) * np.float32(colors[1])
+    faint = 0.3 * contrast_stretch(_channel(fixed), 0, 99.5)[..., None]
     return ((faint + (1 - faint) * vessels) * np.where(valid, 1, 0.45)[..., None]).astype(np.float32)
 
 
@@ -270,7 +276,7 @@ def file_table(folder: Path):
 
 
 def table(rows: Sequence[Mapping]):
-    """Rows (dicts with the same keys) as an HTML table for notebooks; None is shown as a dash, an empty list says so."""
+    """Rows (dicts with the same keys) as an HTML table for notebooks: lines of a cell stay lines, None is a dash, an empty list says so."""
     from html import escape
 
     from IPython.display import HTML
@@ -280,6 +286,7 @@ def table(rows: Sequence[Mapping]):
     keys = list(dict.fromkeys(key for row in rows for key in row))
 
     def line(cells, tag):
-        return "<tr>" + "".join(f'<{tag} style="text-align:left">{escape("–" if c is None else str(c))}</{tag}>' for c in cells) + "</tr>"
+        opening, texts = f'<{tag} style="text-align:left;white-space:pre-line">', [escape("–" if c is None else str(c)) for c in cells]
+        return "<tr>" + "".join(f"{opening}{text}</{tag}>" for text in texts) + "</tr>"
 
     return HTML("<table>" + line(keys, "th") + "".join(line([row.get(k) for k in keys], "td") for row in rows) + "</table>")

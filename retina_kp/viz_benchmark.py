@@ -17,7 +17,9 @@ from .rivals import RIVALS
 from .timing import STAGES
 from .viz import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW
 
-LOOKS = dict(zip((OURS, *RIVALS), zip((BLUE, RED, ORANGE, GREEN, PURPLE, BLACK), "osD^vX", strict=True), strict=True))  # color, marker
+LOOKS = dict(
+    zip((OURS, *RIVALS), zip((BLUE, RED, ORANGE, GREEN, PURPLE, BLACK, SKY, "0.55"), "osD^vXP*", strict=True), strict=True)
+)  # color, marker
 STAGE_COLORS = dict(zip(STAGES, (SKY, BLUE, ORANGE, YELLOW), strict=True))
 AXIS = {"angle": "turn between the images", "scale": "size in the moving image : size in the fixed one",
         "overlap": "share of the smaller field that both see"}  # fmt: skip

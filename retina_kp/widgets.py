@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import cv2
 import ipywidgets as ipw
 import numpy as np
@@ -61,6 +63,32 @@ def compare_static(fixed: np.ndarray, warped: np.ndarray, positions=(0.25, 0.5, 
     for ax, position in zip(axes, positions, strict=True):
         show(swipe_image(fixed, warped, position), ax, f"fixed ◂ {position:.0%} ▸ moving")
     return figure
+
+
+def step_through(titles: Sequence[str], draw: Callable[[int], bytes]) -> ipw.VBox:
+    """One picture at a time out of many: click a line of the list, drag the slider, or use the buttons.
+
+    draw: number of a picture → its PNG or JPEG bytes; called when it is first looked at. ValueError without titles."""
+    if not titles:
+        raise ValueError("nothing to step through")
+    last, seen = len(titles) - 1, {}
+    chooser = ipw.Select(options=[(title, k) for k, title in enumerate(titles)], rows=min(len(titles), 8), layout={"width": "640px"})
+    slider = ipw.IntSlider(value=0, min=0, max=last, description="picture", layout={"width": "440px"})
+    back, on = (ipw.Button(description=text, layout={"width": "90px"}) for text in ("◂ before", "next ▸"))
+    picture = ipw.Image(layout={"max_width": "100%"})
+
+    def look(_=None):
+        chooser.value = number = slider.value
+        if number not in seen:
+            seen[number] = draw(number)
+        picture.value = seen[number]
+
+    slider.observe(look, "value")
+    chooser.observe(lambda change: setattr(slider, "value", change["new"]), "value")
+    back.on_click(lambda _: setattr(slider, "value", max(slider.value - 1, 0)))
+    on.on_click(lambda _: setattr(slider, "value", min(slider.value + 1, last)))
+    look()
+    return ipw.VBox([chooser, ipw.HBox([back, slider, on]), picture])
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:

@@ -95,6 +95,17 @@ def test_auc_at_by_hand():
     assert math.isnan(metrics.auc_at([], 5))
 
 
+def test_fire_protocol_worked_through_with_ties_at_the_limit():
+    """Six pairs at 2912 px. S: means 24, 24.999 and 25; P: 1 and a failure; A: 12.5. "Less than": a mean of exactly i misses limit i."""
+    by_category = {"S": [24, 24.999, 25], "P": [1, INF], "A": [12.5]}
+    hits = {"S": 1 + 1 + 0, "P": 24 + 0, "A": 13}  # limits passed: 24 and 24.999 only i = 25, 25 none; 1 from 2 on; 12.5 from 13 on
+    assert metrics.auc25(by_category["S"]) == pytest.approx(hits["S"] / 75)
+    assert metrics.auc25(by_category["P"]) == pytest.approx(hits["P"] / 50)
+    assert metrics.auc25(by_category["A"]) == pytest.approx(hits["A"] / 25)
+    assert metrics.fire_mauc(by_category) == pytest.approx((2 / 75 + 24 / 50 + 13 / 25) / 3)
+    assert metrics.auc25(sum(by_category.values(), [])) == pytest.approx(39 / 150)  # all pairs in one pot
+
+
 def test_fire_mauc_ignores_category_sizes():
     assert metrics.fire_mauc({"S": [0.5] * 70, "P": [INF], "A": [0.5, INF]}) == pytest.approx((1 + 0 + 0.5) / 3)
     with pytest.raises(ValueError, match="categories"):
@@ -164,9 +175,10 @@ def test_summary_keeps_failed_pairs_in_every_denominator():
     expected = {
         "n": 5, "failed": 2 / 5, "refused": 1 / 5, "inaccurate": 1 / 5, "acceptable": 2 / 5, "wrong_accepted": 1 / 5,
         "sr_me": 1 / 5, "sr_mae": 2 / 5, "strict": 1 / 5,
-        "auc25": (23 + 15) / (25 * 5), "auc@5": 0.6 / 5, "auc@10": 0.8 / 5, "auc@20": (0.9 + 0.5) / 5, "median_mean_error": 40,
+        "auc25": (23 + 15) / (25 * 5), "auc25_fire": 18 / (25 * 5),
+        "auc@5": 0.6 / 5, "auc@10": 0.8 / 5, "auc@20": (0.9 + 0.5) / 5, "median_mean_error": 40,
     }  # fmt: skip
-    assert summary == pytest.approx(expected)
+    assert summary == pytest.approx(expected)  # a mean of 2 px at 768 is one of 7.58 px at 2912: below 8, 9 … 25
     assert metrics.summarise([result([1]), result(None)])["median_mean_error"] == INF
 
 
@@ -182,6 +194,12 @@ def test_summary_agrees_with_the_formulas_of_the_evaluation_tool():
     assert summary["wrong_accepted"] == pytest.approx(np.mean([e is not None and not k for e, k in zip(errors, ok, strict=True)]))
     assert summary["auc25"] == pytest.approx(np.mean([np.mean(mean < k) for k in range(1, 26)]))
     assert summary["median_mean_error"] == pytest.approx(np.median(mean))
+
+
+def test_a_warned_of_error_is_inaccurate_but_not_wrongly_accepted():
+    wrong = {"pair_id": "p", "group": "g", "refused": False, "errors": np.array([60.0, 60])}
+    summary = metrics.summarise([PairResult(**wrong), PairResult(**wrong, trusted=False), result([1]), result(None, refused=True)])
+    assert [summary[name] for name in ("inaccurate", "wrong_accepted", "failed", "refused")] == [0.5, 0.25, 0.25, 0.25]
 
 
 def test_summary_of_nothing_and_impossible_rows():

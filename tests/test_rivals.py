@@ -6,11 +6,13 @@ import pytest
 
 from retina_kp import PairOptions
 from retina_kp import rivals as rivals_module
-from retina_kp.geometry import corner_error, similarity
-from retina_kp.rivals import RIVALS, choose_rivals, why_missing
+from retina_kp.geometry import corner_error, similarity, warp_points
+from retina_kp.rivals import RIVALS, choose_rivals, identity, why_missing
 from retina_kp.samples import draw_pair
 
-HERE = [pytest.param(name, marks=pytest.mark.skipif(bool(why_missing(name)), reason=why_missing(name))) for name in RIVALS]
+HERE = [
+    pytest.param(name, marks=pytest.mark.skipif(bool(why_missing(name)), reason=why_missing(name))) for name in RIVALS if name != "identity"
+]
 ANY_TURN = [param for param in HERE if param.values[0] != "ECC"]
 
 
@@ -47,6 +49,11 @@ def test_a_turn_is_recovered_where_the_method_is_made_for_it(name, fundus):
 @pytest.mark.parametrize("name", HERE)
 def test_a_blank_image_gives_nothing(name, fundus):
     assert RIVALS[name](fundus, np.full((300, 420), 90, np.uint8)) is None
+
+
+def test_identity_lays_middle_upon_middle_and_never_squeezes():
+    H_1to0 = identity(np.zeros((300, 600)), np.zeros((400, 200)))  # 400 px tall become 600, so 200 px wide become 300
+    assert np.allclose(warp_points([[99.5, 199.5], [99.5, -0.5], [-0.5, 199.5]], H_1to0), [[299.5, 149.5], [299.5, -150.5], [149.5, 149.5]])
 
 
 def test_what_cannot_run_is_left_out_with_its_reason(monkeypatch):

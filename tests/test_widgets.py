@@ -4,9 +4,10 @@ import io
 
 import matplotlib
 import numpy as np
+import pytest
 from PIL import Image
 
-from retina_kp.widgets import compare, compare_static, swipe_image, to_png
+from retina_kp.widgets import compare, compare_static, step_through, swipe_image, to_png
 
 FIXED = np.full((60, 80, 3), 200, np.uint8)
 WARPED = np.full((60, 80), 50, np.uint8)
@@ -61,3 +62,20 @@ def test_static_twin_has_one_picture_per_position():
     matplotlib.use("Agg")
     figure = compare_static(FIXED, WARPED)
     assert len(figure.axes) == 3 and all(ax.images for ax in figure.axes)
+
+
+def test_stepping_by_click_slider_and_buttons_draws_each_picture_once():
+    drawn = []
+    box = step_through(["worst", "middle", "best"], lambda k: drawn.append(k) or to_png(np.full((20, 30), 80 * k, np.uint8)))
+    chooser, (back, slider, on) = box.children[0], box.children[1].children
+    assert shown(box).mean() == 0 and drawn == [0]
+    chooser.value = 2
+    assert shown(box).mean() == 160 and slider.value == 2
+    on.click()
+    assert slider.value == 2
+    back.click()
+    assert (shown(box).mean(), chooser.value) == (80, 1)
+    slider.value = 0
+    assert shown(box).mean() == 0 and drawn == [0, 2, 1]
+    with pytest.raises(ValueError, match="nothing"):
+        step_through([], lambda k: b"")

@@ -1,0 +1,193 @@
+"""From the rows of `real_evaluation` to tables: figures with intervals over eyes, paired differences, FIRE's protocol, stress, reliability.
+
+Every figure is a share or mean over *all* pairs with truth, failed ones included; intervals are those of `bootstrap`. A table is a list of
+dicts in which a figure is [value, low, high]; `evaluation_files` makes text and files of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from . import bootstrap
+from .metrics import FIRE_CATEGORIES, MEDIAN_LIMIT_PX, PairResult, scores
+from .real_evaluation import CEILING, as_taken
+from .stress import NEUTRAL, UNITS
+
+ALL, FLOOR = "all", "annotation residual"
+OUTCOMES = ("acceptable", "inaccurate, warned of", "wrongly accepted", "refused", "failed")  # exclusive and complete
+
+
+# ------------------------------------------------------------------ rows as results
+
+
+def with_truth(rows: Iterable[dict]) -> list[dict]:
+    """Rows whose outcome could be judged."""
+    return [row for row in rows if "errors_px" in row]
+
+
+def pair_result(row: dict, accept_confidence: float = 0.5) -> PairResult:
+    """A row as the metrics take it. A transform with a confidence below accept_confidence counts as given with a warning; one of a method
+    without confidence is trusted, but for the ceiling, which claims nothing."""
+    confidence = row.get("confidence")
+    errors = None if row["errors_px"] is None else np.array([np.inf if e is None else e for e in row["errors_px"]])
+    sure = float("nan") if confidence is None else confidence
+    trusted = row["method"] != CEILING and not sure < accept_confidence
+    return PairResult(row["pair"], row["kind"], row["outcome"] == "refused", errors, sure, trusted)
+
+
+def outcome(row: dict, accept_confidence: float = 0.5) -> str:
+    """One of OUTCOMES."""
+    if row["outcome"] != "inaccurate":
+        return row["outcome"]
+    return "wrongly accepted" if pair_result(row, accept_confidence).trusted else "inaccurate, warned of"
+
+
+# ------------------------------------------------------------------ tables
+
+
+def figures(rows: Sequence[dict], accept_confidence: float = 0.5, seed: int = 0) -> dict:
+    """The figures of rows with truth, one per pair: n and, for each of the scores, [value, low, high]."""
+    eyes, results = [row["eye"] for row in rows], [pair_result(row, accept_confidence) for row in rows]
+    own = [scores(result) for result in results]
+    line: dict = {"pairs": len(rows), "eyes": len(set(eyes))}
+    for name in own[0] if own else ():
+        values = [score[name] for score in own]
+        line[name] = [float(np.mean(values)), *bootstrap.interval(values, eyes, seed=seed)]
+    if own:
+        means = [result.mean_error for result in results]
+        line["median_px"] = [float(np.median(means)), *bootstrap.median_interval(means, eyes, seed=seed)]
+    return line
+
+
+def method_table(facts: Sequence[dict], rows: Sequence[dict], accept_confidence: float = 0.5, seed: int = 0) -> list[dict]:
+    """One line per method and kind of pair, pairs as taken, all kinds together last; the ceiling stands first in each."""
+    judged = with_truth(facts) + with_truth(as_taken(rows))
+    kinds = list(dict.fromkeys(row["kind"] for row in judged))
+    table = []
+    for kind in [*kinds, ALL] if len(kinds) > 1 else [ALL] if kinds else []:
+        for method in dict.fromkeys(row["method"] for row in judged):
+            own = [row for row in judged if row["method"] == method and kind in (ALL, row["kind"])]
+            line = {"method": method, "kind": kind if len(kinds) > 1 else kinds[0], **figures(own, accept_confidence, seed)}
+            seconds = [row["seconds"] for row in own if row.get("seconds") is not None]
+            table.append(line | {"seconds": float(np.median(seconds)) if seconds else None, "dice": _dice(own, seed)})
+            if method == CEILING and (floor := _floor(own, seed)):
+                table.append({"method": FLOOR, "kind": line["kind"], **floor})
+    return table
+
+
+def _floor(facts: Sequence[dict], seed: int) -> dict:
+    """How well annotated points agree among themselves: the median over pairs of their leave-one-out residual; {} without points."""
+    known = [fact for fact in facts if fact.get("residual_px") is not None]
+    residuals, eyes = [fact["residual_px"] for fact in known], [fact["eye"] for fact in known]
+    if not known:
+        return {}
+    return {"pairs": len(known), "eyes": len(set(eyes)),
+            "median_px": [float(np.median(residuals)), *bootstrap.median_interval(residuals, eyes, seed=seed)]}  # fmt: skip
+
+
+def _dice(rows: Sequence[dict], seed: int) -> list[float] | None:
+    known = [row for row in rows if row.get("dice") is not None]
+    if not known:
+        return None
+    values = [row["dice"] for row in known]
+    return [float(np.mean(values)), *bootstrap.interval(values, [row["eye"] for row in known], seed=seed), len(known)]
+
+
+def dice_table(facts: Sequence[dict], rows: Sequence[dict], seed: int = 0) -> list[dict]:
+    """Per method: pairs, how many got a transform, and the mean Dice of vessel maps over these; with and without truth."""
+    taken = [*facts, *as_taken(rows)]
+    return [
+        {"method": method, "pairs": len(own), "with a transform": sum(row.get("dice") is not None for row in own), "dice": _dice(own, seed)}
+        for method in dict.fromkeys(row["method"] for row in taken)
+        if (own := [row for row in taken if row["method"] == method and (method != CEILING or "errors_px" in row)])
+    ]
+
+
+def differences(rows: Sequence[dict], first: str, accept_confidence: float = 0.5, seed: int = 0) -> list[dict]:
+    """The method ``first`` minus each other one on the same pairs as taken: [difference, low, high] of the main scores, and on how many
+    pairs which of the two lies closer."""
+    by_method: dict[str, dict[str, dict]] = {}
+    for row in with_truth(as_taken(rows)):
+        by_method.setdefault(row["method"], {})[row["pair"]] = row
+    ours, table = by_method.get(first, {}), []
+    for method, theirs in by_method.items():
+        pairs = [pair for pair in ours if pair in theirs]
+        if method == first or not pairs:
+            continue
+        a, b = ([pair_result(own[pair], accept_confidence) for pair in pairs] for own in (ours, theirs))
+        eyes, line = [ours[pair]["eye"] for pair in pairs], {"against": method, "pairs": len(pairs)}
+        for name in ("acceptable", "wrong_accepted", "auc25", "auc@5"):
+            line[name] = list(bootstrap.paired_difference(*([scores(r)[name] for r in own] for own in (a, b)), eyes, seed=seed))
+        gaps = np.array([x.mean_error for x in a]), np.array([y.mean_error for y in b])
+        table.append(line | {"closer": int((gaps[0] < gaps[1]).sum()), "farther": int((gaps[0] > gaps[1]).sum())})
+    return table
+
+
+def fire_table(facts: Sequence[dict], rows: Sequence[dict], seed: int = 0) -> list[dict]:
+    """FIRE's own protocol at 2912 px: AUC25 per category, their plain mean mAUC, and over all pairs in one pot; [] for other data."""
+    judged = [row for row in with_truth(facts) + with_truth(as_taken(rows)) if row.get("category")]
+    table = []
+    for method in dict.fromkeys(row["method"] for row in judged):
+        own = [row for row in judged if row["method"] == method]
+        shares = [scores(pair_result(row))["auc25_fire"] for row in own]
+        categories, eyes = [row["category"] for row in own], [row["eye"] for row in own]
+        line: dict = {"method": method, "pairs": len(own)}
+        for name in FIRE_CATEGORIES:
+            one = [(share, eye) for share, category, eye in zip(shares, categories, eyes, strict=True) if category == name]
+            line[f"{name} ({len(one)})"] = (
+                [float(np.mean([s for s, _ in one])), *bootstrap.interval(*zip(*one, strict=True), seed=seed)] if one else None
+            )
+        whole = set(categories) == set(FIRE_CATEGORIES)
+        line["mAUC"] = list(bootstrap.mean_of_groups(shares, categories, eyes, seed=seed)) if whole else None
+        table.append(line | {"all": [float(np.mean(shares)), *bootstrap.interval(shares, eyes, seed=seed)]})
+    return table
+
+
+def stress_table(rows: Sequence[dict], accept_confidence: float = 0.5, seed: int = 0) -> list[dict]:
+    """One line per method, factor and value, with the untouched pairs as each factor's neutral value."""
+    judged, table = with_truth(rows), []
+    factors = [name for name in NEUTRAL if any(set(row["factors"]) == {name} for row in judged)]
+    for method in dict.fromkeys(row["method"] for row in judged):
+        for factor in factors:
+            own = [row for row in judged if row["method"] == method and set(row["factors"]) <= {factor}]
+            values = sorted({row["factors"].get(factor, NEUTRAL[factor]) for row in own})
+            for value in values if len(values) > 1 else ():
+                at = [row for row in own if row["factors"].get(factor, NEUTRAL[factor]) == value]
+                state = f"{factor} {UNITS[factor].format(value)}"
+                table.append({"method": method, "factor": factor, "value": value, "state": state, **figures(at, accept_confidence, seed)})
+    return table
+
+
+def was_right(row: dict) -> bool:
+    """Whether an answer was acceptable; for a refused one: whether its mean error would have been at most MEDIAN_LIMIT_PX."""
+    tried = row.get("tried_px")
+    return row["outcome"] == "acceptable" or (tried is not None and tried <= MEDIAN_LIMIT_PX)
+
+
+def answered_with_confidence(rows: Iterable[dict]) -> list[dict]:
+    """Rows with truth of methods that give a confidence, where there was a transform to be sure of, were it refused afterwards."""
+    return [row for row in with_truth(rows) if row.get("confidence") is not None and (row["errors_px"] or row.get("tried_px") is not None)]
+
+
+def reliability(rows: Sequence[dict], edges: Sequence[float] = (0, 0.1, 0.5, 0.9, 0.97, 1.0)) -> list[dict]:
+    """Confidence against truth for every answer of a method that gives one, refused answers included as they would have been: per bin
+    the number, the mean confidence and the share that was right (acceptable; for a refused one, mean error at most 20 px)."""
+    judged = answered_with_confidence(rows)
+    sure = np.array([row["confidence"] for row in judged])
+    right = np.array([was_right(row) for row in judged], bool)
+    table = []
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        inside = (sure >= low) & ((sure < high) | (high == edges[-1]))
+        if inside.any():
+            table.append(
+                {
+                    "from": low,
+                    "to": high,
+                    "n": int(inside.sum()),
+                    "confidence": float(sure[inside].mean()),
+                    "right": float(right[inside].mean()),
+                }
+            )
+    return table

@@ -1,0 +1,149 @@
+"""What must not leave the clinic with a report: names in paths and ids, and text burned into pictures.
+
+python -m retina_kp.privacy executed.ipynb shared.ipynb        # a copy of an executed notebook without paths
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from .files import write_csv, write_text
+from .images import to_gray
+from .records import PairRecord
+
+SIDE_PX = 1024  # longer side of the copy that letters are looked for on
+PATH = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:[/\\]|~?/|\.{1,2}/)[^\s:'\"<>|,;/\\]+(?:[/\\]+[^\s:'\"<>|,;/\\]+)*")
+
+# ------------------------------------------------------------------ names
+
+
+def without_paths(text: str, root: str | Path = "") -> str:
+    """Text in which every path is cut: below ``root`` to what follows it, else to its last part.
+
+    "/home/li/clinic/003_01/a.png: empty" → "003_01/a.png: empty" with the root "/home/li/clinic", else "a.png: empty".
+    """
+    for name in {str(root), str(Path(root).absolute()), str(Path(root).resolve())} if str(root) else ():
+        text = text.replace(f"{name}/", "").replace(f"{name}\\", "").replace(name, Path(name).name)
+    return PATH.sub(lambda match: re.split(r"[/\\]+", match[0])[-1], text)
+
+
+def pseudonyms(records: Iterable[PairRecord]) -> dict[str, tuple[str, str]]:
+    """Pair id → (number of the pair, number of the eye), e.g. ("pair 003", "eye 02"), in the order of the records."""
+    eyes: dict[str, str] = {}
+    found = {}
+    for record in records:
+        eye = eyes.setdefault(record.eye_id, f"eye {len(eyes) + 1:02d}")
+        found[record.pair_id] = (f"pair {len(found) + 1:03d}", eye)
+    return found
+
+
+def rename(rows: Iterable[dict], names: Mapping[str, tuple[str, str]]) -> list[dict]:
+    """Rows with pair and eye by number; pairs without a number keep their names."""
+    return [row | dict(zip(("pair", "eye"), names.get(row["pair"], (row["pair"], row["eye"])), strict=True)) for row in rows]
+
+
+def write_key(path: str | Path, records: Iterable[PairRecord], names: Mapping[str, tuple[str, str]]) -> Path:
+    """The table that leads from numbers back to patients: keep it where the patients' data is."""
+    rows = [{"number": names[r.pair_id][0], "eye_number": names[r.pair_id][1], "pair_id": r.pair_id, "eye_id": r.eye_id,
+             "image0": str(r.image0), "image1": str(r.image1)} for r in records]  # fmt: skip
+    return write_csv(path, rows)
+
+
+# ------------------------------------------------------------------ text in pictures
+
+
+def burned_in_text(image: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """Boxes (x, y, width, height) px of what looks like lines of text burned into an image, HxW or HxWx3.
+
+    Letters are small flat patches of one extreme gray level with sharp edges, at least five in a row. A hint for somebody who then looks:
+    neither does it find every text, nor is everything that it finds one.
+    """
+    gray = to_gray(image)
+    scale = min(1.0, SIDE_PX / max(gray.shape))
+    gray = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else gray
+    boxes = [box for letters in (_strokes(gray), _strokes(1 - gray)) for box in _lines(letters)]
+    return [tuple(int(round(v / scale)) for v in box) for box in boxes]
+
+
+def _strokes(gray: np.ndarray) -> np.ndarray:
+    """(h, w) bool: near the brightest level there is, and much brighter than the surroundings a few pixels away."""
+    top = float(gray.max())
+    around = cv2.morphologyEx(gray, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (15, 15)))
+    return (gray > top - 0.12) & (gray - around > 0.35)
+
+
+def _lines(strokes: np.ndarray) -> list[np.ndarray]:
+    """Boxes of rows of letters: components of like height, side by side."""
+    labels, count = ndimage.label(strokes, np.ones((3, 3)))
+    letters = []
+    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        filled = (labels[rows, columns] == number).mean()
+        if 6 <= height <= 60 and width <= 2 * height and 0.12 <= filled <= 0.95:
+            letters.append((columns.start, rows.start, width, height))
+    found = []
+    for line in _chains(sorted(letters)):
+        if len(line) >= 5:
+            x, y, w, h = np.array(line).T
+            found.append(np.array([x.min(), y.min(), (x + w).max() - x.min(), (y + h).max() - y.min()]))
+    return found
+
+
+def _chains(letters: list[tuple[int, int, int, int]]) -> list[list[tuple[int, int, int, int]]]:
+    """Letters, from left to right, joined to the line whose last letter is near, as high and on the same base."""
+    lines: list[list[tuple[int, int, int, int]]] = []
+    for x, y, w, h in letters:
+        for line in lines:
+            x0, y0, w0, h0 = line[-1]
+            near = -0.3 * h <= x - (x0 + w0) <= 1.6 * max(h, h0)
+            if near and abs((y + h) - (y0 + h0)) <= 0.25 * max(h, h0) and 0.6 <= h / h0 <= 1.67:
+                line.append((x, y, w, h))
+                break
+        else:
+            lines.append([(x, y, w, h)])
+    return lines
+
+
+# ------------------------------------------------------------------ executed notebooks
+
+
+def share_notebook(executed: str | Path, shared: str | Path) -> Path:
+    """Write a copy of an executed notebook whose injected parameters, printed text and metadata hold no path, only the last part of each.
+    Tables and pictures are left as they are: ours hold no path."""
+    import nbformat
+
+    notebook = nbformat.read(executed, 4)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.source = "\n".join(_value_without_path(line) for line in cell.source.split("\n"))
+        for output in cell.get("outputs", []):
+            for holder, key in ((output, "text"), (output.get("data", {}), "text/plain")):
+                if isinstance(holder.get(key), str):
+                    holder[key] = without_paths(holder[key])
+    notebook.metadata.pop("papermill", None)
+    return write_text(shared, nbformat.writes(notebook))
+
+
+def _value_without_path(line: str) -> str:
+    name, equals, value = line.partition(" = ")
+    return f"{name}{equals}{without_paths(value)}" if equals else line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write a copy of an executed notebook without paths.")
+    parser.add_argument("executed")
+    parser.add_argument("shared")
+    options = parser.parse_args()
+    print(share_notebook(options.executed, options.shared))
+
+
+if __name__ == "__main__":
+    main()

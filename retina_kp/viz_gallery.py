@@ -1,0 +1,205 @@
+"""Pictures of single pairs of an evaluation: overlays before and after, checkerboard, matches, residual arrows, worst pairs first.
+
+Pictures of many pairs become JPEG, so that a report with a hundred of them can be mailed. Images are drawn small (SIDE_PX): enough to
+see whether vessels run on, too little to diagnose from.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import Image
+from matplotlib.figure import Figure
+
+from .annotation import true_homography
+from .evaluation_tables import outcome, pair_result
+from .geometry import resize_matrix, warp_points
+from .images import shrink
+from .methods import as_registration
+from .real_evaluation import as_taken, read_pair, truth_points
+from .records import PairRecord
+from .result import Registration
+from .rivals import identity
+from .viz import MODALITY_COLORS, WIDTH_IN, checkerboard, overlay, plot_matches, plot_residuals, show
+from .viz_evaluation import OUTCOME_LOOKS
+
+SIDE_PX = 560  # longer side of what is drawn
+REPORT_BYTES = 7_500_000  # of all pictures of pairs together; base64 adds a third
+MAGNIFICATIONS = (1, 2, 5, 10, 20)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A pair as one method registered it, ready to be drawn. name, eye: as the report calls them; row: of `real_evaluation`, as taken."""
+
+    name: str
+    record: PairRecord
+    row: dict
+
+    @property
+    def result(self) -> Registration:
+        return Registration.from_dict(self.row["registration"])
+
+
+def worst_first(records: dict[str, PairRecord], rows: Iterable[dict], method: str) -> list[Shown]:
+    """The pairs of one method, as taken: without a transform first, then by falling mean error; without truth by rising Dice.
+
+    records: by the names that the rows use."""
+    own = [row for row in as_taken(rows) if row["method"] == method]
+
+    def badness(row: dict) -> float:
+        if "errors_px" in row:
+            return pair_result(row).mean_error
+        return np.inf if row.get("dice") is None else 1 - row["dice"]
+
+    return [Shown(row["pair"], records[row["pair"]], row) for row in sorted(own, key=badness, reverse=True)]
+
+
+def title(shown: Shown) -> str:
+    """E.g. "cffa_003_01 · inaccurate · mean 31.0 px · confidence 0.71"."""
+    row, parts = shown.row, [shown.name]
+    parts.append(outcome(row) if row["outcome"] in ("acceptable", "inaccurate") else row["outcome"])
+    if row.get("errors_px"):
+        parts.append(f"mean {pair_result(row).mean_error:.1f} px")
+    elif row.get("dice") is not None:
+        parts.append(f"Dice {row['dice']:.2f}")
+    if row.get("confidence") is not None:
+        parts.append(f"confidence {row['confidence']:.2f}")
+    return " · ".join(parts)
+
+
+# ------------------------------------------------------------------ drawings
+
+
+def small(record: PairRecord, result: Registration) -> tuple[np.ndarray, np.ndarray, Registration]:
+    """Copies of both images of at most SIDE_PX, and their registration."""
+    fixed, moving = (shrink(image, SIDE_PX) for image in read_pair(record))
+    return fixed, moving, result.resized(fixed.shape[:2], moving.shape[:2])
+
+
+def modality_overlay(record: PairRecord, result: Registration) -> np.ndarray:
+    """Vessels of both images in the colours of their modalities, white where they agree: (h, w, 3) float in [0, 1]."""
+    colors = [MODALITY_COLORS.get(name, (0.6, 0.6, 0.6)) for name in (record.modality0, record.modality1)]
+    if record.modality0 == record.modality1:
+        colors = [MODALITY_COLORS["CF"], MODALITY_COLORS["OCTA"]]
+    fixed, moving, result = small(record, result)
+    return overlay(fixed, result.warp(moving), result.covered(), colors)
+
+
+def before(record: PairRecord) -> Registration:
+    """Frame upon frame, middle upon middle."""
+    fixed, moving = read_pair(record)
+    return as_registration(identity(fixed, moving), fixed.shape[:2], moving.shape[:2])
+
+
+def truth(record: PairRecord) -> Registration | None:
+    """The annotation as a registration, None without one."""
+    if record.points0_xy is None and record.H_0to1 is None:
+        return None
+    H_1to0 = np.linalg.inv(true_homography(record))
+    return as_registration(H_1to0 / H_1to0[2, 2], *(image.shape[:2] for image in read_pair(record)))
+
+
+def plot_pair(shown: Shown) -> Figure:
+    """One pair: overlay, checkerboard, matches (or the overlay before, of a method that gives no matches), residual arrows at the annotated
+    points, enlarged. Of a pair without a transform the two images, its matches if any, and the reason."""
+    record = shown.record
+    fixed, moving, result = small(record, shown.result)
+    has_more, aspect = result.ok or len(result.matches0) > 0, fixed.shape[0] / fixed.shape[1]
+    figure = plt.figure(figsize=(WIDTH_IN, (1 / 2 + has_more / 3) * WIDTH_IN * aspect + 0.9), layout="constrained")
+    figure.suptitle(title(shown) + ("" if result.ok else "\n" + _wrapped(result.status)), fontsize=13, fontweight="bold")
+    grid = figure.add_gridspec(1 + has_more, 6, height_ratios=(3, 2)[: 1 + has_more])
+    axes = [figure.add_subplot(place) for place in (grid[0, :3], grid[0, 3:])]
+    if has_more:
+        axes += [figure.add_subplot(place) for place in (grid[1, :4], grid[1, 4:])]
+    if result.ok:
+        show(modality_overlay(record, shown.result), axes[0], f"vessels: {record.modality0} and {record.modality1}, white where they agree")
+        show(checkerboard(fixed, result.warp(moving), result.covered()), axes[1], "checkerboard")
+        _residuals(axes[3], shown)
+    else:
+        show(fixed, axes[0], f"fixed, {record.modality0}")
+        show(moving, axes[1], f"moving, {record.modality1}")
+        if has_more:
+            axes[3].set_axis_off()
+    if len(result.matches0):
+        plot_matches(fixed, moving, result.matches0, result.matches1, result.inliers, axes[2], max_lines=80)
+    elif has_more:
+        show(modality_overlay(record, before(record)), axes[2], "before: frame upon frame")
+    return figure
+
+
+def _wrapped(text: str, width: int = 100) -> str:
+    return "\n".join(textwrap.wrap(text, width))
+
+
+def _residuals(ax, shown: Shown) -> None:
+    """Arrows at the truth's points, as long as a tenth of the frame at most for the middle one; without truth the warped image."""
+    fixed, moving, result = small(shown.record, shown.result)
+    points = truth_points(shown.record, shown.result.moving_hw)
+    if points is None:
+        show(result.warp(moving), ax, "moving image, registered (no truth)")
+        return
+    S = resize_matrix(shown.result.fixed_hw, fixed.shape[:2])
+    predicted, true = (warp_points(xy, S) for xy in (shown.result.map_to_fixed(points[0]), points[1]))
+    typical = float(np.nanmedian(np.linalg.norm(predicted - true, axis=1)))
+    magnify = max([m for m in MAGNIFICATIONS if m * typical <= max(fixed.shape) / 10], default=1)
+    plot_residuals(ax, fixed, predicted, true, magnify)
+    errors = np.array(shown.row["errors_px"], float)
+    ax.set_title(f"residuals ×{magnify}: mean {errors.mean():.1f}, max {errors.max():.1f} px", fontsize=11)
+
+
+def plot_before_after(pairs: Sequence[Shown], columns: int = 2) -> Figure:
+    """Per pair its overlay before and after, beside the annotated truth where there is one, in the colours of the modalities."""
+    rows = -(-len(pairs) // columns)
+    figure = plt.figure(figsize=(WIDTH_IN, 0.4 + rows * 1.5), layout="constrained")
+    axes = figure.subplots(rows, 3 * columns, squeeze=False)
+    for ax in axes.ravel():
+        ax.set_axis_off()
+    for k, shown in enumerate(pairs):
+        panels = axes[k // columns, 3 * (k % columns) : 3 * (k % columns) + 3]
+        for ax, name, result in zip(
+            panels, ("before", "after", "truth"), (before(shown.record), shown.result, truth(shown.record)), strict=True
+        ):
+            if result is not None and result.ok:
+                show(modality_overlay(shown.record, result), ax)
+            else:
+                ax.text(0.5, 0.5, "no truth" if result is None else shown.row["outcome"], ha="center", va="center", transform=ax.transAxes)
+            ax.set_title(f"{shown.name}\n{name}" if name == "before" else f"\n{name}", fontsize=8, loc="left")
+    return figure
+
+
+def plot_contact_sheet(pairs: Sequence[Shown], columns: int = 6) -> Figure:
+    """All pairs at a glance in their order: overlays in the colours of the modalities, framed in the colour of their outcome."""
+    columns = min(columns, len(pairs))
+    rows = -(-len(pairs) // columns)
+    figure = plt.figure(figsize=(WIDTH_IN, rows * (WIDTH_IN / columns * 0.85 + 0.5)), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes[len(pairs) :]:
+        ax.set_visible(False)
+    for ax, shown in zip(axes, pairs, strict=False):
+        picture = modality_overlay(shown.record, shown.result) if shown.result.ok else shrink(read_pair(shown.record)[1], SIDE_PX)
+        show(picture, ax)
+        ax.set_axis_on()
+        ax.set(xticks=[], yticks=[])
+        name = outcome(shown.row) if shown.row["outcome"] != "answered" else "acceptable"
+        for spine in ax.spines.values():
+            spine.set(color=OUTCOME_LOOKS[name][0], linewidth=3, visible=True)
+        error = f"{pair_result(shown.row).mean_error:.1f} px" if shown.row.get("errors_px") else shown.row["outcome"]
+        ax.set_title(f"{shown.name}\n{error}", fontsize=8)
+    return figure
+
+
+def as_jpeg(figure: Figure, share: int = 1, dpi: int = 84) -> Image:
+    """A figure as JPEG for a notebook's output, closed afterwards; of ``share`` pictures each gets its part of REPORT_BYTES."""
+    for smaller, quality in ((1, 88), (1, 78), (1, 66), (1, 52), (1, 38), (0.8, 45), (0.6, 45), (0.4, 45)):
+        content = io.BytesIO()
+        figure.savefig(content, format="jpeg", dpi=smaller * dpi, pil_kwargs={"quality": quality})
+        if content.tell() <= REPORT_BYTES / share:
+            break
+    plt.close(figure)
+    return Image(data=content.getvalue(), format="jpeg")

@@ -1,0 +1,142 @@
+"""Notebook 06 from end to end on trees of FIRE's and of layout 3's shape, and what it leaves behind: figures, pictures, no path."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from evaluation_trees import fire_tree, octa_tree, operation_pair, picture
+
+from retina_kp import evaluation_run
+from retina_kp.evaluation_run import EvaluationSettings, left_out, prepare, run, save, side_by_side
+from retina_kp.files import write_text
+from retina_kp.images import write_image
+from retina_kp.report import count_figures, notebook_parameters, project_root, run_notebook
+
+NOTEBOOK = "06_real_evaluation"
+
+
+def settings(root: Path, **changes) -> EvaluationSettings:
+    defaults = notebook_parameters(project_root() / "notebooks" / f"{NOTEBOOK}.ipynb")
+    quick = {
+        "root": str(root),
+        "runs_root": str(root.parent / "runs"),
+        "run_name": "r",
+        "baselines": ["identity"],
+        "turns": [],
+        "gammas": [],
+    }
+    return EvaluationSettings(**defaults | quick | changes)
+
+
+@pytest.fixture
+def clinic(tmp_path):
+    """One sound pair, and one whose moving image is damaged, in a folder with a name that must not leak."""
+    operation_pair(tmp_path / "Wang Li", "001_01")
+    stem = operation_pair(tmp_path / "Wang Li", "002_01")
+    Path(f"{stem}_02.png").write_bytes(Path(f"{stem}_02.png").read_bytes()[:400])
+    return tmp_path / "Wang Li"
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """The notebook run on both trees, with a backend in the environment that draws nothing: (result, folder of its files) by layout."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPLBACKEND", "Agg")
+        for name, write, given in (
+            (
+                "fire",
+                lambda root: fire_tree(root, {"S01": 0, "S02": 10, "P01": 24.5, "P37": 0, "A01": 2}),
+                {"weights": ["lite"], "turns": []},
+            ),
+            ("octa", octa_tree, {"hide_names": True, "turns": [180.0], "stressed_baselines": ["identity"]}),
+        ):
+            folder = tmp_path_factory.mktemp(name) / "Wang Li"
+            write(folder)
+            given |= {"root": str(folder), "baselines": ["identity"], "gammas": [], "gallery_pairs": 1}
+            found[name] = run_notebook(NOTEBOOK, given, folder.parent / "out"), folder.parent / "out"
+    return found
+
+
+@pytest.mark.parametrize("layout", ["fire", "octa"])
+def test_the_report_has_its_pictures_and_no_path(reports, layout):
+    result, folder = reports[layout]
+    html = result.html.read_text(encoding="utf-8")
+    assert count_figures(result.executed) >= 9 and html.count('src="data:image/') == count_figures(result.executed)
+    assert len(html) < 15e6 and not re.search(r"<script|(?:src|href)=[\"']?(?:https?:)?//", html)
+    executed = result.executed.read_text(encoding="utf-8")
+    for text in (html, executed, *((folder / name).read_text(encoding="utf-8") for name in ("metrics.json", "pairs.csv"))):
+        assert str(folder.parents[1]) not in text
+    assert "Wang Li" not in html
+    assert (folder / "private" / "units.jsonl").is_file() and (folder / "private" / "key.csv").is_file() == (layout == "octa")
+
+
+def test_fire_figures_are_in_the_report(reports):
+    result, folder = reports["fire"]
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    line = {line["method"]: line for line in metrics["fire"]}["identity"]
+    assert line["mAUC"][0] == pytest.approx((40 / 50 + 1 / 25 + 23 / 25) / 3) and metrics["schema"] == "retina_kp/real-evaluation/1"
+    assert "P37_1_2" in result.html.read_text(encoding="utf-8") and metrics["pairs"] == {"CF-CF": 4}
+
+
+def test_hidden_names_are_numbers_everywhere(reports):
+    result, folder = reports["octa"]
+    html = result.html.read_text(encoding="utf-8")
+    table = (folder / "pairs.csv").read_text(encoding="utf-8")
+    assert "pair 001,eye 01," in table and "cfocta_v2" not in table and "cfocta_v2" not in html
+    assert "pair 002,eye 02,cfocta_v2_002,002," in (folder / "private" / "key.csv").read_text()
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    ours = {line["value"]: line["acceptable"][0] for line in metrics["stress"] if line["method"] == "lite"}
+    assert ours == {0.0: 1.0, 180.0: 1.0}
+
+
+def test_broken_pairs_are_named_without_the_folders_above(clinic):
+    plan = prepare(settings(clinic, weights=["lite"]))
+    done = run(plan)
+    (line,) = left_out(plan, done)
+    assert "002_01" in line["where"] and "damaged" in line["why"] and "Wang Li" not in str(line)
+    hidden = prepare(settings(clinic, hide_names=True, run_name="h"))
+    (line,) = left_out(hidden, done)
+    assert line["where"] == "left out 1" and "damaged" in line["why"] and "002" not in line["why"] and "Wang" not in line["why"]
+    document = save(plan, done)
+    assert document["about"]["left_out"] and "Wang Li" not in json.dumps(document)
+
+
+def test_a_second_run_of_the_name_goes_on(clinic, monkeypatch):
+    first = run(prepare(settings(clinic)))
+    monkeypatch.setattr(evaluation_run.evaluate.__globals__["Method"], "register", None)  # nothing is registered any more
+    again = run(prepare(settings(clinic)))
+    assert again.rows == first.rows and len(again.facts) == 1
+
+
+def test_a_split_and_settings_that_make_no_sense(tmp_path, clinic):
+    octa_tree(tmp_path / "octa", (1,))
+    assert len(prepare(settings(tmp_path / "octa", split="test")).records) == 1
+    with pytest.raises(ValueError, match="no pair of split 'train'"):
+        prepare(settings(tmp_path / "octa", split="train"))
+    for wrong, word in (
+        ({"processes": 0}, "processes"),
+        ({"accept_confidence": 2.0}, "accept_confidence"),
+        ({"stressed_baselines": ["ECC"]}, "ECC"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            settings(clinic, **wrong)
+    write_image(tmp_path / "pairs" / "a.png", picture())
+    write_text(tmp_path / "pairs" / "pairs.csv", "pair_id,eye_id,modality0,modality1,image0,image1\np,e,CF,FA,a.png,missing.png\n")
+    with pytest.raises(ValueError, match="no pair to evaluate .*missing.png: no such file"):
+        prepare(settings(tmp_path / "pairs"))
+
+
+def test_a_cluster_needs_its_extra_and_gets_the_work(monkeypatch):
+    distributed = pytest.importorskip("distributed", reason='needs the extra: pip install "retina-kp[cluster]"')
+    from joblib import Parallel, delayed
+
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        with side_by_side(cluster=cluster.scheduler_address):
+            assert sorted(Parallel()(delayed(abs)(k) for k in (-1, -2))) == [1, 2]
+    monkeypatch.setitem(__import__("sys").modules, "distributed", None)
+    with pytest.raises(ImportError, match=r"retina-kp\[cluster\]"), side_by_side(cluster="tcp://nowhere:1"):
+        pass

@@ -1,0 +1,77 @@
+"""What leaves the clinic: no path, no id where numbers are asked for, and a note where letters are burned in."""
+
+import cv2
+import nbformat
+import numpy as np
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from retina_kp import PairOptions, privacy
+from retina_kp.records import PairRecord
+from retina_kp.samples import draw_pair
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/home/li/clinic/003_01/a.png: empty file", "a.png: empty file"),
+        ("~/scans/x.tif and ../y/z.txt, line 3", "x.tif and z.txt, line 3"),
+        ("C:\\data\\li wei\\x.png", "li wei\\x.png"),  # a blank ends what can be told to be a path
+        ("root = '/home/li/clinic'", "root = 'clinic'"),
+        ("points 3/4, a/b ratio, 12:30", "points 3/4, a/b ratio, 12:30"),
+        ("https://dask.org/a and outputs/runs/x", "https://dask.org/a and outputs/runs/x"),
+    ],
+)
+def test_paths_are_cut_to_their_last_part(text, expected):
+    assert privacy.without_paths(text) == expected
+
+
+def test_below_the_root_the_rest_stays_blanks_and_all():
+    text = "/home/li/my clinic/003_01/a b.png: empty; /home/li/other/c.png; /home/li/my clinic"
+    assert privacy.without_paths(text, "/home/li/my clinic") == "003_01/a b.png: empty; c.png; my clinic"
+
+
+def records(tmp_path):
+    return [PairRecord(pair, eye, "CF", "FA", tmp_path / f"{pair}.png", tmp_path / "m.png") for pair, eye in
+            (("wang_od_1", "wang_od"), ("wang_od_2", "wang_od"), ("li_os", "li_os"))]  # fmt: skip
+
+
+def test_numbers_instead_of_names(tmp_path):
+    names = privacy.pseudonyms(records(tmp_path))
+    assert names == {"wang_od_1": ("pair 001", "eye 01"), "wang_od_2": ("pair 002", "eye 01"), "li_os": ("pair 003", "eye 02")}
+    rows = privacy.rename([{"pair": "li_os", "eye": "li_os", "x": 1}, {"pair": "new", "eye": "e"}], names)
+    assert rows == [{"pair": "pair 003", "eye": "eye 02", "x": 1}, {"pair": "new", "eye": "e"}]
+    key = privacy.write_key(tmp_path / "private" / "key.csv", records(tmp_path), names).read_text()
+    assert key.splitlines()[1].startswith("pair 001,eye 01,wang_od_1,wang_od,")
+
+
+@pytest.fixture(scope="module", params=["CF", "FA"])
+def image(request):
+    pair = draw_pair(3, 0, ("CF", "FA"), PairOptions(size_px=640))
+    return np.ascontiguousarray(pair.fixed if request.param == "CF" else pair.moving)
+
+
+def test_burned_in_text_is_found_where_it_stands(image):
+    assert privacy.burned_in_text(image) == []
+    for color, origin in (((255, 255, 255), (20, 40)), ((255, 255, 255), (250, 330))):
+        written = image.copy()
+        cv2.putText(written, "LI WEI 1970-01-02", origin, cv2.FONT_HERSHEY_SIMPLEX, 0.7, color[: image.ndim], 2, cv2.LINE_AA)
+        boxes = privacy.burned_in_text(written)
+        x, y, w, h = max(boxes, key=lambda box: box[2])
+        assert abs(y + h - origin[1]) < 8 and abs(x - origin[0]) < 20 and w > 100, boxes
+
+
+def test_a_shared_notebook_holds_no_path(tmp_path):
+    cell = new_code_cell(
+        "root = '/home/li/clinic'\nshow = True", metadata={"tags": ["injected-parameters"], "papermill": {"a": "/home/li"}}
+    )
+    cell.outputs = [
+        new_output("stream", text="read /home/li/clinic/a.png"),
+        new_output("display_data", data={"text/plain": "'/home/li/b'"}),
+    ]
+    path = tmp_path / "executed.ipynb"
+    nbformat.write(new_notebook(cells=[cell], metadata={"papermill": {"parameters": {"root": "/home/li/clinic"}}}), path)
+    shared = privacy.share_notebook(path, tmp_path / "shared.ipynb")
+    text = shared.read_text()
+    assert "/home" not in text and "root = 'clinic'" in text and "read a.png" in text and "show = True" in text
+    nbformat.validate(nbformat.read(shared, 4))

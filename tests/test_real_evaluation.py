@@ -1,0 +1,319 @@
+"""Evaluation of real pairs: the identity's errors are known by hand, every broken input is named, no finished unit is computed twice."""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluation_trees import GRID, HW, fire_tree, octa_tree, operation_pair, picture, write_points
+from joblib import parallel_config
+
+from retina_kp import evaluation_files as files
+from retina_kp import evaluation_tables as tables
+from retina_kp import methods as methods_module
+from retina_kp import real_evaluation
+from retina_kp.geometry import translation
+from retina_kp.images import write_image
+from retina_kp.layouts import load_layout
+from retina_kp.ledger import append_row, read_ledger
+from retina_kp.methods import Method, choose_methods
+from retina_kp.real_evaluation import CEILING, evaluate, truth_points
+from retina_kp.records import PairRecord, replace_record, write_pairs_csv
+from retina_kp.stress import Stress
+
+PX = 768 / max(HW)  # one px of the small images, at 768
+IDENTITY = Method("identity", "identity", False)
+REAL = Path("/work/shared/data/real-dev")
+
+
+@pytest.fixture
+def clinic(tmp_path):
+    """Three pairs of two eyes on which the identity is right, 3 px (18 at 768) and 10 px (60 at 768) off."""
+    operation_pair(tmp_path, "001_01")
+    operation_pair(tmp_path, "001_02", (3, 0))
+    operation_pair(tmp_path, "002_01", (6, 8))
+    return tmp_path
+
+
+def by_pair(rows, method="identity"):
+    return {row["pair"]: row for row in rows if row["method"] == method}
+
+
+# ------------------------------------------------------------------ figures
+
+
+def test_errors_of_the_identity_are_those_worked_out_by_hand(clinic):
+    done = evaluate(load_layout(clinic).records, [IDENTITY])
+    rows = by_pair(done.rows)
+    assert [rows[f"cffa_{n}"]["outcome"] for n in ("001_01", "001_02", "002_01")] == ["acceptable", "acceptable", "inaccurate"]
+    assert rows["cffa_001_02"]["errors_px"] == pytest.approx([3 * PX] * 12) and rows["cffa_002_01"]["errors_px"] == pytest.approx(
+        [10 * PX] * 12
+    )
+    table = {line["method"]: line for line in tables.method_table(done.facts, done.rows)}
+    line = table["identity"]
+    assert (line["pairs"], line["eyes"], line["kind"]) == (3, 2, "CF-FA")
+    assert line["acceptable"][0] == pytest.approx(2 / 3) and line["wrong_accepted"][0] == pytest.approx(1 / 3) == line["inaccurate"][0]
+    assert line["auc25"][0] == pytest.approx((25 + 7 + 0) / 75)  # 0 px; 18 px is below 19 … 25; 60 px never
+    assert line["auc25_fire"][0] == pytest.approx(1 / 3) and line["auc@20"][0] == pytest.approx((1 + 0.1 + 0) / 3)
+    assert line["median_px"][0] == pytest.approx(18) and line["failed"][0] == line["refused"][0] == 0
+    assert table[CEILING]["acceptable"][0] == 1 and table[CEILING]["median_px"][0] == pytest.approx(0, abs=1e-3)
+    assert table[tables.FLOOR]["median_px"][0] == pytest.approx(0, abs=1e-3)
+    assert done.problems == [] and done.facts[0]["size_fixed"] == list(HW) and done.facts[0]["rescale"] == PX
+
+
+def test_every_stress_leaves_a_perfect_method_perfect(clinic, monkeypatch):
+    """A method that is told what was done has no error whatever is done: the truth follows the image."""
+    plan = [Stress(), Stress(turn=75, scale=0.6), Stress(shift=0.2), Stress(crop=0.5), Stress(noise=0.1, blur=1, gamma=2)]
+    for record in load_layout(clinic).records[1:]:
+        shift = record.points0_xy[0] - record.points1_xy[0]
+        for stress in plan:
+            R = real_evaluation.alter(picture(), stress)[1]
+            monkeypatch.setitem(methods_module.RIVALS, "identity", lambda f, m, T=translation(*shift) @ np.linalg.inv(R): T)
+            row = real_evaluation.measure(record, IDENTITY, stress)
+            assert np.max(row["errors_px"]) < 1e-6 and row["stress"] == stress.label and ("dice" in row) == (stress == Stress())
+        assert row["true_turn_deg"] == pytest.approx(0, abs=0.1)
+
+
+def test_refused_failed_and_crashed_are_told_apart(clinic, monkeypatch):
+    record = load_layout(clinic).records[0]
+    ours = Method("lite", "lite", True)
+    write_image(record.image1, picture(7))
+    assert real_evaluation.measure(record, ours)["outcome"] == "refused"  # two different images
+    monkeypatch.setitem(methods_module.RIVALS, "identity", lambda f, m: None)
+    row = real_evaluation.measure(record, IDENTITY)
+    assert (row["outcome"], row["status"], row["errors_px"]) == ("failed", "found no transform", None)
+
+    def crash(fixed, moving):
+        raise ValueError("cannot")
+
+    monkeypatch.setitem(methods_module.RIVALS, "identity", crash)
+    assert real_evaluation.measure(record, IDENTITY)["status"] == "error: ValueError: cannot"
+
+
+def test_confidence_tells_a_warned_of_error_from_a_wrongly_accepted_one():
+    row = {"pair": "p", "eye": "e", "kind": "CF-FA", "method": "m", "outcome": "inaccurate", "errors_px": [90.0, None], "confidence": 0.6}
+    assert tables.outcome(row) == "wrongly accepted" and tables.outcome(row, 0.7) == "inaccurate, warned of"
+    assert tables.outcome(row | {"confidence": None}, 0.7) == "wrongly accepted"  # a method without confidence is always sure
+    assert tables.pair_result(row).mean_error == math.inf
+    assert tables.outcome(row | {"method": CEILING, "confidence": None}) == "inaccurate, warned of"  # a bad annotation accepts nothing
+
+
+def test_paired_differences_are_of_the_same_pairs(clinic):
+    other = Method("again", "identity", False)
+    rows = evaluate(load_layout(clinic).records, [IDENTITY, other]).rows
+    worse = [row | {"errors_px": [e + 6 for e in row["errors_px"]]} if row["method"] == "again" else row for row in rows]
+    (line,) = tables.differences(worse, "identity")
+    assert (line["against"], line["pairs"], line["closer"], line["farther"]) == ("again", 3, 3, 0)
+    assert line["auc25"][0] == pytest.approx((25 - 19 + 7 - 1) / 75)  # 0 → 6 px passes 19 limits, 18 → 24 px passes one
+
+
+# ------------------------------------------------------------------ layouts
+
+
+def test_fire_protocol_on_a_tree_of_its_shape(tmp_path):
+    fire_tree(tmp_path, {"S01": 0, "S02": 10, "P01": 24.5, "P37": 0, "A01": 2})
+    found = load_layout(tmp_path)
+    assert len(found.records) == 4 and "P37_1_2" in found.problems[0].source
+    (ceiling, line) = tables.fire_table(*(lambda done: (done.facts, done.rows))(evaluate(found.records, [IDENTITY])))
+    expected = {"S (2)": (25 + 15) / 50, "P (1)": 1 / 25, "A (1)": 23 / 25}  # the errors, at 2912 px, are the shifts
+    assert {name: line[name][0] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert line["mAUC"][0] == pytest.approx(sum(expected.values()) / 3) and line["all"][0] == pytest.approx((25 + 15 + 1 + 23) / 100)
+    assert ceiling["mAUC"][0] == 1 and line["pairs"] == 4
+
+
+def test_affine_truth_of_another_scale(tmp_path):
+    """Layout 3: the matrix is given for 256 px, the images have 512; our registrar finds what the matrix says."""
+    found = load_layout(octa_tree(tmp_path))
+    assert [r.points0_xy is None for r in found.records] == [True, True]
+    done = evaluate(found.records[:1], [Method("lite", "lite", True)])
+    assert done.facts[0]["truth"] == "matrix" and max(done.facts[0]["errors_px"]) < 1e-6
+    assert done.rows[0]["outcome"] == "acceptable" and np.mean(done.rows[0]["errors_px"]) < 8
+    points1, points0 = truth_points(found.records[0], (512, 512))
+    assert points1.tolist() == [[0, 0], [511, 0], [511, 511], [0, 511]]
+
+
+def test_pairs_without_truth_have_vessel_dice_only(clinic):
+    records = [replace_record(r, points0_xy=None, points1_xy=None) for r in load_layout(clinic).records]
+    done = evaluate(records, [IDENTITY])
+    assert {row["outcome"] for row in done.rows} == {"answered"} and {fact["truth"] for fact in done.facts} == {"none"}
+    assert tables.method_table(done.facts, done.rows) == [] and tables.with_truth(done.rows) == []
+    (line,) = tables.dice_table(done.facts, done.rows)
+    assert line["pairs"] == line["with a transform"] == 3 and line["dice"][0] == pytest.approx(1)  # both images of a pair are the same
+    document = files.metrics_document({}, done.facts, done.rows, "identity")
+    assert document["pairs_with_truth"] == 0 and document["methods"] == []
+
+
+def test_every_broken_input_is_named_and_the_rest_evaluated(clinic):
+    stem = operation_pair(clinic, "003_01")
+    Path(f"{stem}_02.png").write_bytes(Path(f"{stem}_02.png").read_bytes()[:400])  # its header is whole
+    write_points(Path(f"{operation_pair(clinic, '004_01')}_02.txt"), GRID[:11])
+    operation_pair(clinic, "005_01", points=GRID[:3])
+    Path(f"{operation_pair(clinic, '006_01')}_01.txt").write_text("1 2\nthree 4\n" * 3)
+    operation_pair(clinic, "007_01", (60, 0))
+    operation_pair(clinic, "008_01", points=np.stack([np.linspace(5, 80, 6)] * 2, 1))
+    write_points(Path(f"{operation_pair(clinic, '009_01')}_02.txt"), GRID * [-1, 1] + [120, 0])  # a mirrored annotation
+    write_image(f"{operation_pair(clinic, '010_01')}_02.png", picture().astype(np.uint16) * 257)
+    found = load_layout(clinic)
+    done = evaluate(found.records, [IDENTITY])
+    reasons = {problem.source: problem.reason for problem in found.problems + done.problems}
+    for name, word in {"003": "damaged", "004": "unequal", "005": "only 3", "006": "three", "007": "outside", "008": "collinear",
+                       "009": "mirror"}.items():  # fmt: skip
+        assert any(f"{name}_01" in source and word in reason for source, reason in reasons.items()), (name, reasons)
+    assert sorted(by_pair(done.rows)) == ["cffa_001_01", "cffa_001_02", "cffa_002_01", "cffa_010_01"] and len(reasons) == 7
+
+
+def test_the_same_pairs_from_a_table_give_the_same_figures(clinic, tmp_path):
+    records = load_layout(clinic).records
+    write_pairs_csv(tmp_path / "table" / "pairs.csv", records)
+    one, two = (evaluate(load_layout(where).records, [IDENTITY]) for where in (clinic, tmp_path / "table"))
+    for a, b in zip(one.facts + one.rows, two.facts + two.rows, strict=True):
+        assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+
+
+# ------------------------------------------------------------------ resuming, side by side
+
+
+def counting(monkeypatch, fail_at=None):
+    """Counts the units that are computed; raises KeyboardInterrupt at the given one, as Ctrl-C does."""
+    ran, run = [], real_evaluation.run_unit
+
+    def counted(unit):
+        if len(ran) == fail_at:
+            raise KeyboardInterrupt
+        ran.append(unit.record.pair_id)
+        return run(unit)
+
+    monkeypatch.setattr(real_evaluation, "run_unit", counted)
+    return ran
+
+
+def test_a_killed_run_loses_the_pair_in_hand_at_most(clinic, monkeypatch):
+    records, ledger = load_layout(clinic).records, clinic / "units.jsonl"
+    plan = [Stress(), Stress(turn=30)]
+    whole = evaluate(records, [IDENTITY], plan)
+    with monkeypatch.context() as patch:
+        ran = counting(patch, fail_at=5)  # three facts and two of six registrations
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(records, [IDENTITY], plan, ledger)
+        assert len(ran) == 5 == len(read_ledger(ledger))
+    ledger.write_bytes(ledger.read_bytes()[:-40])  # and the last line was cut off by the power
+    ran = counting(monkeypatch)
+    resumed = evaluate(records, [IDENTITY], plan, ledger)
+    assert len(ran) == 5 and [row["errors_px"] for row in resumed.rows] == [row["errors_px"] for row in whole.rows]
+    evaluate(records, [IDENTITY], plan, ledger)
+    assert len(ran) == 5  # nothing twice
+
+
+def test_what_has_changed_is_computed_again(clinic, monkeypatch):
+    records, ledger = load_layout(clinic).records, clinic / "units.jsonl"
+    evaluate(records, [IDENTITY], ledger=ledger)
+    ran = counting(monkeypatch)
+    moved = [replace_record(records[0], points0_xy=records[0].points0_xy + 1), *records[1:]]
+    assert evaluate(moved, [IDENTITY], ledger=ledger).rows[0]["errors_px"] == pytest.approx([math.sqrt(2) * PX] * 12)
+    assert Counter(ran) == {"cffa_001_01": 2}
+    evaluate(records, [IDENTITY, Method("again", "identity", False)], ledger=ledger)
+    assert len(ran) == 2  # another name for the same method and pairs is the same work
+
+
+def test_the_ledger_passes_over_torn_lines(tmp_path):
+    path = tmp_path / "new" / "units.jsonl"
+    append_row(path, {"key": "a", "value": 1})
+    path.write_bytes(path.read_bytes() + b'{"key": "b", "val')
+    append_row(path, {"key": "c", "中": 2})
+    assert read_ledger(path) == {"a": {"key": "a", "value": 1}, "c": {"key": "c", "中": 2}}
+    assert read_ledger(tmp_path / "none") == read_ledger(None) == {}
+
+
+def test_two_processes_find_what_one_does(clinic):
+    records = load_layout(clinic).records
+    alone = evaluate(records, [IDENTITY])
+    with parallel_config(n_jobs=2):
+        together = evaluate(records, [IDENTITY], ledger=clinic / "units.jsonl")
+    assert [row["errors_px"] for row in together.rows] == [row["errors_px"] for row in alone.rows]
+    assert len(read_ledger(clinic / "units.jsonl")) == 6
+
+
+def test_on_a_dask_cluster_of_two_workers(clinic):
+    distributed = pytest.importorskip("distributed", reason='needs the extra: pip install "retina-kp[cluster]"')
+    records = load_layout(clinic).records
+    alone = evaluate(records, [IDENTITY])
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, distributed.Client(cluster):
+        with parallel_config("dask"):
+            there = evaluate(records, [IDENTITY], ledger=clinic / "units.jsonl")
+    assert [row["errors_px"] for row in there.rows] == [row["errors_px"] for row in alone.rows]
+    assert len(read_ledger(clinic / "units.jsonl")) == 6
+
+
+# ------------------------------------------------------------------ methods and files
+
+
+def test_methods_by_name_path_and_phase(tmp_path, monkeypatch):
+    lite = methods_module.SHIPPED / "lite.safetensors"
+    for run in ("03_pke/first", "03_pke/second", "04_sim2real/mine"):
+        target = tmp_path / run / "checkpoint.safetensors"
+        target.parent.mkdir(parents=True)
+        target.write_bytes(lite.read_bytes())
+    found, missing = choose_methods(["lite", "phases", str(tmp_path / "03_pke" / "first")], ["SIFT+MAGSAC"], tmp_path)
+    assert [m.name for m in found] == ["lite", "03_pke", "04_sim2real", "03_pke #2", "SIFT+MAGSAC"] and sorted(missing) == [
+        "01_warmup",
+        "02_geometric",
+    ]
+    assert found[1].source.endswith("second/checkpoint.safetensors") and [m.ours for m in found] == [True] * 4 + [False]
+    assert found[0].fingerprint() == found[1].fingerprint() != Method("x", "lite", True, "quadratic").fingerprint()
+    with pytest.raises(ValueError, match="at least one of ours"):
+        choose_methods([], ["identity"], tmp_path)
+    with pytest.raises(FileNotFoundError, match="no weights"):
+        choose_methods(["lightning"], [], tmp_path)
+
+
+def test_metrics_json_explains_every_name_in_it(clinic):
+    done = evaluate(load_layout(clinic).records, [IDENTITY], [Stress(), Stress(gamma=2)])
+    document = files.metrics_document({"weights": ["lite"]}, done.facts, done.rows, "identity")
+    assert {name for line in document["methods"] for name in line} <= set(files.COLUMNS)
+    assert {(line["value"], line["state"]) for line in document["stress"]} == {(1.0, "gamma 1"), (2.0, "gamma 2")}
+    assert document["annotation_residual_px"]["max"] == pytest.approx(0, abs=1e-3)
+    assert str(clinic) not in json.dumps(document)
+    rows = files.pair_rows(done.facts, done.rows)
+    assert len(rows) == 9 and {row["stress"] for row in rows} == {"as taken", "gamma 2"} and str(clinic) not in json.dumps(rows)
+    (worst,) = [row for row in rows if row["pair"] == "cffa_002_01" and row["method"] == "identity" and row["stress"] == "as taken"]
+    assert (worst["mean_px"], worst["outcome"]) == (60, "wrongly accepted") and worst["mean_px_fire"] == pytest.approx(10 * 2912 / 128)
+
+
+def test_figures_as_text():
+    row = {
+        "method": "m",
+        "acceptable": [0.5, 0.25, 1.0],
+        "median_px": [math.inf, 12.345, math.inf],
+        "dice": None,
+        "difference": [-0.04, -0.1, 0.0],
+    }
+    (line,) = files.readable([row])
+    assert {name: text and " ".join(text.split()) for name, text in line.items()} == {
+        "method": "m", "acceptable": ".50 [.25, 1.00]", "median_px": "∞ [12.3, ∞]", "dice": None, "difference": "−.04 [−.10, .00]",
+    }  # fmt: skip
+    assert files.readable([{"a": [0.999, math.nan, math.nan], "b": -0.001, "c": -1.0}]) == [{"a": "1.00", "b": ".00", "c": "−1.00"}]
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real development pairs are not at {REAL}")
+def test_a_real_pair_has_the_evaluation_tools_errors():
+    """The tool's own formula on a real pair, turned."""
+    import cv2
+
+    from retina_kp import Registrar
+
+    registrar, ours = Registrar.from_pretrained("lite"), Method("lite", "lite", True)
+    record, stress = load_layout(REAL, mode="cffa").records[0], Stress(turn=150)
+    fixed, moving = (cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in (record.image0, record.image1))  # as the tool does
+    moving, R = real_evaluation.alter(moving, stress)
+    q = cv2.perspectiveTransform(record.points1_xy[:, None], registrar(fixed, moving).H_1to0 @ R)[:, 0]
+    expected = np.linalg.norm(q - record.points0_xy, axis=1) * 768 / max(fixed.shape[:2])
+    assert real_evaluation.measure(record, ours, stress)["errors_px"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_records_by_hand_need_no_layout(tmp_path):
+    write_image(tmp_path / "a.png", picture())
+    record = PairRecord("one", "eye", "CF", "FA", tmp_path / "a.png", tmp_path / "a.png", H_0to1=np.eye(3))
+    (row,) = evaluate([record], [IDENTITY]).rows
+    assert row["errors_px"] == pytest.approx([0] * 4) and row["true_scale"] == pytest.approx(1)

@@ -1,0 +1,148 @@
+"""Charts say what the rows say: lengths, places and counts are read back from the drawn figures; galleries are ordered and small."""
+
+import io
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from evaluation_trees import operation_pair
+from PIL import Image
+
+from retina_kp import evaluation_tables as tables
+from retina_kp import viz_evaluation as charts
+from retina_kp import viz_gallery as gallery
+from retina_kp.layouts import load_layout
+from retina_kp.methods import Method
+from retina_kp.real_evaluation import CEILING, evaluate
+from retina_kp.viz import GREEN_MAGENTA, MODALITY_COLORS, overlay
+
+matplotlib.use("Agg")
+
+
+def row(pair, method, outcome, mean=None, confidence=None, factors=None, **more):
+    errors = None if mean is None else [mean, mean]
+    names = {"pair": pair, "eye": pair, "kind": "CF-FA", "category": "", "method": method, "status": "ok", "factors": factors or {}}
+    return names | {"outcome": outcome, "errors_px": errors, "confidence": confidence, "true_turn_deg": 10.0, "true_scale": 1.2, **more}
+
+
+FACTS = [row(f"p{k}", CEILING, "acceptable", 1.0, residual_px=3.0) for k in range(4)]
+ROWS = [
+    row("p0", "ours", "acceptable", 2.0, 0.99),
+    row("p1", "ours", "acceptable", 6.0, 0.95),
+    row("p2", "ours", "refused", None, 0.2, tried_px=9.0),
+    row("p3", "ours", "inaccurate", 80.0, 0.6),
+    row("p0", "other", "inaccurate", 30.0),
+    row("p1", "other", "failed"),
+    row("p2", "other", "acceptable", 8.0),
+    row("p3", "other", "failed"),
+    *(row(f"p{k}", "ours", "acceptable" if k else "failed", 4.0 if k else None, 0.9, {"gamma": 2.0}) for k in range(4)),
+]
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def test_bars_add_up_and_keep_the_outcomes_apart():
+    (ax,) = charts.plot_outcomes(FACTS, ROWS, accept_confidence=0.7).axes
+    widths = np.array([bar.get_width() for bar in ax.patches]).reshape(3, 5)  # ceiling, ours, other × outcomes
+    assert widths.sum(1) == pytest.approx([1, 1, 1])
+    assert widths[1] == pytest.approx([0.5, 0.25, 0, 0.25, 0]) and widths[2] == pytest.approx([0.25, 0, 0.25, 0, 0.5])
+    assert len({bar.get_hatch() for bar in ax.patches[:4]}) == 4  # told apart in print too
+
+
+def test_curves_hold_all_pairs_and_the_floor():
+    (ax,) = charts.plot_cdf(FACTS, ROWS).axes
+    ends = {line.get_label().split(":")[0]: line.get_ydata()[-1] for line in ax.lines[:3]}
+    assert ends == {CEILING: 1.0, "ours": 0.5, "other": 0.25}
+    assert ax.lines[3].get_label() == "annotation residual, median 3.0 px" and len({line.get_linestyle() for line in ax.lines}) >= 3
+
+
+def test_differences_stand_where_the_table_says():
+    table = tables.differences(ROWS, "ours")
+    ax = charts.plot_differences(table, "ours").axes[0]
+    assert ax.lines[2].get_xdata()[0] == pytest.approx(0.25) and ax.lines[1].get_xdata().tolist() == table[0]["acceptable"][1:]
+
+
+def test_errors_without_transform_stand_on_the_rail():
+    figure = charts.plot_against_pose(ROWS, "ours")
+    heights = np.concatenate([dots.get_offsets()[:, 1] for dots in figure.axes[0].collections if dots.get_label() == "CF-FA"])
+    assert sorted(heights) == pytest.approx([2, 4, 4, 4, 6, 80, 400, 400])
+
+
+def test_stress_curves_include_the_untouched_pairs():
+    table = tables.stress_table(ROWS)
+    assert [(line["method"], line["factor"], line["value"], line["acceptable"][0]) for line in table] == [
+        ("ours", "gamma", 1.0, 0.5),
+        ("ours", "gamma", 2.0, 0.75),
+    ]
+    (ax,) = charts.plot_stress(table, 1.0).axes
+    assert ax.lines[0].get_ydata().tolist() == [0.5, 0.75] and ax.collections and set(ax.lines[1].get_ydata()) == {1.0}
+
+
+def test_reliability_counts_refused_answers_as_they_would_have_been():
+    bins = tables.reliability([r for r in ROWS if not r["factors"]])
+    assert [(b["from"], b["n"], b["right"]) for b in bins] == [(0.1, 1, 1.0), (0.5, 1, 0.0), (0.9, 1, 1.0), (0.97, 1, 1.0)]
+    assert len(charts.plot_reliability(bins, ROWS).axes) == 2
+
+
+def test_without_truth_every_chart_says_so():
+    none = [{k: v for k, v in r.items() if k != "errors_px"} for r in ROWS]
+    figures = [charts.plot_outcomes([], none), charts.plot_cdf([], none), charts.plot_differences([], "ours"),
+               charts.plot_against_pose(none, "ours"), charts.plot_stress([]), charts.plot_reliability([], none)]  # fmt: skip
+    assert all(figure.axes[0].texts[0].get_text().startswith("No ") for figure in figures)
+
+
+def test_overlays_are_white_where_vessels_agree_whatever_the_colours():
+    image = np.full((240, 320), 0.7, np.float32)
+    image[30::60], image[:, 40::80] = 0.2, 0.2
+    for colors in (GREEN_MAGENTA, (MODALITY_COLORS["CF"], MODALITY_COLORS["FA"])):
+        same = overlay(image, image, colors=colors)
+        assert np.ptp(same, axis=-1).max() < 0.02 and same[30].mean() > same[60].mean() + 0.3
+    only_fixed = overlay(image, np.full_like(image, 0.7), colors=(MODALITY_COLORS["CF"], MODALITY_COLORS["FA"]))
+    assert only_fixed[30, 10, 1] > only_fixed[30, 10, 0] + 0.3  # green
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clinic")
+    for name, shift in (("001_01", (0, 0)), ("001_02", (6, 8)), ("002_01", (3, 0))):
+        operation_pair(root, name, shift)
+    return evaluate(load_layout(root).records, [Method("identity", "identity", False)])
+
+
+def test_the_worst_pair_comes_first(clinic):
+    pairs = gallery.worst_first(clinic.records, clinic.rows, "identity")
+    assert [gallery.title(pair) for pair in pairs] == [
+        "cffa_001_02 · wrongly accepted · mean 60.0 px",
+        "cffa_002_01 · acceptable · mean 18.0 px",
+        "cffa_001_01 · acceptable · mean 0.0 px",
+    ]
+
+
+def test_arrows_are_enlarged_by_what_the_title_says(clinic):
+    pair = gallery.worst_first(clinic.records, clinic.rows, "identity")[1]  # 3 px of 128
+    ax = gallery.plot_pair(pair).axes[3]
+    (arrows,) = [artist for artist in ax.collections if hasattr(artist, "U")]
+    assert arrows.U == pytest.approx(-3, abs=0.01) and arrows.V == pytest.approx(0, abs=0.01)
+    assert "×2" in ax.get_title() and arrows.scale == pytest.approx(1 / 2) and "mean 18.0" in ax.get_title()
+
+
+def test_pictures_of_pairs_are_jpeg_of_limited_size(clinic):
+    pairs = gallery.worst_first(clinic.records, clinic.rows, "identity")
+    for figure in (gallery.plot_contact_sheet(pairs), gallery.plot_before_after(pairs), gallery.plot_pair(pairs[0])):
+        content = gallery.as_jpeg(figure).data
+        assert Image.open(io.BytesIO(content)).format == "JPEG" and not plt.fignum_exists(figure.number)
+    small = gallery.as_jpeg(gallery.plot_pair(pairs[0]), share=180).data
+    assert len(small) < 1.15 * gallery.REPORT_BYTES / 180 < len(content)
+
+
+def test_a_refused_pair_shows_its_images_and_the_reason(clinic):
+    pair = gallery.worst_first(clinic.records, clinic.rows, "identity")[0]
+    empty = pair.row["registration"] | {"status": "low confidence: 0.20", "H_1to0": None}
+    refused = gallery.Shown(pair.name, pair.record, pair.row | {"outcome": "refused", "errors_px": None, "registration": empty})
+    figure = gallery.plot_pair(refused)
+    assert len(figure.axes) == 2 and "low confidence: 0.20" in figure.get_suptitle() and "refused" in figure.get_suptitle()
