@@ -21,7 +21,11 @@ def read_state(path: str | Path, device="cpu") -> dict:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:  # the last: a method of compression that zipfile does not know
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        RuntimeError,
+    ) as error:  # RuntimeError: a flipped bit that asks for a password or another compression
         damaged = error
     if damaged:
         advice = "Put back a copy of the file, or delete it to train this phase from its start"

@@ -174,10 +174,13 @@ class EvenPairs(SyntheticPairs):
 
 def even_terms(trainer: Trainer) -> None:
     """Make a loss over a batch the mean of the losses of its parts: as many points in each pair, and batch normalisation that does not
-    look at the batch."""
+    look at the batch. AdamW divides a gradient by its size, so that one of mere rounding would make a step: eps keeps it still and
+    lets the scale of the others show."""
     trainer.data = EvenPairs(0, 2, trainer.config.data)
     for norm in learning_norms(trainer.network):
         norm.eval()
+    for group in trainer.optimiser.param_groups:
+        group["eps"] = 1e-4
 
 
 # ------------------------------------------------------------------ two processes, workers
