@@ -35,7 +35,7 @@ class Method:
     def fingerprint(self) -> str:
         """Changes whenever the method's answers might."""
         what = hashlib.sha256(find_weights(self.source).read_bytes()).hexdigest() if self.ours else self.source
-        return f"{what} {self.model if self.ours else ''}"
+        return f"{what} {Registrar.options_for(model=self.model) if self.ours else ''}"
 
     def register(self, fixed: np.ndarray, moving: np.ndarray) -> Registration:
         """The answer to a pair of images. A rival is sure of every answer (confidence NaN); NOT_FOUND and "error: …" are failures of a
