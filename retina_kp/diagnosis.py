@@ -20,11 +20,12 @@ from .geometry import pixel_grid, sample_map, warp_points
 from .networks import DenseOutput, build_network
 from .objective import TRUE_RADIUS_PX, Objective, annotated_points
 from .phases import TrainConfig, get_phase
-from .pke import PkeOptions, PkeRound, ValueMap, content_ratio, expand, mine, peak_probability, view_filter
+from .pke import PkeOptions, PkeRound, content_ratio, mine, peak_probability, view_filter
 from .processes import new_accelerator
 from .sources import FileSplit, join_batches, load_files
 from .state import read_state
 from .trainer import open_source
+from .value_map import ValueMap, expand
 
 MIN_POINTS = 5  # fewer points have no precision worth showing
 # What survives when a reason has been applied; the order is that of `pke.mine`.

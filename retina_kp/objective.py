@@ -11,8 +11,9 @@ from .diary import PkeDiary
 from .geometry import sample_map
 from .losses import DESCRIPTOR_LOSSES, dice_loss, gaussian_labels, geometric_loss, pke_geometric_loss
 from .phases import TrainConfig, get_phase
-from .pke import PkeGuard, ValueMap, Visit, expand, mine, visits_of
+from .pke import PkeGuard, mine
 from .validation import mined_precision
+from .value_map import ValueMap, Visit, expand, visits_of
 
 TRUE_RADIUS_PX = 5.0  # a mined point so near to a true junction is right
 WEIGHT_OF = {"loss_det": "detector_weight", "loss_des": "descriptor_weight", "loss_geo": "geometric_weight",

@@ -1,7 +1,6 @@
 """Progressive keypoint expansion: labels grow by points that both images confirm, visit after visit (training plan, phase 3).
 
-`mine` judges det0's peaks once, `ValueMap` remembers what returned, `expand` makes labels, `PkeGuard` pauses it all. Nothing is random.
-Booking is apart from labelling, so that several processes can exchange their visits and keep equal maps.
+`mine` judges det0's peaks once, `value_map` remembers what returned and makes labels of it, `PkeGuard` pauses it all. Nothing is random.
 After SuperRetina (Liu et al. 2022, section 3.3), across modalities under H_0to1. Lengths are px of the images that the network saw.
 """
 
@@ -20,7 +19,7 @@ from .networks import DenseOutput
 
 MIN_RIVAL_DISTANCE = 0.02  # unit descriptors nearer than this differ by rounding (bfloat16): a collapsed map confirms nothing
 ROUNDING = 1e-6  # of values and accuracies: ten steps of 0.1 make 1
-_distance = partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")  # (..., N, M) px, NaN at NaN; the fast mode rounds
+point_distances = partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")  # (..., N, M) px, NaN at NaN; the fast mode rounds
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def mine(out0: DenseOutput, out1: DenseOutput, batch: dict, options: PkeOptions 
     picking = KeypointOptions(options.max_candidates, options.candidate_min_probability, options.nms_radius_px, options.border_px)
     with torch.autocast(out0.detector.device.type, enabled=False):
         out0, out1 = (DenseOutput(o.detector.float(), o.descriptors.float(), o.detector_stride, o.descriptor_stride) for o in (out0, out1))
-        peaks = _pad([torch.cat([xy, p[:, None]], 1) for xy, p in find_keypoints(out0, batch["valid0"], picking)])  # (B, N, 3)
+        peaks = pad_rows([torch.cat([xy, p[:, None]], 1) for xy, p in find_keypoints(out0, batch["valid0"], picking)])  # (B, N, 3)
         points0 = peaks[..., :2]
         points1 = warp_points(points0.double(), batch["H_0to1"].double()).float()
         probability1, in_view = peak_probability(out1, points1), view_filter(points1, batch["valid1"])
@@ -100,7 +99,7 @@ def peak_probability(out1: DenseOutput, points1: torch.Tensor) -> torch.Tensor:
 
 def annotation_filter(points0, annotated_xy, options: PkeOptions) -> tuple[torch.Tensor, str]:
     """Annotation always wins: keep points (..., N, 2) px that are not an annotated keypoint (..., K, 2) px, NaN-padded, seen again."""
-    return ~(_distance(points0, annotated_xy.to(points0)) <= options.annotation_radius_px).any(-1), "annotated"
+    return ~(point_distances(points0, annotated_xy.to(points0)) <= options.annotation_radius_px).any(-1), "annotated"
 
 
 def mask_filter(points0, vessel_mask0) -> tuple[torch.Tensor, str]:
@@ -138,7 +137,7 @@ def content_ratio(out0, out1, points0, points1, pool, options: PkeOptions) -> to
     distance = (2 - 2 * d0 @ d1.transpose(1, 2)).clamp_min(0).sqrt()  # (B, N of image 0, N of image 1)
     own, rivals = distance.diagonal(dim1=1, dim2=2), []
     for table, points in ((distance, points1), (distance.transpose(1, 2), points0)):
-        rival = (_distance(points, points) > options.content_radius_px) & pool[:, None]
+        rival = (point_distances(points, points) > options.content_radius_px) & pool[:, None]
         rivals.append(table.masked_fill(~rival, torch.inf).amin(-1))
     proved = torch.isfinite(rivals[0]) & (torch.minimum(*rivals) > MIN_RIVAL_DISTANCE) & (own < torch.minimum(*rivals))
     return (own / rivals[0]).masked_fill(~proved, torch.inf)
@@ -150,95 +149,9 @@ def budget_filter(confidence, survived, options: PkeOptions) -> tuple[torch.Tens
     return order.argsort(1) < options.max_new_points, "budget"
 
 
-def _pad(rows: list[torch.Tensor]) -> torch.Tensor:
+def pad_rows(rows: list[torch.Tensor]) -> torch.Tensor:
     """Lists of (N_i, D) → (B, max N, D), the rest NaN; at least one row."""
     return pad_sequence([*rows, rows[0].new_full((1, rows[0].shape[1]), torch.nan)], True, torch.nan)[:-1]
-
-
-@dataclass(frozen=True)
-class Visit:
-    """One sample seen once: found_xy (M, 2) px of image 0; could_xy (K, 2) the recorded places that could have been found."""
-
-    sample_id: int | str
-    found_xy: torch.Tensor
-    could_xy: torch.Tensor
-
-
-class ValueMap:
-    """What PKE remembers of each sample: places in image 0's whole frame, which must be the same at every visit. A point stays where it was
-    first found, so labels cannot creep. Ids are int or str; "" never returns and is not kept. An id twice in a batch is two visits."""
-
-    def __init__(self, options: PkeOptions = PkeOptions()):
-        self.options, self._records = options, {}
-
-    def record(self, sample_id: int | str) -> torch.Tensor:
-        """(N, 4) float64 on the CPU: x, y px, value, 1 if promoted else 0; N = 0 for an unknown sample."""
-        return self._records.get(sample_id, torch.zeros(0, 4, dtype=torch.float64))
-
-    def promoted(self, sample_id: int | str) -> torch.Tensor:
-        """(N, 2) float32 px on the CPU: the labels that this sample has earned."""
-        record = self.record(sample_id)
-        return record[record[:, 3] > 0, :2].float()
-
-    def visit(self, sample_id: int | str, found_xy: torch.Tensor, visible: torch.Tensor) -> None:
-        """Book one visit. Recorded points nearest to a found one (M, 2) px, within nms_radius_px, gain; of the others the visible ones,
-        (N,) bool in the order of `record`, decay, and vanish below 0. Found points near to no recorded one are new."""
-        if type(sample_id) not in (int, str):
-            raise TypeError(f"a sample's id is an int or str, not {sample_id!r} of {type(sample_id)}")
-        o, record, found = self.options, self.record(sample_id).clone(), found_xy.detach().cpu().double()
-        nearest, index = F.pad(_distance(found, record[:, :2]), (0, 1), value=torch.inf).min(1)  # last column: near to none
-        hit = torch.zeros(len(record), dtype=torch.bool).index_fill(0, index[nearest <= o.nms_radius_px], True)
-        record[:, 2] += o.value_gain * hit.double() - o.value_decay * (~hit & visible.cpu()).double()
-        record = torch.cat([record, F.pad(F.pad(found[nearest > o.nms_radius_px], (0, 1), value=o.value_gain), (0, 1))])
-        value = record[:, 2].clamp_(max=o.value_max)
-        record[:, 3] = (value >= o.promotion_value - ROUNDING) | ((record[:, 3] > 0) & (value >= o.demotion_value - ROUNDING))
-        record = record[value >= -ROUNDING]
-        best = (record[:, 2] + record[:, 3] * (o.value_max + 1)).argsort(descending=True, stable=True)[: o.max_recorded_points]
-        if sample_id != "":
-            self._records[sample_id] = record[best.sort().values]
-
-    def book(self, visits: list[Visit]) -> None:
-        """`visit` after `visit`; a place recorded since the visit was made does not decay by it."""
-        for v in visits:
-            self.visit(v.sample_id, v.found_xy, (_distance(self.record(v.sample_id)[:, :2], v.could_xy.double()) <= ROUNDING).any(-1))
-
-    def state_dict(self) -> dict:
-        """{"ids": list, "records": list of (N, 4) float64}: `torch.load(weights_only=True)` reads it."""
-        return {"ids": list(self._records), "records": [record.clone() for record in self._records.values()]}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Take over a `state_dict`; ValueError, and nothing is changed, unless it has a record for each id."""
-        self._records = {k: r.detach().cpu().double().clone() for k, r in zip(state["ids"], state["records"], strict=True)}
-
-
-@torch.no_grad()
-def visits_of(value_map: ValueMap, round: PkeRound, batch: dict) -> list[Visit]:
-    """What a round has to book, for `ValueMap.book`. A recorded point decays only if it could be found: in view of both images, off the
-    edge of image 0's field, not lost to the budget alone. ValueError unless batch["sample_ids"] names every pair."""
-    ids, visits, o = batch.get("sample_ids", ()), [], value_map.options
-    if len(ids) != len(round.points0_xy):
-        raise ValueError(f"batch['sample_ids'] holds {len(ids)} ids for {len(round.points0_xy)} pairs; PKE must recognise each sample")
-    for i, sample_id in enumerate(ids):
-        valid0, valid1, H_0to1 = (batch[key][i, None] for key in ("valid0", "valid1", "H_0to1"))
-        recorded = value_map.record(sample_id)[None, :, :2].to(valid0.device, torch.float32)
-        visible = view_filter(recorded, valid0, o.border_px + o.nms_radius_px)[0]
-        visible &= view_filter(warp_points(recorded.double(), H_0to1.double()).float(), valid1)[0]
-        visible &= ~(_distance(recorded, round.rejected[i]["budget"][None]) <= o.nms_radius_px).any(-1)
-        visits.append(Visit(sample_id, round.points0_xy[i].cpu(), value_map.record(sample_id)[visible[0].cpu(), :2]))
-    return visits
-
-
-def expand(value_map: ValueMap, batch: dict) -> tuple[torch.Tensor, int]:
-    """Labels (B, N, 2) px of image 0, NaN-padded: annotated ∪ promoted points of batch["sample_ids"], and how many are promoted ones.
-    Left out: promoted points outside the field of view of this visit, or within annotation_radius_px of an annotated one."""
-    labels, count = [], 0
-    for i, sample_id in enumerate(batch["sample_ids"]):
-        annotated, valid0 = batch["vessel_keypoints"][i, None], batch["valid0"][i, None]
-        promoted = value_map.promoted(sample_id)[None].to(annotated)
-        promoted = promoted[view_filter(promoted, valid0)[0] & annotation_filter(promoted, annotated, value_map.options)[0]]
-        labels.append(torch.cat([annotated[torch.isfinite(annotated).all(-1)], promoted]))
-        count += len(promoted)
-    return _pad(labels), count
 
 
 class PkeGuard:

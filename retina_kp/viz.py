@@ -104,7 +104,7 @@ def _vessel_contrast(image, valid) -> np.ndarray:
 def show(image, ax: Axes | None = None, title: str = "") -> Axes:
     """Draw one image without ticks, its limits fixed to the frame; uint16 and floats outside [0, 1] are contrast-stretched."""
     picture = _displayable(image)
-    ax = _new_axes(picture.shape, bool(title)) if ax is None else ax
+    ax = new_axes(picture.shape, bool(title)) if ax is None else ax
     ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
     ax.set(xlim=(-0.5, picture.shape[1] - 0.5), ylim=(picture.shape[0] - 0.5, -0.5))
     ax.set_axis_off()
@@ -131,7 +131,7 @@ def plot_matches(image0, image1, matches0, matches1, inliers=None, ax: Axes | No
         raise ValueError(f"{len(matches0)} and {len(matches1)} points with {len(is_inlier)} inlier flags do not make matches")
     (h, w), hw1 = image0.shape[:2], image1.shape[:2]
     left, w1 = 1.02 * w, hw1[1] * h / hw1[0]
-    ax = show(image0, _new_axes((h, left + w1), True, WIDTH_IN) if ax is None else ax)
+    ax = show(image0, new_axes((h, left + w1), True, WIDTH_IN) if ax is None else ax)
     ax.imshow(image1, cmap="gray", vmin=0, vmax=1, extent=(left - 0.5, left + w1 - 0.5, h - 0.5, -0.5))
     ax.set(xlim=(-0.5, left + w1 - 0.5), ylim=(h - 0.5, -0.5))
     ends1 = geometry.warp_points(matches1, geometry.translation(left, 0) @ geometry.resize_matrix(hw1, (h, w1)))
@@ -194,79 +194,17 @@ def image_grid(images: Sequence, titles: Sequence[str] | None = None, columns: i
     return figure
 
 
-def plot_error_cdf(ax: Axes | None, errors: Mapping[str, Sequence[float]], limit: float = 25) -> Axes:
-    """Share of all pairs whose mean error is at most t, for t up to ``limit`` px; None, NaN and infinite errors count as failed."""
-    ax = _line_axes(ax)
-    for name, values in errors.items():
-        values = np.array(list(values), np.float64)
-        x = np.sort(values[values <= limit])
-        share = np.arange(len(x) + 1) / max(len(values), 1)
-        ax.step([0, *x, limit], [*share, share[-1]], where="post", linewidth=1.8, label=f"{name}: {share[-1]:.0%} of {len(values)}")
-    ax.set(xlim=(0, limit), ylim=(-0.01, 1.02), xlabel="mean error (px)", ylabel="share of all pairs")
-    ax.legend(frameon=False, fontsize=10)
-    return ax
-
-
-def plot_history(ax: Axes | None, rows: Sequence[Mapping], keys: Sequence[str]) -> Axes:
-    """Columns of a history (numbers or their text, gaps bridged) over ``epoch`` or the row number; dotted where ``phase`` changes."""
-    ax = _line_axes(ax)
-    epochs = _column(rows, "epoch") if all("epoch" in row for row in rows) else np.arange(1.0, len(rows) + 1)
-    for key in keys:
-        values = _column(rows, key)
-        known = np.isfinite(values)
-        ax.plot(epochs[known], values[known], linewidth=1.6, marker="o", markersize=4 if known.sum() < 40 else 0, label=key)
-    for k in (k for k in range(1, len(rows)) if rows[k].get("phase") != rows[k - 1].get("phase")):
-        ax.axvline((epochs[k] + epochs[k - 1]) / 2, color="0.5", linestyle=":", linewidth=1)
-    ax.locator_params(axis="x", integer=True)
-    ax.set_xlabel("epoch")
-    if len(keys):
-        ax.legend(frameon=False, fontsize=10)
-    return ax
-
-
-def plot_loss(ax: Axes | None, rows: Sequence[Mapping]) -> Axes:
-    """Every column named ``total`` or ``loss…`` over the epochs, on a log scale when all values are positive."""
-    keys = [key for key in dict.fromkeys(k for row in rows for k in row) if key == "total" or key.startswith("loss")]
-    ax = plot_history(ax, rows, keys)
-    positive = bool(keys) and min(np.nanmin(_column(rows, key), initial=np.inf) for key in keys) > 0
-    ax.set(ylabel="loss", yscale="log" if positive else "linear")
-    return ax
-
-
 def _points(points_xy) -> np.ndarray:
     return np.reshape(np.asarray(points_xy, np.float64), (-1, 2))
 
 
-def _column(rows: Sequence[Mapping], key: str) -> np.ndarray:
-    return np.array([np.nan if row.get(key) in (None, "") else float(row[key]) for row in rows])
-
-
-def _new_axes(image_hw, titled: bool = False, width_in: float = WIDTH_IN / 2) -> Axes:
+def new_axes(image_hw, titled: bool = False, width_in: float = WIDTH_IN / 2) -> Axes:
     return plt.figure(figsize=(width_in, width_in * image_hw[0] / image_hw[1] + 0.26 * titled), layout="constrained").add_subplot()
 
 
 def _show_grey(image, ax: Axes | None, title: str = "") -> Axes:
     """The image as dimmed grey, so that coloured marks stand out."""
-    return show(0.65 * contrast_stretch(_channel(image), 0, 99.5), _new_axes(np.shape(image), True) if ax is None else ax, title)
-
-
-def _line_axes(ax: Axes | None) -> Axes:
-    ax = _new_axes((1, 2), width_in=0.7 * WIDTH_IN) if ax is None else ax
-    if not ax.lines:
-        ax.set_prop_cycle(color=[BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK])
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(True, color="0.9", linewidth=0.8)
-    return ax
-
-
-def plot_histograms(ax: Axes | None, histograms: Mapping[str, Sequence[float]]) -> Axes:
-    """Shares of pixels per gray level in [0, 1], one line per name."""
-    ax = _line_axes(ax)
-    for name, shares in histograms.items():
-        ax.plot((np.arange(len(shares)) + 0.5) / len(shares), shares, label=name)
-    ax.set(xlabel="gray level", ylabel="share of pixels", xlim=(0, 1), ylim=(0, None))
-    ax.legend()
-    return ax
+    return show(0.65 * contrast_stretch(_channel(image), 0, 99.5), new_axes(np.shape(image), True) if ax is None else ax, title)
 
 
 def file_table(folder: Path):

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from .evaluation_tables import OUTCOMES, answered_with_confidence, outcome, pair_result, was_right, with_truth
 from .real_evaluation import CEILING, as_taken
-from .viz import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW, plot_error_cdf
+from .viz import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW
+from .viz_curves import plot_error_cdf
 
 SERIES = tuple(
     zip((BLUE, RED, ORANGE, GREEN, PURPLE, SKY, BLACK, "0.55"), "osD^vXP*", ("-", "--", "-.", ":", "-", "--", "-.", ":"), strict=True)

@@ -28,10 +28,9 @@ from .viz import (
     checkerboard,
     contrast_stretch,
     plot_detector,
-    plot_history,
-    plot_loss,
     show,
 )
+from .viz_curves import plot_history, plot_loss
 
 ALIGNMENT = {"gt_success": "registered, perfect detector", "gt_matched_right": "matched right, perfect detector",
              "det_success": "registered, own detector"}  # fmt: skip

@@ -19,9 +19,11 @@ from retina_kp import diagnosis, report, runs, viz_pke  # noqa: E402
 from retina_kp.config import from_dict  # noqa: E402
 from retina_kp.diary import Life, Page, PkeDiary, lives, telling_lives  # noqa: E402
 from retina_kp.networks import DenseOutput  # noqa: E402
-from retina_kp.pke import ValueMap, content_ratio  # noqa: E402
+from retina_kp.pke import content_ratio  # noqa: E402
 from retina_kp.state import read_state, write_state  # noqa: E402
 from retina_kp.trainer import Trainer  # noqa: E402
+from retina_kp.value_map import ValueMap  # noqa: E402
+from retina_kp.viz_descriptors import colour_basis, plot_descriptors  # noqa: E402
 from retina_kp.viz_pke import REASONS  # noqa: E402
 
 NAN = math.nan
@@ -334,9 +336,9 @@ def test_precision_over_thresholds_is_drawn_where_there_are_points():
 
 def test_one_basis_gives_one_descriptor_one_colour():
     axes = torch.eye(5)[torch.arange(400) % 4]
-    to_colours, share = viz_pke.colour_basis(torch.cat([axes, -axes]))
+    to_colours, share = colour_basis(torch.cat([axes, -axes]))
     assert share == pytest.approx(3 / 4) and torch.equal(to_colours(axes[:8])[:4], to_colours(axes[:8])[4:])
-    flat, share = viz_pke.colour_basis(torch.cat([axes[:, :3], -axes[:, :3]]) @ torch.eye(3, 16))
+    flat, share = colour_basis(torch.cat([axes[:, :3], -axes[:, :3]]) @ torch.eye(3, 16))
     assert share == pytest.approx(1) and 0 <= flat(torch.randn(9, 16)).min() and flat(torch.randn(9, 16)).max() <= 1
 
 
@@ -356,7 +358,7 @@ def test_descriptors_of_the_same_spot_have_the_same_colour():
         "H_0to1": H,
         "modalities": [("CF", "FA")],
     }
-    axes = viz_pke.plot_descriptors(batch, outputs).axes
+    axes = plot_descriptors(batch, outputs).axes
     fixed, moved, as_it_is = (np.asarray(ax.images[0].get_array()) for ax in axes[3:])
     assert (
         np.allclose(fixed, moved, atol=1e-5) and np.allclose(np.roll(fixed, 16, 1), as_it_is, atol=1e-5) and fixed[30:60, 30:60].std() > 0.1

@@ -11,8 +11,10 @@ from retina_kp.config import from_dict, to_dict
 from retina_kp.geometry import from_cells, pixel_grid, similarity, warp_points
 from retina_kp.losses import gaussian_labels, pke_geometric_loss
 from retina_kp.networks import DenseOutput
-from retina_kp.pke import PkeGuard, PkeOptions, ValueMap, content_filter, mine, visits_of
+from retina_kp.pke import PkeGuard, PkeOptions, content_filter, mine
 from retina_kp.validation import mined_precision
+from retina_kp.value_map import ValueMap, visits_of
+from retina_kp.value_map import expand as expand_labels
 
 NAN, SIZE, CENTER = torch.nan, 192, (95.5, 95.5)
 TURN = torch.from_numpy(similarity(30, 1, CENTER, CENTER))
@@ -48,7 +50,7 @@ def near(found, points, px=0.5):
 def expand(value_map, found, batch):
     """Book a round, then the labels."""
     value_map.book(visits_of(value_map, found, batch))
-    return pke.expand(value_map, batch)[0]
+    return expand_labels(value_map, batch)[0]
 
 
 MAPPED = warp_points(LATTICE.double(), TURN).float()
@@ -262,7 +264,7 @@ def test_labels_of_a_batch_of_different_counts():
     for _ in range(5):
         found = mine(out0, out1, batch)
         labels = expand(value_map, found, batch)
-        counts.append(pke.expand(value_map, batch)[1])
+        counts.append(expand_labels(value_map, batch)[1])
     assert [len(p) for p in found.points0_xy] == [n, 3, 0] and counts == [0, 0, n + 3, n + 3, n + 3]
     assert labels.shape == (3, n + 1, 2) and torch.isfinite(labels).all(-1).sum(1).tolist() == [n + 1, 4, 1]
     assert labels[:, 0].tolist() == [[100, 3]] * 3 and near(labels[1, 1:4], few) and near(value_map.promoted(0), SEEN)

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from retina_kp import viz  # noqa: E402
+from retina_kp import viz, viz_curves  # noqa: E402
 
 HW0, HW1 = (313, 471), (200, 151)
 NONE = np.zeros((0, 2))
@@ -152,7 +152,7 @@ def test_gallery_is_as_wide_as_the_report_and_wastes_no_height():
 
 
 def test_error_cdf_keeps_failures_in_the_denominator():
-    ax = viz.plot_error_cdf(None, {"ours": [1, 25, np.inf, None], "none": [None], "nothing": []})
+    ax = viz_curves.plot_error_cdf(None, {"ours": [1, 25, np.inf, None], "none": [None], "nothing": []})
     assert ax.lines[0].get_xdata().tolist() == [0, 1, 25, 25] and ax.lines[0].get_ydata().tolist() == [0, 0.25, 0.5, 0.5]
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["ours: 50% of 4", "none: 0% of 1", "nothing: 0% of 0"]
 
@@ -162,13 +162,13 @@ def test_history_bridges_gaps_and_marks_phases():
         {"epoch": str(k), "phase": "a" if k < 3 else "b", "loss_det": "0.5", "total": str(5 - k), "auc": "" if k % 2 else k}
         for k in range(5)
     ]
-    ax = viz.plot_history(None, rows, ["auc"])
+    ax = viz_curves.plot_history(None, rows, ["auc"])
     assert ax.lines[0].get_xdata().tolist() == [0, 2, 4] and ax.lines[0].get_ydata().tolist() == [0, 2, 4]
     assert ax.lines[1].get_xdata() == [2.5, 2.5] and ax.get_xlabel() == "epoch"
-    ax = viz.plot_loss(None, rows)
+    ax = viz_curves.plot_loss(None, rows)
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["loss_det", "total"] and ax.get_yscale() == "log"
-    assert viz.plot_loss(None, [{"loss": 0.0}, {"loss": 1.0}]).get_yscale() == "linear"
-    assert not viz.plot_loss(None, []).lines
+    assert viz_curves.plot_loss(None, [{"loss": 0.0}, {"loss": 1.0}]).get_yscale() == "linear"
+    assert not viz_curves.plot_loss(None, []).lines
 
 
 def test_given_axes_are_used_and_no_figure_is_added():
@@ -181,9 +181,9 @@ def test_given_axes_are_used_and_no_figure_is_added():
         viz.plot_detector(image, image / 255, a[2]),
         viz.plot_predictions(a[3], image, points, points),
         viz.plot_residuals(a[4], image, points, points),
-        viz.plot_error_cdf(a[5], {"x": [1]}),
-        viz.plot_loss(a[6], [{"loss": 1}]),
-        viz.plot_history(a[7], [{"k": 1}], ["k"]),
+        viz_curves.plot_error_cdf(a[5], {"x": [1]}),
+        viz_curves.plot_loss(a[6], [{"loss": 1}]),
+        viz_curves.plot_history(a[7], [{"k": 1}], ["k"]),
     ]
     assert all(got is given for got, given in zip(returned, a, strict=True)) and plt.get_fignums() == [figure.number]
     figure.canvas.draw()
