@@ -1,8 +1,8 @@
 """A "pseudo-real" clinic: CF-FA pairs of a look that the training renderer never draws, annotated as if by hand, in layout 2.
 
 Stand-in for patients' pairs wherever phase 4 (sim-to-real) is shown. Fixed is a hazy, over-sharpened photograph of a tessellated fundus:
-the choroid's vessels cross the retina's. Moving is a late angiogram: the dye has faded in the lumen and stains the walls, so that many
-vessels are double lines on a patchy flush. Half of the eyes carry laser scars. The images' sizes differ; the vessels are one truth.
+the choroid's vessels cross the retina's. Moving is a late angiogram: the dye has left the lumen and stains the walls, so that vessels are
+double lines on a patchy flush. Half of the eyes carry laser scars. The images' sizes differ; the vessels are one truth.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _late_angiogram(rng, layers: np.ndarray, px_per_deg: float) -> np.ndarray:
     flush = np.tanh(2.5 * _clouds(rng, vessels.shape, 1.8 * px_per_deg))
     leaks = _soft((_clouds(rng, vessels.shape, 0.4 * px_per_deg) > 2.7).astype(np.float32), sigmaX=0.12 * px_per_deg)
     image = rng.uniform(0.3, 0.45) + rng.uniform(0.03, 0.08) * flush + rng.uniform(0.2, 0.6) * leaks + rng.uniform(0.25, 0.5) * walls
-    image = image + rng.uniform(0.05, 0.22) * vessels * depth
+    image = image + rng.uniform(-0.12, 0.02) * vessels * depth
     image = image + 0.3 * exudate - 0.25 * hemorrhage - 0.2 * scar + 0.5 * (_soft(scar, sigmaX=2) - scar).clip(0)
     return (_soft(image, sigmaX=rng.uniform(0.6, 1.3)) + rng.uniform(0.005, 0.02) * _clouds(rng, vessels.shape, 2.2))[..., None]
 
