@@ -16,8 +16,8 @@ def field_of_view_mask(gray: np.ndarray, tolerance: float = 0.02) -> np.ndarray:
 
     The outside is what is smooth, connected to a corner (or to the middle of a side that is painted one constant level) and equal to it
     within ``tolerance``: black surrounds, gray pads, canvases of a turned image. Cameras' fields are convex, so the inside is the hull of
-    what remains. Without such an outside, or when it runs in between what remains (dark retina with bright vessels), the whole frame
-    counts. Worked out on a copy of at most 256 px.
+    what remains. Without such an outside, or when it runs in between what remains (dark retina with bright vessels, or beside pieces of
+    more than a quarter of the largest), the whole frame counts. Worked out on a copy of at most 256 px.
     """
     h, w = gray.shape
     scale = min(1.0, 256 / max(h, w))
@@ -44,7 +44,7 @@ def field_of_view_mask(gray: np.ndarray, tolerance: float = 0.02) -> np.ndarray:
         return np.ones((h, w), bool)
     outline = np.argwhere(labels == 1 + np.argmax(sizes))[:, ::-1].astype(np.int32)
     hull = cv2.fillConvexPoly(np.zeros(small_hw, np.float32), cv2.convexHull(outline), 1.0)
-    if sizes.max() < 0.7 * hull.sum():
+    if sizes.max() < max(0.7 * hull.sum(), 4 * (sizes.sum() - sizes.max())):
         return np.ones((h, w), bool)
     return cv2.resize(hull, (w, h), interpolation=cv2.INTER_LINEAR) > 0.5
 

@@ -85,6 +85,13 @@ def test_field_of_view_of_a_smooth_ramp_is_the_whole_frame():
     assert field_of_view_mask(np.tile(np.linspace(0.4, 0.6, 471, dtype=np.float32), (313, 1))).all()
 
 
+def test_field_of_view_of_a_dark_retina_is_the_whole_frame_where_vessels_enclose_some_of_it():
+    image = np.full((300, 400), 0.09, np.float32)
+    for center, radius in (((110, 150), 60), ((300, 160), 40)):  # two loops; the dark between them runs to every corner
+        cv2.circle(image, center, radius, 0.3, 12)
+    assert field_of_view_mask(image).all()
+
+
 def test_field_of_view_of_a_dark_retina_with_bright_vessels_is_the_whole_frame():
     assert field_of_view_mask(retina((313, 471), level=0.03, vessel=0.6, noise=0, lines=8)).all()
 
