@@ -15,11 +15,11 @@ from .config import from_dict
 from .geometry import corners, describe, similarity, warp_points
 from .images import as_array
 from .keypoints import Features, KeypointOptions
-from .matching import MODELS, Fit, fit_closely, fit_transform, guided_matches, implausible
+from .matching import MODELS, Fit, fit_closely, fit_transform, implausible
 from .networks import choose_device, fold_batch_norm
 from .refinement import refine
 from .result import Registration, refused
-from .search import Hypothesis, hypotheses, matched_nearby, matched_points, search_stages
+from .search import Hypothesis, hypotheses, matched_nearby, search_stages
 from .views import ImageViews
 
 NO_RETINA, FEW_KEYPOINTS, FEW_MATCHES, INCONSISTENT, UNCERTAIN, MIRRORED = (
@@ -169,12 +169,12 @@ class Registrar:
         if closeup is None:
             return None
         features1 = views1.drawn(closeup.window_from_base0 @ H, closeup.hw)
-        fit, points = self._fit(closeup, features1, np.eye(3), o.close_radius_px)
+        fit, points = self._fit(closeup, features1, o.close_radius_px)
         if fit is None or fit.n_inliers < o.clear_share * len(points[0]):
-            wide, _ = self._fit(closeup, features1, np.eye(3), o.wide_radius_px)
-            anew, points_anew = self._fit(closeup, features1, wide.H_1to0, o.close_radius_px) if wide else (None, None)
-            if anew and (fit is None or anew.n_inliers > o.wide_gain * fit.n_inliers):
-                fit, points = anew, points_anew
+            wide, _ = self._fit(closeup, features1, o.wide_radius_px)
+            second = self._fit(closeup, features1, o.close_radius_px, wide.H_1to0) if wide else (None, None)
+            if second[0] and (fit is None or second[0].n_inliers > o.wide_gain * fit.n_inliers):
+                fit, points = second
         if fit is None or fit.n_inliers < o.min_inliers:
             return None
         evidence = measure_evidence(hypothesis.support, hypothesis.share, fit, closeup.features0, features1)
@@ -182,13 +182,11 @@ class Registrar:
         result = replace(result, confidence=confidence(evidence, self.calibration), evidence=evidence)
         return Candidate(closeup, H, features1, fit.H_1to0, result)
 
-    def _fit(self, closeup: Closeup, features1: Features, start: np.ndarray, radius_px: float):
+    def _fit(self, closeup: Closeup, features1: Features, radius_px: float, start: np.ndarray = np.eye(3)):
         """Match within radius_px (base px) of where ``start`` (3, 3) puts the moving features: the fit of the wanted model or None, and the
         points (N, 2), (N, 2) that were fitted."""
-        o, features0 = self.options, closeup.features0
-        index = guided_matches(features0, features1, start, radius_px * closeup.zoom)
-        points = matched_points(features0, features1, index)
-        return fit_transform(*points, o.model, o.close_threshold_px * closeup.zoom), points
+        points = matched_nearby(closeup.features0, features1, radius_px * closeup.zoom, start)
+        return fit_transform(*points, self.options.model, self.options.close_threshold_px * closeup.zoom), points
 
     def _polish(self, views0: ImageViews, views1: ImageViews, best: Candidate) -> Candidate:
         """One more pass from where the best candidate lies, for accuracy: matches anew, then the maps of the detector. Evidence and
@@ -197,7 +195,7 @@ class Registrar:
         window = closeup.window_from_base0
         if best.moved_px > o.redraw_px:
             features1 = views1.drawn(window @ best.H_base, closeup.hw)
-            fit, _ = self._fit(closeup, features1, np.eye(3), o.close_radius_px)
+            fit, _ = self._fit(closeup, features1, o.close_radius_px)
             best = replace(best, H_drawn=best.H_base, features1=features1, step=fit.H_1to0 if fit else np.eye(3))
         points = matched_nearby(closeup.features0, best.features1.mapped(best.step, closeup.hw), o.polish_radius_px)
         fit = fit_closely(*points, o.model, o.polish_threshold_px)

@@ -90,9 +90,10 @@ def settle(views0: ImageViews, views1: ImageViews, options: RegistrarOptions, hy
     return replace(hypothesis, fit=replace(fit, H_1to0=fit.H_1to0 @ H), n_matches=len(points0))
 
 
-def matched_nearby(features0: Features, features1: Features, radius_px: float) -> tuple[np.ndarray, np.ndarray]:
-    """Points (N, 2) of features in one frame that match within radius_px of each other."""
-    return matched_points(features0, features1, guided_matches(features0, features1, np.eye(3), radius_px))
+def matched_nearby(features0: Features, features1: Features, radius_px: float, H_1to0=np.eye(3)) -> tuple[np.ndarray, np.ndarray]:
+    """Points (N, 2) of both features that match within radius_px of each other once H_1to0 (3, 3) has moved those of image 1; by default
+    both are given in one frame."""
+    return matched_points(features0, features1, guided_matches(features0, features1, H_1to0, radius_px))
 
 
 def matched_points(features0: Features, features1: Features, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

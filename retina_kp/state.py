@@ -21,11 +21,7 @@ def read_state(path: str | Path, device="cpu") -> dict:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (
-        zipfile.BadZipFile,
-        EOFError,
-        RuntimeError,
-    ) as error:  # RuntimeError: a flipped bit that asks for a password or another compression
+    except (zipfile.BadZipFile, EOFError, RuntimeError) as error:  # the last: a flipped bit asks for a password or another compression
         damaged = error
     if damaged:
         advice = "Put back a copy of the file, or delete it to train this phase from its start"

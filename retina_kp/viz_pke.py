@@ -1,4 +1,4 @@
-"""Pictures of PKE: what it keeps and rejects, its memory, and for the diagnosis of a run funnel, growth, lives, precision, descriptors.
+"""Pictures of PKE: what it keeps and rejects, its memory, and for the diagnosis of a run funnel, growth, lives, precision.
 
 Every plot function makes a figure of its own and returns it; tables and samples are those of `diagnosis`.
 """

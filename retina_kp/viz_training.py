@@ -22,14 +22,7 @@ from .objective import WEIGHT_OF
 from .phases import PHASES, TrainConfig
 from .records import PairRecord
 from .registration import Registrar
-from .viz import (
-    RED,
-    WIDTH_IN,
-    checkerboard,
-    contrast_stretch,
-    plot_detector,
-    show,
-)
+from .viz import RED, WIDTH_IN, checkerboard, contrast_stretch, plot_detector, show
 from .viz_curves import plot_history, plot_loss
 
 ALIGNMENT = {"gt_success": "registered, perfect detector", "gt_matched_right": "matched right, perfect detector",
