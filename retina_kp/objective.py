@@ -67,7 +67,7 @@ class Objective:
         if "vessel_keypoints1" in batch:
             terms["loss_mov"] = dice_loss(out1.detector, labels(batch["vessel_keypoints1"]))
         weights = {name: getattr(c, WEIGHT_OF[name]) for name in terms if name in self.phase.losses}
-        total = sum(weight * terms[name].value for name, weight in weights.items() if weight)
+        total = sum(weight * terms[name].value for name, weight in weights.items())
         figures = {"total": total, **{name: term.value for name, term in terms.items()}, "points_used": terms["loss_des"].n_used,
                    "mean_det0": out0.detector.mean(), "mean_det1": out1.detector.mean(), **pke_figures}  # fmt: skip
         return Judged(total, figures, visits)

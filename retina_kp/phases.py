@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from .dataset import SyntheticOptions
@@ -93,6 +94,15 @@ class TrainConfig:
             raise ValueError(
                 f"files.size_px {self.files.size_px} and data.size_px {self.data.size_px} must be equal: both are in every batch"
             )
+        together, rarer = self.batch_size * self.micro_batches, min(self.files.share, 1 - self.files.share)
+        if 0 < rarer and together * rarer < 1 - 1e-9:
+            raise ValueError(f"files.share {self.files.share:g} of {together} pairs leaves updates without one kind of pair: replay must be "
+                             f"in every update, so let batch_size · micro_batches be {math.ceil(1 / rarer - 1e-9)} or more")  # fmt: skip
+        weights = {name: getattr(self, name) for name in ("detector_weight", "descriptor_weight", "geometric_weight", "exploration_weight",
+                                                          "moving_weight")}  # fmt: skip
+        wrong = [name for name, value in weights.items() if not value >= 0]
+        if wrong or not any(weights.values()):
+            raise ValueError(f"{wrong[0] if wrong else 'the loss weights'}: takes a number from 0, and one at least must be above 0")
 
     @property
     def total_steps(self) -> int:

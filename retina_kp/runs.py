@@ -37,17 +37,20 @@ class Settings:
     epochs: int  # 0 takes the plan's
     steps_per_epoch: int
     batch_size: int
+    micro_batches: int
     image_size: int
     learning_rate: float  # 0 takes the plan's
     network: str
     data_root: str  # "" draws
     layout: str
+    mode: str
     pool_size: int
     validation_pairs: int
     detector_weight: float
     descriptor_weight: float
     device: str
     precision: str
+    processes: int
     workers: int
     seed: int
     init_from: str
@@ -56,8 +59,8 @@ class Settings:
     runs_root: str
     tensorboard: bool
     geometric_weight: float = 0.5
-    annotated_share: float = 1.0
-    min_probability: float = 0.3
+    annotated_share: float = 1.0  # 0 takes all, and half in a try
+    min_probability: float = 0.2
     content_ratio_max: float = 0.8
     max_new_points: int = 300
     real_share: float = 1.0
@@ -89,12 +92,16 @@ def training_config(phase: str, s: Settings) -> TrainConfig:
     epochs, rate = (given or planned for given, planned in zip((s.epochs, s.learning_rate), PLAN[phase], strict=True))
     steps, expands = epochs * s.steps_per_epoch, PHASES[phase].pke
     share = (s.real_share if phase == "sim2real" else 1.0) if s.data_root else 0.0
+    if phase == "sim2real" and not share > 0:
+        raise ValueError("real_share: phase 4 needs real pairs, so take a number above 0, and name their folder in data_root")
+    annotated = s.annotated_share or (0.5 if steps < MIN_STEPS else 1.0)
     root = str(project_root() / Path(s.data_root).expanduser()) if s.data_root else ""
     pke = PkeOptions(s.min_probability, s.min_probability, s.content_ratio_max, max_new_points=s.max_new_points)
-    drawn = SyntheticOptions(s.image_size, zoom=_zoom(s.image_size), annotated_share=s.annotated_share, frames_per_retina=int(expands))
-    files = FileOptions(root, s.layout, share=share, size_px=s.image_size, prealign=s.prealign, max_residual_px=s.max_residual_px)
+    drawn = SyntheticOptions(s.image_size, zoom=_zoom(s.image_size), annotated_share=annotated, frames_per_retina=int(expands))
+    files = FileOptions(root, s.layout, s.mode, share, size_px=s.image_size, prealign=s.prealign, max_residual_px=s.max_residual_px)
     return TrainConfig(
-        phase=phase, network=s.network, epochs=epochs, steps_per_epoch=s.steps_per_epoch, batch_size=s.batch_size, learning_rate=rate,
+        phase=phase, network=s.network, epochs=epochs, steps_per_epoch=s.steps_per_epoch, batch_size=s.batch_size,
+        micro_batches=s.micro_batches, learning_rate=rate,
         final_rate_ratio=1.0 if phase == "warmup" else 0.1, rise_steps=min(50, max(steps // 5, 1)), precision=s.precision,
         detector_weight=s.detector_weight, descriptor_weight=s.descriptor_weight, geometric_weight=s.geometric_weight,
         exploration_weight=s.exploration_weight, extra_points=96, curriculum_steps=500 if phase == "warmup" and steps >= 1000 else 0,

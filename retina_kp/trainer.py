@@ -215,7 +215,7 @@ def open_source(config: TrainConfig, files: FileSplit):
         return drawn
     o = config.files
     read = PairDataset(files.train, o.size_px, o.ranges, o.appearance, config.seed, o.prealign)
-    return read if o.share == 1 else MixedPairs(read, drawn, o.share)
+    return MixedPairs(read, drawn, o.share)
 
 
 def average(rows: list[dict]) -> dict[str, float]:

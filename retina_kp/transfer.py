@@ -10,6 +10,7 @@ import argparse
 import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,13 @@ import torch
 from .ablation import summarise_arms
 from .benchmark import print_table
 from .checkpoints import find_weights
-from .dataset import SyntheticOptions
+from .config import from_dict
 from .evaluation import RIGHT_PX, run_trial, run_trials
 from .files import write_csv, write_json
 from .phases import TrainConfig
-from .pke import PkeOptions
 from .pseudo_real import pseudo_real_pair, write_pseudo_real
 from .registration import Registrar
-from .sources import FileOptions
+from .runs import Settings, defaults, training_config
 from .trainer import Trainer
 
 START = "before"  # phase 3's weights as they are
@@ -36,14 +36,11 @@ SHOWN = ("clinic", "drawn", "clinic_px", "drawn_px")
 
 
 def arm_config(share: float, seed: int, steps: int, weights: str, clinic: Path) -> TrainConfig:
-    """Phase 4 from ``weights`` with this share of pseudo-real pairs in every batch. Detector losses weigh little: the clicked points and
-    what the classical filter sees are less than half of the junctions, and a full weight teaches silence about the others."""
-    return TrainConfig(phase="sim2real", init_from=weights, epochs=max(steps // 100, 1), steps_per_epoch=min(steps, 100), batch_size=4,
-                       learning_rate=3e-4, final_rate_ratio=0.05, rise_steps=20, precision="bf16", extra_points=96, pool_size=300,
-                       detector_weight=0.2, geometric_weight=0.2, exploration_weight=1.0, validation_pairs=12, seed=seed,
-                       pke=PkeOptions(0.2, 0.2, promotion_value=2.0, demotion_value=1.0),
-                       data=SyntheticOptions(SIZE_PX, zoom=(0.6, 1.8), frames_per_retina=1),
-                       files=FileOptions(str(clinic), share=share, size_px=SIZE_PX))  # fmt: skip
+    """Phase 4 as notebook 04 trains it, from ``weights``, with this share of pseudo-real pairs in every batch."""
+    own = {"epochs": max(steps // 100, 1), "steps_per_epoch": min(steps, 100), "image_size": SIZE_PX, "pool_size": 300, "precision": "bf16",
+           "validation_pairs": 12, "seed": seed, "real_share": share, "data_root": str(clinic)}  # fmt: skip
+    config = training_config("sim2real", from_dict(Settings, defaults("sim2real") | own))
+    return replace(config, init_from=weights)
 
 
 def run_arm(arm: str, seed: int, steps: int, pairs: int, weights: str, folder: Path) -> dict:
