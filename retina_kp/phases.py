@@ -96,8 +96,9 @@ class TrainConfig:
             )
         together, rarer = self.batch_size * self.micro_batches, min(self.files.share, 1 - self.files.share)
         if 0 < rarer and together * rarer < 1 - 1e-9:
-            raise ValueError(f"files.share {self.files.share:g} of {together} pairs leaves updates without one kind of pair: replay must be "
-                             f"in every update, so let batch_size · micro_batches be {math.ceil(1 / rarer - 1e-9)} or more")  # fmt: skip
+            least = math.ceil(1 / rarer - 1e-9)
+            raise ValueError(f"files.share: {self.files.share:g} of {together} pairs leaves updates without one kind of pair, and replay "
+                             f"must be in each; let batch_size · micro_batches be {least} or more")  # fmt: skip
         weights = {name: getattr(self, name) for name in ("detector_weight", "descriptor_weight", "geometric_weight", "exploration_weight",
                                                           "moving_weight")}  # fmt: skip
         wrong = [name for name, value in weights.items() if not value >= 0]

@@ -15,9 +15,9 @@ from .config import from_dict
 from .geometry import corners, describe, similarity, warp_points
 from .images import as_array
 from .keypoints import Features, KeypointOptions
-from .matching import MODELS, Fit, fit_closely, fit_transform, implausible
+from .matching import MODELS, Fit, fit_transform, implausible
 from .networks import choose_device, fold_batch_norm
-from .refinement import refine
+from .refinement import fit_gradually, refine
 from .result import Registration, refused
 from .search import Hypothesis, hypotheses, matched_nearby, search_stages
 from .views import ImageViews
@@ -47,8 +47,8 @@ class RegistrarOptions:
     clear_share: float = 0.6  # where fewer of the close matches agree, a second start is tried: the fit of matches far and wide
     wide_radius_px: float = 30.0  # base px
     wide_gain: float = 1.05  # the second start is taken where so many times as many matches agree as from the first
-    polish_radius_px: float = 10.0  # px of the close pictures, for the last pass
-    polish_threshold_px: float = 5.0
+    polish_radius_px: float = 20.0  # px of the close pictures, for the last pass: matches so far apart take part at first ...
+    polish_threshold_px: float = 4.0  # ... and these in the end
     redraw_px: float = 8.0  # before it the moving image is drawn again if its corners in the close-up moved farther
     sure_confidence: float = 0.97  # a candidate with so much ends the search
     min_inliers: int = 7
@@ -198,7 +198,7 @@ class Registrar:
             fit, _ = self._fit(closeup, features1, o.close_radius_px)
             best = replace(best, H_drawn=best.H_base, features1=features1, step=fit.H_1to0 if fit else np.eye(3))
         points = matched_nearby(closeup.features0, best.features1.mapped(best.step, closeup.hw), o.polish_radius_px)
-        fit = fit_closely(*points, o.model, o.polish_threshold_px)
+        fit = fit_gradually(*points, o.model, o.polish_radius_px, o.polish_threshold_px)
         if fit is None or fit.n_inliers < o.min_inliers:
             return best
         maps = (closeup.features0.detector, best.features1.detector)
