@@ -13,7 +13,7 @@ from .matching import MIN_MATCHES, Fit, fit_transform, invertible, least_squares
 
 MOTIONS = {"affine": cv2.MOTION_AFFINE, "homography": cv2.MOTION_HOMOGRAPHY}  # OpenCV has no such search for the other models
 BLUR_CELLS = 1.0  # Gaussian on both maps: its basin must hold the error that matches leave
-MAX_MOVE_PX = 6.0  # of the corners; farther away it is another optimum
+MAX_MOVE_PX = 25.0  # of the corners; farther away it is another optimum
 ROUNDS, LAST_ROUNDS = 7, 2  # of least squares while the limit falls, and at its end
 LIMITS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
 
