@@ -18,7 +18,8 @@ class Phase:
     """Which losses take part (training plan), and with PKE on, whose labels they use; their weights λ are in the run's configuration.
 
     loss_det: Dice between det0 and the labels of image 0, which are the annotated points, with PKE also the promoted ones. loss_des:
-    descriptors at annotated points and their true correspondents. loss_geo: Dice between det0 and det1 seen in the fixed frame.
+    descriptors at annotated points and their true correspondents, and at extra_points random places of each pair (beyond the plan: a dozen
+    of clicks teaches one dozen of places). loss_geo: Dice between det0 and det1 seen in the fixed frame.
     loss_geo_pke: the same with the labels as teacher. loss_explore: loss_des at the points that PKE has just mined. loss_mov: Dice between
     det1 and the junctions that image 1 shows, where the data knows them (beyond the plan).
     """

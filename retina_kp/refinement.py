@@ -40,29 +40,31 @@ def fit_gradually(points0: np.ndarray, points1: np.ndarray, model: str, radius_p
 
 
 def refine(fit: Fit, points0: np.ndarray, points1: np.ndarray, maps: tuple[np.ndarray, np.ndarray], drawn: np.ndarray, stride: int,
-           threshold_px: float) -> Fit:  # fmt: skip
-    """A fit of matches (N, 2) px refined on the detector's maps (h, w) of both pictures, cells of ``stride`` px; inliers are counted anew.
+           threshold_px: float) -> tuple[Fit, float]:  # fmt: skip
+    """A fit of matches (N, 2) px refined on the detector's maps (h, w) of both pictures, cells of ``stride`` px, inliers counted anew; and
+    the correlation of the maps then, at most 1.
 
-    drawn: (3, 3) px of the moving picture → px of points1. Maximises the enhanced correlation coefficient of Evangelidis & Psarakis 2008.
-    The fit comes back as it is where its model is not among MOTIONS, or the search fails or strays.
+    drawn: (3, 3) px of the moving picture → px of points1. Maximises the enhanced correlation coefficient of Evangelidis & Psarakis 2008,
+    by an affine transform where the fit's own model is not among MOTIONS. The fit comes back as it is for such a model, with correlation 0
+    where the search fails, and where it strays.
     """
-    if fit.model not in MOTIONS:
-        return fit
     px_from_cells = similarity(0, stride, (0, 0), ((stride - 1) / 2, (stride - 1) / 2))
     start = np.linalg.inv(np.linalg.inv(px_from_cells) @ fit.H_1to0 @ drawn @ px_from_cells)  # OpenCV asks for 0 → 1
-    rows = 3 if fit.model == "homography" else 2
+    motion = MOTIONS.get(fit.model, cv2.MOTION_AFFINE)
+    rows = 3 if motion == cv2.MOTION_HOMOGRAPHY else 2
     template, other = (cv2.GaussianBlur(np.asarray(m, np.float32), (0, 0), BLUR_CELLS) for m in maps)
     try:
-        _, found = cv2.findTransformECC(
-            template, other, (start / start[2, 2])[:rows].astype(np.float32), MOTIONS[fit.model], LIMITS, None, 1
-        )
+        start = (start / start[2, 2])[:rows].astype(np.float32)
+        correlation, found = cv2.findTransformECC(template, other, start, motion, LIMITS, None, 1)
         H = px_from_cells @ np.linalg.inv(as_homography(found)) @ np.linalg.inv(px_from_cells) @ np.linalg.inv(drawn)
     except (cv2.error, ValueError):  # maps without structure, or no common part
-        return fit
+        return fit, 0.0
     places = corners([n * stride for n in template.shape])
     moved = np.linalg.norm(warp_points(places, H) - warp_points(places, fit.H_1to0), axis=1)
     if not moved.max() <= MAX_MOVE_PX:  # also where it is not a number
-        return fit
+        return fit, 0.0
+    if fit.model not in MOTIONS:
+        return fit, float(correlation)
     better = replace(fit, H_1to0=H / H[2, 2])
     better = replace(better, inliers=better.residuals_px(points0, points1) < threshold_px)
-    return better if 2 * better.n_inliers >= fit.n_inliers else fit
+    return (better, float(correlation)) if 2 * better.n_inliers >= fit.n_inliers else (fit, 0.0)

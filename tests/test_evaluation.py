@@ -10,7 +10,7 @@ from retina_kp.evaluation import Trial, gather_trials, run_trials, summarise_tri
 
 
 def trial(error=1.0, ok=True, genuine=True, support=20.0, share=0.4):
-    evidence = {"search_support": support, "settled_share": share, "inliers": 50.0, "inlier_share": share, "keypoint_share": 0.2}
+    evidence = {"search_support": support, "settled_share": share, "inliers": 50.0, "inlier_share": share, "keypoint_share": 0.2, "map_correlation": share}
     return Trial("FA", ok, error if ok else np.inf, error, 0.9, 0.5, genuine, evidence)
 
 

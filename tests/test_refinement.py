@@ -42,15 +42,27 @@ def test_a_start_two_px_off_is_brought_home(blobs, model, drawn):
     points1 = warp_points(places1, drawn)
     start = fit_transform(warp_points(points1, translation(1.6, -1.2) @ TRUE), points1, model, 3.0)
     assert away(start.H_1to0) == pytest.approx(2.0, abs=0.1)
-    better = refine(start, warp_points(points1, TRUE), points1, maps, drawn, STRIDE, 1.0)
+    better, correlation = refine(start, warp_points(points1, TRUE), points1, maps, drawn, STRIDE, 1.0)
     assert away(better.H_1to0) < 0.15 and better.n_inliers == 60 and better.model == model
+    assert correlation > 0.98
 
 
 def test_inliers_are_counted_anew(blobs):
     maps, points1 = blobs(TRUE)
     points0 = warp_points(points1, TRUE) + np.where(np.arange(60) < 12, 2.0, 0.0)[:, None]
-    better = refine(Fit("affine", translation(1, 0) @ TRUE, np.ones(60, bool)), points0, points1, maps, np.eye(3), STRIDE, 1.0)
+    better, _ = refine(Fit("affine", translation(1, 0) @ TRUE, np.ones(60, bool)), points0, points1, maps, np.eye(3), STRIDE, 1.0)
     assert better.inliers.tolist() == [False] * 12 + [True] * 48
+
+
+def test_correlation_tells_the_same_places_from_others(blobs):
+    """Of two patterns half of whose blobs are shared, about a half; of two patterns that share none, little; whatever the model."""
+    (map0, map1), points1 = blobs(TRUE)
+    points0, fit = warp_points(points1, TRUE), Fit("similarity", TRUE, np.ones(60, bool))
+    half = map1.copy()
+    half[: HW[0] // 2] = 0
+    elsewhere = np.ascontiguousarray(map1[::-1, ::-1])
+    found = [refine(fit, points0, points1, (map0, other), np.eye(3), STRIDE, 3.0)[1] for other in (map1, half, elsewhere)]
+    assert found[0] > 0.99 and 0.4 < found[1] < 0.85 and found[2] < 0.3
 
 
 def test_it_leaves_alone_what_it_cannot_better(blobs):
@@ -63,9 +75,9 @@ def test_it_leaves_alone_what_it_cannot_better(blobs):
         (fit, (flat, flat)),
         (fit, (maps[0], flat)),
     ):
-        assert refine(odd, points0, points1, given, np.eye(3), STRIDE, 3.0) is odd
+        assert refine(odd, points0, points1, given, np.eye(3), STRIDE, 3.0)[0] is odd
     far = (cv2.warpAffine(maps[0], np.float32([[1, 0, 2 * MAX_MOVE_PX / STRIDE], [0, 1, 0]]), HW[::-1]), maps[1])
-    assert away(refine(fit, points0, points1, far, np.eye(3), STRIDE, 3.0).H_1to0) == pytest.approx(1.0)
+    assert away(refine(fit, points0, points1, far, np.eye(3), STRIDE, 3.0)[0].H_1to0) == pytest.approx(1.0)
 
 
 # ------------------------------------------------------------------ the gradual fit
