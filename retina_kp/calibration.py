@@ -1,6 +1,6 @@
 """The confidence of a registration, fitted to what came out right on drawn pairs and on images of two different eyes.
 
-python -m retina_kp.calibration --weights lite    fits it anew, after a change of the search for instance; `retina_kp.train` does so by itself
+python -m retina_kp.calibration --weights lite    fits it anew, after a change of the search for instance
 """
 
 from __future__ import annotations

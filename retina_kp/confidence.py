@@ -10,7 +10,8 @@ from .matching import Fit
 
 def measure_evidence(support: int, settled_share: float, fit: Fit, features0: Features, aligned: Features) -> dict[str, float]:
     """What speaks for a registration, as numbers: support of the search, share of matches that agree in a wide neighbourhood, inliers of
-    the final fit, their share of the guided matches and of the keypoints that could have matched. `refinement.refine` adds map_correlation."""
+    the final fit, their share of the guided matches and of the keypoints that could have matched. `refinement.refine` tells
+    map_correlation, which belongs to it."""
     return {"search_support": float(support), "settled_share": settled_share,
             "inliers": float(fit.n_inliers), "inlier_share": fit.n_inliers / max(len(fit.inliers), 1),
             "keypoint_share": fit.n_inliers / max(min(len(features0), len(aligned)), 1)}  # fmt: skip
