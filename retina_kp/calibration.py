@@ -85,6 +85,16 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 10)
     return float(sum(abs(np.mean(right[own]) - np.mean(confidence[own])) * np.mean(own) for own in filled))
 
 
+def risk_coverage(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) coverage, share of all answers that are given, and (K,) risk, share of the given ones that are wrong, for every limit of
+    confidence from the highest down (El-Yaniv & Wiener 2010). confidence: (N,) in [0, 1]; right: (N,) of 0 and 1; K: different values."""
+    confidence, right = np.asarray(confidence, float), np.asarray(right, float)
+    order = np.argsort(-confidence, kind="stable")
+    given, wrong = np.arange(1, len(order) + 1), np.cumsum(1 - right[order])
+    last = np.flatnonzero(np.append(np.diff(confidence[order]) != 0, True)[: len(order)])  # of equal confidences all are given, or none
+    return given[last] / max(len(order), 1), wrong[last] / given[last]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="lite", help="a shipped name or a checkpoint")
