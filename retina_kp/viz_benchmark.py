@@ -77,8 +77,8 @@ def _line(ax, places, values, method: str) -> None:
 
 
 def plot_confidence(rows: Sequence[Mapping], bins: int = 10) -> Figure:
-    """What the confidence of ours is worth. Left: share that was right (within FOUND_PX, refused answers too) against the mean confidence of
-    each bin, area by count. Right: share of wrong answers among those given, for every limit of confidence; a dot where it stands."""
+    """What the confidence of ours is worth. Left: share that was right (within FOUND_PX, refused answers too) against the mean confidence
+    of each bin, area by count. Right: share of wrong answers among those given, for every limit; a dot where it stands."""
     own = [row for row in rows if row["method"] == OURS and "confidence" in row]
     sure, right = (np.array(values, float) for values in ([row["confidence"] for row in own], [row["tried_px"] <= FOUND_PX for row in own]))
     figure = plt.figure(figsize=(WIDTH_IN, 3.7), layout="constrained")
