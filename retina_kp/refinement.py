@@ -46,7 +46,7 @@ def refine(fit: Fit, points0: np.ndarray, points1: np.ndarray, maps: tuple[np.nd
 
     drawn: (3, 3) px of the moving picture → px of points1. Maximises the enhanced correlation coefficient of Evangelidis & Psarakis 2008,
     by an affine transform where the fit's own model is not among MOTIONS. The fit comes back as it is for such a model, with correlation 0
-    where the search fails, and where it strays.
+    where the search fails, and where it strays. Inliers have no veto: matches found near a poor fit speak against a better one far away.
     """
     px_from_cells = similarity(0, stride, (0, 0), ((stride - 1) / 2, (stride - 1) / 2))
     start = np.linalg.inv(np.linalg.inv(px_from_cells) @ fit.H_1to0 @ drawn @ px_from_cells)  # OpenCV asks for 0 → 1
@@ -67,4 +67,4 @@ def refine(fit: Fit, points0: np.ndarray, points1: np.ndarray, maps: tuple[np.nd
         return fit, float(correlation)
     better = replace(fit, H_1to0=H / H[2, 2])
     better = replace(better, inliers=better.residuals_px(points0, points1) < threshold_px)
-    return (better, float(correlation)) if 2 * better.n_inliers >= fit.n_inliers else (fit, 0.0)
+    return better, float(correlation)
