@@ -127,29 +127,27 @@ def run(plan: Plan) -> Evaluation:
     with side_by_side(s.processes, s.cluster):
         done = evaluate(plan.records, plan.methods, plan.stresses, plan.folder / "private" / "units.jsonl", ours + s.stressed_baselines)
     records = {plan.names[name][0]: record for name, record in done.records.items()}
-    return replace(done, records=records, facts=privacy.rename(done.facts, plan.names), rows=privacy.rename(done.rows, plan.names))
+    told = privacy.without_message if s.hide_names else lambda status: privacy.without_paths(status, plan.root)
+    rows = [_with_status(row, told(row["status"])) for row in privacy.rename(done.rows, plan.names)]
+    return replace(done, records=records, facts=privacy.rename(done.facts, plan.names), rows=rows)
+
+
+def _with_status(row: dict, status: str) -> dict:
+    registration = {"registration": row["registration"] | {"status": status}} if "registration" in row else {}
+    return row | {"status": status} | registration
 
 
 def left_out(plan: Plan, done: Evaluation | None = None) -> list[dict]:
-    """Every file, pair or row that could not be used, with the reason, and without the folders above the data; numbered when names are
-    to be hidden."""
+    """Every file, pair or row that could not be used, with the reason, and without the folders above the data. Where names are to be
+    hidden: numbered, with the kind of reason; the folder private then has both in full, in left_out.csv."""
     found = [*plan.inventory.problems, *(done.problems if done else ())]
     rows = [{name: privacy.without_paths(text, plan.root) for name, text in (("pair", p.pair), ("where", p.source), ("why", p.reason))}
             for p in found]  # fmt: skip
     if not plan.settings.hide_names:
         return rows
-    write_csv(plan.folder / "private" / "left_out.csv", rows)
-    kinds = [Path(row["where"].partition(",")[0]) for row in rows]
-    return [
-        {"where": f"left out {k}", "why": _nameless(row["why"], kind)} for k, (row, kind) in enumerate(zip(rows, kinds, strict=True), 1)
-    ]
-
-
-def _nameless(reason: str, source: Path) -> str:
-    """A reason without the names of the files and folders it is about."""
-    for part in sorted({*source.parts, source.stem}, key=len, reverse=True):
-        reason = reason.replace(part, "…")
-    return " ".join("…" + Path(word).suffix if Path(word).suffix in (".png", ".jpg", ".tif", ".txt") else word for word in reason.split())
+    hidden = [{"where": f"left out {k}", "why": privacy.reason_kind(problem.reason)} for k, problem in enumerate(found, 1)]
+    write_csv(plan.folder / "private" / "left_out.csv", [{"number": new["where"], **row} for new, row in zip(hidden, rows, strict=True)])
+    return hidden
 
 
 def image_notes(facts: Sequence[dict]) -> list[dict]:

@@ -99,10 +99,41 @@ def test_broken_pairs_are_named_without_the_folders_above(clinic):
     (line,) = left_out(plan, done)
     assert "002_01" in line["where"] and "damaged" in line["why"] and "Wang Li" not in str(line)
     hidden = prepare(settings(clinic, hide_names=True, run_name="h"))
-    (line,) = left_out(hidden, done)
-    assert line["where"] == "left out 1" and "damaged" in line["why"] and "002" not in line["why"] and "Wang" not in line["why"]
+    assert left_out(hidden, done) == [{"where": "left out 1", "why": "a damaged or unreadable file"}]
+    assert "002_01" in (hidden.folder / "private" / "left_out.csv").read_text(encoding="utf-8")
     document = save(plan, done)
     assert document["about"]["left_out"] and "Wang Li" not in json.dumps(document)
+
+
+BROKEN_ROWS = """
+x_good,Xeno,CF,FA,Xeno/a.jpeg,Xeno/a.jpeg,,,1 0 0 0 1 0 0 0 1
+x_good,Xeno,CF,FA,Xeno/a.jpeg,Xeno/a.jpeg,,,1 0 0 0 1 0 0 0 1
+x_half,Xeno,CF,FA,Xeno/a.jpeg,Xeno/a.jpeg,Xeno/p.txt,,
+x_text,Xeno,CF,FA,Xeno/a.jpeg,Xeno/a.jpeg,Xeno/p.txt,Xeno/Yves.txt,
+x_wild,Xeno,CF,FA,Xeno/a.jpeg,Xeno/a.jpeg,,,Yves 0 0
+x_none,Xeno,CF,FA,Xeno/a.jpeg,Xeno/Yves.tiff,,,
+x_few,Xeno,CF,FA,Xeno/a.jpeg,Xeno/a.jpeg,Xeno/q.txt,Xeno/q.txt,
+x_bad,Xeno,CF,FA,Xeno/a.jpeg,Xeno/b.bmp,,,
+x_id,,CF,FA,Xeno/a.jpeg,Xeno/a.jpeg,,,
+"""
+
+
+def test_hidden_names_leak_from_no_reason(tmp_path):
+    """Ids, names of files and what stands in them come from reasons of every kind; none may reach what is shared."""
+    root = tmp_path / "clinic"
+    write_image(root / "Xeno" / "a.jpeg", picture())
+    write_text(root / "Xeno" / "b.bmp", "Yves")
+    for name, text in (("p", "1 2\n3 40\n50 6\n70 80\n"), ("q", "1 2\n"), ("Yves", "1 2\nYves 5\n")):
+        write_text(root / "Xeno" / f"{name}.txt", text)
+    header = "pair_id,eye_id,modality0,modality1,image0,image1,points0,points1,H_0to1"
+    write_text(root / "pairs.csv", header + BROKEN_ROWS)
+    plan = prepare(settings(root, hide_names=True))
+    document = save(plan, run(plan))
+    rows = document["about"]["left_out"]
+    assert len(rows) == 8 and len({row["why"] for row in rows}) >= 7
+    shared = json.dumps(document) + (plan.folder / "pairs.csv").read_text(encoding="utf-8")
+    assert not re.search(r"Xeno|Yves|\bx_|\.jpeg|\.txt|clinic", shared), re.findall(r".{20}(?:Xeno|Yves|clinic).{20}", shared)
+    assert re.search("Yves", (plan.folder / "private" / "left_out.csv").read_text(encoding="utf-8"))
 
 
 def test_a_second_run_of_the_name_goes_on(clinic, monkeypatch):
