@@ -19,7 +19,7 @@ from .layouts import load_layout
 from .methods import Method, choose_methods
 from .pseudo_real import write_pseudo_real
 from .real_evaluation import Evaluation, evaluate
-from .records import Inventory, PairRecord
+from .records import Inventory, PairRecord, Problem
 from .report import new_run_folder, project_root
 from .stress import Stress, stresses
 
@@ -138,15 +138,27 @@ def _with_status(row: dict, status: str) -> dict:
 
 
 def left_out(plan: Plan, done: Evaluation | None = None) -> list[dict]:
-    """Every file, pair or row that could not be used, with the reason, and without the folders above the data. Where names are to be
-    hidden: numbered, with the kind of reason; the folder private then has both in full, in left_out.csv."""
-    found = [*plan.inventory.problems, *(done.problems if done else ())]
+    """Every pair that could not be used: pair, file or row, and why, without the folders above the data. Where names are to be hidden:
+    numbered, with the kind of reason; the folder private then has all of it in full, in left_out.csv."""
+    return _told(plan, [problem for problem in _problems(plan, done) if problem.pair], "left_out")
+
+
+def incomplete(plan: Plan, done: Evaluation | None = None) -> list[dict]:
+    """What is amiss with pairs that were used all the same, such as a vessel mask that cannot be; told as in `left_out`."""
+    return _told(plan, [problem for problem in _problems(plan, done) if not problem.pair], "incomplete")
+
+
+def _problems(plan: Plan, done: Evaluation | None) -> list[Problem]:
+    return [*plan.inventory.problems, *(done.problems if done else ())]
+
+
+def _told(plan: Plan, problems: Sequence[Problem], name: str) -> list[dict]:
     rows = [{name: privacy.without_paths(text, plan.root) for name, text in (("pair", p.pair), ("where", p.source), ("why", p.reason))}
-            for p in found]  # fmt: skip
+            for p in problems]  # fmt: skip
     if not plan.settings.hide_names:
         return rows
-    hidden = [{"where": f"left out {k}", "why": privacy.reason_kind(problem.reason)} for k, problem in enumerate(found, 1)]
-    write_csv(plan.folder / "private" / "left_out.csv", [{"number": new["where"], **row} for new, row in zip(hidden, rows, strict=True)])
+    hidden = [{"where": f"{name.replace('_', ' ')} {k}", "why": privacy.reason_kind(p.reason)} for k, p in enumerate(problems, 1)]
+    write_csv(plan.folder / "private" / f"{name}.csv", [{"number": new["where"], **row} for new, row in zip(hidden, rows, strict=True)])
     return hidden
 
 
@@ -176,7 +188,8 @@ def save(plan: Plan, done: Evaluation) -> dict:
         {"name": m.name, "model": m.model if m.ours else None, "sha256": m.fingerprint()[:12] if m.ours else None} for m in plan.methods
     ]
     about = {"versions": versions, "methods": methods, "missing": plan.missing, "model": s.model, "seed": s.seed,
-             "stresses": [stress.label for stress in plan.stresses], "left_out": left_out(plan, done)}  # fmt: skip
+             "stresses": [stress.label for stress in plan.stresses], "left_out": left_out(plan, done),
+             "incomplete": incomplete(plan, done)}  # fmt: skip
     document = metrics_document(about, done.facts, done.rows, plan.first, s.accept_confidence, s.seed)
     write_json(plan.folder / "metrics.json", document)
     write_csv(plan.folder / "pairs.csv", pair_rows(done.facts, done.rows, s.accept_confidence))

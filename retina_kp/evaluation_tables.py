@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from . import bootstrap
+from .evaluation_pairs import CEILING
 from .metrics import FIRE_CATEGORIES, MEDIAN_LIMIT_PX, PairResult, scores
-from .real_evaluation import CEILING, as_taken
+from .real_evaluation import as_taken
 from .stress import NEUTRAL, UNITS
 
 ALL, FLOOR = "all", "annotation residual"

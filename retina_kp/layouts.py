@@ -220,7 +220,7 @@ def load_pairs_csv(path: str | Path) -> Inventory:
         cells = {key: (cell or "").strip() for key, cell in row.items() if key}
         if any(cells.values()):
             with reporting(found, f"{path}, line {line}", cells["pair_id"] or f"line {line}"):
-                found.add(csv_record(path.parent, cells, resized))
+                found.add(csv_record(path.parent, cells, found, resized))
     report_resized(found, resized)
     return found
 

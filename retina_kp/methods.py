@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from .checkpoints import SHIPPED, find_weights
@@ -19,7 +18,6 @@ from .rivals import RIVALS, choose_rivals
 
 PHASE_NOTEBOOKS = ("01_warmup", "02_geometric", "03_pke", "04_sim2real")
 NOT_FOUND = "found no transform"
-TROUBLE = (ValueError, RuntimeError, ArithmeticError, cv2.error)  # what a method may raise on an image it cannot cope with
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,9 @@ class Method:
         try:
             if self.ours:
                 return _registrar(self.source, self.model, self.device)(fixed, moving)
-            H_1to0 = RIVALS[self.source](fixed, moving)
-        except TROUBLE as error:
+            return as_registration(RIVALS[self.source](fixed, moving), fixed.shape[:2], moving.shape[:2])
+        except Exception as error:  # whatever it is, it is the answer of this method to this pair, and the others go on
             return refused(f"error: {type(error).__name__}: {str(error).strip():.200}", fixed.shape[:2], moving.shape[:2])
-        return as_registration(H_1to0, fixed.shape[:2], moving.shape[:2])
 
 
 def as_registration(H_1to0: np.ndarray | None, fixed_hw, moving_hw) -> Registration:

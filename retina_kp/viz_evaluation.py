@@ -12,8 +12,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from .evaluation_pairs import CEILING
 from .evaluation_tables import OUTCOMES, answered_with_confidence, outcome, pair_result, was_right, with_truth
-from .real_evaluation import CEILING, as_taken
+from .real_evaluation import as_taken
 from .viz import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW
 from .viz_curves import plot_error_cdf
 

@@ -17,11 +17,12 @@ from IPython.display import Image
 from matplotlib.figure import Figure
 
 from .annotation import true_homography
+from .evaluation_pairs import read_pair, truth_points
 from .evaluation_tables import outcome, pair_result
 from .geometry import resize_matrix, warp_points
 from .images import shrink
 from .methods import as_registration
-from .real_evaluation import as_taken, read_pair, truth_points
+from .real_evaluation import as_taken
 from .records import PairRecord
 from .result import Registration
 from .rivals import identity

@@ -10,7 +10,7 @@ import pytest
 from evaluation_trees import fire_tree, octa_tree, operation_pair, picture
 
 from retina_kp import evaluation_run
-from retina_kp.evaluation_run import EvaluationSettings, left_out, prepare, run, save, side_by_side
+from retina_kp.evaluation_run import EvaluationSettings, incomplete, left_out, prepare, run, save, side_by_side
 from retina_kp.files import write_text
 from retina_kp.images import write_image
 from retina_kp.report import count_figures, notebook_parameters, project_root, run_notebook
@@ -103,6 +103,17 @@ def test_broken_pairs_are_named_without_the_folders_above(clinic):
     assert "002_01" in (hidden.folder / "private" / "left_out.csv").read_text(encoding="utf-8")
     document = save(plan, done)
     assert document["about"]["left_out"] and "Wang Li" not in json.dumps(document)
+
+
+def test_pairs_that_were_kept_are_not_among_those_left_out(clinic):
+    write_image(clinic / "m.png", picture()[:, ::2])
+    folder = clinic / "operation_pre_filtered_cffa" / "001_01"
+    row = f"p,e,CF,FA,{folder}/001_01.png,{folder}/001_02.png,m.png"
+    write_text(clinic / "pairs.csv", "pair_id,eye_id,modality0,modality1,image0,image1,vessel_mask0\n" + row)
+    plan = prepare(settings(clinic))
+    assert left_out(plan) == [] and "proportions" in incomplete(plan)[0]["why"] and "Wang Li" not in str(incomplete(plan))
+    (line,) = incomplete(prepare(settings(clinic, hide_names=True, run_name="h")))
+    assert line == {"where": "incomplete 1", "why": "no usable vessel mask; the pair itself was kept"}
 
 
 BROKEN_ROWS = """

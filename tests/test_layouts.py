@@ -267,6 +267,21 @@ def test_cf_octa_bad_truth_is_reported_and_never_an_identity(tmp_path):
     assert len(found.problems) == 11
 
 
+def test_a_mask_costs_no_pair_in_a_table_either(tmp_path):
+    """As in the generated layout: a mask of other proportions, a missing and a damaged one are named, and their pairs kept."""
+    for name, hw in (("a.png", CF_HW), ("wide.png", (CF_HW[0], 2 * CF_HW[1])), ("large.png", (2 * CF_HW[0], 2 * CF_HW[1]))):
+        image(tmp_path / name, hw)
+    (tmp_path / "torn.png").write_bytes(b"no image")
+    rows = [f"{mask},e,CF,FA,a.png,a.png,{mask}.png" for mask in ("wide", "none", "torn", "large")]
+    (tmp_path / "pairs.csv").write_text("pair_id,eye_id,modality0,modality1,image0,image1,vessel_mask0\n" + "\n".join(rows))
+    found = load_pairs_csv(tmp_path)
+    assert [r.pair_id for r in found.records] == ["wide", "none", "torn", "large"]
+    assert [r.vessel_mask0 is not None for r in found.records] == [False, False, False, True]
+    for name, word in (("wide", "proportions differ"), ("none", "no such file"), ("torn", "damaged"), ("large", "resolution")):
+        assert word in reason(found, f"{name}.png"), found.problems
+    assert not any(problem.pair for problem in found.problems), "no pair is left out"
+
+
 # ------------------------------------------------------------------ FIRE and the sets with masks
 
 
@@ -462,12 +477,12 @@ def test_bad_rows_of_a_table_are_reported(tmp_path):
     ]
     (tmp_path / "pairs.csv").write_text("\ufeff" + head + "\n".join(rows) + "\n", encoding="utf-8")
     found = load_layout(tmp_path)
-    assert [r.pair_id for r in found.records] == ["good"] and found.records[0].H_0to1 is None
-    words = ["duplicate", "no such file", "unequal", "both images", "9 numbers", "no invertible", "proportions", "empty", "folder"]
-    assert len(found.problems) == len(words)
-    for line, word in enumerate(words, 3):
+    assert [r.pair_id for r in found.records] == ["good", "g"] and found.records[0].H_0to1 is None
+    words = {3: "duplicate", 4: "no such file", 5: "unequal", 6: "both images", 7: "9 numbers", 8: "no invertible", 10: "empty", 11: "folder"}
+    for line, word in words.items():
         assert word in reason(found, f"pairs.csv, line {line}")
-    assert [p.pair for p in found.problems] == ["good", *"bcdefghi"]
+    assert "proportions" in reason(found, "fa.png") and len(found.problems) == 1 + len(words)
+    assert [p.pair for p in found.problems] == ["good", *"bcdef", "", *"hi"]
     (tmp_path / "pairs.csv").write_text("pair_id,image0\n")
     with pytest.raises(ValueError, match="eye_id, modality0, modality1, image1 are missing"):
         load_layout(tmp_path)

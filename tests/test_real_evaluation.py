@@ -14,12 +14,13 @@ from retina_kp import evaluation_files as files
 from retina_kp import evaluation_tables as tables
 from retina_kp import methods as methods_module
 from retina_kp import real_evaluation
+from retina_kp.evaluation_pairs import CEILING, truth_points
 from retina_kp.geometry import translation
 from retina_kp.images import write_image
 from retina_kp.layouts import load_layout
 from retina_kp.ledger import append_row, read_ledger
 from retina_kp.methods import Method, choose_methods
-from retina_kp.real_evaluation import CEILING, evaluate, truth_points
+from retina_kp.real_evaluation import evaluate
 from retina_kp.records import PairRecord, replace_record, write_pairs_csv
 from retina_kp.stress import Stress
 
@@ -92,6 +93,23 @@ def test_refused_failed_and_crashed_are_told_apart(clinic, monkeypatch):
     assert real_evaluation.measure(record, IDENTITY)["status"] == "error: ValueError: cannot"
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_no_crash_of_a_method_stops_the_run(clinic, monkeypatch, ours):
+    """Whatever a method raises is its answer to that pair, with type and message; the other pairs are evaluated."""
+    answers = iter([KeyError("no such layer"), MemoryError("8 GB"), np.eye(3)])
+
+    def register(fixed, moving):
+        if isinstance(answer := next(answers), Exception):
+            raise answer
+        return methods_module.as_registration(answer, fixed.shape[:2], moving.shape[:2]) if ours else answer
+
+    monkeypatch.setattr(methods_module, "_registrar", lambda *given: register)
+    monkeypatch.setitem(methods_module.RIVALS, "identity", register)
+    rows = evaluate(load_layout(clinic).records, [Method("m", "lite" if ours else "identity", ours)]).rows
+    assert [row["status"] for row in rows] == ["error: KeyError: 'no such layer'", "error: MemoryError: 8 GB", "ok"]
+    assert [row["outcome"] for row in rows] == ["failed", "failed", "inaccurate"]
+
+
 def test_confidence_tells_a_warned_of_error_from_a_wrongly_accepted_one():
     row = {"pair": "p", "eye": "e", "kind": "CF-FA", "method": "m", "outcome": "inaccurate", "errors_px": [90.0, None], "confidence": 0.6}
     assert tables.outcome(row) == "wrongly accepted" and tables.outcome(row, 0.7) == "inaccurate, warned of"
@@ -162,6 +180,18 @@ def test_every_broken_input_is_named_and_the_rest_evaluated(clinic):
                        "009": "mirror"}.items():  # fmt: skip
         assert any(f"{name}_01" in source and word in reason for source, reason in reasons.items()), (name, reasons)
     assert sorted(by_pair(done.rows)) == ["cffa_001_01", "cffa_001_02", "cffa_002_01", "cffa_010_01"] and len(reasons) == 7
+
+
+def test_a_damaged_mask_costs_the_dice_and_is_named(clinic, tmp_path):
+    """Its header is whole, so that loading does not see it."""
+    records = load_layout(clinic).records
+    write_image(tmp_path / "mask.png", picture())
+    (tmp_path / "mask.png").write_bytes((tmp_path / "mask.png").read_bytes()[:400])
+    done = evaluate([replace_record(records[0], vessel_mask0=tmp_path / "mask.png"), *records[1:]], [IDENTITY])
+    assert [row["dice"] is None for row in done.rows] == [True, False, False] == [fact["dice"] is None for fact in done.facts]
+    (problem,) = done.problems
+    assert problem.source.endswith("mask.png") and "damaged" in problem.reason and problem.pair == ""
+    assert done.rows[0]["outcome"] == "acceptable"
 
 
 def test_the_same_pairs_from_a_table_give_the_same_figures(clinic, tmp_path):

@@ -12,9 +12,10 @@ from PIL import Image
 from retina_kp import evaluation_tables as tables
 from retina_kp import viz_evaluation as charts
 from retina_kp import viz_gallery as gallery
+from retina_kp.evaluation_pairs import CEILING
 from retina_kp.layouts import load_layout
 from retina_kp.methods import Method
-from retina_kp.real_evaluation import CEILING, evaluate
+from retina_kp.real_evaluation import evaluate
 from retina_kp.viz import GREEN_MAGENTA, MODALITY_COLORS, overlay
 
 matplotlib.use("Agg")
