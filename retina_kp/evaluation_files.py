@@ -7,14 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from . import bootstrap
+from .evaluation_pairs import TRUE_KEYPOINTS, claims_nothing
 from .evaluation_tables import dice_table, differences, fire_table, method_table, outcome, reliability, stress_table, with_truth
 from .metrics import FIRE_SIDE_PX, LONGER_SIDE_PX
 
 SCHEMA = "retina_kp/real-evaluation/1"
 COLUMNS = {
-    "method": "what registered; GT alignment is the ceiling: the transform fitted to the annotated points themselves, on the same points; "
-    "annotation residual is the floor: what the points leave open (distance of each from where the others put it, median, px of the moving "
-    "image at 768)",
+    "method": "what registered; …, true keypoints: the ceiling of that method (GT alignment): its descriptors read at the true points of "
+    "both images (with a matrix alone: at the keypoints of the fixed image and where the matrix takes them), matched, and its model fitted "
+    "to the matches, the moving image drawn in the fixed frame by the truth, as it is once the search has ended; annotation fit: the "
+    "annotation's own transform, the given matrix or else the one fitted to its points, judged at its points (with a matrix alone at the "
+    "moving image's corners, where it is right by definition); annotation residual is the floor: what the points leave open (distance of "
+    "each from where the others put it, median, px of the moving image at 768)",
     "kind": "modalities, fixed-moving; all: every pair together",
     "pairs": "pairs with truth, the denominator of every share", "eyes": "eyes among them, the units of the intervals",
     "acceptable": "share with median error at most 20 px and largest at most 50 px (SuperRetina's rule)",
@@ -55,8 +59,9 @@ def _number(value: float) -> str:
 
 
 def pair_rows(facts: Sequence[dict], rows: Sequence[dict], accept_confidence: float = 0.5) -> list[dict]:
-    """Rows of the per-pair CSV: one per pair, method and stress, ceiling and annotation residual beside; no paths in them."""
+    """Rows of the per-pair CSV: one per pair, method and stress, with the annotation's figures beside; no paths in them."""
     known = {fact["pair"]: fact for fact in facts}
+    ceilings = {(row["pair"], row["method"]): _mean(row["errors_px"]) for row in rows if claims_nothing(row["method"])}
     table = []
     for row in [*facts, *rows]:
         fact, errors = known.get(row["pair"], {}), row.get("errors_px")
@@ -69,13 +74,18 @@ def pair_rows(facts: Sequence[dict], rows: Sequence[dict], accept_confidence: fl
             for name, f in (("mean", np.mean), ("median", np.median), ("max", np.max))
         }
         line["mean_px_fire"] = None if own is None else round(float(own.mean()) * FIRE_SIDE_PX / LONGER_SIDE_PX, 3)
-        ceiling = fact.get("errors_px")
         line |= {
-            "ceiling_mean_px": None if not ceiling else round(float(np.mean(ceiling)), 3),
+            "annotation_fit_mean_px": _mean(fact.get("errors_px")),
+            "ceiling_mean_px": ceilings.get((row["pair"], row["method"] + TRUE_KEYPOINTS)),
             "annotation_residual_px": fact.get("residual_px"),
         }
         table.append(line | {name: row.get(name) for name in ("true_turn_deg", "true_scale", "dice", "seconds")})
     return table
+
+
+def _mean(errors_px: Sequence[float | None] | None) -> float | None:
+    """px; infinite when a point is, None without a transform."""
+    return round(float(np.mean([np.inf if e is None else e for e in errors_px])), 3) if errors_px else None
 
 
 def metrics_document(

@@ -24,15 +24,16 @@ from .records import PairRecord
 from .result import Registration
 from .vessel_overlap import Maps, vessel_agreement, vessel_maps
 
-CEILING = "GT alignment"  # the transform fitted to the annotated points themselves
-VERSION = 1  # of the rows; raising it makes old ones be computed again
+FIT = "annotation fit"  # the annotation's own transform, judged at its points
+TRUE_KEYPOINTS = ", true keypoints"  # what follows the name of a method where the true points were its keypoints
+VERSION = 2  # of the rows; raising it makes old ones be computed again
 
 
 def pair_facts(record: PairRecord) -> dict:
-    """What is known of a pair before any method sees it: sizes, kind of truth, GT-alignment ceiling (errors_px at 768), leave-one-out
+    """What is known of a pair before any method sees it: sizes, kind of truth, the annotation's own fit (errors_px at 768), leave-one-out
     residual (px at 768), true turn and scale, Dice under the truth, burned-in text. ``problem`` says why it cannot be used, or is "";
     ``mask_problem`` why its vessel mask cannot."""
-    row = about(record) | {"method": CEILING, "problem": ""}
+    row = about(record) | {"method": FIT, "problem": ""}
     try:
         fixed, moving = read_pair(record)
         hw0, hw1 = fixed.shape[:2], moving.shape[:2]
@@ -69,6 +70,11 @@ def truth_points(record: PairRecord, moving_hw) -> tuple[np.ndarray, np.ndarray]
     if record.H_0to1 is None:
         return None
     return corners(moving_hw), warp_points(corners(moving_hw), np.linalg.inv(record.H_0to1))
+
+
+def claims_nothing(method: str) -> bool:
+    """Whether a row of this name is a ceiling: an answer that was given the truth."""
+    return method == FIT or method.endswith(TRUE_KEYPOINTS)
 
 
 def true_pose(record: PairRecord, R: np.ndarray, moving_hw) -> dict[str, float]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from . import bootstrap
-from .evaluation_pairs import CEILING
+from .evaluation_pairs import FIT, claims_nothing
 from .metrics import FIRE_CATEGORIES, MEDIAN_LIMIT_PX, PairResult, scores
 from .real_evaluation import as_taken
 from .stress import NEUTRAL, UNITS
@@ -30,11 +30,11 @@ def with_truth(rows: Iterable[dict]) -> list[dict]:
 
 def pair_result(row: dict, accept_confidence: float = 0.5) -> PairResult:
     """A row as the metrics take it. A transform with a confidence below accept_confidence counts as given with a warning; one of a method
-    without confidence is trusted, but for the ceiling, which claims nothing."""
+    without confidence is trusted, but for ceilings, which claim nothing."""
     confidence = row.get("confidence")
     errors = None if row["errors_px"] is None else np.array([np.inf if e is None else e for e in row["errors_px"]])
     sure = float("nan") if confidence is None else confidence
-    trusted = row["method"] != CEILING and not sure < accept_confidence
+    trusted = not claims_nothing(row["method"]) and not sure < accept_confidence
     return PairResult(row["pair"], row["kind"], row["outcome"] == "refused", errors, sure, trusted)
 
 
@@ -63,7 +63,8 @@ def figures(rows: Sequence[dict], accept_confidence: float = 0.5, seed: int = 0)
 
 
 def method_table(facts: Sequence[dict], rows: Sequence[dict], accept_confidence: float = 0.5, seed: int = 0) -> list[dict]:
-    """One line per method and kind of pair, pairs as taken, all kinds together last; the ceiling stands first in each."""
+    """One line per method and kind of pair, pairs as taken, all kinds together last; annotation fit, its floor and the
+    ceilings stand first in each."""
     judged = with_truth(facts) + with_truth(as_taken(rows))
     kinds = list(dict.fromkeys(row["kind"] for row in judged))
     table = []
@@ -73,7 +74,7 @@ def method_table(facts: Sequence[dict], rows: Sequence[dict], accept_confidence:
             line = {"method": method, "kind": kind if len(kinds) > 1 else kinds[0], **figures(own, accept_confidence, seed)}
             seconds = [row["seconds"] for row in own if row.get("seconds") is not None]
             table.append(line | {"seconds": float(np.median(seconds)) if seconds else None, "dice": _dice(own, seed)})
-            if method == CEILING and (floor := _floor(own, seed)):
+            if method == FIT and (floor := _floor(own, seed)):
                 table.append({"method": FLOOR, "kind": line["kind"], **floor})
     return table
 
@@ -102,7 +103,7 @@ def dice_table(facts: Sequence[dict], rows: Sequence[dict], seed: int = 0) -> li
     return [
         {"method": method, "pairs": len(own), "with a transform": sum(row.get("dice") is not None for row in own), "dice": _dice(own, seed)}
         for method in dict.fromkeys(row["method"] for row in taken)
-        if (own := [row for row in taken if row["method"] == method and (method != CEILING or "errors_px" in row)])
+        if (own := [row for row in taken if row["method"] == method and (method != FIT or "errors_px" in row)])
     ]
 
 
@@ -110,7 +111,7 @@ def differences(rows: Sequence[dict], first: str, accept_confidence: float = 0.5
     """The method ``first`` minus each other one on the same pairs as taken: [difference, low, high] of the main scores, and on how many
     pairs which of the two lies closer."""
     by_method: dict[str, dict[str, dict]] = {}
-    for row in with_truth(as_taken(rows)):
+    for row in with_truth(as_taken(row for row in rows if not claims_nothing(row["method"]))):
         by_method.setdefault(row["method"], {})[row["pair"]] = row
     ours, table = by_method.get(first, {}), []
     for method, theirs in by_method.items():

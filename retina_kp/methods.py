@@ -15,6 +15,7 @@ from .geometry import describe
 from .registration import Registrar
 from .result import Registration, refused
 from .rivals import RIVALS, choose_rivals
+from .true_keypoints import register_true_points
 
 PHASE_NOTEBOOKS = ("01_warmup", "02_geometric", "03_pke", "04_sim2real")
 NOT_FOUND = "found no transform"
@@ -35,6 +36,14 @@ class Method:
         what = hashlib.sha256(find_weights(self.source).read_bytes()).hexdigest() if self.ours else self.source
         return f"{what} {Registrar.options_for(model=self.model) if self.ours else ''}"
 
+    def register_true_points(self, fixed: np.ndarray, moving: np.ndarray, H_1to0: np.ndarray, points=None) -> Registration:
+        """The ceiling of ours, see `true_keypoints.register_true_points`; a crash is told as in `register`."""
+        try:
+            registrar = _registrar(self.source, self.model, self.device)
+            return register_true_points(registrar, fixed, moving, H_1to0, points)
+        except Exception as error:
+            return _crashed(error, fixed, moving)
+
     def register(self, fixed: np.ndarray, moving: np.ndarray) -> Registration:
         """The answer to a pair of images. A rival is sure of every answer (confidence NaN); NOT_FOUND and "error: …" are failures of a
         method, every other status than "ok" is a refusal."""
@@ -43,7 +52,11 @@ class Method:
                 return _registrar(self.source, self.model, self.device)(fixed, moving)
             return as_registration(RIVALS[self.source](fixed, moving), fixed.shape[:2], moving.shape[:2])
         except Exception as error:  # whatever it is, it is the answer of this method to this pair, and the others go on
-            return refused(f"error: {type(error).__name__}: {str(error).strip():.200}", fixed.shape[:2], moving.shape[:2])
+            return _crashed(error, fixed, moving)
+
+
+def _crashed(error: Exception, fixed: np.ndarray, moving: np.ndarray) -> Registration:
+    return refused(f"error: {type(error).__name__}: {str(error).strip():.200}", fixed.shape[:2], moving.shape[:2])
 
 
 def as_registration(H_1to0: np.ndarray | None, fixed_hw, moving_hw) -> Registration:

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from .evaluation_pairs import CEILING
+from .evaluation_pairs import FIT, TRUE_KEYPOINTS, claims_nothing
 from .evaluation_tables import OUTCOMES, answered_with_confidence, outcome, pair_result, was_right, with_truth
 from .real_evaluation import as_taken
 from .viz import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW
@@ -41,7 +41,7 @@ def looks(methods: Sequence[str]) -> dict[str, tuple[str, str, str]]:
 
 
 def plot_outcomes(facts: Sequence[dict], rows: Sequence[dict], accept_confidence: float = 0.5) -> Figure:
-    """What became of all pairs with truth, as taken: one bar per method, the ceiling first."""
+    """What became of all pairs with truth, as taken: one bar per method, the annotation's fit and the ceilings first."""
     judged = with_truth(facts) + with_truth(as_taken(rows))
     if not judged:
         return _nothing(NO_TRUTH)
@@ -68,18 +68,21 @@ def plot_outcomes(facts: Sequence[dict], rows: Sequence[dict], accept_confidence
 
 
 def plot_cdf(facts: Sequence[dict], rows: Sequence[dict], limit_px: float = 25) -> Figure:
-    """Share of all pairs, as taken, whose mean error is at most t: all methods, the ceiling dashed in black, and where the annotation's
-    own residual lies."""
+    """Share of all pairs, as taken, whose mean error is at most t: all methods; in black, dashed, the annotation's own fit and, dotted,
+    the ceiling of the first method; where the annotation's own residual lies."""
     judged = with_truth(facts) + with_truth(as_taken(rows))
     if not judged:
         return _nothing(NO_TRUTH)
     methods = list(dict.fromkeys(row["method"] for row in judged))
+    first = next((name for name in methods if not claims_nothing(name)), "")
+    methods = [name for name in methods if name in (FIT, first + TRUE_KEYPOINTS) or not claims_nothing(name)]
     errors = {name: [pair_result(row).mean_error for row in judged if row["method"] == name] for name in methods}
     figure = plt.figure(figsize=(WIDTH_IN, 4.2), layout="constrained")
     ax = plot_error_cdf(figure.add_subplot(), errors, limit_px)
-    styles = {CEILING: (BLACK, "", (0, (5, 2))), **looks([name for name in methods if name != CEILING])}
+    ceilings = {FIT: (BLACK, "", (0, (5, 2))), first + TRUE_KEYPOINTS: (BLACK, "", (0, (1, 1)))}
+    styles = ceilings | looks([name for name in methods if not claims_nothing(name)])
     for line, name in zip(ax.lines, methods, strict=True):
-        line.set(color=styles[name][0], linestyle=styles[name][2], linewidth=2.6 if name == methods[1] else 1.7)
+        line.set(color=styles[name][0], linestyle=styles[name][2], linewidth=2.6 if name == first else 1.7)
     residuals = [fact["residual_px"] for fact in facts if fact.get("residual_px") is not None]
     if residuals and (floor := float(np.median(residuals))) <= limit_px:
         ax.axvline(floor, color="0.45", linewidth=1.2, linestyle=":", label=f"annotation residual, median {floor:.1f} px")
@@ -150,7 +153,7 @@ def _scale_ticks(ax) -> None:
 
 
 def plot_stress(table: Sequence[Mapping], ceiling: float | None = None, measure: str = "acceptable") -> Figure:
-    """One panel per factor: a measure of each method against its values, with intervals as bands; the ceiling is dashed."""
+    """One panel per factor: a measure of each method against its values, with intervals as bands; dotted: the ceiling as taken."""
     factors = list(dict.fromkeys(line["factor"] for line in table))
     if not factors:
         return _nothing("No stress was asked for, or no pair has a truth.")
@@ -167,7 +170,7 @@ def plot_stress(table: Sequence[Mapping], ceiling: float | None = None, measure:
                 ax.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
                 ax.plot(x, middle, color=color, marker=marker, linestyle=dash, linewidth=1.8, markeredgecolor="white", label=method)
         if ceiling is not None:
-            ax.axhline(ceiling, color=BLACK, linestyle=(0, (5, 2)), linewidth=1.2, label=CEILING)
+            ax.axhline(ceiling, color=BLACK, linestyle=(0, (1, 1)), linewidth=1.2, label="ceiling, as taken")
         values = sorted({line["value"] for line in table if line["factor"] == factor})
         if factor in ("scale", "gamma"):
             ax.set_xscale("log")

@@ -14,7 +14,7 @@ from retina_kp import evaluation_files as files
 from retina_kp import evaluation_tables as tables
 from retina_kp import methods as methods_module
 from retina_kp import real_evaluation
-from retina_kp.evaluation_pairs import CEILING, truth_points
+from retina_kp.evaluation_pairs import FIT, truth_points
 from retina_kp.geometry import translation
 from retina_kp.images import write_image
 from retina_kp.layouts import load_layout
@@ -59,7 +59,7 @@ def test_errors_of_the_identity_are_those_worked_out_by_hand(clinic):
     assert line["auc25"][0] == pytest.approx((25 + 7 + 0) / 75)  # 0 px; 18 px is below 19 … 25; 60 px never
     assert line["auc25_fire"][0] == pytest.approx(1 / 3) and line["auc@20"][0] == pytest.approx((1 + 0.1 + 0) / 3)
     assert line["median_px"][0] == pytest.approx(18) and line["failed"][0] == line["refused"][0] == 0
-    assert table[CEILING]["acceptable"][0] == 1 and table[CEILING]["median_px"][0] == pytest.approx(0, abs=1e-3)
+    assert table[FIT]["acceptable"][0] == 1 and table[FIT]["median_px"][0] == pytest.approx(0, abs=1e-3)
     assert table[tables.FLOOR]["median_px"][0] == pytest.approx(0, abs=1e-3)
     assert done.problems == [] and done.facts[0]["size_fixed"] == list(HW) and done.facts[0]["rescale"] == PX
 
@@ -105,7 +105,7 @@ def test_no_crash_of_a_method_stops_the_run(clinic, monkeypatch, ours):
 
     monkeypatch.setattr(methods_module, "_registrar", lambda *given: register)
     monkeypatch.setitem(methods_module.RIVALS, "identity", register)
-    rows = evaluate(load_layout(clinic).records, [Method("m", "lite" if ours else "identity", ours)]).rows
+    rows = evaluate(load_layout(clinic).records, [Method("m", "lite" if ours else "identity", ours)]).rows[-3:]
     assert [row["status"] for row in rows] == ["error: KeyError: 'no such layer'", "error: MemoryError: 8 GB", "ok"]
     assert [row["outcome"] for row in rows] == ["failed", "failed", "inaccurate"]
 
@@ -115,7 +115,37 @@ def test_confidence_tells_a_warned_of_error_from_a_wrongly_accepted_one():
     assert tables.outcome(row) == "wrongly accepted" and tables.outcome(row, 0.7) == "inaccurate, warned of"
     assert tables.outcome(row | {"confidence": None}, 0.7) == "wrongly accepted"  # a method without confidence is always sure
     assert tables.pair_result(row).mean_error == math.inf
-    assert tables.outcome(row | {"method": CEILING, "confidence": None}) == "inaccurate, warned of"  # a bad annotation accepts nothing
+    assert tables.outcome(row | {"method": FIT, "confidence": None}) == "inaccurate, warned of"  # a bad annotation accepts nothing
+
+
+def test_the_ceiling_is_what_true_keypoints_give(clinic, monkeypatch):
+    """A network whose descriptors find nothing has a ceiling of failures, however good the annotation fits itself; ceilings compete with
+    no method and claim nothing."""
+    shift = translation(3, 0)
+    asked = []
+
+    def answer(method, fixed, moving, H_1to0, points):
+        asked.append((points[0], points[1], H_1to0))
+        return methods_module.as_registration(shift if len(asked) != 2 else None, fixed.shape[:2], moving.shape[:2])
+
+    monkeypatch.setattr(Method, "register_true_points", answer)
+    monkeypatch.setattr(Method, "register", lambda method, f, m: methods_module.as_registration(np.eye(3), f.shape[:2], m.shape[:2]))
+    records = load_layout(clinic).records
+    done = evaluate(records, [Method("lite", "lite", True), IDENTITY], [Stress(), Stress(gamma=2)])
+    ceilings = [row for row in done.rows if row["method"] == "lite, true keypoints"]
+    assert len(ceilings) == 3 and ceilings == done.rows[:3]
+    assert [row["errors_px"] and row["errors_px"][0] for row in ceilings] == pytest.approx([3 * PX, None, math.hypot(3, 8) * PX])
+    assert np.array_equal(asked[1][0], records[1].points0_xy) and np.allclose(asked[1][2] / asked[1][2][2, 2], translation(3, 0), atol=1e-3)
+    table = {line["method"]: line for line in tables.method_table(done.facts, done.rows)}
+    assert list(table)[:3] == [FIT, tables.FLOOR, "lite, true keypoints"]
+    assert table["lite, true keypoints"]["failed"][0] == pytest.approx(1 / 3)
+    assert table["lite, true keypoints"]["wrong_accepted"][0] == 0 == table[FIT]["failed"][0]
+    assert [line["against"] for line in tables.differences(done.rows, "lite")] == ["identity"]
+    assert {line["method"] for line in tables.stress_table(done.rows)} == {"lite", "identity"}
+    rows = {(row["pair"], row["method"], row["stress"]): row for row in files.pair_rows(done.facts, done.rows)}
+    assert rows["cffa_001_01", "lite", "gamma 2"]["ceiling_mean_px"] == pytest.approx(3 * PX)
+    assert rows["cffa_001_01", "lite", "gamma 2"]["annotation_fit_mean_px"] == pytest.approx(0, abs=1e-3)
+    assert rows["cffa_001_01", "identity", "as taken"]["ceiling_mean_px"] is None
 
 
 def test_paired_differences_are_of_the_same_pairs(clinic):
@@ -147,7 +177,10 @@ def test_affine_truth_of_another_scale(tmp_path):
     assert [r.points0_xy is None for r in found.records] == [True, True]
     done = evaluate(found.records[:1], [Method("lite", "lite", True)])
     assert done.facts[0]["truth"] == "matrix" and max(done.facts[0]["errors_px"]) < 1e-6
-    assert done.rows[0]["outcome"] == "acceptable" and np.mean(done.rows[0]["errors_px"]) < 8
+    ceiling, row = done.rows
+    assert row["outcome"] == "acceptable" and np.mean(row["errors_px"]) < 8
+    assert (ceiling["method"], ceiling["outcome"]) == ("lite, true keypoints", "acceptable") and np.mean(ceiling["errors_px"]) < 3
+    assert ceiling["matched"] > 50, "keypoints, mapped by the matrix"
     points1, points0 = truth_points(found.records[0], (512, 512))
     assert points1.tolist() == [[0, 0], [511, 0], [511, 511], [0, 511]]
 

@@ -12,7 +12,7 @@ from PIL import Image
 from retina_kp import evaluation_tables as tables
 from retina_kp import viz_evaluation as charts
 from retina_kp import viz_gallery as gallery
-from retina_kp.evaluation_pairs import CEILING
+from retina_kp.evaluation_pairs import FIT
 from retina_kp.layouts import load_layout
 from retina_kp.methods import Method
 from retina_kp.real_evaluation import evaluate
@@ -27,7 +27,7 @@ def row(pair, method, outcome, mean=None, confidence=None, factors=None, **more)
     return names | {"outcome": outcome, "errors_px": errors, "confidence": confidence, "true_turn_deg": 10.0, "true_scale": 1.2, **more}
 
 
-FACTS = [row(f"p{k}", CEILING, "acceptable", 1.0, residual_px=3.0) for k in range(4)]
+FACTS = [row(f"p{k}", FIT, "acceptable", 1.0, residual_px=3.0) for k in range(4)]
 ROWS = [
     row("p0", "ours", "acceptable", 2.0, 0.99),
     row("p1", "ours", "acceptable", 6.0, 0.95),
@@ -58,7 +58,7 @@ def test_bars_add_up_and_keep_the_outcomes_apart():
 def test_curves_hold_all_pairs_and_the_floor():
     (ax,) = charts.plot_cdf(FACTS, ROWS).axes
     ends = {line.get_label().split(":")[0]: line.get_ydata()[-1] for line in ax.lines[:3]}
-    assert ends == {CEILING: 1.0, "ours": 0.5, "other": 0.25}
+    assert ends == {FIT: 1.0, "ours": 0.5, "other": 0.25}
     assert ax.lines[3].get_label() == "annotation residual, median 3.0 px" and len({line.get_linestyle() for line in ax.lines}) >= 3
 
 
