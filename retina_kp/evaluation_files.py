@@ -17,8 +17,9 @@ COLUMNS = {
     "both images (with a matrix alone: at the keypoints of the fixed image and where the matrix takes them), matched, and its model fitted "
     "to the matches, the moving image drawn in the fixed frame by the truth, as it is once the search has ended; annotation fit: the "
     "annotation's own transform, the given matrix or else the one fitted to its points, judged at its points (with a matrix alone at the "
-    "moving image's corners, where it is right by definition); annotation residual is the floor: what the points leave open (distance of "
-    "each from where the others put it, median, px of the moving image at 768)",
+    "moving image's corners, where it is right by definition); annotation residual is the floor: what clicked points leave open (distance "
+    "of each from where the others put it, median of a pair, px of the fixed image at 768); computed points leave "
+    "nothing open and are not in it",
     "kind": "modalities, fixed-moving; all: every pair together",
     "pairs": "pairs with truth, the denominator of every share", "eyes": "eyes among them, the units of the intervals",
     "acceptable": "share with median error at most 20 px and largest at most 50 px (SuperRetina's rule)",
@@ -94,6 +95,7 @@ def metrics_document(
     """Everything that metrics.json holds; ``columns`` explains every name in it. A figure is [value, low, high]."""
     kinds = list(dict.fromkeys(fact["kind"] for fact in facts))
     residuals = [fact["residual_px"] for fact in facts if fact.get("residual_px") is not None]
+    spread = {name: float(f(residuals)) if residuals else None for name, f in (("median", np.median), ("max", np.max))}
     return {
         "schema": SCHEMA,
         "columns": COLUMNS,
@@ -106,7 +108,7 @@ def metrics_document(
         "about": dict(about) | {"accept_confidence": accept_confidence},
         "pairs": {kind: sum(fact["kind"] == kind for fact in facts) for kind in kinds},
         "pairs_with_truth": len(with_truth(facts)),
-        "annotation_residual_px": {"median": float(np.median(residuals)), "max": float(np.max(residuals))} if residuals else None,
+        "annotation_residual_px": {"pairs": len(residuals), "computed": sum("computed" in fact["truth"] for fact in facts), **spread},
         "methods": method_table(facts, rows, accept_confidence, seed),
         "differences": {"method": first, "lines": differences(rows, first, accept_confidence, seed)},
         "vessels": dice_table(facts, rows, seed),

@@ -80,7 +80,7 @@ def method_table(facts: Sequence[dict], rows: Sequence[dict], accept_confidence:
 
 
 def _floor(facts: Sequence[dict], seed: int) -> dict:
-    """How well annotated points agree among themselves: the median over pairs of their leave-one-out residual; {} without points."""
+    """How well clicked points agree among themselves: the median over pairs of their leave-one-out residual; {} without such points."""
     known = [fact for fact in facts if fact.get("residual_px") is not None]
     residuals, eyes = [fact["residual_px"] for fact in known], [fact["eye"] for fact in known]
     if not known:

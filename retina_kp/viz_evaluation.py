@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .evaluation_pairs import FIT, TRUE_KEYPOINTS, claims_nothing
-from .evaluation_tables import OUTCOMES, answered_with_confidence, outcome, pair_result, was_right, with_truth
+from .evaluation_tables import FLOOR, OUTCOMES, answered_with_confidence, outcome, pair_result, was_right, with_truth
 from .real_evaluation import as_taken
 from .viz import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW
 from .viz_curves import plot_error_cdf
@@ -69,7 +69,7 @@ def plot_outcomes(facts: Sequence[dict], rows: Sequence[dict], accept_confidence
 
 def plot_cdf(facts: Sequence[dict], rows: Sequence[dict], limit_px: float = 25) -> Figure:
     """Share of all pairs, as taken, whose mean error is at most t: all methods; in black, dashed, the annotation's own fit and, dotted,
-    the ceiling of the first method; where the annotation's own residual lies."""
+    the ceiling of the first method; broad and gray, where annotations were clicked, their residual."""
     judged = with_truth(facts) + with_truth(as_taken(rows))
     if not judged:
         return _nothing(NO_TRUTH)
@@ -84,8 +84,8 @@ def plot_cdf(facts: Sequence[dict], rows: Sequence[dict], limit_px: float = 25) 
     for line, name in zip(ax.lines, methods, strict=True):
         line.set(color=styles[name][0], linestyle=styles[name][2], linewidth=2.6 if name == first else 1.7)
     residuals = [fact["residual_px"] for fact in facts if fact.get("residual_px") is not None]
-    if residuals and (floor := float(np.median(residuals))) <= limit_px:
-        ax.axvline(floor, color="0.45", linewidth=1.2, linestyle=":", label=f"annotation residual, median {floor:.1f} px")
+    if residuals:
+        plot_error_cdf(ax, {FLOOR: residuals}, limit_px).lines[-1].set(color="0.55", linewidth=4, alpha=0.6, zorder=1)
     ax.set(xlabel="mean error of a pair (px, longer side of the fixed image 768)")
     ax.yaxis.set_major_formatter("{x:.0%}")
     ax.legend(frameon=False, fontsize=10, loc="center left", bbox_to_anchor=(1.0, 0.5), title="within the axis")

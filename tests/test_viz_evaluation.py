@@ -27,7 +27,7 @@ def row(pair, method, outcome, mean=None, confidence=None, factors=None, **more)
     return names | {"outcome": outcome, "errors_px": errors, "confidence": confidence, "true_turn_deg": 10.0, "true_scale": 1.2, **more}
 
 
-FACTS = [row(f"p{k}", FIT, "acceptable", 1.0, residual_px=3.0) for k in range(4)]
+FACTS = [row(f"p{k}", FIT, "acceptable", 1.0, residual_px=3.0 if k < 2 else 40.0) for k in range(4)]
 ROWS = [
     row("p0", "ours", "acceptable", 2.0, 0.99),
     row("p1", "ours", "acceptable", 6.0, 0.95),
@@ -59,7 +59,9 @@ def test_curves_hold_all_pairs_and_the_floor():
     (ax,) = charts.plot_cdf(FACTS, ROWS).axes
     ends = {line.get_label().split(":")[0]: line.get_ydata()[-1] for line in ax.lines[:3]}
     assert ends == {FIT: 1.0, "ours": 0.5, "other": 0.25}
-    assert ax.lines[3].get_label() == "annotation residual, median 3.0 px" and len({line.get_linestyle() for line in ax.lines}) >= 3
+    assert len({(line.get_linestyle(), line.get_color()) for line in ax.lines}) == 4
+    floor = ax.lines[3]  # a curve: half of the clicked pairs lie up to 3 px, the others at 40
+    assert floor.get_label() == "annotation residual: 50% of 4" and floor.get_ydata().tolist() == [0, 0.25, 0.5, 0.5]
 
 
 def test_differences_stand_where_the_table_says():
