@@ -18,7 +18,7 @@ from .geometry import corners, describe, warp_points
 from .images import as_array, to_gray
 from .layouts import FIRE_PAIR
 from .methods import as_registration
-from .metrics import judge, point_errors
+from .metrics import LONGER_SIDE_PX, inlier_rate, judge, point_errors
 from .privacy import burned_in_text
 from .records import PairRecord
 from .result import Registration
@@ -26,6 +26,7 @@ from .vessel_overlap import Maps, vessel_agreement, vessel_maps
 
 FIT = "annotation fit"  # the annotation's own transform, judged at its points
 COMPUTED_PX = 0.01  # nobody clicks so well: points that leave less open, at 768, were computed from a transform
+RIGHT_MATCH_PX = 5.0  # at 768, from the truth
 TRUE_KEYPOINTS = ", true keypoints"  # what follows the name of a method where the true points were its keypoints
 VERSION = 2  # of the rows; raising it makes old ones be computed again
 
@@ -110,6 +111,13 @@ def _image(path: str, changed_ns: int) -> np.ndarray:
 @lru_cache(maxsize=8)
 def _maps(path: str, changed_ns: int) -> Maps:
     return vessel_maps(_image(path, changed_ns))
+
+
+def right_matches(record: PairRecord, result: Registration, R: np.ndarray = np.eye(3)) -> float:
+    """MIR: share of a registration's matches, refused ones included, that lie within RIGHT_MATCH_PX (px at 768) of the truth; 0 without a
+    match. R: px of the moving image → px of the altered one that was registered."""
+    threshold_px = RIGHT_MATCH_PX * max(result.fixed_hw) / LONGER_SIDE_PX
+    return inlier_rate(result.matches0, result.matches1, R @ true_homography(record), threshold_px)
 
 
 def vessel_dice(record: PairRecord, result: Registration) -> float | None:

@@ -58,6 +58,7 @@ def figures(rows: Sequence[dict], accept_confidence: float = 0.5, seed: int = 0)
         line[name] = [float(np.mean(values)), *bootstrap.interval(values, eyes, seed=seed)]
     if own:
         means = [result.mean_error for result in results]
+        line["inlier_rate"] = _mean_of_known(rows, "inlier_rate", seed)
         line["median_px"] = [float(np.median(means)), *bootstrap.median_interval(means, eyes, seed=seed)]
     return line
 
@@ -73,7 +74,7 @@ def method_table(facts: Sequence[dict], rows: Sequence[dict], accept_confidence:
             own = [row for row in judged if row["method"] == method and kind in (ALL, row["kind"])]
             line = {"method": method, "kind": kind if len(kinds) > 1 else kinds[0], **figures(own, accept_confidence, seed)}
             seconds = [row["seconds"] for row in own if row.get("seconds") is not None]
-            table.append(line | {"seconds": float(np.median(seconds)) if seconds else None, "dice": _dice(own, seed)})
+            table.append(line | {"seconds": float(np.median(seconds)) if seconds else None, "dice": _mean_of_known(own, "dice", seed)})
             if method == FIT and (floor := _floor(own, seed)):
                 table.append({"method": FLOOR, "kind": line["kind"], **floor})
     return table
@@ -89,11 +90,12 @@ def _floor(facts: Sequence[dict], seed: int) -> dict:
             "median_px": [float(np.median(residuals)), *bootstrap.median_interval(residuals, eyes, seed=seed)]}  # fmt: skip
 
 
-def _dice(rows: Sequence[dict], seed: int) -> list[float] | None:
-    known = [row for row in rows if row.get("dice") is not None]
+def _mean_of_known(rows: Sequence[dict], name: str, seed: int) -> list[float] | None:
+    """Mean over the rows that have the value, its interval, and their number; None without any."""
+    known = [row for row in rows if row.get(name) is not None]
     if not known:
         return None
-    values = [row["dice"] for row in known]
+    values = [row[name] for row in known]
     return [float(np.mean(values)), *bootstrap.interval(values, [row["eye"] for row in known], seed=seed), len(known)]
 
 
@@ -101,7 +103,12 @@ def dice_table(facts: Sequence[dict], rows: Sequence[dict], seed: int = 0) -> li
     """Per method: pairs, how many got a transform, and the mean Dice of vessel maps over these; with and without truth."""
     taken = [*facts, *as_taken(rows)]
     return [
-        {"method": method, "pairs": len(own), "with a transform": sum(row.get("dice") is not None for row in own), "dice": _dice(own, seed)}
+        {
+            "method": method,
+            "pairs": len(own),
+            "with a transform": sum(row.get("dice") is not None for row in own),
+            "dice": _mean_of_known(own, "dice", seed),
+        }
         for method in dict.fromkeys(row["method"] for row in taken)
         if (own := [row for row in taken if row["method"] == method and (method != FIT or "errors_px" in row)])
     ]

@@ -25,6 +25,7 @@ from .evaluation_pairs import (
     pair_facts,
     pair_print,
     read_pair,
+    right_matches,
     true_pose,
     truth_points,
     vessel_dice,
@@ -132,7 +133,8 @@ def _row(unit: Unit) -> dict:
 def measure(record: PairRecord, method: Method, stress: Stress = Stress()) -> dict:
     """What a method makes of a pair: outcome ("acceptable", "inaccurate", "refused", "failed", or "answered" without truth), status,
     confidence (None where the method gives none), seconds, errors_px of the truth's points at 768 (None without transform), tried_px: mean
-    error of what was refused, true turn and scale; for the pair as taken also the registration and the Dice of vessel maps."""
+    error of what was refused, inlier_rate of its matches (None of a method that shows none), true turn and scale;
+    for the pair as taken also the registration and the Dice of vessel maps."""
     fixed, moving = read_pair(record)
     truth = truth_points(record, moving.shape[:2])
     moving, R = alter(moving, stress, record.pair_id)
@@ -148,6 +150,7 @@ def measure(record: PairRecord, method: Method, stress: Stress = Stress()) -> di
         errors = point_errors(np.eye(3), result.map_to_fixed(points1), points0, fixed.shape[:2]) if result.ok else None
         tried = None if result.ok or result.H_tried is None else point_errors(result.H_tried, points1, points0, fixed.shape[:2])
         row |= {"errors_px": errors, "tried_px": None if tried is None else tried.mean(), **true_pose(record, R, moving.shape[:2])}
+        row["inlier_rate"] = right_matches(record, result, R) if method.ours else None
         row["outcome"] = judge(errors) if result.ok else row["outcome"]
     if stress == Stress():
         row |= {"registration": result.to_dict(), "dice": vessel_dice(record, result)}
@@ -165,6 +168,7 @@ def measure_ceiling(record: PairRecord, method: Method) -> dict:
     errors = point_errors(np.eye(3), result.map_to_fixed(judged1), judged0, fixed.shape[:2]) if result.ok else None
     row = about(record) | {"method": method.name + TRUE_KEYPOINTS, "stress": Stress().label, "factors": {}, "status": result.status}
     row |= {"confidence": None, "seconds": None, "errors_px": errors, "outcome": judge(errors), "matched": len(result.matches0)}
+    row["inlier_rate"] = right_matches(record, result)
     return row | true_pose(record, np.eye(3), moving_hw) | {"dice": vessel_dice(record, result)}
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,27 @@ def test_the_ceiling_is_what_true_keypoints_give(clinic, monkeypatch):
     assert rows["cffa_001_01", "lite", "gamma 2"]["ceiling_mean_px"] == pytest.approx(3 * PX)
     assert rows["cffa_001_01", "lite", "gamma 2"]["annotation_fit_mean_px"] == pytest.approx(0, abs=1e-3)
     assert rows["cffa_001_01", "identity", "as taken"]["ceiling_mean_px"] is None
+
+
+def test_the_inlier_rate_counts_matches_within_5_px_at_768(clinic, monkeypatch):
+    """5 px at 768 are 0.83 px of these images; matches follow the stress; refused pairs count with their matches."""
+    record = load_layout(clinic).records[1]  # true: +3 px along x
+    off = np.array([0, 0.4, 0.8, 0.9, -0.8, 30])  # four of six are right
+
+    def answer(method, fixed, moving):
+        points1 = real_evaluation.warp_points(GRID[:6], R)
+        result = methods_module.as_registration(np.eye(3), fixed.shape[:2], moving.shape[:2])
+        matches = {"matches0": GRID[:6] + np.stack([3 + off, 0 * off], 1), "matches1": points1, "inliers": np.ones(6, bool)}
+        return replace(result, **matches).refuse("low confidence: 0.2")
+
+    monkeypatch.setattr(Method, "register", answer)
+    for stress in (Stress(), Stress(turn=90)):
+        R = real_evaluation.alter(picture(), stress)[1]
+        row = real_evaluation.measure(record, Method("lite", "lite", True), stress)
+        assert row["inlier_rate"] == pytest.approx(4 / 6) and row["outcome"] == "refused"
+    rows = [row, row | {"pair": "b", "eye": "b", "inlier_rate": 0.0}, row | {"pair": "c", "eye": "c", "inlier_rate": None}]
+    assert tables.figures(rows)["inlier_rate"][0] == pytest.approx(1 / 3) and tables.figures(rows)["inlier_rate"][3] == 2
+    assert real_evaluation.measure(record, IDENTITY)["inlier_rate"] is None and tables.figures(rows[2:])["inlier_rate"] is None
 
 
 def test_paired_differences_are_of_the_same_pairs(clinic):
