@@ -12,7 +12,7 @@ import numpy as np
 
 from . import bootstrap
 from .evaluation_pairs import FIT, claims_nothing
-from .metrics import FIRE_CATEGORIES, MEDIAN_LIMIT_PX, PairResult, scores
+from .metrics import FIRE_CATEGORIES, MEDIAN_LIMIT_PX, VERDICTS, PairResult, scores
 from .real_evaluation import as_taken
 from .stress import NEUTRAL, UNITS
 
@@ -55,7 +55,7 @@ def figures(rows: Sequence[dict], accept_confidence: float = 0.5, seed: int = 0)
     line: dict = {"pairs": len(rows), "eyes": len(set(eyes))}
     for name in own[0] if own else ():
         values = [score[name] for score in own]
-        line[name] = [float(np.mean(values)), *bootstrap.interval(values, eyes, seed=seed)]
+        line[name] = [float(np.mean(values)), *bootstrap.interval(values, eyes, seed=seed, verdicts=name in VERDICTS)]
     if own:
         means = [result.mean_error for result in results]
         line["inlier_rate"] = _mean_of_known(rows, "inlier_rate", seed)
@@ -128,7 +128,8 @@ def differences(rows: Sequence[dict], first: str, accept_confidence: float = 0.5
         a, b = ([pair_result(own[pair], accept_confidence) for pair in pairs] for own in (ours, theirs))
         eyes, line = [ours[pair]["eye"] for pair in pairs], {"against": method, "pairs": len(pairs)}
         for name in ("acceptable", "wrong_accepted", "auc25", "auc@5"):
-            line[name] = list(bootstrap.paired_difference(*([scores(r)[name] for r in own] for own in (a, b)), eyes, seed=seed))
+            values = [[scores(result)[name] for result in own] for own in (a, b)]
+            line[name] = list(bootstrap.paired_difference(*values, eyes, seed=seed, verdicts=name in VERDICTS))
         gaps = np.array([x.mean_error for x in a]), np.array([y.mean_error for y in b])
         table.append(line | {"closer": int((gaps[0] < gaps[1]).sum()), "farther": int((gaps[0] > gaps[1]).sum())})
     return table
