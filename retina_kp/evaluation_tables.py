@@ -66,18 +66,23 @@ def figures(rows: Sequence[dict], accept_confidence: float = 0.5, seed: int = 0)
 def method_table(facts: Sequence[dict], rows: Sequence[dict], accept_confidence: float = 0.5, seed: int = 0) -> list[dict]:
     """One line per method and kind of pair, pairs as taken, all kinds together last; annotation fit, its floor and the
     ceilings stand first in each."""
-    judged = with_truth(facts) + with_truth(as_taken(rows))
-    kinds = list(dict.fromkeys(row["kind"] for row in judged))
-    table = []
-    for kind in [*kinds, ALL] if len(kinds) > 1 else [ALL] if kinds else []:
+    judged, table = with_truth(facts) + with_truth(as_taken(rows)), []
+    for kind, of_kind in _by_kind(judged):
         for method in dict.fromkeys(row["method"] for row in judged):
-            own = [row for row in judged if row["method"] == method and kind in (ALL, row["kind"])]
-            line = {"method": method, "kind": kind if len(kinds) > 1 else kinds[0], **figures(own, accept_confidence, seed)}
+            own = [row for row in of_kind if row["method"] == method]
+            line = {"method": method, "kind": kind, **figures(own, accept_confidence, seed)}
             seconds = [row["seconds"] for row in own if row.get("seconds") is not None]
-            table.append(line | {"seconds": float(np.median(seconds)) if seconds else None, "dice": _mean_of_known(own, "dice", seed)})
+            table.append(line | {"seconds": float(np.median(seconds)) if seconds else None})
             if method == FIT and (floor := _floor(own, seed)):
-                table.append({"method": FLOOR, "kind": line["kind"], **floor})
+                table.append({"method": FLOOR, "kind": kind, **floor})
     return table
+
+
+def _by_kind(rows: Sequence[dict]) -> list[tuple[str, list[dict]]]:
+    """(kind, its rows) for each kind of pair, and all together last, as ALL; where all are of one kind that kind alone."""
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    apart = [(kind, [row for row in rows if row["kind"] == kind]) for kind in kinds]
+    return apart + [(ALL, list(rows))] if len(kinds) > 1 else apart
 
 
 def _floor(facts: Sequence[dict], seed: int) -> dict:
@@ -100,39 +105,44 @@ def _mean_of_known(rows: Sequence[dict], name: str, seed: int) -> list[float] | 
 
 
 def dice_table(facts: Sequence[dict], rows: Sequence[dict], seed: int = 0) -> list[dict]:
-    """Per method: pairs, how many got a transform, and the mean Dice of vessel maps over these; with and without truth."""
-    taken = [*facts, *as_taken(rows)]
-    return [
-        {
-            "method": method,
-            "pairs": len(own),
-            "with a transform": sum(row.get("dice") is not None for row in own),
-            "dice": _mean_of_known(own, "dice", seed),
-        }
-        for method in dict.fromkeys(row["method"] for row in taken)
-        if (own := [row for row in taken if row["method"] == method and (method != FIT or "errors_px" in row)])
-    ]
+    """Per method: pairs, how many have a Dice of vessel maps, and its mean. Where truths exist over the pairs that the method and the
+    annotation fit both have, ``dice_fit`` being the fit's on the same ones; else over the pairs with a transform."""
+    taken, table = [*(fact for fact in facts if "errors_px" in fact), *as_taken(rows)], []
+    fits = {row["pair"]: row for row in taken if row["method"] == FIT and row.get("dice") is not None}
+    for method in dict.fromkeys(row["method"] for row in taken):
+        own = [row for row in taken if row["method"] == method]
+        known = [row for row in own if row.get("dice") is not None and (not fits or row["pair"] in fits)]
+        line = {"method": method, "pairs": len(own), "compared": len(known), "dice": _mean_of_known(known, "dice", seed)}
+        table.append(line | {"dice_fit": _mean_of_known([fits[row["pair"]] for row in known] if fits else [], "dice", seed)})
+    return table
 
 
 def differences(rows: Sequence[dict], first: str, accept_confidence: float = 0.5, seed: int = 0) -> list[dict]:
-    """The method ``first`` minus each other one on the same pairs as taken: [difference, low, high] of the main scores, and on how many
-    pairs which of the two lies closer."""
-    by_method: dict[str, dict[str, dict]] = {}
-    for row in with_truth(as_taken(row for row in rows if not claims_nothing(row["method"]))):
-        by_method.setdefault(row["method"], {})[row["pair"]] = row
-    ours, table = by_method.get(first, {}), []
-    for method, theirs in by_method.items():
-        pairs = [pair for pair in ours if pair in theirs]
-        if method == first or not pairs:
-            continue
-        a, b = ([pair_result(own[pair], accept_confidence) for pair in pairs] for own in (ours, theirs))
-        eyes, line = [ours[pair]["eye"] for pair in pairs], {"against": method, "pairs": len(pairs)}
-        for name in ("acceptable", "wrong_accepted", "auc25", "auc@5"):
-            values = [[scores(result)[name] for result in own] for own in (a, b)]
-            line[name] = list(bootstrap.paired_difference(*values, eyes, seed=seed, verdicts=name in VERDICTS))
-        gaps = np.array([x.mean_error for x in a]), np.array([y.mean_error for y in b])
-        table.append(line | {"closer": int((gaps[0] < gaps[1]).sum()), "farther": int((gaps[0] > gaps[1]).sum())})
+    """The method ``first`` minus each other one on the same pairs as taken, per kind of pair and over all: [difference, low, high] of the
+    main scores, and on how many pairs which of the two lies closer."""
+    judged = with_truth(as_taken(row for row in rows if not claims_nothing(row["method"])))
+    table = []
+    for kind, of_kind in _by_kind(judged):
+        by_method: dict[str, dict[str, dict]] = {}
+        for row in of_kind:
+            by_method.setdefault(row["method"], {})[row["pair"]] = row
+        ours = by_method.pop(first, {})
+        for method, theirs in by_method.items():
+            if pairs := [pair for pair in ours if pair in theirs]:
+                line = _difference([ours[pair] for pair in pairs], [theirs[pair] for pair in pairs], accept_confidence, seed)
+                table.append({"kind": kind, "against": method, "pairs": len(pairs), **line})
     return table
+
+
+def _difference(ours: Sequence[dict], theirs: Sequence[dict], accept_confidence: float, seed: int) -> dict:
+    """Of two methods' rows on the same pairs, in one order."""
+    a, b = ([pair_result(row, accept_confidence) for row in own] for own in (ours, theirs))
+    eyes, line = [row["eye"] for row in ours], {}
+    for name in ("acceptable", "wrong_accepted", "auc25", "auc@5"):
+        values = [[scores(result)[name] for result in own] for own in (a, b)]
+        line[name] = list(bootstrap.paired_difference(*values, eyes, seed=seed, verdicts=name in VERDICTS))
+    gaps = np.array([x.mean_error for x in a]), np.array([y.mean_error for y in b])
+    return line | {"closer": int((gaps[0] < gaps[1]).sum()), "farther": int((gaps[0] > gaps[1]).sum())}
 
 
 def fire_table(facts: Sequence[dict], rows: Sequence[dict], seed: int = 0) -> list[dict]:

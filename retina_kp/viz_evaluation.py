@@ -96,6 +96,7 @@ def plot_differences(table: Sequence[Mapping], first: str, measures: Sequence[st
     """The method ``first`` minus each other one on the same pairs, with intervals; right of zero it has more."""
     if not table:
         return _nothing("No second method on pairs with a truth.")
+    table = [line for line in table if line["kind"] == table[-1]["kind"]]  # all pairs together
     figure = plt.figure(figsize=(WIDTH_IN, 1.2 + 0.38 * len(table)), layout="constrained")
     for ax, name in zip(figure.subplots(1, len(measures), sharey=True, squeeze=False)[0], measures, strict=True):
         ax.axvline(0, color="0.4", linewidth=1)

@@ -225,7 +225,7 @@ def test_pairs_without_truth_have_vessel_dice_only(clinic):
     assert {row["outcome"] for row in done.rows} == {"answered"} and {fact["truth"] for fact in done.facts} == {"none"}
     assert tables.method_table(done.facts, done.rows) == [] and tables.with_truth(done.rows) == []
     (line,) = tables.dice_table(done.facts, done.rows)
-    assert line["pairs"] == line["with a transform"] == 3 and line["dice"][0] == pytest.approx(1)  # both images of a pair are the same
+    assert line["pairs"] == line["compared"] == 3 and line["dice"][0] == pytest.approx(1)  # both images of a pair are the same
     document = files.metrics_document({}, done.facts, done.rows, "identity")
     assert document["pairs_with_truth"] == 0 and document["methods"] == []
 

@@ -70,6 +70,26 @@ def test_differences_stand_where_the_table_says():
     assert ax.lines[2].get_xdata()[0] == pytest.approx(0.25) and ax.lines[1].get_xdata().tolist() == table[0]["acceptable"][1:]
 
 
+def test_differences_are_told_by_modality_and_drawn_for_all():
+    """Only on the CF-OCT pair is the first method better."""
+    cases = (("a", "CF-FA", "ours", 2.0), ("a", "CF-FA", "other", 2.0), ("b", "CF-OCT", "ours", 2.0), ("b", "CF-OCT", "other", None))
+    rows = [row(pair, method, "acceptable" if px else "failed", px, kind=kind) for pair, kind, method, px in cases]
+    table = tables.differences(rows, "ours")
+    assert [(line["kind"], line["pairs"], line["acceptable"][0]) for line in table] == [("CF-FA", 1, 0), ("CF-OCT", 1, 1), ("all", 2, 0.5)]
+    ax = charts.plot_differences(table, "ours").axes[0]
+    assert [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"] == [0.5]
+
+
+def test_dice_is_compared_on_pairs_that_both_have():
+    facts = [fact | {"dice": dice} for fact, dice in zip(FACTS, (0.6, 0.8, None, 0.4), strict=True)]
+    rows = [row(f"p{k}", "ours", "acceptable", 1.0, dice=dice) for k, dice in enumerate((0.5, 0.7, 0.9, None))]
+    fit, ours = tables.dice_table(facts, rows)
+    assert (fit["compared"], fit["dice"][0], ours["pairs"], ours["compared"]) == (3, pytest.approx(0.6), 4, 2)
+    assert ours["dice"][0] == pytest.approx(0.6) and ours["dice_fit"][0] == pytest.approx(0.7)
+    (alone,) = tables.dice_table([], rows)
+    assert alone["compared"] == 3 and alone["dice"][0] == pytest.approx(0.7) and alone["dice_fit"] is None
+
+
 def test_errors_without_transform_stand_on_the_rail():
     figure = charts.plot_against_pose(ROWS, "ours")
     heights = np.concatenate([dots.get_offsets()[:, 1] for dots in figure.axes[0].collections if dots.get_label() == "CF-FA"])
