@@ -192,22 +192,18 @@ def answered_with_confidence(rows: Iterable[dict]) -> list[dict]:
 
 
 def reliability(rows: Sequence[dict], edges: Sequence[float] = (0, 0.1, 0.5, 0.9, 0.97, 1.0)) -> list[dict]:
-    """Confidence against truth for every answer of a method that gives one, refused answers included as they would have been: per bin
-    the number, the mean confidence and the share that was right (acceptable; for a refused one, mean error at most 20 px)."""
-    judged = answered_with_confidence(rows)
+    """Confidence against truth for every answer, pairs as taken, of a method that gives one, refused answers included as they would have
+    been: per bin the number, the mean confidence, and the share that was right (acceptable; for a refused one, mean error at most 20 px)
+    with its binomial limits for as many trials as there are eyes."""
+    judged = answered_with_confidence(as_taken(rows))
     sure = np.array([row["confidence"] for row in judged])
-    right = np.array([was_right(row) for row in judged], bool)
     table = []
     for low, high in zip(edges[:-1], edges[1:], strict=True):
-        inside = (sure >= low) & ((sure < high) | (high == edges[-1]))
-        if inside.any():
-            table.append(
-                {
-                    "from": low,
-                    "to": high,
-                    "n": int(inside.sum()),
-                    "confidence": float(sure[inside].mean()),
-                    "right": float(right[inside].mean()),
-                }
-            )
+        inside = np.flatnonzero((sure >= low) & ((sure < high) | (high == edges[-1])))
+        if not len(inside):
+            continue
+        share = float(np.mean([was_right(judged[k]) for k in inside]))
+        least, most = bootstrap.binomial_limits(share, len({judged[k]["eye"] for k in inside}))
+        table.append({"from": low, "to": high, "n": len(inside), "confidence": float(sure[inside].mean()), "right": share,
+                      "low": least, "high": most})  # fmt: skip
     return table
