@@ -21,16 +21,11 @@ from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
-from .files import to_plain, write_text
+from .files import to_plain
 from .privacy import share_notebook
+from .report_html import to_html
 
 PRIVATE = "private-paths"  # cell tag of notebooks whose executed copies are passed on
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-# The lab page without the scripts that it would fetch from the network.
-SCRIPTS = ("html_head_js", "html_head_js_mathjax", "html_head_js_mermaidjs", "jupyter_widgets")
-NO_SCRIPTS = "".join(f"{{% block {name} %}}{{% endblock %}}" for name in SCRIPTS)
-STYLE = "<style>.jp-InputPrompt, .jp-OutputPrompt {display: none} body {max-width: 1000px; margin: auto}</style>"  # text above its figures
-OFFLINE_TEMPLATE = "{% extends 'index.html.j2' %}" + NO_SCRIPTS + "{% block html_head_css %}{{ super() }}" + STYLE + "{% endblock %}"
 
 
 class NotebookError(RuntimeError):
@@ -189,20 +184,6 @@ def run_notebook(
     if any(PRIVATE in cell.metadata.get("tags", []) for cell in _read(source).cells):
         share_notebook(executed, executed)
     return RunResult(executed, to_html(executed, out_dir / "report.html"), time.monotonic() - start)
-
-
-def to_html(executed: str | Path, html: str | Path, hide_code: bool = True) -> Path:
-    """Write an executed notebook as one HTML file that needs no network: pictures inside, no scripts, no live widgets."""
-    from nbconvert import HTMLExporter
-
-    notebook = _read(executed)
-    notebook.metadata.pop("widgets", None)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if WIDGET_VIEW not in output.get("data", {})]
-    title = next((cell.source.partition("\n")[0].lstrip("# ") for cell in notebook.cells if cell.cell_type == "markdown"), "report")
-    exporter = HTMLExporter(raw_template=OFFLINE_TEMPLATE, embed_images=True, exclude_input=hide_code, exclude_output_prompt=hide_code)
-    return write_text(html, exporter.from_notebook_node(notebook, {"metadata": {"name": title}})[0])
 
 
 def count_figures(notebook: str | Path) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from retina_kp import files, report
 
@@ -71,6 +71,19 @@ def test_html_needs_no_network(finished):
     assert "plt.plot" not in html and "IntSlider" not in html
     shown = report.to_html(finished.executed, finished.html.with_name("code.html"), hide_code=False)
     assert "matplotlib" in shown.read_text(encoding="utf-8")
+
+
+def test_html_is_made_for_mail_and_paper(tmp_path):
+    """Pictures say what they show, links to notebooks that no reader has are words, tables keep their columns on paper."""
+    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+    outputs = [new_output("display_data", {"image/png": pixel}, metadata={"image/png": {"alt": "bars & more"}}),
+               new_output("display_data", {"image/jpeg": pixel})]  # fmt: skip
+    cells = [new_markdown_cell("# T\n[the next](01_next.ipynb), [a page](https://x.org/y.ipynb)"), new_code_cell("1", outputs=outputs)]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "executed.ipynb")
+    html = report.to_html(tmp_path / "executed.ipynb", tmp_path / "r.html").read_text(encoding="utf-8")
+    assert 'alt="bars &amp; more"' in html and 'alt="a figure"' in html and html.count('src="data:image/') == 2
+    assert "01_next.ipynb" not in html and "the next" in html and 'href="https://x.org/y.ipynb"' in html
+    assert re.search(r"@media print \{.*overflow: visible.*font-size: 7pt", html, re.DOTALL) and "white-space: nowrap !important" in html
 
 
 @pytest.mark.parametrize(("given", "message"), [
