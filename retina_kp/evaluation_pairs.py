@@ -28,7 +28,6 @@ FIT = "annotation fit"  # the annotation's own transform, judged at its points
 COMPUTED_PX = 0.01  # nobody clicks so well: points that leave less open, at 768, were computed from a transform
 RIGHT_MATCH_PX = 5.0  # at 768, from the truth
 TRUE_KEYPOINTS = ", true keypoints"  # what follows the name of a method where the true points were its keypoints
-VERSION = 2  # of the rows; raising it makes old ones be computed again
 
 
 def pair_facts(record: PairRecord) -> dict:
@@ -157,7 +156,7 @@ def about(record: PairRecord) -> dict:
 
 def pair_print(record: PairRecord) -> str:
     """Changes with the images, the truth or the names of a pair."""
-    digest = hashlib.sha256(json.dumps([VERSION, *about(record).values()]).encode())
+    digest = hashlib.sha256(json.dumps([*about(record).values()]).encode())
     for path in filter(None, (record.image0, record.image1, record.vessel_mask0)):
         digest.update(path.read_bytes() if path.is_file() else b"missing")
     for array in (record.points0_xy, record.points1_xy, record.H_0to1):

@@ -32,9 +32,12 @@ class Method:
     device: str = "auto"
 
     def fingerprint(self) -> str:
-        """Changes whenever the method's answers might."""
-        what = hashlib.sha256(find_weights(self.source).read_bytes()).hexdigest() if self.ours else self.source
-        return f"{what} {Registrar.options_for(model=self.model) if self.ours else ''}"
+        """Changes whenever the method's answers might, with one and the same code."""
+        return f"{self.weights_sha256()} {Registrar.options_for(model=self.model)}" if self.ours else self.source
+
+    def weights_sha256(self) -> str:
+        """Of the file of our weights, hexadecimal; "" of a rival."""
+        return hashlib.sha256(find_weights(self.source).read_bytes()).hexdigest() if self.ours else ""
 
     def register_true_points(self, fixed: np.ndarray, moving: np.ndarray, H_1to0: np.ndarray, points=None) -> Registration:
         """The ceiling of ours, see `true_keypoints.register_true_points`; a crash is told as in `register`."""

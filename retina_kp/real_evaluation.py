@@ -37,6 +37,7 @@ from .methods import NOT_FOUND, Method
 from .metrics import judge, point_errors
 from .records import PairRecord, Problem
 from .stress import Stress, alter
+from .versions import code_version
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def evaluate(records: Sequence[PairRecord], methods: Sequence[Method], stresses:
     """Run every method on every pair as taken, and those named in ``stressed`` (default: all) under the other stresses too.
 
     ledger: a JSONL file to which each finished unit is appended at once; units that are in it already are not computed again, unless
-    images, truth, weights or settings have changed. Pairs whose files or truth are unusable become problems. Parallel as
+    images, truth, weights, settings or the code have changed. Pairs whose files or truth are unusable become problems. Parallel as
     `joblib.parallel_config` says; alone without it.
     """
     done = read_ledger(ledger)
@@ -176,7 +177,8 @@ def measure_ceiling(record: PairRecord, method: Method) -> dict:
 
 
 def _key(*parts) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    """Of a unit's row in the ledger; rows of other code, or of another torch or OpenCV, are never taken for it."""
+    return hashlib.sha256(json.dumps([code_version(), *parts], sort_keys=True).encode()).hexdigest()[:32]
 
 
 def as_taken(rows: Iterable[dict]) -> list[dict]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -10,9 +11,12 @@ import pytest
 from evaluation_trees import fire_tree, octa_tree, operation_pair, picture
 
 from retina_kp import evaluation_run
-from retina_kp.evaluation_run import EvaluationSettings, incomplete, left_out, prepare, run, save, side_by_side
+from retina_kp.evaluation_notes import EvaluationSettings, incomplete, left_out, provenance, provenance_table
+from retina_kp.evaluation_run import prepare, run, save, side_by_side
 from retina_kp.files import write_text
 from retina_kp.images import write_image
+from retina_kp.layouts import load_layout
+from retina_kp.records import write_pairs_csv
 from retina_kp.report import count_figures, notebook_parameters, project_root, run_notebook
 
 NOTEBOOK = "06_real_evaluation"
@@ -70,7 +74,9 @@ def test_the_report_has_its_pictures_and_no_path(reports, layout):
     executed = result.executed.read_text(encoding="utf-8")
     for text in (html, executed, *((folder / name).read_text(encoding="utf-8") for name in ("metrics.json", "pairs.csv"))):
         assert str(folder.parents[1]) not in text
-    assert "Wang Li" not in html
+    assert html.count("Wang Li") == (0 if layout == "octa" else 1), "the data set's name stands in its provenance alone, unless hidden"
+    assert layout == "fire" or "Wang Li" not in executed
+    assert all(name in html for name in ("SHA-256", "torch", "date")) and ".ipynb)" not in html and 'href="05_' not in html
     assert (folder / "private" / "units.jsonl").is_file() and (folder / "private" / "key.csv").is_file() == (layout == "octa")
 
 
@@ -102,7 +108,25 @@ def test_broken_pairs_are_named_without_the_folders_above(clinic):
     assert left_out(hidden, done) == [{"where": "left out 1", "why": "a damaged or unreadable file"}]
     assert "002_01" in (hidden.folder / "private" / "left_out.csv").read_text(encoding="utf-8")
     document = save(plan, done)
-    assert document["about"]["left_out"] and "Wang Li" not in json.dumps(document)
+    assert document["about"]["left_out"] and "Wang Li" not in json.dumps(document | {"about": document["about"] | {"data": ""}})
+
+
+def test_provenance_says_what_was_measured_with_what(tmp_path):
+    octa_tree(tmp_path / "clinic" / "octa", (1, 2))
+    write_pairs_csv(tmp_path / "clinic" / "pairs.csv", load_layout(tmp_path / "clinic" / "octa").records)
+    table = (tmp_path / "clinic" / "pairs.csv").read_text().replace(",test", ",train", 1)
+    row = "x,x,CF,FA,octa/CF_ts/001.png,octa/CF_ts/001.png,,,,,test\n"
+    write_text(tmp_path / "clinic" / "pairs.csv", table + row)
+    plan = prepare(settings(tmp_path / "clinic" / "pairs.csv", mode="cfocta", split="test"))
+    known = provenance(plan)
+    assert (known["data"], known["layout"], known["mode"], known["split"]) == ("clinic", "pairs_csv", "cfocta", "test")
+    assert known["pairs"] == 1 and known["aside"] == {"of other modes": 1, "of other splits": 1}
+    lite = hashlib.sha256((Path(evaluation_run.__file__).parent / "weights" / "lite.safetensors").read_bytes()).hexdigest()
+    assert known["methods"][0] == {"name": "lite", "model": "affine", "sha256": lite[:12]} and known["methods"][1]["sha256"] is None
+    assert set(known["versions"]) >= {"retina_kp", "commit", "torch", "opencv"} and known["accept_confidence"] == 0.5
+    words = {line["what"]: line["value"] for line in provenance_table(plan)}
+    assert words["usable pairs left aside by mode and split"] == "1 of other modes, 1 of other splits" and words["data set"] == "clinic"
+    assert provenance(prepare(settings(tmp_path / "clinic", hide_names=True, run_name="h")))["data"] == ""
 
 
 def test_pairs_that_were_kept_are_not_among_those_left_out(clinic):

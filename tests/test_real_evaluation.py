@@ -14,7 +14,7 @@ from joblib import parallel_config
 from retina_kp import evaluation_files as files
 from retina_kp import evaluation_tables as tables
 from retina_kp import methods as methods_module
-from retina_kp import real_evaluation
+from retina_kp import real_evaluation, versions
 from retina_kp.evaluation_pairs import FIT, truth_points
 from retina_kp.geometry import translation
 from retina_kp.images import write_image
@@ -312,6 +312,30 @@ def test_what_has_changed_is_computed_again(clinic, monkeypatch):
     assert Counter(ran) == {"cffa_001_01": 2}
     evaluate(records, [IDENTITY, Method("again", "identity", False)], ledger=ledger)
     assert len(ran) == 2  # another name for the same method and pairs is the same work
+
+
+def test_rows_of_other_code_are_computed_again(clinic, monkeypatch):
+    """A run that is continued after an update must not mix two versions."""
+    records, ledger = load_layout(clinic).records[:1], clinic / "units.jsonl"
+    evaluate(records, [IDENTITY], ledger=ledger)
+    ran = counting(monkeypatch)
+    evaluate(records, [IDENTITY], ledger=ledger)
+    assert not ran
+    monkeypatch.setattr(real_evaluation, "code_version", lambda: "the next")
+    evaluate(records, [IDENTITY], ledger=ledger)
+    assert len(ran) == 2, "the pair and its registration"
+
+
+def test_the_codes_version_is_that_of_every_source_and_of_torch(tmp_path, monkeypatch):
+    found = set()
+    monkeypatch.setattr(versions, "PACKAGE", tmp_path)
+    for name, text in (("a.py", "1"), ("a.py", "2"), ("networks/b.py", "2"), ("notes.txt", "3")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        found.add(versions.code_version.__wrapped__())
+    assert len(found) == 3, "two texts of one file, a file more, and a text that is no source"
+    monkeypatch.setattr(versions.torch, "__version__", "9.9")
+    assert versions.code_version.__wrapped__() not in found
 
 
 def test_the_ledger_passes_over_torn_lines(tmp_path):
