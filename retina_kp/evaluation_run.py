@@ -10,9 +10,9 @@ from pathlib import Path
 from joblib import parallel_config
 
 from . import privacy
-from .evaluation_files import metrics_document, pair_rows
+from .evaluation_files import NOT_FINITE, metrics_document, pair_rows
 from .evaluation_notes import EvaluationSettings, Plan, incomplete, left_out, provenance
-from .files import write_csv, write_json
+from .files import to_plain, write_csv, write_json
 from .layouts import detect_layout, load_layout
 from .methods import choose_methods
 from .pseudo_real import write_pseudo_real
@@ -82,6 +82,6 @@ def save(plan: Plan, done: Evaluation) -> dict:
     about = {**provenance(plan), "stresses": [stress.label for stress in plan.stresses], "missing": plan.missing,
              "left_out": left_out(plan, done), "incomplete": incomplete(plan, done)}  # fmt: skip
     document = metrics_document(about, done.facts, done.rows, plan.first, s.accept_confidence, s.seed)
-    write_json(plan.folder / "metrics.json", document)
+    write_json(plan.folder / "metrics.json", to_plain(document, NOT_FINITE.get))
     write_csv(plan.folder / "pairs.csv", pair_rows(done.facts, done.rows, s.accept_confidence))
     return document

@@ -156,9 +156,8 @@ def fire_table(facts: Sequence[dict], rows: Sequence[dict], seed: int = 0) -> li
         line: dict = {"method": method, "pairs": len(own)}
         for name in FIRE_CATEGORIES:
             one = [(share, eye) for share, category, eye in zip(shares, categories, eyes, strict=True) if category == name]
-            line[f"{name} ({len(one)})"] = (
-                [float(np.mean([s for s, _ in one])), *bootstrap.interval(*zip(*one, strict=True), seed=seed)] if one else None
-            )
+            line[name] = [float(np.mean([s for s, _ in one])), *bootstrap.interval(*zip(*one, strict=True), seed=seed)] if one else None
+            line[f"{name}_pairs"] = len(one)
         whole = set(categories) == set(FIRE_CATEGORIES)
         line["mAUC"] = list(bootstrap.mean_of_groups(shares, categories, eyes, seed=seed)) if whole else None
         table.append(line | {"all": [float(np.mean(shares)), *bootstrap.interval(shares, eyes, seed=seed)]})

@@ -15,7 +15,9 @@ from retina_kp import evaluation_files as files
 from retina_kp import evaluation_tables as tables
 from retina_kp import methods as methods_module
 from retina_kp import real_evaluation, versions
+from retina_kp.evaluation_columns import TABLES
 from retina_kp.evaluation_pairs import FIT, truth_points
+from retina_kp.files import to_plain
 from retina_kp.geometry import translation
 from retina_kp.images import write_image
 from retina_kp.layouts import load_layout
@@ -199,10 +201,10 @@ def test_fire_protocol_on_a_tree_of_its_shape(tmp_path):
     found = load_layout(tmp_path)
     assert len(found.records) == 4 and "P37_1_2" in found.problems[0].source
     (ceiling, line) = tables.fire_table(*(lambda done: (done.facts, done.rows))(evaluate(found.records, [IDENTITY])))
-    expected = {"S (2)": (25 + 15) / 50, "P (1)": 1 / 25, "A (1)": 23 / 25}  # the errors, at 2912 px, are the shifts
+    expected = {"S": (25 + 15) / 50, "P": 1 / 25, "A": 23 / 25}  # the errors, at 2912 px, are the shifts
     assert {name: line[name][0] for name in expected} == pytest.approx(expected, abs=1e-6)
     assert line["mAUC"][0] == pytest.approx(sum(expected.values()) / 3) and line["all"][0] == pytest.approx((25 + 15 + 1 + 23) / 100)
-    assert ceiling["mAUC"][0] == 1 and line["pairs"] == 4
+    assert ceiling["mAUC"][0] == 1 and line["pairs"] == 4 and [line[f"{name}_pairs"] for name in "SPA"] == [2, 1, 1]
 
 
 def test_affine_truth_of_another_scale(tmp_path):
@@ -389,17 +391,36 @@ def test_methods_by_name_path_and_phase(tmp_path, monkeypatch):
         choose_methods(["lightning"], [], tmp_path)
 
 
-def test_metrics_json_explains_every_name_in_it(clinic):
+def test_every_name_in_the_files_is_explained_and_every_explanation_used(clinic, tmp_path):
+    fire_tree(tmp_path / "fire", {"S01": 0, "P01": 24.5, "A01": 2})
+    records = [*load_layout(clinic).records, *load_layout(tmp_path / "fire").records]
+    done = evaluate(records, [IDENTITY, Method("again", "identity", False)], [Stress(), Stress(gamma=2)])
+    sure = [row | {"confidence": 0.9} if row["method"] == "identity" else row for row in done.rows]
+    document = files.metrics_document({name: "" for name in TABLES["about"]}, done.facts, sure, "identity")
+    assert set(document) == set(TABLES["metrics.json"]) and set(document["about"]) == set(TABLES["about"])
+    tables_of = {name: document[name] for name in ("methods", "vessels", "fire", "stress", "reliability")}
+    tables_of |= {"differences": document["differences"]["lines"], "pairs.csv": files.pair_rows(done.facts, sure)}
+    for name, lines in tables_of.items():
+        assert lines and {key for line in lines for key in line} == set(TABLES[name]), name
+    assert set(TABLES) == {"metrics.json", "about", *tables_of}
+
+
+def test_metrics_json_and_pairs_csv(clinic):
     done = evaluate(load_layout(clinic).records, [IDENTITY], [Stress(), Stress(gamma=2)])
     document = files.metrics_document({"weights": ["lite"]}, done.facts, done.rows, "identity")
-    assert {name for line in document["methods"] for name in line} <= set(files.COLUMNS)
     assert {(line["value"], line["state"]) for line in document["stress"]} == {(1.0, "gamma 1"), (2.0, "gamma 2")}
     assert document["annotation_residual_px"] == {"pairs": 0, "computed": 3, "median": None, "max": None}
     assert str(clinic) not in json.dumps(document)
     rows = files.pair_rows(done.facts, done.rows)
     assert len(rows) == 9 and {row["stress"] for row in rows} == {"as taken", "gamma 2"} and str(clinic) not in json.dumps(rows)
     (worst,) = [row for row in rows if row["pair"] == "cffa_002_01" and row["method"] == "identity" and row["stress"] == "as taken"]
-    assert (worst["mean_px"], worst["outcome"]) == (60, "wrongly accepted") and worst["mean_px_fire"] == pytest.approx(10 * 2912 / 128)
+    assert (worst["points_mean_px"], worst["outcome"]) == (60, "wrongly accepted")
+    assert worst["points_mean_px_fire"] == pytest.approx(10 * 2912 / 128) and worst["truth"] == "12 computed point pairs"
+
+
+def test_infinite_is_written_as_such_and_unknown_as_null():
+    document = to_plain({"a": [math.inf, -math.inf, math.nan, 1.5]}, files.NOT_FINITE.get)
+    assert json.loads(json.dumps(document, allow_nan=False)) == {"a": ["inf", "-inf", None, 1.5]}
 
 
 def test_figures_as_text():
