@@ -91,6 +91,11 @@ def provenance(plan: Plan) -> dict:
             "accept_confidence": s.accept_confidence, "seed": s.seed}  # fmt: skip
 
 
+def trials(pairs: int, eyes: int) -> str:
+    """What intervals are over, in words."""
+    return "no eye ids known: intervals over pairs" if eyes == pairs else f"{eyes} eyes of {pairs} pairs: intervals over eyes"
+
+
 def provenance_table(plan: Plan) -> list[dict]:
     """The same in words, to read on the page."""
     known = provenance(plan)
@@ -99,7 +104,7 @@ def provenance_table(plan: Plan) -> list[dict]:
     return [
         {"what": "data set", "value": known["data"] or "name hidden"},
         {"what": "layout, mode, split", "value": f"{known['layout']}, {known['mode'] or 'all modes'}, {known['split'] or 'all splits'}"},
-        {"what": "pairs, eyes", "value": f"{known['pairs']}, {known['eyes']}"},
+        {"what": "pairs", "value": f"{known['pairs']}; {trials(known['pairs'], known['eyes'])}"},
         {"what": "usable pairs left aside by mode and split", "value": ", ".join(aside) or "none"},
         {"what": "model fitted by ours", "value": known["model"]},
         {"what": "called good from a confidence of", "value": f"{known['accept_confidence']:g}"},

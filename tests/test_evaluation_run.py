@@ -13,7 +13,7 @@ from evaluation_trees import fire_tree, octa_tree, operation_pair, picture
 from papermill import execute_notebook
 
 from retina_kp import evaluation_run
-from retina_kp.evaluation_notes import EvaluationSettings, incomplete, left_out, provenance, provenance_table
+from retina_kp.evaluation_notes import EvaluationSettings, incomplete, left_out, provenance, provenance_table, trials
 from retina_kp.evaluation_run import prepare, run, save, side_by_side
 from retina_kp.files import write_text
 from retina_kp.images import write_image
@@ -140,6 +140,8 @@ def test_provenance_says_what_was_measured_with_what(tmp_path):
     assert known["methods"][0] == {"name": "lite", "model": "affine", "sha256": lite[:12]} and known["methods"][1]["sha256"] is None
     assert set(known["versions"]) >= {"retina_kp", "commit", "torch", "opencv"} and known["accept_confidence"] == 0.5
     words = {line["what"]: line["value"] for line in provenance_table(plan)}
+    assert words["pairs"] == "1; no eye ids known: intervals over pairs"
+    assert trials(4, 3) == "3 eyes of 4 pairs: intervals over eyes"
     assert words["usable pairs left aside by mode and split"] == "1 of other modes, 1 of other splits" and words["data set"] == "clinic"
     assert provenance(prepare(settings(tmp_path / "clinic", hide_names=True, run_name="h")))["data"] == ""
 
