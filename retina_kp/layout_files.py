@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .files import natural_order
-from .geometry import as_homography, corners, rescale_homography, resize_matrix, warp_points
+from .geometry import as_homography, corners, image_center, jacobian, rescale_homography, resize_matrix, warp_points
 from .images import MIN_SIDE_PX, ImageError, image_size
 from .records import CSV_COLUMNS, Inventory, PairRecord, Problem, check_points, parse_numbers, read_number_rows, read_points
 
@@ -96,6 +96,8 @@ def _affine_0to1(root: Path, number: str) -> np.ndarray | None:
 def csv_record(folder: Path, row: dict[str, str], found: Inventory, resized: list[Path]) -> PairRecord:
     image0_hw, image1_hw = checked_hw(folder / row["image0"]), checked_hw(folder / row["image1"])
     H_0to1 = np.reshape(parse_numbers(row["H_0to1"], 9), (3, 3)) if row.get("H_0to1") else None
+    if H_0to1 is not None and np.linalg.det(jacobian(as_homography(H_0to1), image_center(image0_hw))) <= 0:
+        raise ValueError("H_0to1 mirrors the retina; check its rows, and whether it maps x y or row column")
     points = [read_points(folder / row[name]) if row.get(name) else None for name in ("points0", "points1")]
     if points[0] is not None and points[1] is not None:
         check_points(*points, image0_hw, image1_hw, minimum=4 if H_0to1 is None else 3)

@@ -304,6 +304,15 @@ def test_a_table_of_eyes_goes_before_what_a_layout_says(tmp_path, separator):
         load_layout(tmp_path)
 
 
+@pytest.mark.parametrize(("H", "mirrored"), [("0 1 0 1 0 0 0 0 1", True), ("-1 0 95 0 1 0 0 0 1", True), ("0 -1 95 1 0 0 0 0 1", False),
+                                             ("-2 0 95 0 -2 90 0 0 -2", False)])  # fmt: skip
+def test_a_matrix_that_mirrors_is_refused_as_such_points_are(tmp_path, H, mirrored):
+    image(tmp_path / "a.png", CF_HW)
+    (tmp_path / "pairs.csv").write_text(f"pair_id,eye_id,modality0,modality1,image0,image1,H_0to1\np,e,CF,FA,a.png,a.png,{H}\n")
+    found = load_layout(tmp_path)
+    assert len(found.records) == (not mirrored) and ("mirrors the retina" in reason(found, "line 2")) == mirrored
+
+
 def test_a_table_of_eyes_stands_beside_a_table_of_pairs(tmp_path):
     image(tmp_path / "a.png", CF_HW)
     (tmp_path / "pairs.csv").write_text("pair_id,eye_id,modality0,modality1,image0,image1\np,e,CF,FA,a.png,a.png\n")
