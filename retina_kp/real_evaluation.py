@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
-from tqdm.auto import tqdm
 
 from .annotation import true_homography
 from .evaluation_pairs import (
@@ -35,6 +34,7 @@ from .geometry import warp_points
 from .ledger import append_row, read_ledger
 from .methods import NOT_FOUND, Method
 from .metrics import judge, point_errors
+from .progress import progress
 from .records import PairRecord, Problem
 from .stress import Stress, alter
 from .versions import code_version
@@ -107,7 +107,7 @@ def evaluate(records: Sequence[PairRecord], methods: Sequence[Method], stresses:
 def _run(units: Sequence[Unit], done: dict[str, dict], ledger: str | Path | None, what: str) -> list[dict]:
     """Rows of the units, in order; those not done yet are computed and appended to the ledger by this process alone."""
     rest = list({unit.key: unit for unit in units if unit.key not in done}.values())
-    bar = tqdm(total=len(units), initial=len(units) - len(rest), desc=what, unit="", smoothing=0.1)
+    bar = progress(len(units), len(units) - len(rest), what)
     for row in Parallel(return_as="generator_unordered", batch_size=1)(delayed(run_unit)(unit) for unit in rest):
         done[row["key"]] = row
         append_row(ledger, row)
