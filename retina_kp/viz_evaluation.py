@@ -72,6 +72,7 @@ def plot_outcomes(facts: Sequence[dict], rows: Sequence[dict], accept_confidence
     ax.set(xlim=(0, 1), xlabel=f"share of all pairs ({len(with_truth(facts))})")
     ax.xaxis.set_major_formatter("{x:.0%}")
     ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(axis="y", length=0)
     figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
     return figure
 
@@ -121,5 +122,6 @@ def plot_differences(table: Sequence[Mapping], first: str) -> Figure | str:
         ax.xaxis.set_major_formatter("{x:+.1f}")
         ax.set_yticks(range(len(table)), [f"{first} − {line['against']}" for line in table])
         bare(ax, "x").spines["left"].set_visible(False)
+        ax.tick_params(axis="y", length=0)
     figure.supxlabel("difference of shares, 95 % interval over eyes", fontsize=10)
     return figure

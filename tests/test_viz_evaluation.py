@@ -118,6 +118,15 @@ def test_only_the_first_method_has_a_band_under_stress():
     assert len(bands) == len(bars) == 1 and len(bars[0].get_segments()) == 2
 
 
+def test_methods_that_stand_apart_stay_within_the_axes():
+    rows = [r | {"method": name} for r in ROWS if r["method"] == "ours" for name in ("ours", *(f"m{k}" for k in range(11)))]
+    figure = hard.plot_stress(tables.stress_table(rows))
+    figure.canvas.draw()
+    ax = figure.axes[0]
+    ends = [line.get_transform().transform(line.get_xydata())[-1, 0] for line in ax.lines if len(line.get_xdata()) == 2]
+    assert len(ends) >= 12 and max(ends) < ax.bbox.x1 and len({round(end, 1) for end in ends}) >= 12
+
+
 def test_ten_methods_and_more_are_told_apart_in_print():
     """No two share colour, marker and dash, markers alone already tell them, black is left to the ceilings, and curves carry markers."""
     names = [f"m{k}" for k in range(12)]
