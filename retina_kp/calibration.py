@@ -1,7 +1,11 @@
-"""The confidence of a registration, fitted to what came out right on drawn pairs and on images of two different eyes."""
+"""The confidence of a registration, fitted to what came out right on drawn pairs and on images of two different eyes.
+
+python -m retina_kp.calibration --weights lite    fits it anew, after a change of the search for instance
+"""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 from dataclasses import asdict
@@ -10,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .augment import AppearanceRange
-from .checkpoints import load_network, save_network
+from .checkpoints import find_weights, load_network, read_metadata, save_network
 from .confidence import calibration_inputs, confidence
 from .evaluation import Trial, gather_trials
 from .files import write_json
@@ -79,3 +83,30 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 10)
     index = np.minimum((np.asarray(confidence) * bins).astype(int), bins - 1)
     filled = [index == b for b in range(bins) if (index == b).any()]
     return float(sum(abs(np.mean(right[own]) - np.mean(confidence[own])) * np.mean(own) for own in filled))
+
+
+def risk_coverage(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) coverage, share of all answers that are given, and (K,) risk, share of the given ones that are wrong, for every limit of
+    confidence from the highest down (El-Yaniv & Wiener 2010). confidence: (N,) in [0, 1]; right: (N,) of 0 and 1; K: different values."""
+    confidence, right = np.asarray(confidence, float), np.asarray(right, float)
+    order = np.argsort(-confidence, kind="stable")
+    given, wrong = np.arange(1, len(order) + 1), np.cumsum(1 - right[order])
+    last = np.flatnonzero(np.append(np.diff(confidence[order]) != 0, True)[: len(order)])  # of equal confidences all are given, or none
+    return given[last] / max(len(order), 1), wrong[last] / given[last]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", default="lite", help="a shipped name or a checkpoint")
+    parser.add_argument("--target", default="", help="where the result goes; default: the weights themselves")
+    parser.add_argument("--pairs", type=int, default=14, help="per modality and set; as many impostors")
+    parser.add_argument("--trials", default="outputs/calibration_trials.json", help="kept there, and used again for equal weights")
+    args = parser.parse_args()
+    path = find_weights(args.weights)
+    fitted = ("retina_kp", "network", "options", "calibration", "calibration_figures", "phase")
+    about = {key: value for key, value in read_metadata(path).items() if key not in fitted}
+    print(publish(path, args.target or path, args.pairs, about, args.trials))
+
+
+if __name__ == "__main__":
+    main()

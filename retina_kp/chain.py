@@ -17,6 +17,10 @@ from .runs import NOTEBOOKS
 def parameters_of(given: Mapping[str, Any], name: str, folders: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """The parameters of each notebook: of the given ones those that it has, texts converted to its types; init_from goes to the first
     notebook only. ValueError for one that no notebook has."""
+    taken = {"run_name": "--name", "resume": "--name", "data_root": "--generated or --real"}
+    clash = next((key for key in given if key in taken), "")
+    if clash:
+        raise ValueError(f"{clash} belongs to one notebook; for all four give {taken[clash]}")
     known = {phase: notebook_parameters(project_root() / "notebooks" / f"{stem}.ipynb") for phase, stem in NOTEBOOKS.items()}
     unknown = sorted(set(given) - {key for has in known.values() for key in has})
     if unknown:
@@ -53,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     name = options.name or f"{datetime.now():train_%Y-%m-%d_%H%M%S}"
     folders = {phase: options.real if phase == "sim2real" else options.generated for phase in NOTEBOOKS}
+    print(f"run {name}; to continue after an interruption: the same command with --name {name}", flush=True)
+    if options.f and not options.real:
+        print("phase 4 takes a few pseudo-real pairs, a rehearsal; name your own with --real FOLDER", flush=True)
     try:
         given = import_module("papermill.iorw").read_yaml_file(options.f) if options.f else {}
         run_all(name, given | dict(options.p), {phase: str(Path(folder).resolve()) for phase, folder in folders.items() if folder})

@@ -10,18 +10,20 @@ from .matching import Fit
 
 def measure_evidence(support: int, settled_share: float, fit: Fit, features0: Features, aligned: Features) -> dict[str, float]:
     """What speaks for a registration, as numbers: support of the search, share of matches that agree in a wide neighbourhood, inliers of
-    the final fit, their share of the guided matches and of the keypoints that could have matched."""
+    the final fit, their share of the guided matches and of the keypoints that could have matched. `refinement.refine` tells
+    map_correlation, which belongs to it."""
     return {"search_support": float(support), "settled_share": settled_share,
             "inliers": float(fit.n_inliers), "inlier_share": fit.n_inliers / max(len(fit.inliers), 1),
             "keypoint_share": fit.n_inliers / max(min(len(features0), len(aligned)), 1)}  # fmt: skip
 
 
-DEFAULT_CALIBRATION = {"bias": -14.0, "settled_share": 10.0, "log_inliers": 0.8, "inlier_share": 20.0, "keypoint_share": 10.0}
+DEFAULT_CALIBRATION = {"bias": -18.0, "settled_share": 10.0, "log_inliers": 0.8, "inlier_share": 20.0, "keypoint_share": 10.0,
+                       "map_correlation": 20.0}  # fmt: skip
 
 
 def calibration_inputs(evidence: dict[str, float]) -> dict[str, float]:
     """The terms of the logistic model of `confidence`."""
-    shares = {name: evidence[name] for name in ("settled_share", "inlier_share", "keypoint_share")}
+    shares = {name: evidence[name] for name in ("settled_share", "inlier_share", "keypoint_share", "map_correlation")}
     return {"bias": 1.0, "log_inliers": math.log1p(evidence["inliers"]), **shares}
 
 
@@ -29,5 +31,5 @@ def confidence(evidence: dict[str, float], calibration: dict[str, float] | None)
     """Probability in [0, 1] that a registration with this evidence is right: its corners within 20 px on average, at 768. A logistic model,
     fitted by `calibration.publish` on drawn pairs, or DEFAULT_CALIBRATION (set by hand) for weights that carry no fit (model card)."""
     weights = calibration or DEFAULT_CALIBRATION
-    z = sum(weights[k] * v for k, v in calibration_inputs(evidence).items())
+    z = sum(weights.get(k, 0.0) * v for k, v in calibration_inputs(evidence).items())
     return 1 / (1 + math.exp(-max(min(z, 30), -30)))

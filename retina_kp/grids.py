@@ -72,7 +72,8 @@ FACTORS = {"angle": angle_cells, "scale": scale_cells, "overlap": overlap_cells}
 
 def measure_pair(registrar: Registrar | None, rivals: Mapping[str, Rival], cell: Cell, modality: str, index: int, seed: int) -> list[dict]:
     """One row per method on pair number ``index`` of a cell: error (mean corner error, px at 768; inf when the method finds nothing),
-    seconds (ours also by stage), and how hard the pair is. Without a registrar only the rivals run."""
+    seconds, and how hard the pair is; ours also seconds by stage, confidence, and tried_px: the error of what was found even if it
+    was refused. Without a registrar only the rivals run."""
     pair = draw_pair(seed, index, ("CF", modality), cell.options)
     shape = describe(pair.H_0to1, pair.fixed.shape[:2])
     about = {"factor": cell.factor, "bin": cell.label, "pair": f"CF-{modality}", "index": index}
@@ -81,7 +82,8 @@ def measure_pair(registrar: Registrar | None, rivals: Mapping[str, Rival], cell:
     if registrar is not None:
         result, seconds = timed_call(registrar, pair.fixed, pair.moving)
         stages = {f"{stage}_s": seconds[stage] for stage in STAGES}
-        rows.append({"method": OURS, "error_px": error_px(result.H_1to0, pair), "seconds": sum(seconds.values()), **stages})
+        sure = {"confidence": result.confidence, "tried_px": error_px(result.H_tried, pair)}
+        rows.append({"method": OURS, "error_px": error_px(result.H_1to0, pair), "seconds": sum(seconds.values()), **sure, **stages})
     for name, rival in rivals.items():
         started = time.perf_counter()
         H_1to0 = rival(pair.fixed, pair.moving)

@@ -12,7 +12,6 @@ from .geometry import as_homography, describe, warp_points
 from .keypoints import Features
 
 MODELS = ("similarity", "affine", "homography", "quadratic", "auto")
-TIGHT, RAYLEIGH_MEDIAN = 2.0, 1.1774  # the latter: median distance over the standard deviation per axis
 MIN_MATCHES = {"similarity": 3, "affine": 4, "homography": 8, "quadratic": 20}
 
 
@@ -99,23 +98,14 @@ def fit_transform(points0: np.ndarray, points1: np.ndarray, model: str, threshol
         matrix, mask = cv2.findHomography(source, target, method=cv2.USAC_MAGSAC, **limits)
     else:
         matrix, mask = cv2.estimateAffine2D(source, target, method=cv2.USAC_MAGSAC, **limits)
-    if not _invertible(matrix) or mask.sum() < MIN_MATCHES[model]:
+    if not invertible(matrix) or mask.sum() < MIN_MATCHES[model]:
         return None
     fit = _polish(Fit(model, as_homography(matrix), mask.ravel().astype(bool)), points0, points1, threshold_px)
-    return fit if _invertible(fit.H_1to0) and fit.n_inliers >= MIN_MATCHES[fit.model] else None
+    return fit if invertible(fit.H_1to0) and fit.n_inliers >= MIN_MATCHES[fit.model] else None
 
 
-def fit_closely(points0: np.ndarray, points1: np.ndarray, model: str, threshold_px: float) -> Fit | None:
-    """`fit_transform`, and again with a threshold of TIGHT standard deviations of what the inliers scatter: eyes that no transform of the
-    model fits to a pixel keep their matches far from the middle, others lose the wrong matches that a wide threshold lets in."""
-    fit = fit_transform(points0, points1, model, threshold_px)
-    if fit is None:
-        return None
-    sigma = float(np.median(fit.residuals_px(points0, points1)[fit.inliers])) / RAYLEIGH_MEDIAN
-    return fit_transform(points0, points1, model, max(TIGHT * sigma, threshold_px / 2)) or fit
-
-
-def _invertible(matrix: np.ndarray | None) -> bool:
+def invertible(matrix: np.ndarray | None) -> bool:
+    """Whether a (2, 3) or (3, 3) matrix was found and has an inverse."""
     if matrix is None or not np.isfinite(matrix).all():
         return False
     return abs(np.linalg.det(matrix if matrix.shape == (3, 3) else matrix[:, :2])) >= 1e-6
@@ -125,17 +115,17 @@ def _polish(fit: Fit, points0, points1, threshold_px) -> Fit:
     """Three rounds of weighted least squares on the consistent matches; inliers are re-counted."""
     H, linear = fit.H_1to0, "affine" if fit.model == "quadratic" else fit.model
     for _ in range(3):
-        weight = _tukey_weights(warp_points(points1, H), points0, threshold_px)
+        weight = tukey_weights(warp_points(points1, H), points0, threshold_px)
         used = weight > 0
         if used.sum() < MIN_MATCHES[linear]:
             return replace(fit, model=linear)
-        H = _least_squares(points0[used], points1[used], weight[used], linear, H)
+        H = least_squares(points0[used], points1[used], weight[used], linear, H)
     mapped = warp_points(points1, H)
     inliers = np.linalg.norm(mapped - points0, axis=1) < threshold_px
     if fit.model != "quadratic" or inliers.sum() < MIN_MATCHES["quadratic"]:
         return Fit(linear, H, inliers)
     for _ in range(3):
-        weight = _tukey_weights(mapped, points0, threshold_px)
+        weight = tukey_weights(mapped, points0, threshold_px)
         used = weight > 0
         forward = _fit_quadratic(points1[used], points0[used], weight[used])
         mapped = apply_quadratic(points1, forward)
@@ -143,7 +133,7 @@ def _polish(fit: Fit, points0, points1, threshold_px) -> Fit:
     return Fit("quadratic", H, inliers, forward, _fit_quadratic(points0[used], points1[used], weight[used]))
 
 
-def _tukey_weights(mapped, points0, threshold_px) -> np.ndarray:
+def tukey_weights(mapped, points0, threshold_px) -> np.ndarray:
     """(N,) in [0, 1]: 1 for a perfect match, falling to 0 at 1.5 thresholds; 0 for a point behind the horizon."""
     residual = np.nan_to_num(np.linalg.norm(mapped - points0, axis=1), nan=np.inf)
     return np.clip(1 - (residual / (1.5 * threshold_px)) ** 2, 0, None) ** 2
@@ -155,8 +145,8 @@ def _solve(A: np.ndarray, b: np.ndarray) -> np.ndarray:
     return torch.linalg.lstsq(torch.from_numpy(A), columns, driver="gelsd").solution.numpy().reshape(A.shape[1], *b.shape[1:])
 
 
-def _least_squares(points0, points1, weight, model, H) -> np.ndarray:
-    """Weighted least-squares transform of one model; the homography is solved for its 8 entries about the present estimate."""
+def least_squares(points0, points1, weight, model, H) -> np.ndarray:
+    """(3, 3) weighted least-squares transform of one model; the homography is solved for its 8 entries about the present estimate."""
     w = np.sqrt(weight)[:, None]
     x, y, one, zero = points1[:, 0], points1[:, 1], np.ones(len(points1)), np.zeros(len(points1))
     if model == "similarity":
@@ -219,7 +209,7 @@ def cross_validated_residual(points0, points1, model: str, inliers: np.ndarray, 
         else:
             H = np.eye(3)
             for _ in range(2):
-                H = _least_squares(points0[used], points1[used], np.ones(used.sum()), model, H)
+                H = least_squares(points0[used], points1[used], np.ones(used.sum()), model, H)
             mapped = warp_points(points1[test], H)
         errors.append(np.linalg.norm(mapped - points0[test], axis=1))
     return float(np.fmin(np.concatenate(errors), threshold_px).mean())

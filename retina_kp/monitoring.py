@@ -10,7 +10,7 @@ from pathlib import Path
 OnEpoch = Callable[[list[dict]], None]
 # What one line tells, in this order, where the history has it.
 SHORT = {"total": "loss", "gt_matched_right": "ceiling", "det_success": "registered", "repeatability": "repeatability",
-         "pke_promoted": "promoted", "real_det_success": "real registered"}  # fmt: skip
+         "pke_promoted": "promoted", "files_det_success": "files registered"}  # fmt: skip
 
 
 def combine(*callbacks: OnEpoch) -> OnEpoch:
@@ -85,7 +85,7 @@ def _scalar_name(column: str) -> str:
     for prefix, group in (
         ("loss_", "loss"),
         ("pke_", "pke"),
-        ("real_", "validation on files"),
+        ("files_", "validation on files"),
         ("gt_", "validation"),
         ("det_", "validation"),
     ):

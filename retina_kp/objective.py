@@ -12,10 +12,9 @@ from .geometry import sample_map
 from .losses import DESCRIPTOR_LOSSES, dice_loss, gaussian_labels, geometric_loss, pke_geometric_loss
 from .phases import TrainConfig, get_phase
 from .pke import PkeGuard, mine
-from .validation import mined_precision
+from .validation import TRUE_RADIUS_PX, mined_precision
 from .value_map import ValueMap, Visit, expand, visits_of
 
-TRUE_RADIUS_PX = 5.0  # a mined point so near to a true junction is right
 WEIGHT_OF = {"loss_det": "detector_weight", "loss_des": "descriptor_weight", "loss_geo": "geometric_weight",
              "loss_geo_pke": "geometric_weight", "loss_explore": "exploration_weight", "loss_mov": "moving_weight"}  # fmt: skip
 

@@ -83,7 +83,16 @@ class PairDataset:
         if not self.records:
             raise ValueError("no records: a data set needs at least one pair")
         self._H_0to1 = [true_homography(record) for record in self.records]
+        self._cache_pairs = cache_pairs
         self._pair = lru_cache(maxsize=cache_pairs)(self._read)
+
+    def __getstate__(self) -> dict:
+        """Without the cache, which cannot be sent to a worker process."""
+        return {name: value for name, value in vars(self).items() if name != "_pair"}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self._pair = lru_cache(maxsize=self._cache_pairs)(self._read)
 
     def __len__(self) -> int:
         return len(self.records)

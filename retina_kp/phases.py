@@ -18,7 +18,8 @@ class Phase:
     """Which losses take part (training plan), and with PKE on, whose labels they use; their weights λ are in the run's configuration.
 
     loss_det: Dice between det0 and the labels of image 0, which are the annotated points, with PKE also the promoted ones. loss_des:
-    descriptors at annotated points and their true correspondents. loss_geo: Dice between det0 and det1 seen in the fixed frame.
+    descriptors at annotated points and their true correspondents, and at extra_points random places of each pair (beyond the plan: a dozen
+    of clicks teaches one dozen of places). loss_geo: Dice between det0 and det1 seen in the fixed frame.
     loss_geo_pke: the same with the labels as teacher. loss_explore: loss_des at the points that PKE has just mined. loss_mov: Dice between
     det1 and the junctions that image 1 shows, where the data knows them (beyond the plan).
     """
@@ -96,8 +97,9 @@ class TrainConfig:
             )
         together, rarer = self.batch_size * self.micro_batches, min(self.files.share, 1 - self.files.share)
         if 0 < rarer and together * rarer < 1 - 1e-9:
-            raise ValueError(f"files.share {self.files.share:g} of {together} pairs leaves updates without one kind of pair: replay must be "
-                             f"in every update, so let batch_size · micro_batches be {math.ceil(1 / rarer - 1e-9)} or more")  # fmt: skip
+            least = math.ceil(1 / rarer - 1e-9)
+            raise ValueError(f"files.share: {self.files.share:g} of {together} pairs leaves updates without one kind of pair, and replay "
+                             f"must be in each; let batch_size · micro_batches be {least} or more")  # fmt: skip
         weights = {name: getattr(self, name) for name in ("detector_weight", "descriptor_weight", "geometric_weight", "exploration_weight",
                                                           "moving_weight")}  # fmt: skip
         wrong = [name for name, value in weights.items() if not value >= 0]

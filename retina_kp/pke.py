@@ -42,10 +42,12 @@ class PkeOptions:
     demotion_value: float = 1.5  # ... until it falls below this
     max_recorded_points: int = 1000  # remembered per sample: promoted ones first, then high values
     guard_max_drop: float = 0.05  # GT accuracy (a share) may fall this far below its best before PKE pauses; it resumes within half of it
+    guard_max_drop_files: float = 0.1  # the same on validation pairs from files, which are few
 
     def __post_init__(self):
         low = {"content_ratio_max": 1e-3, "nms_radius_px": 1e-3, "value_gain": 1e-3}
-        high = dict.fromkeys(("candidate_min_probability", "pke_min_probability", "content_ratio_max", "guard_max_drop"), 1)
+        high = dict.fromkeys(("candidate_min_probability", "pke_min_probability", "content_ratio_max", "guard_max_drop",
+                              "guard_max_drop_files"), 1)  # fmt: skip
         high |= {"promotion_value": self.value_max, "demotion_value": self.promotion_value}
         for f in fields(self):
             value, whole = getattr(self, f.name), isinstance(f.default, int)
@@ -155,25 +157,44 @@ def pad_rows(rows: list[torch.Tensor]) -> torch.Tensor:
 
 
 class PkeGuard:
-    """Pauses PKE (active = False) when accuracy falls more than guard_max_drop below its best, and resumes it when accuracy is back within
-    half of that. best begins with the first value, measured at the start of the phase; reason says why."""
+    """Pauses PKE (active = False) when accuracy falls more than guard_max_drop below its best, on drawn pairs or on those from files, and
+    resumes it when both are back within half of that. While it pauses nothing is mined or booked, and labels are the annotation alone: what
+    the fall throws doubt on does not teach. best, files_best begin with the first value, measured ahead of the phase; reason says why."""
 
     def __init__(self, options: PkeOptions = PkeOptions()):
-        self.options, self.best, self.active, self.reason = options, float("-inf"), True, "active: no accuracy measured yet"
+        self.options, self.active, self.reason = options, True, "active: no accuracy measured yet"
+        self.best = self.files_best = float("-inf")
 
-    def update(self, accuracy: float) -> bool:
-        """Take in a GT-alignment accuracy in [0, 1] and return `active`; NaN, nothing measured, changes nothing but the reason."""
-        allowed = self.options.guard_max_drop / (1 if self.active else 2)
-        if accuracy == accuracy:
-            self.best = max(self.best, float(accuracy))
-            self.active = bool(accuracy >= self.best - allowed - ROUNDING)
-        self.reason = f"{'active' if self.active else 'paused'}: accuracy {accuracy:.3f}, best {self.best:.3f}, allowed drop {allowed:g}"
+    def update(self, accuracy: float, files_accuracy: float = float("nan")) -> bool:
+        """Take in GT-alignment accuracies in [0, 1] and return `active`; NaN, nothing measured, changes nothing but the reason."""
+        o, share = self.options, 1.0 if self.active else 0.5
+        drawn, files = _Measured(accuracy, self.best, share * o.guard_max_drop), _Measured(
+            files_accuracy, self.files_best, share * o.guard_max_drop_files)  # fmt: skip
+        self.best, self.files_best = drawn.best, files.best
+        told = [m for m in (drawn, files) if m.value == m.value]
+        if told:
+            self.active = all(m.holds for m in told)
+        words = [str(drawn)] + [f"on files {files}"] * (files in told)
+        self.reason = f"{'active' if self.active else 'paused'}: {'; '.join(words)}"
         return self.active
 
     def state_dict(self) -> dict:
         """Plain values for a checkpoint."""
-        return {"best": self.best, "active": self.active, "reason": self.reason}
+        return {"best": self.best, "files_best": self.files_best, "active": self.active, "reason": self.reason}
 
     def load_state_dict(self, state: dict) -> None:
         """Take over a `state_dict`."""
         self.best, self.active, self.reason = state["best"], state["active"], state["reason"]
+        self.files_best = state.get("files_best", float("-inf"))  # runs begun before files were guarded can be continued
+
+
+class _Measured:
+    """An accuracy beside the best so far, and whether it holds: no more than ``allowed`` below."""
+
+    def __init__(self, value: float, best: float, allowed: float):
+        self.value, self.allowed = float(value), allowed
+        self.best = max(best, self.value) if value == value else best
+        self.holds = self.value >= self.best - allowed - ROUNDING
+
+    def __str__(self) -> str:
+        return f"accuracy {self.value:.3f}, best {self.best:.3f}, allowed drop {self.allowed:g}"

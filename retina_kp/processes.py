@@ -1,8 +1,16 @@
-"""Several processes that train as one: how they start, and how each one's running statistics become those of one process that saw all."""
+"""Several processes that train as one: how a notebook starts them, and how each one's running statistics become those of one process that
+saw all."""
 
 from __future__ import annotations
 
+import csv
 import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -12,6 +20,44 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .networks import choose_device
 
 ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def launch(config_file: Path, run_dir: Path, processes: int, device: str, workers: int, on_epoch: Callable[[list[dict]], None]) -> None:
+    """Train the phase of a configuration file on several processes, one per GPU or all on the CPU, and call on_epoch(history) whenever the
+    run's history.csv has grown. RuntimeError says why they failed.
+
+    A command of its own, not accelerate's notebook_launcher: that one forks this process, whose OpenMP threads and CUDA context do not
+    survive a fork once anything has been computed."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m", "retina_kp.train",
+               "--config", str(config_file), "--run-dir", str(run_dir), "--device", device, "--workers", str(workers)]  # fmt: skip
+    cpu = choose_device(device).type == "cpu"
+    shared = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(max(torch.get_num_threads() // processes, 1))} if cpu else {}
+    package = str(Path(__file__).resolve().parents[1])
+    env = {**os.environ, **shared, "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))}
+    log, history, seen = run_dir / "launch.log", run_dir / "history.csv", 0.0
+    with open(log, "w", encoding="utf-8") as out:
+        running = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT)
+        try:
+            while (code := running.poll()) is None:
+                time.sleep(0.5)
+                if history.is_file() and (written := history.stat().st_mtime) > seen:
+                    seen = written
+                    on_epoch(read_history(history))
+        finally:
+            if running.poll() is None:
+                running.terminate()
+                running.wait()
+    if code:
+        said = log.read_text(encoding="utf-8")
+        reasons = list(dict.fromkeys(re.findall(r"^(?:\[rank\d+\]: )?(\w*(?:Error|Exception): .*)$", said, re.MULTILINE))) or [said[-1500:]]
+        raise RuntimeError(f"{processes} processes failed (exit code {code}): {'; '.join(reasons)}. All that they said: {log}")
+
+
+def read_history(path: Path) -> list[dict]:
+    """The rows of a history.csv as the trainer keeps them; an empty cell was not measured."""
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    return [row | {key: int(row[key]) for key in ("epoch", "step")} for row in rows]
 
 
 def is_main() -> bool:

@@ -15,9 +15,9 @@ from .config import from_dict
 from .geometry import corners, describe, similarity, warp_points
 from .images import as_array
 from .keypoints import Features, KeypointOptions
-from .matching import MODELS, Fit, fit_closely, fit_transform, implausible
+from .matching import MODELS, Fit, fit_transform, implausible
 from .networks import choose_device, fold_batch_norm
-from .refinement import refine
+from .refinement import MOTIONS, fit_gradually, refine
 from .result import Registration, refused
 from .search import Hypothesis, hypotheses, matched_nearby, search_stages
 from .views import ImageViews
@@ -47,8 +47,8 @@ class RegistrarOptions:
     clear_share: float = 0.6  # where fewer of the close matches agree, a second start is tried: the fit of matches far and wide
     wide_radius_px: float = 30.0  # base px
     wide_gain: float = 1.05  # the second start is taken where so many times as many matches agree as from the first
-    polish_radius_px: float = 10.0  # px of the close pictures, for the last pass
-    polish_threshold_px: float = 5.0
+    polish_radius_px: float = 20.0  # px of the close pictures, for the last pass: matches so far apart take part at first ...
+    polish_threshold_px: float = 4.0  # ... and these in the end
     redraw_px: float = 8.0  # before it the moving image is drawn again if its corners in the close-up moved farther
     sure_confidence: float = 0.97  # a candidate with so much ends the search
     min_inliers: int = 7
@@ -179,6 +179,7 @@ class Registrar:
         if fit is None or fit.n_inliers < o.min_inliers:
             return None
         evidence = measure_evidence(hypothesis.support, hypothesis.share, fit, closeup.features0, features1)
+        fit, evidence["map_correlation"] = self._refine(fit, points, closeup, features1, np.eye(3))
         result = self._result(fit, points, closeup, closeup.window_from_base0 @ H, views0, views1)
         result = replace(result, confidence=confidence(evidence, self.calibration), evidence=evidence)
         return Candidate(closeup, H, features1, fit.H_1to0, result)
@@ -189,21 +190,25 @@ class Registrar:
         points = matched_nearby(closeup.features0, features1, radius_px * closeup.zoom, start)
         return fit_transform(*points, self.options.model, self.options.close_threshold_px * closeup.zoom), points
 
+    def _refine(self, fit: Fit, points, closeup: Closeup, features1: Features, step: np.ndarray) -> tuple[Fit, float]:
+        """`refine` on the close pictures; step: (3, 3) px in which features1 was drawn → px of points[1]."""
+        maps = (closeup.features0.detector, features1.detector)
+        return refine(fit, *points, maps, step, self.network.detector_stride, self.options.polish_threshold_px)
+
     def _polish(self, views0: ImageViews, views1: ImageViews, best: Candidate) -> Candidate:
-        """One more pass from where the best candidate lies, for accuracy: matches anew, then the maps of the detector. Evidence and
-        confidence stay as they are."""
+        """One more pass from where the best candidate lies, for accuracy: the moving image drawn anew if it moved far, matches anew, the
+        maps of the detector. Evidence and confidence stay as they are."""
         o, closeup = self.options, best.closeup
         window = closeup.window_from_base0
         if best.moved_px > o.redraw_px:
-            features1 = views1.drawn(window @ best.H_base, closeup.hw)
-            fit, _ = self._fit(closeup, features1, o.close_radius_px)
-            best = replace(best, H_drawn=best.H_base, features1=features1, step=fit.H_1to0 if fit else np.eye(3))
+            best = replace(best, H_drawn=best.H_base, features1=views1.drawn(window @ best.H_base, closeup.hw), step=np.eye(3))
+        elif o.model in MOTIONS:
+            return best
         points = matched_nearby(closeup.features0, best.features1.mapped(best.step, closeup.hw), o.polish_radius_px)
-        fit = fit_closely(*points, o.model, o.polish_threshold_px)
+        fit = fit_gradually(*points, o.model, o.polish_radius_px, o.polish_threshold_px)
         if fit is None or fit.n_inliers < o.min_inliers:
             return best
-        maps = (closeup.features0.detector, best.features1.detector)
-        fit = refine(fit, *points, maps, best.step, self.network.detector_stride, o.polish_threshold_px)
+        fit, _ = self._refine(fit, points, closeup, best.features1, best.step)
         result = self._result(fit, points, closeup, best.step @ window @ best.H_drawn, views0, views1)
         result = replace(result, confidence=best.result.confidence, evidence=best.result.evidence)
         return replace(best, step=fit.H_1to0 @ best.step, result=result)

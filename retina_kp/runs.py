@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from .checkpoints import SHIPPED, find_weights, read_metadata
-from .config import from_dict
+from .config import from_dict, to_dict
 from .dataset import SyntheticOptions
-from .files import write_text
+from .files import write_json, write_text
 from .monitoring import combine, lines, live_figure, tensorboard
 from .objective import WEIGHT_OF
 from .phases import PHASES, TrainConfig
 from .pke import PkeOptions
+from .processes import launch
 from .pseudo_real import write_pseudo_real
 from .report import new_run_folder, notebook_parameters, project_root
 from .sources import FileOptions
@@ -155,9 +156,9 @@ def starting_weights(config: TrainConfig, s: Settings, folder: Path) -> tuple[Tr
     if (folder / "state.pt").is_file():
         begun = read_state(folder / "state.pt")
         start, said = begun["config"]["init_from"], f"continues at step {begun['step']} of {config.total_steps}"
+        start = _asked(s.init_from) if s.init_from else start  # other weights than it began with are refused by `Trainer.resume`
     elif s.init_from:
-        shipped = (SHIPPED / f"{s.init_from}.safetensors").is_file()
-        start = find_weights(s.init_from if shipped else project_root() / Path(s.init_from).expanduser())
+        start = _asked(s.init_from)
         said = f"starts from {s.init_from}, as asked"
     elif not previous:
         start, said = "", "starts from random weights"
@@ -166,6 +167,12 @@ def starting_weights(config: TrainConfig, s: Settings, folder: Path) -> tuple[Tr
     else:
         start, said = _stand_in(config, previous, folder, s.device)
     return replace(config, init_from=str(start)), said
+
+
+def _asked(init_from: str) -> Path:
+    """Weights by shipped name, or by path as seen from the project's folder. FileNotFoundError for neither."""
+    shipped = (SHIPPED / f"{init_from}.safetensors").is_file()
+    return find_weights(init_from if shipped else project_root() / Path(init_from).expanduser())
 
 
 def _stand_in(config: TrainConfig, previous: Sequence[str], folder: Path, device: str) -> tuple[Path | str, str]:
@@ -203,12 +210,18 @@ def pke_run(run: str, s: Settings, folder: Path) -> tuple[Path, str]:
     return folder / "stand_in" / "pke", said
 
 
-def train(trainer: Trainer, log_to_tensorboard: bool = False) -> list[dict]:
-    """Fit with a live figure and a line per epoch; a run that was complete already is shown, not trained. Returns the history."""
+def train(trainer: Trainer, log_to_tensorboard: bool = False, processes: int = 1) -> list[dict]:
+    """Fit with a live figure and a line per epoch, in this process or in several of their own; a complete run is shown, not trained.
+    Returns the history."""
     losses = [name for name in trainer.objective.phase.losses if getattr(trainer.config, WEIGHT_OF[name])]
     figure, trained = live_figure(losses), []
     callbacks = [figure, lines(), *([tensorboard(trainer.run_dir)] if log_to_tensorboard else [])]
-    history = trainer.fit(combine(*callbacks, trained.append))
+    on_epoch = combine(*callbacks, trained.append)
+    if processes > 1:
+        kind = "cpu" if trainer.device.type == "cpu" else "cuda"
+        config_file = write_json(trainer.run_dir / "config.json", to_dict(trainer.config))
+        launch(config_file, trainer.run_dir, processes, kind, trainer.workers, on_epoch)
+    history = trainer.fit(on_epoch) if processes == 1 else trainer.load()
     if not trained:
         figure(history)
     return history

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .registration import RegistrarOptions
 
 STEP = 1.67  # between neighbouring ratios of scale that are tried
-FINER = 1.2  # a second look is taken at pictures so much larger
+FINER, MUCH_FINER = 1.2, 1.5  # a second look is taken at pictures so much larger; where fields differ most, the only look
 QUARTERS, EIGHTHS = (0.0, 90.0, 180.0, -90.0), (45.0, -45.0, 135.0, -135.0)
 Stage = list[tuple[float, float, float]]  # turn of the moving image (deg), scale of the fixed one, of the moving one (px per base px)
 
@@ -46,7 +46,7 @@ def search_stages(coarse: float) -> list[Stage]:
     """What is tried, cheap and likely things first; coarse: scale of the small pictures."""
     c, up, down = coarse, coarse * STEP, coarse / STEP
     wide, very_wide = [(c, up), (up, c)], [(down, up), (up, down)]  # one field of view is STEP, STEP² times as wide as the other
-    finer = [(FINER * scale0, FINER * scale1) for scale0, scale1 in wide]
+    finer, very_wide = ([(f * scale0, f * scale1) for scale0, scale1 in pairs] for f, pairs in ((FINER, wide), (MUCH_FINER, very_wide)))
     return [[(0.0, c, c)],
             [(turn, c, c) for turn in QUARTERS[1:]],
             [(turn, *scales) for scales in wide for turn in QUARTERS] + [(turn, c, c) for turn in EIGHTHS],
@@ -69,8 +69,11 @@ def hypotheses(views0: ImageViews, views1: ImageViews, options: RegistrarOptions
 
 
 def try_view(views0: ImageViews, views1: ImageViews, options: RegistrarOptions, angle_deg: float, scale0: float, scale1: float):
-    """Match the fixed image at scale0 with the moving one turned and at scale1: a `Hypothesis`, or None without a plausible similarity."""
-    features0, features1 = views0.features(0.0, scale0), views1.features(angle_deg, scale1)
+    """Match the fixed image at scale0 with the moving one turned and at scale1: a `Hypothesis`, or None without a plausible similarity. The
+    image whose picture is the smaller one is turned, either way round: eight small pictures and a large one cost less than eight large."""
+    turn_fixed = scale0 < scale1
+    features0 = views0.features(-angle_deg if turn_fixed else 0.0, scale0)
+    features1 = views1.features(0.0 if turn_fixed else angle_deg, scale1)
     points0, points1 = matched_points(features0, features1, mutual_matches(features0, features1))
     fit = fit_transform(points0, points1, "similarity", options.search_threshold_px / scale0)
     if fit is None or implausible(fit.H_1to0, views1.base_hw):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -37,6 +38,8 @@ class FileOptions:
             raise ValueError(
                 f"files.share: takes a number from 0 to 1, and a root when it is above 0; not {self.share!r} with {self.root!r}"
             )
+        if not 0 <= self.validation_share < 1:
+            raise ValueError(f"files.validation_share: takes a number from 0 to below 1, not {self.validation_share!r}")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,23 @@ class FileSplit:
     annotation: list[dict] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
+    @property
+    def ids(self) -> dict[str, list[str]]:
+        """Pair ids of both parts, in their order."""
+        return {"train": [r.pair_id for r in self.train], "validation": [r.pair_id for r in self.validation]}
+
+    def changes(self, before: dict[str, list[str]] | None) -> str:
+        """How these files differ from earlier `ids`, in words; "" when they do not, or nothing is known of earlier ones."""
+        if before is None or before == self.ids:
+            return ""
+        old, new = ({name for part in ids.values() for name in part} for ids in (before, self.ids))
+        words = [f"{verb}: {', '.join(sorted(names)[:5])}" for verb, names in (("gone", old - new), ("new", new - old)) if names]
+        return "; ".join(words) or "the same pairs, in another order or split"
+
+    def some_validation(self, count: int, seed: int) -> list:
+        """At most ``count`` validation records, drawn by seed, in their order."""
+        return [self.validation[k] for k in sorted(np.random.default_rng([seed, 11]).permutation(len(self.validation))[:count])]
+
 
 def load_files(options: FileOptions, seed: int = 0) -> FileSplit:
     """Read, screen and split by eye. ValueError when nothing is left to train on."""
@@ -56,9 +76,19 @@ def load_files(options: FileOptions, seed: int = 0) -> FileSplit:
     if not used:
         reasons = "; ".join(f"{p.source}: {p.reason}" for p in (inventory.problems + problems)[:3]) or "it holds no pairs"
         raise ValueError(f"{options.root}: no pair to train on ({reasons})")
-    records = split_by_eye(used, {"train": 1 - options.validation_share, "val": options.validation_share}, seed)
-    train, validation = ([r for r in records if r.split == split] for split in ("train", "val"))
-    return FileSplit(train or validation, validation, rows, inventory.problems + problems)
+    train, validation = hold_out(used, options.validation_share, seed)
+    if not validation and options.validation_share > 0:
+        problems = [*problems, Problem(options.root, "all pairs show one eye: none is left to validate on")]
+    return FileSplit(train, validation, rows, inventory.problems + problems)
+
+
+def hold_out(records: list, share: float, seed: int) -> tuple[list, list]:
+    """(training, validation) records without an eye in common. At least one eye is on either side where there are two and the share is
+    above 0; a lonely eye is trained on."""
+    eyes = len({r.eye_id for r in records})
+    share = float(np.clip(share, 1 / eyes, 1 - 1 / eyes)) if eyes > 1 and share > 0 else 0.0
+    split = split_by_eye(records, {"train": 1 - share, "val": share}, seed)
+    return [r for r in split if r.split == "train"], [r for r in split if r.split == "val"]
 
 
 class MixedPairs:

@@ -26,7 +26,7 @@ from .files import write_csv, write_json
 from .networks import build_network
 from .objective import Objective
 from .pairs import PairDataset
-from .phases import TrainConfig
+from .phases import TrainConfig, get_phase
 from .processes import join_statistics, new_accelerator, statistics
 from .sources import FileSplit, MixedPairs, load_files, stream
 from .state import read_state, sweep, write_state
@@ -34,6 +34,7 @@ from .validation import ValidationSet, save_keypoint_figures
 
 log = logging.getLogger(__name__)
 GUARDED = "gt_matched_right"  # the figure that PKE must not lower
+FROM_FILES = "files_"  # prefix of figures that were measured on validation pairs from files
 
 
 class Trainer:
@@ -51,9 +52,7 @@ class Trainer:
         self.model, self.optimiser = self.accelerator.prepare(self.network, self.optimiser)
         self.files = load_files(config.files, config.seed) if config.files.share > 0 else FileSplit([], [])
         self.data = data if data is not None else open_source(config, self.files)
-        self.validations = {"": ValidationSet.drawn(config.validation_pairs, config.data)}
-        if self.files.validation:
-            self.validations["real_"] = ValidationSet.of_files(self.files.validation, config.files.size_px)
+        self.validations = self._validation_sets() if self.accelerator.is_main_process else {}
         self.objective = Objective(config)
         self.step_index, self.history, self._batches = 0, [], None
 
@@ -64,6 +63,14 @@ class Trainer:
         if metadata["network"] != self.config.network:
             raise ValueError(f"{self.config.init_from} holds network {metadata['network']!r}, the config wants {self.config.network!r}")
         return network
+
+    def _validation_sets(self) -> dict[str, ValidationSet]:
+        """By the prefix of their figures: drawn pairs, and as many from files."""
+        c, mining = self.config, self.config.pke if get_phase(self.config.phase).pke else None
+        sets = {"": ValidationSet.drawn(c.validation_pairs, c.data, mining=mining)}
+        if chosen := self.files.some_validation(c.validation_pairs, c.seed):
+            sets[FROM_FILES] = ValidationSet.of_files(chosen, c.files.size_px, mining=mining)
+        return sets
 
     # ------------------------------------------------------------------ one step
 
@@ -169,7 +176,7 @@ class Trainer:
         return broadcast_object_list(figures)[0]
 
     def _guard(self, figures: dict) -> None:
-        self.objective.guard.update(figures.get(GUARDED, float("nan")))
+        self.objective.guard.update(*(figures.get(prefix + GUARDED, float("nan")) for prefix in ("", FROM_FILES)))
 
     def save(self) -> None:
         """Write checkpoint, state and history; each file is complete or absent, and state.pt comes last."""
@@ -183,11 +190,17 @@ class Trainer:
     def _save_state(self) -> None:
         if self.accelerator.is_main_process:
             state = {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step_index,
-                     "objective": self.objective.state_dict(), "history": self.history, "config": to_dict(self.config)}  # fmt: skip
+                     "objective": self.objective.state_dict(), "history": self.history, "config": to_dict(self.config),
+                     "pairs": self.files.ids}  # fmt: skip
             if self.accelerator.scaler is not None:
                 state["scaler"] = self.accelerator.scaler.state_dict()
             write_state(self.run_dir / "state.pt", state)
         self.accelerator.wait_for_everyone()
+
+    def load(self) -> list[dict]:
+        """Take over what other processes have trained in this folder; returns the history."""
+        self.resume()
+        return self.history
 
     def resume(self) -> bool:
         """Load state.pt if there is one; ValueError when it is damaged, or names the keys in which its configuration differs from ours."""
@@ -199,6 +212,8 @@ class Trainer:
         if differing:
             advice = "Use another run folder, or the old settings"
             raise ValueError(f"{path} belongs to another configuration: {'; '.join(differing)}. {advice}")
+        if changed := self.files.changes(state.get("pairs")):
+            raise ValueError(f"{path}: {self.config.files.root} has changed since ({changed}). Use another run folder, or the old files")
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.objective.load_state_dict(state["objective"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,39 +16,44 @@ from .losses import descriptor_pairs
 from .matching import Fit, fit_transform, mutual_matches
 from .metrics import inlier_rate, matching_score, repeatability
 from .pairs import PairDataset
+from .pke import PkeOptions, mine
 from .records import PairRecord
 from .true_keypoints import align_true_points
 
 VALIDATION_SEED = 987_654
 ALIGNMENT = ("affine", 4.0)  # model, and px within which matches agree with it
+MINING_RATIO = 0.9  # content filter of validation, wider than in training: it shows what training leaves out (training plan, phase 3)
+TRUE_RADIUS_PX = 5.0  # a mined point so near to a true junction is right
 GOOD_CORNER_PX = 10.0  # a validation registration within this mean corner error counts as a success
 
 
 class ValidationSet:
-    """A fixed list of batches, drawn or read once."""
+    """A fixed list of batches, drawn or read once. mining: also tell what PKE would mine there, by a content ratio of MINING_RATIO."""
 
-    def __init__(self, batches: list[dict]):
-        self.batches = batches
+    def __init__(self, batches: list[dict], mining: PkeOptions | None = None):
+        self.batches, self.mining = batches, mining
 
     @classmethod
-    def drawn(cls, pairs: int, options: SyntheticOptions = SyntheticOptions(), seed: int = VALIDATION_SEED, batch_size: int = 8):
+    def drawn(cls, pairs: int, options: SyntheticOptions = SyntheticOptions(), seed: int = VALIDATION_SEED, batch_size: int = 8,
+              mining: PkeOptions | None = None):  # fmt: skip
         """``pairs`` synthetic pairs of retinas that training never shows."""
         data = SyntheticPairs(seed, max(pairs, 1), options)
         sizes = [batch_size] * (pairs // batch_size) + ([pairs % batch_size] if pairs % batch_size else [])
-        return cls([data.batch(i, n) for i, n in enumerate(sizes)])
+        return cls([data.batch(i, n) for i, n in enumerate(sizes)], mining)
 
     @classmethod
-    def of_files(cls, records: Sequence[PairRecord], size_px: int, batch_size: int = 8):
+    def of_files(cls, records: Sequence[PairRecord], size_px: int, batch_size: int = 8, mining: PkeOptions | None = None):
         """Every pair once, as it is: neither turned nor recoloured."""
         data = PairDataset(records, size_px)
         batches = [data.batch_from(i, min(batch_size, len(data) - i)) for i in range(0, len(data), batch_size)]
-        return cls(batches)
+        return cls(batches, mining)
 
     @torch.inference_mode()
     def evaluate(self, network, device="cpu") -> dict[str, float]:
         """Means over all pairs. ``gt_*``: keypoints are the true junctions (perfect detector), the ceiling of descriptor and geometry;
         ``det_*``: the detector's own keypoints. Errors in px of the validation images, MSE in px²; a failed pair has no error and counts as
-        no success."""
+        no success. ``would_mine``, ``would_mine_precision``: points per image that PKE would mine, and how many of them are true junctions
+        where those are known."""
         was_training = network.training
         network.eval()
         rows = []
@@ -55,8 +61,9 @@ class ValidationSet:
             batch = {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
             outputs = network(batch["image0"], batch["valid0"]), network(batch["image1"], batch["valid1"])
             features = [extract(network, batch[f"image{i}"], batch[f"valid{i}"], KeypointOptions(max_keypoints=512)) for i in (0, 1)]
+            mined = _mined(batch, outputs, self.mining) if self.mining else [{}] * len(batch["image0"])
             for i in range(len(batch["image0"])):
-                rows.append(_ceiling(batch, outputs, i) | _detected(batch, features, i))
+                rows.append(_ceiling(batch, outputs, i) | _detected(batch, features, i) | mined[i])
         network.train(was_training)
         keys = rows[0] if rows else []
         return {k: float(np.nanmean(v)) if np.isfinite(v := np.array([r[k] for r in rows], float)).any() else float("nan") for k in keys}
@@ -102,6 +109,14 @@ def _detected(batch: dict, features, i: int) -> dict[str, float]:
         "points1": float(len(f1)),
     }
     return found | _success(fit_transform(p0, p1, *ALIGNMENT), H, hw, "det")
+
+
+def _mined(batch: dict, outputs, options: PkeOptions) -> list[dict[str, float]]:
+    """What PKE would mine of each pair."""
+    found = mine(*outputs, batch, replace(options, content_ratio_max=MINING_RATIO))
+    truth = batch.get("true_keypoints")
+    right = [mined_precision(xy, truth[i], TRUE_RADIUS_PX) if truth is not None else float("nan") for i, xy in enumerate(found.points0_xy)]
+    return [{"would_mine": float(len(xy)), "would_mine_precision": p} for xy, p in zip(found.points0_xy, right, strict=True)]
 
 
 def mined_precision(points_xy: torch.Tensor, true_xy: torch.Tensor, radius_px: float) -> float:

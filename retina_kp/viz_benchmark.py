@@ -11,8 +11,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from .calibration import FOUND_PX, calibration_error, risk_coverage
 from .evaluation import RIGHT_PX
 from .grids import OURS
+from .registration import RegistrarOptions
 from .rivals import RIVALS
 from .timing import STAGES
 from .viz import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW
@@ -72,6 +74,37 @@ def _line(ax, places, values, method: str) -> None:
     shape = {"linewidth": 6, "markersize": 10, "alpha": 0.8} if method == OURS else {"linewidth": 1.4, "markersize": 6}
     ax.plot(places, values, color=color, marker=marker, markeredgecolor="white", markeredgewidth=0.6, label=method,
             zorder=2 if method == OURS else 3, **shape)  # fmt: skip
+
+
+def plot_confidence(rows: Sequence[Mapping], bins: int = 10) -> Figure:
+    """What the confidence of ours is worth. Left: share that was right (within FOUND_PX, refused answers too) against the mean confidence
+    of each bin, area by count. Right: share of wrong answers among those given, for every limit; a dot where it stands."""
+    own = [row for row in rows if row["method"] == OURS and "confidence" in row]
+    sure, right = (np.array(values, float) for values in ([row["confidence"] for row in own], [row["tried_px"] <= FOUND_PX for row in own]))
+    figure = plt.figure(figsize=(WIDTH_IN, 3.7), layout="constrained")
+    left, ax = figure.subplots(1, 2)
+    index = np.minimum((sure * bins).astype(int), bins - 1)
+    means = [(sure[index == b].mean(), right[index == b].mean(), (index == b).sum()) for b in np.unique(index)]
+    left.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=1)
+    for mean, share, count in means:
+        left.scatter(mean, share, 30 + 400 * count / len(own), color=BLUE, alpha=0.8, edgecolor="white", zorder=2)
+        left.annotate(f"{count}", (mean, share), (0, 12), textcoords="offset points", ha="center", fontsize=9)
+    error = calibration_error(sure, right) if own else float("nan")
+    left.set(xlim=(-0.06, 1.06), ylim=(-0.06, 1.12), xlabel="confidence (mean of a bin)", ylabel=f"right within {FOUND_PX:g} px")
+    left.set_title(f"{len(own)} pairs, calibration error {error:.3f}", fontsize=11)
+    coverage, risk = risk_coverage(sure, right)
+    ax.step(coverage, risk, where="post", color=BLUE)
+    stands = (sure >= RegistrarOptions().min_confidence) if own else np.zeros(0, bool)
+    if stands.any():
+        ax.plot(stands.mean(), 1 - right[stands].mean(), "o", color=RED, markersize=9, label=f"limit {RegistrarOptions().min_confidence:g}")
+        ax.legend(frameon=False, loc="upper left")
+    ax.set(xlim=(0, 1.03), ylim=(-0.003, max(0.05, 1.15 * risk.max(initial=0))), xlabel="share of pairs that get an answer",
+           ylabel="share of these that are wrong")  # fmt: skip
+    ax.set_title("risk and coverage", fontsize=11)
+    for axes in (left, ax):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.yaxis.set_major_formatter("{x:.0%}")
+    return figure
 
 
 def plot_stages(rows: Sequence[Mapping]) -> Figure:

@@ -39,8 +39,8 @@ def plot_run(history: Sequence[Mapping[str, float]], losses: Sequence[str] = ())
     detector (on drawn pairs, and on pairs from files when there are any), repeatability and matching score, points per image, and the
     PKE funnel when PKE took part."""
     panels = [_losses(losses), _shares("drawn pairs: ceiling and detector", ALIGNMENT)]
-    if any("real_gt_success" in row for row in history):
-        panels.append(_shares("pairs from files: ceiling and detector", {f"real_{k}": v for k, v in ALIGNMENT.items()}))
+    if any("files_gt_success" in row for row in history):
+        panels.append(_shares("pairs from files: ceiling and detector", {f"files_{k}": v for k, v in ALIGNMENT.items()}))
     panels += [_shares("detector by itself", DETECTOR), _points_per_image]
     if any("pke_candidates" in row for row in history):
         panels.append(funnel_panel)
@@ -114,7 +114,7 @@ def dense_outputs(network: torch.nn.Module, batch: Mapping, at_once: int = 8) ->
 
 
 def ceiling_rows(row: Mapping[str, float], prefix: str = "") -> list[dict]:
-    """The last figures of a run as a table: what a perfect detector would reach, beside the real one. prefix "real_": on file pairs."""
+    """The last figures of a run as a table: what a perfect detector would reach, beside the real one. prefix "files_": on file pairs."""
     told = (
         ("pairs registered", "gt_success", "det_success", "{:.0%}"),
         ("their corner error, px", "gt_corner_px", "det_corner_px", "{:.1f}"),
@@ -128,7 +128,7 @@ def ceiling_rows(row: Mapping[str, float], prefix: str = "") -> list[dict]:
 
 def before_after_rows(before: Mapping[str, float], after: Mapping[str, float]) -> list[dict]:
     """Validation figures before and after a run as a table; on pairs from files too, when ``after`` has them: forgetting shows here."""
-    domains = {"real": "real_", "drawn": ""} if "real_gt_success" in after else {"": ""}
+    domains = {"files": "files_", "drawn": ""} if "files_gt_success" in after else {"": ""}
     times = {"before": before, "after": after}
     told = {"gt_matched_right": "ceiling: junctions matched right", **DETECTOR, "det_success": "pairs registered"}
     return [
@@ -146,6 +146,18 @@ def phase_rows(config: TrainConfig) -> list[dict]:
         mark = " ◀ this run" if name == config.phase else ""
         rows.append({"phase": phase.title + mark, "losses": " + ".join(weighed), "labels": "grown by PKE" if phase.pke else "annotated"})
     return rows
+
+
+def most_misaligned(records: Sequence[PairRecord], registrar: Registrar, at_most: int = 6) -> PairRecord:
+    """Of the first ``at_most`` records the one that the registrar refuses, or brings its annotated points together worst."""
+
+    def error(record: PairRecord) -> float:
+        result = registrar(record.image0, record.image1)
+        if not result.ok or record.points0_xy is None:
+            return float(np.inf if not result.ok else 0)
+        return float(np.median(np.linalg.norm(warp_points(record.points0_xy, result.H_0to1) - record.points1_xy, axis=1)))
+
+    return max(records[:at_most], key=error)
 
 
 def plot_before_after(record: PairRecord, registrars: Mapping[str, Registrar]) -> Figure:

@@ -186,3 +186,15 @@ def test_pictures_show_every_method_and_stage():
     empty = viz_benchmark.plot_grid(grids.summarise(rows, "factor", "bin", "pair", "method"), "scale")
     assert "nothing about the scale" in empty.axes[0].texts[0].get_text()
     plt.close("all")
+
+
+def test_confidence_is_drawn_with_its_limit():
+    """Two of the three given answers are right; without confidences there is nothing to draw, and no crash."""
+    told = [row(1.0) | {"confidence": sure, "tried_px": px} for sure, px in ((0.95, 1.0), (0.9, 30.0), (0.6, 4.0), (0.1, 900.0))]
+    figure = viz_benchmark.plot_confidence(told)
+    left, right = figure.axes
+    assert left.get_title().startswith("4 pairs, calibration error") and [t.get_text() for t in left.texts] == ["1", "1", "2"]
+    ((x, y),) = [line.get_xydata()[0] for line in right.lines if line.get_marker() == "o"]
+    assert (x, y) == (0.75, pytest.approx(1 / 3))
+    assert viz_benchmark.plot_confidence([row(1.0)]).axes
+    plt.close("all")

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from retina_kp import PairOptions, Registrar
-from retina_kp.calibration import calibration_error, fit_calibration
+from retina_kp.calibration import calibration_error, fit_calibration, risk_coverage
 from retina_kp.confidence import confidence
 from retina_kp.evaluation import Trial, gather_trials, run_trials, summarise_trials
 
 
 def trial(error=1.0, ok=True, genuine=True, support=20.0, share=0.4):
-    evidence = {"search_support": support, "settled_share": share, "inliers": 50.0, "inlier_share": share, "keypoint_share": 0.2}
+    shares = {"settled_share": share, "inlier_share": share, "keypoint_share": 0.2, "map_correlation": share}
+    evidence = {"search_support": support, "inliers": 50.0} | shares
     return Trial("FA", ok, error if ok else np.inf, error, 0.9, 0.5, genuine, evidence)
 
 
@@ -50,3 +51,10 @@ def test_processes_change_nothing_but_the_time():
     there = gather_trials("lite", 3, 2, options, impostors=True, moving=("FA",), processes=1)
     assert [t.genuine for t in there] == [True, True, False]
     assert [t.would_be_px for t in there] == pytest.approx([t.would_be_px for t in here], rel=1e-6)
+
+
+def test_risk_and_coverage_by_hand():
+    """Sure, wrong among two equals, right, wrong: given from the surest down, equals together."""
+    coverage, risk = risk_coverage(np.array([0.2, 0.9, 0.6, 0.6, 0.4]), np.array([0, 1, 0, 1, 1]))
+    assert coverage == pytest.approx([0.2, 0.6, 0.8, 1.0]) and risk == pytest.approx([0, 1 / 3, 1 / 4, 2 / 5])
+    assert [part.shape for part in risk_coverage(np.zeros(0), np.zeros(0))] == [(0,), (0,)]

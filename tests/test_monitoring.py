@@ -20,7 +20,7 @@ ROW = {"step": 8, "total": 2.5, "loss_det": 0.7, "loss_des": 1.8, "loss_geo": 0.
        "gt_corner_px": 3.0, "det_corner_px": math.nan, "gt_matched_right": 0.6, "repeatability": 0.4, "matching_score": 0.1,
        "inlier_rate": 0.3, "points0": 50.0, "points1": 40.0, "seconds_per_step": 0.25}  # fmt: skip
 PKE = {key: 12.0 - k for k, key in enumerate(FUNNEL)} | {"pke_precision": 0.8, "pke_active": 1.0}
-REAL = {f"real_{key}": ROW[key] for key in ("gt_success", "det_success", "gt_matched_right", "repeatability")}
+REAL = {f"files_{key}": ROW[key] for key in ("gt_success", "det_success", "gt_matched_right", "repeatability")}
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,7 @@ def test_tables_show_a_dash_for_what_was_not_measured():
     rows = ceiling_rows(ROW)
     assert rows[0] == {"": "pairs registered", "perfect detector (ceiling)": "50%", "own detector": "25%"}
     assert rows[1]["perfect detector (ceiling)"] == "3.0" and rows[1]["own detector"] is None
-    assert ceiling_rows(REAL, "real_")[0]["own detector"] == "25%" and funnel_rows(history()) == []
+    assert ceiling_rows(REAL, "files_")[0]["own detector"] == "25%" and funnel_rows(history()) == []
 
 
 def test_tensorboard_gets_scalars_and_pictures(tmp_path):

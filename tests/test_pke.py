@@ -318,3 +318,15 @@ def test_guard_pauses_on_a_fall_and_resumes_on_recovery_only():
     assert story == [True, True, True, True, False, False, False, False, True, True] and guard.best == 0.9
     guard.update(0.7)
     assert guard.reason == "paused: accuracy 0.700, best 0.900, allowed drop 0.05"
+
+
+def test_guard_watches_pairs_from_files_with_a_limit_of_their_own():
+    guard = PkeGuard()
+    assert guard.update(0.8, 0.6) and guard.update(0.8, 0.51)
+    assert not guard.update(0.8, 0.49)
+    assert guard.reason == "paused: accuracy 0.800, best 0.800, allowed drop 0.05; on files accuracy 0.490, best 0.600, allowed drop 0.1"
+    assert not guard.update(0.8, 0.54) and guard.update(0.8, 0.55), "back within half of the limit"
+    assert guard.update(NAN, 0.55) and not guard.update(0.74, 0.6)
+    old = {key: value for key, value in guard.state_dict().items() if key != "files_best"}
+    (copy := PkeGuard()).load_state_dict(old)
+    assert (copy.best, copy.files_best, copy.active) == (0.8, float("-inf"), False)

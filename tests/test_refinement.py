@@ -1,4 +1,5 @@
-"""Refinement on the detector's maps: drawn blobs at known places, and starts from which it must keep its hands off."""
+"""The gradual fit on matches with a known truth, and refinement on the detector's maps: drawn blobs at known places, and starts from which
+it must keep its hands off."""
 
 from dataclasses import replace
 
@@ -8,9 +9,10 @@ import pytest
 
 from retina_kp.geometry import corners, similarity, translation, warp_points
 from retina_kp.matching import Fit, fit_transform
-from retina_kp.refinement import MAX_MOVE_PX, refine
+from retina_kp.refinement import MAX_MOVE_PX, fit_gradually, refine
 
 STRIDE, HW = 2, (301, 223)  # cells of the maps; 602 × 446 px
+TRUE_CLOSE = similarity(1.0, 1.01, (280, 280), (284, 277))
 TRUE = translation(3.0, -2.0) @ similarity(3.0, 1.02, (220, 300), (220, 300)) @ np.array([[1, 0.01, 0], [0, 1, 0], [0, 0, 1]])
 
 
@@ -40,15 +42,27 @@ def test_a_start_two_px_off_is_brought_home(blobs, model, drawn):
     points1 = warp_points(places1, drawn)
     start = fit_transform(warp_points(points1, translation(1.6, -1.2) @ TRUE), points1, model, 3.0)
     assert away(start.H_1to0) == pytest.approx(2.0, abs=0.1)
-    better = refine(start, warp_points(points1, TRUE), points1, maps, drawn, STRIDE, 1.0)
+    better, correlation = refine(start, warp_points(points1, TRUE), points1, maps, drawn, STRIDE, 1.0)
     assert away(better.H_1to0) < 0.15 and better.n_inliers == 60 and better.model == model
+    assert correlation > 0.98
 
 
 def test_inliers_are_counted_anew(blobs):
     maps, points1 = blobs(TRUE)
     points0 = warp_points(points1, TRUE) + np.where(np.arange(60) < 12, 2.0, 0.0)[:, None]
-    better = refine(Fit("affine", translation(1, 0) @ TRUE, np.ones(60, bool)), points0, points1, maps, np.eye(3), STRIDE, 1.0)
+    better, _ = refine(Fit("affine", translation(1, 0) @ TRUE, np.ones(60, bool)), points0, points1, maps, np.eye(3), STRIDE, 1.0)
     assert better.inliers.tolist() == [False] * 12 + [True] * 48
+
+
+def test_correlation_tells_the_same_places_from_others(blobs):
+    """Of two patterns half of whose blobs are shared, about a half; of two patterns that share none, little; whatever the model."""
+    (map0, map1), points1 = blobs(TRUE)
+    points0, fit = warp_points(points1, TRUE), Fit("similarity", TRUE, np.ones(60, bool))
+    half = map1.copy()
+    half[: HW[0] // 2] = 0
+    elsewhere = np.ascontiguousarray(map1[::-1, ::-1])
+    found = [refine(fit, points0, points1, (map0, other), np.eye(3), STRIDE, 3.0)[1] for other in (map1, half, elsewhere)]
+    assert found[0] > 0.99 and 0.4 < found[1] < 0.85 and found[2] < 0.3
 
 
 def test_it_leaves_alone_what_it_cannot_better(blobs):
@@ -61,6 +75,47 @@ def test_it_leaves_alone_what_it_cannot_better(blobs):
         (fit, (flat, flat)),
         (fit, (maps[0], flat)),
     ):
-        assert refine(odd, points0, points1, given, np.eye(3), STRIDE, 3.0) is odd
+        assert refine(odd, points0, points1, given, np.eye(3), STRIDE, 3.0)[0] is odd
     far = (cv2.warpAffine(maps[0], np.float32([[1, 0, 2 * MAX_MOVE_PX / STRIDE], [0, 1, 0]]), HW[::-1]), maps[1])
-    assert away(refine(fit, points0, points1, far, np.eye(3), STRIDE, 3.0).H_1to0) == pytest.approx(1.0)
+    assert away(refine(fit, points0, points1, far, np.eye(3), STRIDE, 3.0)[0].H_1to0) == pytest.approx(1.0)
+
+
+# ------------------------------------------------------------------ the gradual fit
+
+
+def scattered(model_off, count=120, seed=5):
+    """points0, points1 (count, 2) px that ``model_off`` (3, 3) relates but for 0.3 px of noise; a third of them is 8 to 30 px off."""
+    rng = np.random.default_rng(seed)
+    points1 = rng.uniform(0, 560, (count, 2))
+    wrong, turn = np.arange(count) % 3 == 0, rng.uniform(0, 2 * np.pi, count)
+    off = np.where(wrong, rng.uniform(8, 30, count), 0)[:, None] * np.stack([np.cos(turn), np.sin(turn)], 1)
+    return warp_points(points1, model_off) + rng.normal(0, 0.3, (count, 2)) + off, points1, ~wrong
+
+
+@pytest.mark.parametrize("model", ["similarity", "affine", "homography"])
+def test_matches_that_are_off_lose_their_say(model):
+    points0, points1, right = scattered(TRUE_CLOSE)
+    fit = fit_gradually(points0, points1, model, 20.0, 3.0)
+    assert fit.model == model and fit.inliers.tolist() == right.tolist()
+    assert away(fit.H_1to0, TRUE_CLOSE) < 0.6
+
+
+def test_a_bent_eye_has_one_answer_whichever_half_has_more_matches():
+    """No affine transform fits a bent eye. Consensus takes the half with more matches (60 to 50) and jumps when that is the other one; the
+    gradual fit lies between and hardly moves."""
+    x, y = (a.ravel() for a in np.meshgrid(np.linspace(0, 500, 20), np.linspace(0, 500, 6)))
+    points1 = np.stack([x, y], 1)
+    points0 = points1 + np.stack([np.zeros_like(x), 14 * ((x - 250) / 250) ** 2], 1)
+    sides = [np.r_[np.flatnonzero(x < 250)[: 60 - 10 * k], np.flatnonzero(x > 250)[: 50 + 10 * k]] for k in (0, 1)]
+    gradual = [fit_gradually(points0[side], points1[side], "affine", 20.0, 4.0).H_1to0 for side in sides]
+    consensus = [fit_transform(points0[side], points1[side], "affine", 4.0).H_1to0 for side in sides]
+    assert away(*gradual) < 5 < 20 < away(*consensus)
+
+
+def test_too_few_matches_are_no_fit():
+    points0, points1, _ = scattered(np.eye(3))
+    assert fit_gradually(points0[:3], points1[:3], "affine", 20.0, 4.0) is None
+    assert fit_gradually(points0[:0], points1[:0], "homography", 20.0, 4.0) is None
+    assert fit_gradually(np.c_[points0[:, 0], points0[:, 0]], np.c_[points1[:, 0], points1[:, 0]], "affine", 20.0, 4.0) is None
+    assert fit_gradually(points0[1:3].repeat(10, 0), points1[1:3].repeat(10, 0), "similarity", 20.0, 4.0) is not None
+    assert fit_gradually(points0, points1, "quadratic", 20.0, 4.0).model == "quadratic"

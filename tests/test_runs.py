@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from retina_kp import chain, report, runs
 from retina_kp.checkpoints import SHIPPED, save_network
 from retina_kp.config import from_dict, to_dict
 from retina_kp.networks import build_network
+from retina_kp.processes import read_history
 from retina_kp.trainer import Trainer
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -19,6 +22,8 @@ FULL = yaml.safe_load((NOTEBOOKS / "params" / "full.yaml").read_text(encoding="u
 DEFAULTS = {phase: report.notebook_parameters(NOTEBOOKS / f"{stem}.ipynb") for phase, stem in runs.NOTEBOOKS.items()}
 OWN = "epochs = 2  # how many\nseed = 0  # of all"
 TINY = {"epochs": 1, "steps_per_epoch": 2, "batch_size": 2, "image_size": 64, "pool_size": 2, "validation_pairs": 2}
+ROOTS = {phase: {"data_root": "x"} if phase == "sim2real" else {} for phase in runs.NOTEBOOKS}  # phase 4 has real pairs
+PROMISED = {"01_warmup": 4, "02_geometric": 3, "03_pke": 3, "04_sim2real": 4}
 
 
 def settings(phase: str = "geometric", **changes) -> runs.Settings:
@@ -30,8 +35,8 @@ def settings(phase: str = "geometric", **changes) -> runs.Settings:
 
 @pytest.mark.parametrize("phase", runs.NOTEBOOKS)
 def test_a_notebooks_parameters_are_settings(phase):
-    s = runs.read_settings(DEFAULTS[phase])
-    assert to_dict(s).items() >= DEFAULTS[phase].items()
+    s = runs.read_settings(DEFAULTS[phase] | ROOTS[phase])
+    assert to_dict(s).items() >= (DEFAULTS[phase] | ROOTS[phase]).items()
     config = runs.training_config(phase, s)
     assert config.phase == phase and config.data.size_px == s.image_size
 
@@ -42,7 +47,7 @@ def test_full_scale_fits_every_notebook(phase):
     assert not unknown, f"notebooks/params/full.yaml has keys that {runs.NOTEBOOKS[phase]} does not know: {unknown}"
     wrong = {key: value for key, value in FULL.items() if type(value) is not type(DEFAULTS[phase][key])}
     assert not wrong, f"of another type than the notebook's default: {wrong}"
-    config = runs.training_config(phase, settings(phase, **FULL))
+    config = runs.training_config(phase, settings(phase, **FULL | ROOTS[phase]))
     assert config.data.size_px == 768 and config.epochs == {"warmup": 20, "geometric": 20, "pke": 60, "sim2real": 40}[phase]
     assert 0 < config.learning_rate <= 1e-3
 
@@ -143,7 +148,66 @@ def test_a_stand_in_is_trained_and_a_continued_run_keeps_it(tmp_path, monkeypatc
     assert again == config and said == "continues at step 2 of 2"
 
 
+def test_a_continued_run_keeps_its_weights_and_refuses_others(tmp_path):
+    s = settings("warmup", runs_root=str(tmp_path), run_name="a", **TINY)
+    folder = runs.open_folder("warmup", s)
+    config, _ = runs.starting_weights(runs.training_config("warmup", s), s, folder)
+    Trainer(config, folder).fit()
+    other = replace(s, init_from="lite", resume=True)
+    config, _ = runs.starting_weights(runs.training_config("warmup", other), other, folder)
+    with pytest.raises(ValueError, match="init_from: '' → '.*lite.safetensors'"):
+        Trainer(config, folder).fit()
+
+
+def test_phase_4_needs_real_pairs():
+    for changes in ({"real_share": 0.0, "data_root": "x"}, {"data_root": ""}):
+        with pytest.raises(ValueError, match="real_share: phase 4 needs real pairs"):
+            runs.training_config("sim2real", settings("sim2real", **changes))
+
+
+def test_half_of_the_junctions_are_hidden_in_a_try_only():
+    shares = [runs.training_config("pke", settings("pke", epochs=n, **given)).data.annotated_share
+              for n, given in ((4, {}), (60, {}), (60, {"annotated_share": 0.7}))]  # fmt: skip
+    assert shares == [0.5, 1.0, 0.7]
+
+
+# ------------------------------------------------------------------ several processes
+
+
+def test_two_processes_of_a_notebook_take_the_steps_of_one(tmp_path):
+    config = runs.training_config("warmup", settings("warmup", **TINY | {"micro_batches": 2, "batch_size": 1, "epochs": 2}))
+    folders = (tmp_path / "two", tmp_path / "one")
+    for folder in folders:
+        folder.mkdir()
+    trainers = [Trainer(config, folder) for folder in folders]
+    histories = [runs.train(trainer, processes=n) for trainer, n in zip(trainers, (2, 1), strict=True)]
+    assert [[row["step"] for row in history] for history in histories] == [[2, 4]] * 2
+    assert histories[0][0]["total"] == pytest.approx(histories[1][0]["total"], rel=1e-3)
+    assert [row["epoch"] for row in read_history(folders[0] / "history.csv")] == [1, 2]
+    assert trainers[0].step_index == 4
+
+
+def test_processes_that_fail_say_why(tmp_path):
+    trainer = Trainer(runs.training_config("warmup", settings("warmup", **TINY)), tmp_path)
+    words = r"2 processes failed \(exit code 1\): ValueError: .* cannot be shared out among 2 processes.*launch\.log"
+    with pytest.raises(RuntimeError, match=words):
+        runs.train(trainer, processes=2)
+
+
 # ------------------------------------------------------------------ all four
+
+
+@pytest.mark.parametrize("name", ["01_warmup", "02_geometric", "03_pke", "04_sim2real", "05_pke_diagnostics"])
+def test_papermill_runs_a_training_notebook_from_any_folder(tmp_path, name):
+    """As README says, without our runner; pictures are counted in the executed copy."""
+    small = {"steps_per_epoch": 2, "image_size": 96, "pool_size": 2, "run_name": "a", "runs_root": str(tmp_path / "runs")}
+    words = [word for key, value in ({"epochs": 1} | small).items() for word in ("-p", key, str(value))]
+    if name == "05_pke_diagnostics":
+        words += ["-p", "pairs", "4", "-p", "pair_index", "0"]
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS / f"{name}.ipynb"), "out.ipynb", *words, "--no-progress-bar"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert report.count_figures(tmp_path / "out.ipynb") >= {**PROMISED, "05_pke_diagnostics": 5}[name]
 
 
 def test_the_chain_sorts_out_parameters():
@@ -151,21 +215,21 @@ def test_the_chain_sorts_out_parameters():
     assert [chosen[phase].get("epochs") for phase in runs.NOTEBOOKS] == [3] * 4
     assert chosen["sim2real"]["real_share"] == 0.5 and "real_share" not in chosen["pke"]
     assert chosen["warmup"]["init_from"] == "lite" and "init_from" not in chosen["geometric"]
+    for key in ("run_name", "resume", "data_root"):
+        with pytest.raises(ValueError, match=f"{key} belongs to one notebook; for all four give --"):
+            chain.parameters_of({key: "x"}, "x", {})
     assert chosen["sim2real"]["data_root"] == "/real" and "data_root" not in chosen["pke"]
     with pytest.raises(ValueError, match="no training notebook has a parameter 'epoch'"):
         chain.parameters_of({"epoch": 3}, "x", {})
 
 
-PROMISED = {"01_warmup": 4, "02_geometric": 3, "03_pke": 3, "04_sim2real": 4}
-
-
 def test_all_four_in_a_chain_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    given = TINY | {"runs_root": str(tmp_path / "runs"), "tensorboard": True}
+    given = TINY | {"runs_root": str(tmp_path / "runs"), "tensorboard": True, "real_share": 0.5}
     reports = chain.run_all("tiny", given, {}, tell=lambda text: None)
     for html, (name, figures) in zip(reports, PROMISED.items(), strict=True):
         folder = tmp_path / "runs" / name / "tiny"
         assert html == folder / "report.html" and "STAND-IN" not in html.read_text(encoding="utf-8")
         assert report.count_figures(folder / "executed.ipynb") == figures
         assert {"checkpoint.safetensors", "history.csv", "metrics.json", "figures", "tensorboard"} <= {p.name for p in folder.iterdir()}
-    assert "real_repeatability" in (tmp_path / "runs" / "04_sim2real" / "tiny" / "history.csv").read_text().partition("\n")[0]
+    assert "files_repeatability" in (tmp_path / "runs" / "04_sim2real" / "tiny" / "history.csv").read_text().partition("\n")[0]

@@ -1,5 +1,7 @@
 """Where batches come from: files and drawn pairs in exact numbers, loaded, screened and split without an eye on both sides."""
 
+import pickle
+
 import cv2
 import numpy as np
 import pytest
@@ -100,9 +102,40 @@ def test_nothing_to_train_on_is_an_error_with_its_reasons(tmp_path):
         load_files(FileOptions(root=str(tmp_path)))
 
 
-def test_a_single_eye_is_trained_on(tmp_path):
+def test_a_single_eye_is_trained_on_and_two_are_shared_out(tmp_path):
     write_pair(tmp_path, "001_01")
-    assert [r.eye_id for r in load_files(FileOptions(root=str(tmp_path))).train] == ["001"]
+    alone = load_files(FileOptions(root=str(tmp_path)))
+    assert [r.eye_id for r in alone.train] == ["001"] and not alone.validation
+    assert [p.reason for p in alone.problems] == ["all pairs show one eye: none is left to validate on"]
+    write_pair(tmp_path, "002_01")
+    for share in (0.01, 0.99):
+        both = load_files(FileOptions(root=str(tmp_path), validation_share=share))
+        assert len(both.train) == len(both.validation) == 1 and not both.problems
+    assert not load_files(FileOptions(root=str(tmp_path), validation_share=0.0)).validation
+    with pytest.raises(ValueError, match="files.validation_share: takes a number from 0 to below 1"):
+        FileOptions(root="x", validation_share=1.0)
+
+
+def test_a_few_validation_pairs_are_drawn_by_seed(clinic):
+    split = load_files(FileOptions(root=str(clinic), validation_share=0.5))
+    few = [[r.pair_id for r in split.some_validation(3, seed)] for seed in (0, 0, 1, 2, 3)]
+    assert few[0] == few[1] and any(other != few[0] for other in few[2:]) and all(len(set(ids)) == 3 for ids in few)
+    assert split.some_validation(100, 0) == split.validation and split.some_validation(0, 0) == []
+
+
+def test_changed_files_are_told_by_name(clinic):
+    before = load_files(FileOptions(root=str(clinic)))
+    assert before.changes(before.ids) == before.changes(None) == ""
+    write_pair(clinic, "777_00")
+    after = load_files(FileOptions(root=str(clinic)))
+    assert after.changes(before.ids) == "new: cffa_777_00" and before.changes(after.ids) == "gone: cffa_777_00"
+    assert "another order" in before.changes({"train": before.ids["train"][::-1], "validation": before.ids["validation"]})
+
+
+def test_files_can_be_sent_to_workers_that_are_not_forked(files):
+    files.item(0)
+    copy = pickle.loads(pickle.dumps(MixedPairs(files, SyntheticPairs(0, 1, SyntheticOptions(SIZE)), 0.5)))
+    assert torch.equal(copy.files.item(1)["image1"], files.item(1)["image1"])
 
 
 # ------------------------------------------------------------------ the mix

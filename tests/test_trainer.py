@@ -13,6 +13,8 @@ from retina_kp.config import from_dict
 from retina_kp.dataset import SyntheticOptions, SyntheticPairs
 from retina_kp.geometry import sample_map
 from retina_kp.phases import TrainConfig, get_phase
+from retina_kp.pke import PkeOptions
+from retina_kp.sources import FileOptions
 from retina_kp.train import run_recipe
 from retina_kp.trainer import Trainer
 from retina_kp.validation import ValidationSet
@@ -20,6 +22,7 @@ from retina_kp.validation import ValidationSet
 DATA = SyntheticOptions(size_px=64)
 TINY = TrainConfig(network_options={"width": 0.25, "descriptor_dim": 16}, epochs=2, steps_per_epoch=2, batch_size=2, learning_rate=3e-3,
                    rise_steps=1, pool_size=2, extra_points=16, label_sigma_px=3.0, validation_pairs=2, data=DATA)  # fmt: skip
+WEIGHTS = ("detector_weight", "descriptor_weight", "geometric_weight", "exploration_weight", "moving_weight")
 FILES = {"config.json", "history.csv", "metrics.json", "checkpoint.safetensors", "state.pt", "figures"}
 
 
@@ -180,6 +183,28 @@ def test_another_configuration_is_refused_with_the_key(finished, changes, words)
         Trainer(replace(TINY, validation_pairs=2, **changes), finished.run_dir).fit()
 
 
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"detector_weight": -1.0}, "detector_weight: takes a number from 0"),
+    ({"descriptor_weight": math.nan}, "descriptor_weight: takes a number from 0"),
+    (dict.fromkeys(WEIGHTS, 0.0), "the loss weights: takes .* must be above 0"),
+    ({"files": FileOptions("x", share=0.8, size_px=64), "batch_size": 4}, "0.8 of 4 pairs leaves updates without .* be 5 or more"),
+    ({"files": FileOptions("x", share=0.1, size_px=64), "batch_size": 3, "micro_batches": 3}, "be 10 or more"),
+])  # fmt: skip
+def test_settings_that_cannot_train_are_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        replace(TINY, **changes)
+
+
+def test_replay_may_be_shared_out_over_the_batches_of_an_update():
+    assert replace(TINY, files=FileOptions("x", share=0.8, size_px=64), batch_size=1, micro_batches=5)
+
+
+def test_a_weight_of_nil_leaves_its_loss_out(tmp_path):
+    trainer = Trainer(replace(TINY, detector_weight=0.0), tmp_path)
+    terms = trainer.step()
+    assert terms["total"] == pytest.approx(terms["loss_des"]) and all(p.grad is not None for p in trainer.network.parameters())
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(tmp_path):
     trainer = Trainer(TINY, tmp_path)
     trainer.network.detect.bias.data.fill_(torch.nan)
@@ -221,3 +246,15 @@ def test_validation_is_deterministic_and_leaves_the_mode_alone(finished):
 def test_validation_never_shows_training_pairs(finished):
     shown = ValidationSet.drawn(2, DATA).batches[0]["image0"]
     assert not torch.equal(shown, finished.load_batch(0)["image0"])
+
+
+def test_validation_tells_what_pke_would_mine():
+    """By a content ratio of its own, whatever training asks for."""
+    network, _ = load_network("lite")
+    network.eval()
+    data, options = SyntheticOptions(size_px=160, annotated_share=0.2), PkeOptions(0.1, 0.1, content_ratio_max=0.01)
+    found, same, none = (ValidationSet.drawn(4, data, mining=replace(options, **changed)).evaluate(network)
+                         for changed in ({}, {"content_ratio_max": 1.0}, {"pke_min_probability": 1.0}))  # fmt: skip
+    assert found["would_mine"] == same["would_mine"] > 0.5 and found["would_mine_precision"] > 0.5
+    assert none["would_mine"] == 0 and math.isnan(none["would_mine_precision"])
+    assert not any(key.startswith("would") for key in ValidationSet.drawn(2, DATA).evaluate(network))
