@@ -15,8 +15,8 @@ NO_SCRIPTS = "".join(f"{{% block {name} %}}{{% endblock %}}" for name in SCRIPTS
 STYLE = """<style>
 .jp-InputPrompt, .jp-OutputPrompt {display: none}
 body {max-width: 1000px; margin: auto}
-.jp-OutputArea-output {overflow-x: auto}
-.jp-RenderedHTMLCommon td:first-child {white-space: nowrap !important}
+.jp-OutputArea-output, .jp-MarkdownOutput {overflow-x: auto}
+.jp-OutputArea-output td:first-child {white-space: nowrap !important}
 @media print {
   body, .jp-Notebook {max-width: none; margin: 0; padding: 0}
   .jp-Cell, .jp-OutputArea-child, .jp-OutputArea-output, .jp-RenderedHTMLCommon {overflow: visible !important; padding: 0}
