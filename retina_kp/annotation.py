@@ -15,7 +15,7 @@ HOMOGRAPHY_POINTS = 6  # with fewer point pairs, or with badly spread ones, a si
 MIN_SPREAD = 0.05  # rms distance of the points from their best line, over the longer side of image 1
 RANSAC_THRESHOLD = 0.02  # of the longer side of image 1; at 0.01 clicks that are 2 px off bend the homography (measured)
 SIMPLER_WINS = 0.95  # a simpler model replaces the homography when its leave-one-out residual is below this share of the homography's
-LONGER_SIDE_PX = 768  # residuals are given as if image 1's longer side measured so much
+LONGER_SIDE_PX = 768  # residuals are given as if the longer side of their image measured so much
 
 
 def true_homography(record: PairRecord) -> np.ndarray:
@@ -70,12 +70,19 @@ def _choose_model(points0: np.ndarray, points1: np.ndarray, side_px: float) -> t
 
 def _left_out(model: str, points0: np.ndarray, points1: np.ndarray, side_px: float) -> float:
     """Median distance (px of image 1) between each point and where the transform of the others puts it; inf where they define none."""
-    errors = []
-    for k in range(len(points0)):
-        rest = np.arange(len(points0)) != k
-        H = _fit(model, points0[rest], points1[rest], side_px)
-        errors.append(np.inf if H is None else float(np.linalg.norm(warp_points(points0[k : k + 1], H) - points1[k : k + 1])))
-    return float(np.median(errors))
+    transforms = _without_each(model, points0, points1, side_px)
+    return float(np.median([np.inf if H is None else _gap(points0[k], points1[k], H) for k, H in enumerate(transforms)]))
+
+
+def _without_each(model: str, points0: np.ndarray, points1: np.ndarray, side_px: float) -> list[np.ndarray | None]:
+    """For each point the transform of the others, None where they define none."""
+    others = [np.arange(len(points0)) != k for k in range(len(points0))]
+    return [_fit(model, points0[rest], points1[rest], side_px) for rest in others]
+
+
+def _gap(point_from: np.ndarray, point_to: np.ndarray, H: np.ndarray) -> float:
+    """Distance (px of the frame that H leads to) between a mapped point and its partner."""
+    return float(np.linalg.norm(warp_points(point_from[None], H) - point_to))
 
 
 def _spread(points: np.ndarray) -> float:
@@ -90,6 +97,20 @@ def leave_one_out_residual(record: PairRecord) -> float:
         return float("nan")
     side_px = max(image_size(record.image1))
     return _choose_model(record.points0_xy, record.points1_xy, side_px)[1] * LONGER_SIDE_PX / side_px
+
+
+def fixed_residuals(record: PairRecord) -> np.ndarray:
+    """(N,) what the annotation leaves open where registrations are judged: distance between each point of the fixed image and where the
+    transform of the other points puts its partner, px of a fixed image (image 0) at 768. inf where the others define no transform; empty
+    for a record without points. The transform is the one whose residual `leave_one_out_residual` gives in px of image 1."""
+    if record.points0_xy is None:
+        return np.zeros(0)
+    side_px = max(image_size(record.image1))
+    model, _ = _choose_model(record.points0_xy, record.points1_xy, side_px)
+    transforms = _without_each(model, record.points0_xy, record.points1_xy, side_px)
+    pairs = zip(record.points1_xy, record.points0_xy, transforms, strict=True)
+    gaps = [np.inf if H is None else _gap(point1, point0, np.linalg.inv(H)) for point1, point0, H in pairs]
+    return np.array(gaps) * LONGER_SIDE_PX / max(image_size(record.image0))
 
 
 def screen(records: Iterable[PairRecord], max_residual_px: float) -> tuple[list[PairRecord], list[dict], list[Problem]]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+from scipy.stats import beta
 
 ROUNDS = 2000
 LEVEL = 0.95
@@ -28,21 +29,31 @@ def _eye_weights(eyes: tuple[str, ...], rounds: int, seed: int) -> np.ndarray:
     return draw(len(names), np.full(len(names), 1 / len(names)), size=rounds)[:, index] if len(names) else np.zeros((rounds, 0))
 
 
-def interval(values, eyes: Sequence[str], level: float = LEVEL, rounds: int = ROUNDS, seed: int = 0) -> tuple[float, float]:
-    """Percentile interval of the mean of ``values`` (P,), finite.
+def interval(values, eyes: Sequence[str], level: float = LEVEL, rounds: int = ROUNDS, seed: int = 0, verdicts: bool = False):
+    """Percentile interval (low, high) of the mean of ``values`` (P,), finite; NaN with fewer than two eyes.
 
-    Resampling says nothing about verdicts (0 or 1) on which all pairs agree, so there the far end is the exact binomial limit for as many
-    trials as there are eyes (Clopper and Pearson 1934): 10 of 10 eyes right is [0.69, 1]. NaN with fewer than two eyes.
+    verdicts: the values are 0 or 1. Resampling says too little about those when nearly all pairs agree, and nothing when all do, so the
+    interval is then its union with `binomial_limits` for as many trials as there are eyes, whatever the count: 10 of 10 eyes right is
+    [0.69, 1], and no better count has a lower limit below a worse one's.
     """
     values = np.asarray(values, np.float64)
     n_eyes = len(set(eyes))
     if n_eyes < 2:
         return float("nan"), float("nan")
-    if np.isin(values, (0, 1)).all() and np.ptp(values) == 0:
-        far = ((1 - level) / 2) ** (1 / n_eyes)
-        return (far, 1.0) if values[0] == 1 else (0.0, 1 - far)
     weights = eye_weights(eyes, rounds, seed)
-    return _ends(weights @ values / weights.sum(1), level)
+    low, high = _ends(weights @ values / weights.sum(1), level)
+    if not verdicts:
+        return low, high
+    least, most = binomial_limits(float(values.mean()), n_eyes, level)
+    return min(low, least), max(high, most)
+
+
+def binomial_limits(share: float, trials: int, level: float = LEVEL) -> tuple[float, float]:
+    """Exact limits of a share (Clopper and Pearson 1934); share x trials need not be whole, as when an eye has right and wrong pairs."""
+    right, tail = share * trials, (1 - level) / 2
+    low = beta.ppf(tail, right, trials - right + 1) if right > 0 else 0.0
+    high = beta.ppf(1 - tail, right + 1, trials - right) if right < trials else 1.0
+    return float(low), float(high)
 
 
 def median_interval(values, eyes: Sequence[str], level: float = LEVEL, rounds: int = ROUNDS, seed: int = 0) -> tuple[float, float]:
@@ -57,20 +68,26 @@ def median_interval(values, eyes: Sequence[str], level: float = LEVEL, rounds: i
     return _ends(values[order][np.stack([low, high])].mean(0), level)
 
 
-def paired_difference(a, b, eyes: Sequence[str], level: float = LEVEL, rounds: int = ROUNDS, seed: int = 0) -> tuple[float, float, float]:
+def paired_difference(a, b, eyes: Sequence[str], level: float = LEVEL, rounds: int = ROUNDS, seed: int = 0,
+                      verdicts: bool = False) -> tuple[float, float, float]:  # fmt: skip
     """Mean of a - b over pairs (P,) that both methods saw, and its interval; NaN ends with fewer than two eyes.
 
-    Verdicts in which the methods never differ tell that they differ on few eyes, not on none: the ends are then the binomial limits of
-    `interval` for the share of eyes on which they may.
+    verdicts: both are 0 or 1, and the interval is the union with the one that follows from the exact limits of two shares, of the pairs
+    on which only a is 1 and of those on which only b is (square-and-add: Zou and Donner 2008): methods that never differ on a few eyes may
+    yet do so on others.
     """
-    gap = np.asarray(a, np.float64) - np.asarray(b, np.float64)
-    if not gap.size or len(set(eyes)) < 2:
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    gap, n_eyes = a - b, len(set(eyes))
+    if not gap.size or n_eyes < 2:
         return float(gap.mean()) if gap.size else float("nan"), float("nan"), float("nan")
-    if np.isin([a, b], (0, 1)).all() and np.ptp(gap) == 0:
-        low, high = interval(np.abs(gap), eyes, level)
-        return float(gap[0]), *((-high, high) if gap[0] == 0 else sorted((low * gap[0], high * gap[0])))
-    weights = eye_weights(eyes, rounds, seed)
-    return float(gap.mean()), *_ends(weights @ gap / weights.sum(1), level)
+    weights, middle = eye_weights(eyes, rounds, seed), float(gap.mean())
+    low, high = _ends(weights @ gap / weights.sum(1), level)
+    if verdicts:
+        shares = [float((sign * gap > 0).mean()) for sign in (1, -1)]
+        (l0, h0), (l1, h1) = (binomial_limits(share, n_eyes, level) for share in shares)
+        low = min(low, max(middle - float(np.hypot(shares[0] - l0, h1 - shares[1])), -1.0))
+        high = max(high, min(middle + float(np.hypot(h0 - shares[0], shares[1] - l1)), 1.0))
+    return middle, low, high
 
 
 def mean_of_groups(values, groups: Sequence[str], eyes: Sequence[str], level: float = LEVEL, rounds: int = ROUNDS,

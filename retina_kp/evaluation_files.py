@@ -7,30 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from . import bootstrap
+from .evaluation_columns import TABLES
+from .evaluation_pairs import TRUE_KEYPOINTS, claims_nothing
 from .evaluation_tables import dice_table, differences, fire_table, method_table, outcome, reliability, stress_table, with_truth
 from .metrics import FIRE_SIDE_PX, LONGER_SIDE_PX
 
-SCHEMA = "retina_kp/real-evaluation/1"
-COLUMNS = {
-    "method": "what registered; GT alignment is the ceiling: the transform fitted to the annotated points themselves, on the same points; "
-    "annotation residual is the floor: what the points leave open (distance of each from where the others put it, median, px of the moving "
-    "image at 768)",
-    "kind": "modalities, fixed-moving; all: every pair together",
-    "pairs": "pairs with truth, the denominator of every share", "eyes": "eyes among them, the units of the intervals",
-    "acceptable": "share with median error at most 20 px and largest at most 50 px (SuperRetina's rule)",
-    "inaccurate": "share with a transform that is not acceptable",
-    "wrong_accepted": "part of inaccurate that the method called good: the worst outcome",
-    "failed": "share without a transform, refused ones included", "refused": "part of failed that the method itself declined to answer",
-    "sr_me": "share with mean error at most 5 px at 512", "sr_mae": "share with largest error at most 10 px at 512",
-    "strict": "share with both", "auc25": "mean over i = 1 to 25 of the share with mean error below i px at 768",
-    "auc25_fire": "the same with errors at 2912 px, as in FIRE's tables", "auc@5": "area under the recall curve up to 5 px, over 5",
-    "auc@10": "the same up to 10 px", "auc@20": "the same up to 20 px",
-    "median_px": "median over pairs of the mean error, px at 768; infinite when half of them failed",
-    "dice": "mean Dice of vessel maps on the overlap, pairs as taken", "seconds": "median per pair, longer when many run side by side",
-    "state": "what was done to the moving image; one factor at a time",
-}  # fmt: skip
+SCHEMA = "retina_kp/real-evaluation/2"
+NOT_FINITE = {"NaN": None, "Infinity": "inf", "-Infinity": "-inf"}  # in metrics.json, which has no numbers for them
 MAIN = ("acceptable", "inaccurate", "wrong_accepted", "failed", "refused", "auc25", "auc25_fire", "median_px")
-FINE = ("sr_me", "sr_mae", "strict", "auc@5", "auc@10", "auc@20")
+FINE = ("sr_me", "sr_mae", "strict", "auc@5", "auc@10", "auc@20", "inlier_rate")
 
 
 def readable(table: Iterable[Mapping], columns: Sequence[str] = ()) -> list[dict]:
@@ -55,8 +40,9 @@ def _number(value: float) -> str:
 
 
 def pair_rows(facts: Sequence[dict], rows: Sequence[dict], accept_confidence: float = 0.5) -> list[dict]:
-    """Rows of the per-pair CSV: one per pair, method and stress, ceiling and annotation residual beside; no paths in them."""
+    """Rows of the per-pair CSV: one per pair, method and stress, with the annotation's figures beside; no paths in them."""
     known = {fact["pair"]: fact for fact in facts}
+    ceilings = {(row["pair"], row["method"]): _mean(row["errors_px"]) for row in rows if claims_nothing(row["method"])}
     table = []
     for row in [*facts, *rows]:
         fact, errors = known.get(row["pair"], {}), row.get("errors_px")
@@ -65,29 +51,37 @@ def pair_rows(facts: Sequence[dict], rows: Sequence[dict], accept_confidence: fl
         line |= {"stress": row.get("stress", "as taken"), "outcome": outcome(row, accept_confidence), "status": row.get("status", ""),
                  "confidence": row.get("confidence")}  # fmt: skip
         line |= {
-            f"{name}_px": None if own is None else round(float(f(own)), 3)
+            f"points_{name}_px": None if own is None else round(float(f(own)), 3)
             for name, f in (("mean", np.mean), ("median", np.median), ("max", np.max))
         }
-        line["mean_px_fire"] = None if own is None else round(float(own.mean()) * FIRE_SIDE_PX / LONGER_SIDE_PX, 3)
-        ceiling = fact.get("errors_px")
+        line["points_mean_px_fire"] = None if own is None else round(float(own.mean()) * FIRE_SIDE_PX / LONGER_SIDE_PX, 3)
         line |= {
-            "ceiling_mean_px": None if not ceiling else round(float(np.mean(ceiling)), 3),
+            "annotation_fit_mean_px": _mean(fact.get("errors_px")),
+            "ceiling_mean_px": ceilings.get((row["pair"], row["method"] + TRUE_KEYPOINTS)),
             "annotation_residual_px": fact.get("residual_px"),
+            "truth": fact.get("truth"),
         }
-        table.append(line | {name: row.get(name) for name in ("true_turn_deg", "true_scale", "dice", "seconds")})
+        table.append(line | {name: row.get(name) for name in ("inlier_rate", "true_turn_deg", "true_scale", "dice", "seconds")})
     return table
+
+
+def _mean(errors_px: Sequence[float | None] | None) -> float | None:
+    """px; infinite when a point is, None without a transform."""
+    return round(float(np.mean([np.inf if e is None else e for e in errors_px])), 3) if errors_px else None
 
 
 def metrics_document(
     about: Mapping, facts: Sequence[dict], rows: Sequence[dict], first: str, accept_confidence: float = 0.5, seed: int = 0
 ) -> dict:
-    """Everything that metrics.json holds; ``columns`` explains every name in it. A figure is [value, low, high]."""
+    """Everything that metrics.json holds; ``columns`` explains every name in it. A figure is [value, low, high]; what is
+    not finite is a float here and NOT_FINITE in the file."""
     kinds = list(dict.fromkeys(fact["kind"] for fact in facts))
     residuals = [fact["residual_px"] for fact in facts if fact.get("residual_px") is not None]
+    spread = {name: float(f(residuals)) if residuals else None for name, f in (("median", np.median), ("max", np.max))}
     return {
         "schema": SCHEMA,
-        "columns": COLUMNS,
-        "figure": f"[value, low, high]: {bootstrap.LEVEL:.0%} interval, {bootstrap.ROUNDS} resamples of eyes; null is unknown or infinite",
+        "columns": TABLES,
+        "figure": f"[value, low, high]: {bootstrap.LEVEL:.0%} interval, {bootstrap.ROUNDS} resamples of eyes; null: unknown, inf: infinite",
         "normalisation": {
             "longer_side_px": LONGER_SIDE_PX,
             "fire_longer_side_px": FIRE_SIDE_PX,
@@ -96,7 +90,7 @@ def metrics_document(
         "about": dict(about) | {"accept_confidence": accept_confidence},
         "pairs": {kind: sum(fact["kind"] == kind for fact in facts) for kind in kinds},
         "pairs_with_truth": len(with_truth(facts)),
-        "annotation_residual_px": {"median": float(np.median(residuals)), "max": float(np.max(residuals))} if residuals else None,
+        "annotation_residual_px": {"pairs": len(residuals), "computed": sum("computed" in fact["truth"] for fact in facts), **spread},
         "methods": method_table(facts, rows, accept_confidence, seed),
         "differences": {"method": first, "lines": differences(rows, first, accept_confidence, seed)},
         "vessels": dice_table(facts, rows, seed),

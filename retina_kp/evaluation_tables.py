@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from . import bootstrap
-from .metrics import FIRE_CATEGORIES, MEDIAN_LIMIT_PX, PairResult, scores
-from .real_evaluation import CEILING, as_taken
+from .evaluation_pairs import FIT, claims_nothing
+from .metrics import FIRE_CATEGORIES, MEDIAN_LIMIT_PX, VERDICTS, PairResult, scores
+from .real_evaluation import as_taken
 from .stress import NEUTRAL, UNITS
 
 ALL, FLOOR = "all", "annotation residual"
@@ -29,11 +30,11 @@ def with_truth(rows: Iterable[dict]) -> list[dict]:
 
 def pair_result(row: dict, accept_confidence: float = 0.5) -> PairResult:
     """A row as the metrics take it. A transform with a confidence below accept_confidence counts as given with a warning; one of a method
-    without confidence is trusted, but for the ceiling, which claims nothing."""
+    without confidence is trusted, but for ceilings, which claim nothing."""
     confidence = row.get("confidence")
     errors = None if row["errors_px"] is None else np.array([np.inf if e is None else e for e in row["errors_px"]])
     sure = float("nan") if confidence is None else confidence
-    trusted = row["method"] != CEILING and not sure < accept_confidence
+    trusted = not claims_nothing(row["method"]) and not sure < accept_confidence
     return PairResult(row["pair"], row["kind"], row["outcome"] == "refused", errors, sure, trusted)
 
 
@@ -54,31 +55,38 @@ def figures(rows: Sequence[dict], accept_confidence: float = 0.5, seed: int = 0)
     line: dict = {"pairs": len(rows), "eyes": len(set(eyes))}
     for name in own[0] if own else ():
         values = [score[name] for score in own]
-        line[name] = [float(np.mean(values)), *bootstrap.interval(values, eyes, seed=seed)]
+        line[name] = [float(np.mean(values)), *bootstrap.interval(values, eyes, seed=seed, verdicts=name in VERDICTS)]
     if own:
         means = [result.mean_error for result in results]
+        line["inlier_rate"] = _mean_of_known(rows, "inlier_rate", seed)
         line["median_px"] = [float(np.median(means)), *bootstrap.median_interval(means, eyes, seed=seed)]
     return line
 
 
 def method_table(facts: Sequence[dict], rows: Sequence[dict], accept_confidence: float = 0.5, seed: int = 0) -> list[dict]:
-    """One line per method and kind of pair, pairs as taken, all kinds together last; the ceiling stands first in each."""
-    judged = with_truth(facts) + with_truth(as_taken(rows))
-    kinds = list(dict.fromkeys(row["kind"] for row in judged))
-    table = []
-    for kind in [*kinds, ALL] if len(kinds) > 1 else [ALL] if kinds else []:
+    """One line per method and kind of pair, pairs as taken, all kinds together last; annotation fit, its floor and the
+    ceilings stand first in each."""
+    judged, table = with_truth(facts) + with_truth(as_taken(rows)), []
+    for kind, of_kind in _by_kind(judged):
         for method in dict.fromkeys(row["method"] for row in judged):
-            own = [row for row in judged if row["method"] == method and kind in (ALL, row["kind"])]
-            line = {"method": method, "kind": kind if len(kinds) > 1 else kinds[0], **figures(own, accept_confidence, seed)}
+            own = [row for row in of_kind if row["method"] == method]
+            line = {"method": method, "kind": kind, **figures(own, accept_confidence, seed)}
             seconds = [row["seconds"] for row in own if row.get("seconds") is not None]
-            table.append(line | {"seconds": float(np.median(seconds)) if seconds else None, "dice": _dice(own, seed)})
-            if method == CEILING and (floor := _floor(own, seed)):
-                table.append({"method": FLOOR, "kind": line["kind"], **floor})
+            table.append(line | {"seconds": float(np.median(seconds)) if seconds else None})
+            if method == FIT and (floor := _floor(own, seed)):
+                table.append({"method": FLOOR, "kind": kind, **floor})
     return table
 
 
+def _by_kind(rows: Sequence[dict]) -> list[tuple[str, list[dict]]]:
+    """(kind, its rows) for each kind of pair, and all together last, as ALL; where all are of one kind that kind alone."""
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    apart = [(kind, [row for row in rows if row["kind"] == kind]) for kind in kinds]
+    return apart + [(ALL, list(rows))] if len(kinds) > 1 else apart
+
+
 def _floor(facts: Sequence[dict], seed: int) -> dict:
-    """How well annotated points agree among themselves: the median over pairs of their leave-one-out residual; {} without points."""
+    """How well clicked points agree among themselves: the median over pairs of their leave-one-out residual; {} without such points."""
     known = [fact for fact in facts if fact.get("residual_px") is not None]
     residuals, eyes = [fact["residual_px"] for fact in known], [fact["eye"] for fact in known]
     if not known:
@@ -87,42 +95,54 @@ def _floor(facts: Sequence[dict], seed: int) -> dict:
             "median_px": [float(np.median(residuals)), *bootstrap.median_interval(residuals, eyes, seed=seed)]}  # fmt: skip
 
 
-def _dice(rows: Sequence[dict], seed: int) -> list[float] | None:
-    known = [row for row in rows if row.get("dice") is not None]
+def _mean_of_known(rows: Sequence[dict], name: str, seed: int) -> list[float] | None:
+    """Mean over the rows that have the value, its interval, and their number; None without any."""
+    known = [row for row in rows if row.get(name) is not None]
     if not known:
         return None
-    values = [row["dice"] for row in known]
+    values = [row[name] for row in known]
     return [float(np.mean(values)), *bootstrap.interval(values, [row["eye"] for row in known], seed=seed), len(known)]
 
 
 def dice_table(facts: Sequence[dict], rows: Sequence[dict], seed: int = 0) -> list[dict]:
-    """Per method: pairs, how many got a transform, and the mean Dice of vessel maps over these; with and without truth."""
-    taken = [*facts, *as_taken(rows)]
-    return [
-        {"method": method, "pairs": len(own), "with a transform": sum(row.get("dice") is not None for row in own), "dice": _dice(own, seed)}
-        for method in dict.fromkeys(row["method"] for row in taken)
-        if (own := [row for row in taken if row["method"] == method and (method != CEILING or "errors_px" in row)])
-    ]
+    """Per method: pairs, how many have a Dice of vessel maps, and its mean. Where truths exist over the pairs that the method and the
+    annotation fit both have, ``dice_fit`` being the fit's on the same ones; else over the pairs with a transform."""
+    taken, table = [*(fact for fact in facts if "errors_px" in fact), *as_taken(rows)], []
+    fits = {row["pair"]: row for row in taken if row["method"] == FIT and row.get("dice") is not None}
+    for method in dict.fromkeys(row["method"] for row in taken):
+        own = [row for row in taken if row["method"] == method]
+        known = [row for row in own if row.get("dice") is not None and (not fits or row["pair"] in fits)]
+        line = {"method": method, "pairs": len(own), "compared": len(known), "dice": _mean_of_known(known, "dice", seed)}
+        table.append(line | {"dice_fit": _mean_of_known([fits[row["pair"]] for row in known] if fits else [], "dice", seed)})
+    return table
 
 
 def differences(rows: Sequence[dict], first: str, accept_confidence: float = 0.5, seed: int = 0) -> list[dict]:
-    """The method ``first`` minus each other one on the same pairs as taken: [difference, low, high] of the main scores, and on how many
-    pairs which of the two lies closer."""
-    by_method: dict[str, dict[str, dict]] = {}
-    for row in with_truth(as_taken(rows)):
-        by_method.setdefault(row["method"], {})[row["pair"]] = row
-    ours, table = by_method.get(first, {}), []
-    for method, theirs in by_method.items():
-        pairs = [pair for pair in ours if pair in theirs]
-        if method == first or not pairs:
-            continue
-        a, b = ([pair_result(own[pair], accept_confidence) for pair in pairs] for own in (ours, theirs))
-        eyes, line = [ours[pair]["eye"] for pair in pairs], {"against": method, "pairs": len(pairs)}
-        for name in ("acceptable", "wrong_accepted", "auc25", "auc@5"):
-            line[name] = list(bootstrap.paired_difference(*([scores(r)[name] for r in own] for own in (a, b)), eyes, seed=seed))
-        gaps = np.array([x.mean_error for x in a]), np.array([y.mean_error for y in b])
-        table.append(line | {"closer": int((gaps[0] < gaps[1]).sum()), "farther": int((gaps[0] > gaps[1]).sum())})
+    """The method ``first`` minus each other one on the same pairs as taken, per kind of pair and over all: [difference, low, high] of the
+    main scores, and on how many pairs which of the two lies closer."""
+    judged = with_truth(as_taken(row for row in rows if not claims_nothing(row["method"])))
+    table = []
+    for kind, of_kind in _by_kind(judged):
+        by_method: dict[str, dict[str, dict]] = {}
+        for row in of_kind:
+            by_method.setdefault(row["method"], {})[row["pair"]] = row
+        ours = by_method.pop(first, {})
+        for method, theirs in by_method.items():
+            if pairs := [pair for pair in ours if pair in theirs]:
+                line = _difference([ours[pair] for pair in pairs], [theirs[pair] for pair in pairs], accept_confidence, seed)
+                table.append({"kind": kind, "against": method, "pairs": len(pairs), **line})
     return table
+
+
+def _difference(ours: Sequence[dict], theirs: Sequence[dict], accept_confidence: float, seed: int) -> dict:
+    """Of two methods' rows on the same pairs, in one order."""
+    a, b = ([pair_result(row, accept_confidence) for row in own] for own in (ours, theirs))
+    eyes, line = [row["eye"] for row in ours], {}
+    for name in ("acceptable", "wrong_accepted", "auc25", "auc@5"):
+        values = [[scores(result)[name] for result in own] for own in (a, b)]
+        line[name] = list(bootstrap.paired_difference(*values, eyes, seed=seed, verdicts=name in VERDICTS))
+    gaps = np.array([x.mean_error for x in a]), np.array([y.mean_error for y in b])
+    return line | {"closer": int((gaps[0] < gaps[1]).sum()), "farther": int((gaps[0] > gaps[1]).sum())}
 
 
 def fire_table(facts: Sequence[dict], rows: Sequence[dict], seed: int = 0) -> list[dict]:
@@ -136,9 +156,8 @@ def fire_table(facts: Sequence[dict], rows: Sequence[dict], seed: int = 0) -> li
         line: dict = {"method": method, "pairs": len(own)}
         for name in FIRE_CATEGORIES:
             one = [(share, eye) for share, category, eye in zip(shares, categories, eyes, strict=True) if category == name]
-            line[f"{name} ({len(one)})"] = (
-                [float(np.mean([s for s, _ in one])), *bootstrap.interval(*zip(*one, strict=True), seed=seed)] if one else None
-            )
+            line[name] = [float(np.mean([s for s, _ in one])), *bootstrap.interval(*zip(*one, strict=True), seed=seed)] if one else None
+            line[f"{name}_pairs"] = len(one)
         whole = set(categories) == set(FIRE_CATEGORIES)
         line["mAUC"] = list(bootstrap.mean_of_groups(shares, categories, eyes, seed=seed)) if whole else None
         table.append(line | {"all": [float(np.mean(shares)), *bootstrap.interval(shares, eyes, seed=seed)]})
@@ -172,22 +191,18 @@ def answered_with_confidence(rows: Iterable[dict]) -> list[dict]:
 
 
 def reliability(rows: Sequence[dict], edges: Sequence[float] = (0, 0.1, 0.5, 0.9, 0.97, 1.0)) -> list[dict]:
-    """Confidence against truth for every answer of a method that gives one, refused answers included as they would have been: per bin
-    the number, the mean confidence and the share that was right (acceptable; for a refused one, mean error at most 20 px)."""
-    judged = answered_with_confidence(rows)
+    """Confidence against truth for every answer, pairs as taken, of a method that gives one, refused answers included as they would have
+    been: per bin the number, the mean confidence, and the share that was right (acceptable; for a refused one, mean error at most 20 px)
+    with its binomial limits for as many trials as there are eyes."""
+    judged = answered_with_confidence(as_taken(rows))
     sure = np.array([row["confidence"] for row in judged])
-    right = np.array([was_right(row) for row in judged], bool)
     table = []
     for low, high in zip(edges[:-1], edges[1:], strict=True):
-        inside = (sure >= low) & ((sure < high) | (high == edges[-1]))
-        if inside.any():
-            table.append(
-                {
-                    "from": low,
-                    "to": high,
-                    "n": int(inside.sum()),
-                    "confidence": float(sure[inside].mean()),
-                    "right": float(right[inside].mean()),
-                }
-            )
+        inside = np.flatnonzero((sure >= low) & ((sure < high) | (high == edges[-1])))
+        if not len(inside):
+            continue
+        share = float(np.mean([was_right(judged[k]) for k in inside]))
+        least, most = bootstrap.binomial_limits(share, len({judged[k]["eye"] for k in inside}))
+        table.append({"from": low, "to": high, "n": len(inside), "confidence": float(sure[inside].mean()), "right": share,
+                      "low": least, "high": most})  # fmt: skip
     return table

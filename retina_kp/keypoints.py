@@ -114,3 +114,12 @@ def extract(network, image: torch.Tensor, valid: torch.Tensor, options: Keypoint
         features.append(Features(points.cpu().numpy().astype(np.float32), scores.float().cpu().numpy(), descriptors.float().cpu().numpy(),
                                  tuple(image.shape[-2:]), output.detector[i, 0].float().cpu().numpy()))  # fmt: skip
     return features
+
+
+@torch.inference_mode()
+def describe_points(network, image: torch.Tensor, valid: torch.Tensor, points_xy: np.ndarray, fast: bool = False) -> np.ndarray:
+    """(N, D) unit descriptors of one gray image (1, 1, H, W) in [0, 1] with its field of view, bool, at given points (N, 2) px."""
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=fast):
+        output = network(image, valid)
+    points = torch.from_numpy(np.asarray(points_xy, np.float32))[None].to(image.device)
+    return F.normalize(sample_map(output.descriptors, points, output.descriptor_stride)[0], dim=-1).float().cpu().numpy()

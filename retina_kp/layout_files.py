@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .files import natural_order
-from .geometry import as_homography, corners, rescale_homography, resize_matrix, warp_points
+from .geometry import as_homography, corners, image_center, jacobian, rescale_homography, resize_matrix, warp_points
 from .images import MIN_SIDE_PX, ImageError, image_size
 from .records import CSV_COLUMNS, Inventory, PairRecord, Problem, check_points, parse_numbers, read_number_rows, read_points
 
@@ -52,12 +52,9 @@ def generated_record(folder: Path, mode: str, found: Inventory, resized: list[Pa
     if image0 is None or image1 is None:
         raise ValueError(f"mode {mode}: {' and '.join(lacking)} is missing")
     image0_hw, image1_hw = checked_hw(image0), checked_hw(image1)
-    try:
-        if mask0 is None:
-            raise ValueError(f"{' and '.join(lacking)} is missing")
-        _check_mask(mask0, image0_hw, resized)
-    except ValueError as error:
-        found.problems.append(Problem(str(folder), f"mode {mode}: loaded without vessel mask: {error}"))
+    why = f"{' and '.join(lacking)} is missing" if mask0 is None else mask_problem(mask0, image0_hw, resized)
+    if why:
+        found.problems.append(Problem(str(folder), f"mode {mode}: loaded without vessel mask: {why}"))
         mask0 = None
     H_0to1 = resize_matrix(image0_hw, image1_hw)
     return PairRecord(f"{mode}_{folder.name}", folder.name, *MODALITIES[mode], image0, image1, H_0to1=H_0to1, vessel_mask0=mask0)
@@ -96,15 +93,18 @@ def _affine_0to1(root: Path, number: str) -> np.ndarray | None:
     return known.get("CF_to_OCTA")
 
 
-def csv_record(folder: Path, row: dict[str, str], resized: list[Path]) -> PairRecord:
+def csv_record(folder: Path, row: dict[str, str], found: Inventory, resized: list[Path]) -> PairRecord:
     image0_hw, image1_hw = checked_hw(folder / row["image0"]), checked_hw(folder / row["image1"])
     H_0to1 = np.reshape(parse_numbers(row["H_0to1"], 9), (3, 3)) if row.get("H_0to1") else None
+    if H_0to1 is not None and np.linalg.det(jacobian(as_homography(H_0to1), image_center(image0_hw))) <= 0:
+        raise ValueError("H_0to1 mirrors the retina; check its rows, and whether it maps x y or row column")
     points = [read_points(folder / row[name]) if row.get(name) else None for name in ("points0", "points1")]
-    mask0 = folder / row["vessel_mask0"] if row.get("vessel_mask0") else None
-    if mask0 is not None:
-        _check_mask(mask0, image0_hw, resized)
     if points[0] is not None and points[1] is not None:
         check_points(*points, image0_hw, image1_hw, minimum=4 if H_0to1 is None else 3)
+    mask0 = folder / row["vessel_mask0"] if row.get("vessel_mask0") else None
+    if mask0 is not None and (why := mask_problem(mask0, image0_hw, resized)):
+        found.problems.append(Problem(str(mask0), f"loaded without vessel mask: {why}"))
+        mask0 = None
     ids = [row[name] for name in CSV_COLUMNS[:4]]
     return PairRecord(*ids, folder / row["image0"], folder / row["image1"], *points, H_0to1, mask0, row.get("split", ""))
 
@@ -147,13 +147,18 @@ def reporting(found: Inventory, source: object, pair: str = "") -> Iterator[None
         found.problems.append(Problem(str(source), str(error), pair or Path(str(source)).stem))
 
 
-def _check_mask(path: Path, image_hw: tuple[int, int], resized: list[Path]) -> None:
-    """ValueError for a mask that is unreadable or of other proportions than its image; one of mere other resolution goes to ``resized``."""
-    h, w = image_size(path)
+def mask_problem(path: Path, image_hw: tuple[int, int], resized: list[Path]) -> str:
+    """Why a mask cannot be used: unreadable, or of other proportions than its image; "" when it can. One of mere other resolution goes to
+    ``resized``."""
+    try:
+        h, w = image_size(path)
+    except (ValueError, OSError) as error:
+        return str(error)
     if abs(h * image_hw[1] - w * image_hw[0]) > max(h, w, *image_hw):
-        raise ValueError(f"{path.name} is {w} px wide and {h} px high, its image {image_hw[1]} and {image_hw[0]}: the proportions differ")
+        return f"{path.name} is {w} px wide and {h} px high, its image {image_hw[1]} and {image_hw[0]}: the proportions differ"
     if (h, w) != tuple(image_hw):
         resized.append(path)
+    return ""
 
 
 def report_resized(found: Inventory, masks: list[Path]) -> None:

@@ -5,8 +5,6 @@ One bad pair never stops a load: it is left out and becomes a Problem that names
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from .layout_files import (
     subfolders,
 )
 from .records import CSV_COLUMNS, Inventory, PairRecord, Problem, check_points, read_points
+from .spreadsheets import name_eyes, read_rows
 
 GENERATED_MODES = ("cffa", "cfoct", "octfa", "cfocta")
 FIRE_HW = (2912, 2912)
@@ -49,7 +48,8 @@ def load_layout(root: str | Path, layout: str = "auto", mode: str | None = None)
     """Load a data set of any known layout.
 
     layout: "auto" or a name out of LOADERS. mode keeps one kind of pair, e.g. "cffa" (a key of MODALITIES). A pairs.csv in a folder goes
-    before its other contents. Raises ValueError, with the shapes looked for, when root is missing, unknown or fits several layouts.
+    before its other contents; an eyes.csv there says which pairs are of one eye, see `name_eyes`. Raises ValueError, with the shapes
+    looked for, when root is missing, unknown or fits several layouts.
     """
     root = Path(root).expanduser()
     if mode is not None and mode not in MODALITIES:
@@ -60,12 +60,10 @@ def load_layout(root: str | Path, layout: str = "auto", mode: str | None = None)
         layout = detect_layout(root)
     if layout not in LOADERS:
         raise ValueError(f"layout {layout!r} is unknown; choose auto or one of {', '.join(LOADERS)}; {SHAPES}")
-    if layout in ("generated", "operation"):
-        return LOADERS[layout](root, mode)
-    found = LOADERS[layout](root)
-    if mode is not None:
+    found = LOADERS[layout](root, mode) if layout in ("generated", "operation") else LOADERS[layout](root)
+    if mode is not None and layout not in ("generated", "operation"):
         found.records = [r for r in found.records if (r.modality0, r.modality1) == MODALITIES[mode]]
-    return found
+    return name_eyes(found, (root.parent if root.is_file() else root) / "eyes.csv")
 
 
 def detect_layout(root: str | Path) -> str:
@@ -202,25 +200,11 @@ def load_pairs_csv(path: str | Path) -> Inventory:
     path = path / "pairs.csv" if path.is_dir() else path
     if not path.is_file():
         raise ValueError(f"{path}: no such file; {SHAPES}")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        separator = max(",;\t", key=text.lstrip().partition("\n")[0].count)
-        reader = csv.DictReader(io.StringIO(text, newline=""), restval="", delimiter=separator)
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-        rows = [(reader.line_num, row) for row in reader]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text; save the table as 'CSV UTF-8'") from error
-    except csv.Error as error:
-        raise ValueError(f"{path}: no table of text ({error}); save it as 'CSV UTF-8'") from error
-    missing = [name for name in CSV_COLUMNS[:6] if name not in reader.fieldnames]
-    if missing:
-        raise ValueError(f"{path}: the columns {', '.join(missing)} are missing; a pairs table has {', '.join(CSV_COLUMNS)}")
+    hint = f"; a pairs table has {', '.join(CSV_COLUMNS)}"
     resized: list[Path] = []
-    for line, row in rows:
-        cells = {key: (cell or "").strip() for key, cell in row.items() if key}
-        if any(cells.values()):
-            with reporting(found, f"{path}, line {line}", cells["pair_id"] or f"line {line}"):
-                found.add(csv_record(path.parent, cells, resized))
+    for line, row in read_rows(path, CSV_COLUMNS[:6], hint):
+        with reporting(found, f"{path}, line {line}", row["pair_id"] or f"line {line}"):
+            found.add(csv_record(path.parent, row, found, resized))
     report_resized(found, resized)
     return found
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from .checkpoints import SHIPPED, find_weights
@@ -16,10 +15,10 @@ from .geometry import describe
 from .registration import Registrar
 from .result import Registration, refused
 from .rivals import RIVALS, choose_rivals
+from .true_keypoints import register_true_points
 
 PHASE_NOTEBOOKS = ("01_warmup", "02_geometric", "03_pke", "04_sim2real")
 NOT_FOUND = "found no transform"
-TROUBLE = (ValueError, RuntimeError, ArithmeticError, cv2.error)  # what a method may raise on an image it cannot cope with
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,20 @@ class Method:
     device: str = "auto"
 
     def fingerprint(self) -> str:
-        """Changes whenever the method's answers might."""
-        what = hashlib.sha256(find_weights(self.source).read_bytes()).hexdigest() if self.ours else self.source
-        return f"{what} {Registrar.options_for(model=self.model) if self.ours else ''}"
+        """Changes whenever the method's answers might, with one and the same code."""
+        return f"{self.weights_sha256()} {Registrar.options_for(model=self.model)}" if self.ours else self.source
+
+    def weights_sha256(self) -> str:
+        """Of the file of our weights, hexadecimal; "" of a rival."""
+        return hashlib.sha256(find_weights(self.source).read_bytes()).hexdigest() if self.ours else ""
+
+    def register_true_points(self, fixed: np.ndarray, moving: np.ndarray, H_1to0: np.ndarray, points=None) -> Registration:
+        """The ceiling of ours, see `true_keypoints.register_true_points`; a crash is told as in `register`."""
+        try:
+            registrar = _registrar(self.source, self.model, self.device)
+            return register_true_points(registrar, fixed, moving, H_1to0, points)
+        except Exception as error:
+            return _crashed(error, fixed, moving)
 
     def register(self, fixed: np.ndarray, moving: np.ndarray) -> Registration:
         """The answer to a pair of images. A rival is sure of every answer (confidence NaN); NOT_FOUND and "error: …" are failures of a
@@ -43,10 +53,13 @@ class Method:
         try:
             if self.ours:
                 return _registrar(self.source, self.model, self.device)(fixed, moving)
-            H_1to0 = RIVALS[self.source](fixed, moving)
-        except TROUBLE as error:
-            return refused(f"error: {type(error).__name__}: {str(error).strip():.200}", fixed.shape[:2], moving.shape[:2])
-        return as_registration(H_1to0, fixed.shape[:2], moving.shape[:2])
+            return as_registration(RIVALS[self.source](fixed, moving), fixed.shape[:2], moving.shape[:2])
+        except Exception as error:  # whatever it is, it is the answer of this method to this pair, and the others go on
+            return _crashed(error, fixed, moving)
+
+
+def _crashed(error: Exception, fixed: np.ndarray, moving: np.ndarray) -> Registration:
+    return refused(f"error: {type(error).__name__}: {str(error).strip():.200}", fixed.shape[:2], moving.shape[:2])
 
 
 def as_registration(H_1to0: np.ndarray | None, fixed_hw, moving_hw) -> Registration:

@@ -22,6 +22,8 @@ MEDIAN_LIMIT_PX, MAX_LIMIT_PX = 20.0, 50.0  # acceptable, at 768
 STRICT_MEAN_LIMIT_PX, STRICT_MAX_LIMIT_PX = 5.0, 10.0  # SR_ME and SR_MAE, at 512
 FIRE_CATEGORIES = ("S", "P", "A")
 
+VERDICTS = ("failed", "refused", "inaccurate", "acceptable", "wrong_accepted", "sr_me", "sr_mae", "strict")  # the scores that are 0 or 1
+
 Verdict = Literal["failed", "inaccurate", "acceptable"]
 
 # ------------------------------------------------------------------ one pair, against annotated points

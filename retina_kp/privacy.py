@@ -6,6 +6,7 @@ python -m retina_kp.privacy executed.ipynb shared.ipynb        # a copy of an ex
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,7 +20,32 @@ from .images import to_gray
 from .records import PairRecord
 
 SIDE_PX = 1024  # longer side of the copy that letters are looked for on
-PATH = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:[/\\]|~?/|\.{1,2}/)[^\s:'\"<>|,;/\\]+(?:[/\\]+[^\s:'\"<>|,;/\\]+)*")
+# a path: its folders may have blanks, commas and apostrophes in them, for only a slash ends a folder's name; a blank ends its last part
+_LAST = r"[^\s:'\"<>|,;/\\]+"
+_FOLDER = rf"{_LAST}(?:(?:'(?=\w)|,? (?!\.{{1,2}}[/\\]|~|[A-Za-z]:[/\\])){_LAST})*[/\\]+"
+PATH = re.compile(rf"(?<![\w.:/\\])(?:[A-Za-z]:[/\\]|~?/|\.{{1,2}}/)(?:{_FOLDER})*{_LAST}")
+# what a reason is about, told without a word of it: the first pattern that it holds decides
+REASON_KINDS = (
+    ("duplicate pair id", "its pair id occurs twice"),
+    ("without vessel mask|mask of another resolution|mask.*proportions differ", "no usable vessel mask; the pair itself was kept"),
+    ("mirror", "its annotation mirrors the retina"),
+    ("known to be wrong", "known to be wrongly annotated"),
+    ("contradict", "its two matrices contradict each other"),
+    ("unequal point counts|points of shapes", "unequal numbers of points"),
+    ("points? pairs?, at least|define no transform|no transform fits", "its points define no transform"),
+    ("points outside", "points outside the image"),
+    ("duplicate points", "several points on one spot"),
+    ("collinear", "its points lie on one line"),
+    ("numbers? expected|no invertible transform|a transform has shape", "numbers that cannot be read"),
+    ("points belong to both", "points of one image only"),
+    ("neither an affine|neither H_0to1", "no truth where this layout has one"),
+    ("must not be empty|does not start with a number|no image with this number", "ids or names that make no pair"),
+    ("too small", "an image that is too small"),
+    ("damaged|header cannot be read|file is empty|not a plain text|unsupported|no known white", "a damaged or unreadable file"),
+    ("no such file|cannot be opened|is missing|no image |has no image|no control_points|has the images of none", "a missing file"),
+)  # fmt: skip
+HIDDEN = "(hidden)"
+OTHER_REASON = "another reason; it stands in the folder private"
 
 # ------------------------------------------------------------------ names
 
@@ -32,6 +58,16 @@ def without_paths(text: str, root: str | Path = "") -> str:
     for name in {str(root), str(Path(root).absolute()), str(Path(root).resolve())} if str(root) else ():
         text = text.replace(f"{name}/", "").replace(f"{name}\\", "").replace(name, Path(name).name)
     return PATH.sub(lambda match: re.split(r"[/\\]+", match[0])[-1], text)
+
+
+def reason_kind(reason: str) -> str:
+    """Why something was left out, in words that never come from the data: one of REASON_KINDS, or OTHER_REASON."""
+    return next((words for pattern, words in REASON_KINDS if re.search(pattern, reason)), OTHER_REASON)
+
+
+def without_message(status: str) -> str:
+    """The status of a registration without what an error says of files: "error: OSError: /a/b.png" → "error: OSError"."""
+    return ": ".join(status.split(": ")[:2]) if status.startswith("error: ") else status
 
 
 def pseudonyms(records: Iterable[PairRecord]) -> dict[str, tuple[str, str]]:
@@ -115,15 +151,16 @@ def _chains(letters: list[tuple[int, int, int, int]]) -> list[list[tuple[int, in
 
 
 def share_notebook(executed: str | Path, shared: str | Path) -> Path:
-    """Write a copy of an executed notebook whose injected parameters, printed text and metadata hold no path, only the last part of each.
-    Tables and pictures are left as they are: ours hold no path."""
+    """Write a copy of an executed notebook whose injected parameters, printed text and metadata hold no path, only the last part of each;
+    where the parameter ``hide_names`` is true, not that either. Tables and pictures are left as they are: ours hold no path."""
     import nbformat
 
     notebook = nbformat.read(executed, 4)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.source = "\n".join(_value_without_path(line) for line in cell.source.split("\n"))
+            lines = cell.source.split("\n")
+            cell.source = "\n".join(_value_without_path(line, "hide_names = True" in lines) for line in lines)
         for output in cell.get("outputs", []):
             for holder, key in ((output, "text"), (output.get("data", {}), "text/plain")):
                 if isinstance(holder.get(key), str):
@@ -132,9 +169,21 @@ def share_notebook(executed: str | Path, shared: str | Path) -> Path:
     return write_text(shared, nbformat.writes(notebook))
 
 
-def _value_without_path(line: str) -> str:
+def _value_without_path(line: str, hidden: bool) -> str:
+    """A line ``name = literal`` in which every text with a slash is cut, as a whole, to its last part, or is HIDDEN."""
     name, equals, value = line.partition(" = ")
-    return f"{name}{equals}{without_paths(value)}" if equals else line
+    try:
+        return f"{name}{equals}{_last_parts(ast.literal_eval(value), hidden)!r}" if equals else line
+    except (ValueError, SyntaxError):  # no literal
+        return f"{name}{equals}{without_paths(value)}"
+
+
+def _last_parts(value, hidden: bool):
+    if isinstance(value, list | tuple):
+        return [_last_parts(one, hidden) for one in value]
+    if not isinstance(value, str) or not re.search(r"[/\\]", value):
+        return value
+    return HIDDEN if hidden else re.split(r"[/\\]+", value.rstrip("/\\"))[-1]
 
 
 def main() -> None:

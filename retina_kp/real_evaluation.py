@@ -11,45 +11,56 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 from joblib import Parallel, delayed
-from tqdm.auto import tqdm
 
-from .annotation import leave_one_out_residual, true_homography
+from .annotation import true_homography
+from .evaluation_pairs import (
+    FIT,
+    TRUE_KEYPOINTS,
+    about,
+    pair_facts,
+    pair_print,
+    read_pair,
+    right_matches,
+    true_pose,
+    truth_points,
+    vessel_dice,
+)
 from .files import to_plain
-from .geometry import corners, describe, warp_points
-from .images import as_array, to_gray
-from .layouts import FIRE_PAIR
+from .geometry import warp_points
 from .ledger import append_row, read_ledger
-from .methods import NOT_FOUND, Method, as_registration
+from .methods import NOT_FOUND, Method
 from .metrics import judge, point_errors
-from .privacy import burned_in_text
+from .progress import progress
 from .records import PairRecord, Problem
-from .result import Registration
 from .stress import Stress, alter
-from .vessel_overlap import Maps, vessel_agreement, vessel_maps
-
-CEILING = "GT alignment"  # the transform fitted to the annotated points themselves
-VERSION = 1  # of the rows; raising it makes old ones be computed again
+from .versions import code_version
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One thing to do; without a method: the facts of the pair."""
+    """One thing to do; without a method: the facts of the pair; at_truth: the method's ceiling, with the true points for keypoints."""
 
     record: PairRecord
     method: Method | None = None
     stress: Stress = Stress()
     key: str = ""
+    at_truth: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the method in tables."""
+        return FIT if self.method is None else self.method.name + (TRUE_KEYPOINTS if self.at_truth else "")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found. facts: one row per usable pair; rows: one per method, pair and stress; problems: what was left out, why."""
+    """What an evaluation found. facts: one row per usable pair; rows: one per method, pair and stress, the
+    ceilings of ours first; problems: what was left out, or is
+    incomplete, and why."""
 
     records: dict[str, PairRecord]
     facts: list[dict]
@@ -62,15 +73,22 @@ def evaluate(records: Sequence[PairRecord], methods: Sequence[Method], stresses:
     """Run every method on every pair as taken, and those named in ``stressed`` (default: all) under the other stresses too.
 
     ledger: a JSONL file to which each finished unit is appended at once; units that are in it already are not computed again, unless
-    images, truth, weights or settings have changed. Pairs whose files or truth are unusable become problems. Parallel as
+    images, truth, weights, settings or the code have changed. Pairs whose files or truth are unusable become problems. Parallel as
     `joblib.parallel_config` says; alone without it.
     """
     done = read_ledger(ledger)
-    prints = [_pair_print(record) for record in records]
+    prints = [pair_print(record) for record in records]
     units = [Unit(record, key=_key(mark)) for record, mark in zip(records, prints, strict=True)]
     facts = _run(units, done, ledger, "pairs")
     sound = [k for k, fact in enumerate(facts) if not fact["problem"]]
+    sighted = [k for k in sound if "errors_px" in facts[k]]
     marks = {method: method.fingerprint() for method in methods}
+    ceilings = [
+        Unit(records[k], method, key=_key(prints[k], marks[method], TRUE_KEYPOINTS), at_truth=True)
+        for k in sighted
+        for method in methods
+        if method.ours
+    ]
     units = [
         Unit(records[k], method, stress, _key(prints[k], marks[method], stress.changed()))
         for stress in stresses
@@ -78,27 +96,36 @@ def evaluate(records: Sequence[PairRecord], methods: Sequence[Method], stresses:
         for method in methods
         if stress == Stress() or stressed is None or method.name in stressed
     ]
-    rows = _run(units, done, ledger, "registrations")
-    problems = [Problem(str(records[k].image1), fact["problem"], fact["pair"]) for k, fact in enumerate(facts) if fact["problem"]]
+    rows = _run(ceilings, done, ledger, "ceilings") + _run(units, done, ledger, "registrations")
+    problems = [
+        Problem(str(record.image1), fact["problem"], fact["pair"]) for record, fact in zip(records, facts, strict=True) if fact["problem"]
+    ]
+    problems += [Problem(str(records[k].vessel_mask0), why) for k in sound if (why := facts[k]["mask_problem"])]
     return Evaluation({records[k].pair_id: records[k] for k in sound}, [facts[k] for k in sound], rows, problems)
 
 
 def _run(units: Sequence[Unit], done: dict[str, dict], ledger: str | Path | None, what: str) -> list[dict]:
     """Rows of the units, in order; those not done yet are computed and appended to the ledger by this process alone."""
     rest = list({unit.key: unit for unit in units if unit.key not in done}.values())
-    bar = tqdm(total=len(units), initial=len(units) - len(rest), desc=what, unit="", smoothing=0.1)
+    bar = progress(len(units), len(units) - len(rest), what)
     for row in Parallel(return_as="generator_unordered", batch_size=1)(delayed(run_unit)(unit) for unit in rest):
         done[row["key"]] = row
         append_row(ledger, row)
         bar.update()
     bar.close()
-    return [done[unit.key] | {"method": CEILING if unit.method is None else unit.method.name} for unit in units]
+    return [done[unit.key] | {"method": unit.name} for unit in units]
 
 
 def run_unit(unit: Unit) -> dict:
     """The row of one unit, in JSON's types (NaN and infinity are None)."""
-    row = pair_facts(unit.record) if unit.method is None else measure(unit.record, unit.method, unit.stress)
+    row = _row(unit)
     return to_plain({"key": unit.key, **row}, lambda name: None)
+
+
+def _row(unit: Unit) -> dict:
+    if unit.method is None:
+        return pair_facts(unit.record)
+    return measure_ceiling(unit.record, unit.method) if unit.at_truth else measure(unit.record, unit.method, unit.stress)
 
 
 # ------------------------------------------------------------------ one unit
@@ -107,14 +134,15 @@ def run_unit(unit: Unit) -> dict:
 def measure(record: PairRecord, method: Method, stress: Stress = Stress()) -> dict:
     """What a method makes of a pair: outcome ("acceptable", "inaccurate", "refused", "failed", or "answered" without truth), status,
     confidence (None where the method gives none), seconds, errors_px of the truth's points at 768 (None without transform), tried_px: mean
-    error of what was refused, true turn and scale; for the pair as taken also the registration and the Dice of vessel maps."""
+    error of what was refused, inlier_rate of its matches (None of a method that shows none), true turn and scale;
+    for the pair as taken also the registration and the Dice of vessel maps."""
     fixed, moving = read_pair(record)
     truth = truth_points(record, moving.shape[:2])
     moving, R = alter(moving, stress, record.pair_id)
     started = time.perf_counter()
     result = method.register(fixed, moving)
     seconds = time.perf_counter() - started
-    row = _about(record) | {"method": method.name, "stress": stress.label, "factors": stress.changed(), "status": result.status}
+    row = about(record) | {"method": method.name, "stress": stress.label, "factors": stress.changed(), "status": result.status}
     row |= {"confidence": result.confidence if method.ours else None, "seconds": seconds}
     broken = result.status == NOT_FOUND or result.status.startswith("error: ")
     row["outcome"] = "answered" if result.ok else "failed" if broken else "refused"
@@ -123,111 +151,34 @@ def measure(record: PairRecord, method: Method, stress: Stress = Stress()) -> di
         errors = point_errors(np.eye(3), result.map_to_fixed(points1), points0, fixed.shape[:2]) if result.ok else None
         tried = None if result.ok or result.H_tried is None else point_errors(result.H_tried, points1, points0, fixed.shape[:2])
         row |= {"errors_px": errors, "tried_px": None if tried is None else tried.mean(), **true_pose(record, R, moving.shape[:2])}
+        row["inlier_rate"] = right_matches(record, result, R) if method.ours else None
         row["outcome"] = judge(errors) if result.ok else row["outcome"]
     if stress == Stress():
-        row |= {"registration": result.to_dict(), "dice": _dice(record, result)}
+        row |= {"registration": result.to_dict(), "dice": vessel_dice(record, result)}
     return row
 
 
-def pair_facts(record: PairRecord) -> dict:
-    """What is known of a pair before any method sees it: sizes, kind of truth, GT-alignment ceiling (errors_px at 768), leave-one-out
-    residual (px at 768), true turn and scale, Dice under the truth, burned-in text. ``problem`` says why it cannot be used, or is ""."""
-    row = _about(record) | {"method": CEILING, "problem": ""}
-    try:
-        fixed, moving = read_pair(record)
-        hw0, hw1 = fixed.shape[:2], moving.shape[:2]
-        truth = truth_points(record, hw1)
-        H_1to0 = None if truth is None else np.linalg.inv(true_homography(record))
-    except (ValueError, OSError) as error:
-        return row | {"problem": str(error)}
-    row |= {"size_fixed": list(hw0), "size_moving": list(hw1), "outcome": "answered", "rescale": 768 / max(hw0)}
-    row |= {"text_fixed": len(burned_in_text(fixed)), "text_moving": len(burned_in_text(moving)), "truth": kind_of_truth(record)}
-    if truth is None:
-        return row
-    errors = point_errors(H_1to0, *truth, hw0)
-    row |= {
-        "errors_px": errors,
-        "outcome": judge(errors),
-        "residual_px": leave_one_out_residual(record),
-        **true_pose(record, np.eye(3), hw1),
-    }
-    return row | {"dice": _dice(record, as_registration(H_1to0 / H_1to0[2, 2], hw0, hw1))}
-
-
-def kind_of_truth(record: PairRecord) -> str:
-    """In words for the inventory."""
-    parts = [] if record.points0_xy is None else [f"{len(record.points0_xy)} point pairs"]
-    return " + ".join(parts + ([] if record.H_0to1 is None else ["matrix"])) or "none"
-
-
-def truth_points(record: PairRecord, moving_hw) -> tuple[np.ndarray, np.ndarray] | None:
-    """Points of the moving image and where they belong in the fixed one, (N, 2) px each; None without truth. The annotated points; with a
-    matrix alone the corners of the moving image."""
-    if record.points0_xy is not None:
-        return record.points1_xy, record.points0_xy
-    if record.H_0to1 is None:
-        return None
-    return corners(moving_hw), warp_points(corners(moving_hw), np.linalg.inv(record.H_0to1))
-
-
-def true_pose(record: PairRecord, R: np.ndarray, moving_hw) -> dict[str, float]:
-    """Turn (deg, 0 to 180) and scale of the true way from the altered moving image to the fixed one."""
-    shape = describe(np.linalg.inv(R @ true_homography(record)), moving_hw)
-    return {"true_turn_deg": abs(shape.angle_deg), "true_scale": shape.scale}
-
-
-def read_pair(record: PairRecord) -> tuple[np.ndarray, np.ndarray]:
-    """Fixed and moving image (H, W, 3), gray ones repeated, as image libraries read files by default; ImageError when one is unreadable."""
-    return _image(*_version(record.image0)), _image(*_version(record.image1))
-
-
-def _version(path: Path) -> tuple[str, int]:
-    return str(path), path.stat().st_mtime_ns if path.is_file() else 0
-
-
-@lru_cache(maxsize=4)
-def _image(path: str, changed_ns: int) -> np.ndarray:
-    image = as_array(path)
-    return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
-
-
-@lru_cache(maxsize=8)
-def _maps(path: str, changed_ns: int) -> Maps:
-    return vessel_maps(_image(path, changed_ns))
-
-
-def _dice(record: PairRecord, result: Registration) -> float | None:
-    """Dice of vessel maps; the mask that a record has goes before the ridges of its fixed image."""
-    if not result.ok:
-        return None
-    maps0, maps1 = (_maps(*_version(path)) for path in (record.image0, record.image1))
-    if record.vessel_mask0 is not None:
-        mask0 = cv2.resize(to_gray(_image(*_version(record.vessel_mask0))), maps0[0].shape[::-1], interpolation=cv2.INTER_AREA)
-        maps0 = maps0[0], mask0 > 0.5
-    return vessel_agreement(maps0, maps1, result)
-
-
-def _about(record: PairRecord) -> dict:
-    category = FIRE_PAIR.fullmatch(record.pair_id) if record.modality0 == record.modality1 == "CF" else None
-    return {"pair": record.pair_id, "eye": record.eye_id, "kind": f"{record.modality0}-{record.modality1}",
-            "category": category[1][0] if category else ""}  # fmt: skip
+def measure_ceiling(record: PairRecord, method: Method) -> dict:
+    """The same of one of our methods when its keypoints are the true ones: errors_px at the truth's points, outcome, Dice. A pair whose
+    points are too few, or not matched, is a failed one: no better detector would help there."""
+    fixed, moving = read_pair(record)
+    moving_hw = moving.shape[:2]
+    points = None if record.points0_xy is None else (record.points0_xy, record.points1_xy)
+    result = method.register_true_points(fixed, moving, np.linalg.inv(true_homography(record)), points)
+    judged1, judged0 = truth_points(record, moving_hw)
+    errors = point_errors(np.eye(3), result.map_to_fixed(judged1), judged0, fixed.shape[:2]) if result.ok else None
+    row = about(record) | {"method": method.name + TRUE_KEYPOINTS, "stress": Stress().label, "factors": {}, "status": result.status}
+    row |= {"confidence": None, "seconds": None, "errors_px": errors, "outcome": judge(errors), "matched": len(result.matches0)}
+    row["inlier_rate"] = right_matches(record, result)
+    return row | true_pose(record, np.eye(3), moving_hw) | {"dice": vessel_dice(record, result)}
 
 
 # ------------------------------------------------------------------ what was done before
 
 
-def _pair_print(record: PairRecord) -> str:
-    """Changes with the images, the truth or the names of a pair."""
-    digest = hashlib.sha256(json.dumps([VERSION, *_about(record).values()]).encode())
-    for path in filter(None, (record.image0, record.image1, record.vessel_mask0)):
-        digest.update(path.read_bytes() if path.is_file() else b"missing")
-    for array in (record.points0_xy, record.points1_xy, record.H_0to1):
-        digest.update(b"none" if array is None else array.tobytes())
-    return digest.hexdigest()
-
-
 def _key(*parts) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    """Of a unit's row in the ledger; rows of other code, or of another torch or OpenCV, are never taken for it."""
+    return hashlib.sha256(json.dumps([code_version(), *parts], sort_keys=True).encode()).hexdigest()[:32]
 
 
 def as_taken(rows: Iterable[dict]) -> list[dict]:

@@ -71,7 +71,7 @@ class PairRecord:
 
 @dataclass(frozen=True)
 class Problem:
-    """What could not be used: ``source`` names the file, folder or row, ``reason`` says why; ``pair`` the pair left out for it."""
+    """What could not be used: source names the file, folder or row, reason says why; pair: the one left out, "" where it is kept."""
 
     source: str
     reason: str

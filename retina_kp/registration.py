@@ -116,7 +116,7 @@ class Registrar:
 
     def features(self, image) -> Features:
         """Keypoints of one image (path or array) as it stands, in its original px."""
-        views = self._views(as_array(image, "image"), fast=False)
+        views = self.views(as_array(image, "image"), fast=False)
         return views.features().mapped(np.linalg.inv(views.base_from_original), views.original_hw)
 
     def __call__(self, fixed, moving) -> Registration:
@@ -125,7 +125,7 @@ class Registrar:
         Raises ImageError for input that is no usable image; everything else is told by `Registration.status`.
         """
         fixed, moving = as_array(fixed, "fixed image"), as_array(moving, "moving image")
-        views0, views1 = self._views(fixed), self._views(moving)
+        views0, views1 = self.views(fixed), self.views(moving)
         sizes = (views0.original_hw, views1.original_hw)
         for name, views in (("fixed", views0), ("moving", views1)):
             if views.contrast < self.options.min_contrast:
@@ -140,7 +140,7 @@ class Registrar:
         stages = search_stages(self.options.coarse)
         result = self._find(views0, views1, stages)
         if not result.ok:
-            mirrored = self._find(views0, self._views(moving[:, ::-1]), stages[:2])
+            mirrored = self._find(views0, self.views(moving[:, ::-1]), stages[:2])
             if mirrored.confidence >= self.options.sure_confidence:
                 return refused(f"{MIRRORED}: one image is the mirror image of the other; flip one of them", *sizes)
         return result
@@ -159,13 +159,14 @@ class Registrar:
         best = max(candidates, key=lambda c: c.result.confidence)
         return self._judge(self._polish(views0, views1, best), views1)
 
-    def _views(self, image: np.ndarray, fast: bool = True) -> ImageViews:
+    def views(self, image: np.ndarray, fast: bool = True) -> ImageViews:
+        """Pictures of an image, HxW or HxWx3, as this registrar looks at them."""
         return ImageViews(image, self.network, self.options.keypoints, self.options.base_px, fast)
 
     def _look_closely(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis) -> Candidate | None:
         """Draw both images large where they overlap, match nearby, fit the wanted model, and measure what speaks for it."""
         o, H = self.options, hypothesis.fit.H_1to0
-        closeup = self._closeup(views0, views1, H)
+        closeup = self.closeup(views0, views1, H)
         if closeup is None:
             return None
         features1 = views1.drawn(closeup.window_from_base0 @ H, closeup.hw)
@@ -212,8 +213,8 @@ class Registrar:
         result = replace(result, confidence=best.result.confidence, evidence=best.result.evidence)
         return replace(best, step=fit.H_1to0 @ best.step, result=result)
 
-    def _closeup(self, views0: ImageViews, views1: ImageViews, H: np.ndarray) -> Closeup | None:
-        """The window around what both fields of view share; None when they share next to nothing."""
+    def closeup(self, views0: ImageViews, views1: ImageViews, H: np.ndarray) -> Closeup | None:
+        """The window around what both fields of view share, H: moving base px → fixed base px; None when they share next to nothing."""
         outline1 = warp_points(views1.outline, H)
         if not np.isfinite(outline1).all():
             return None

@@ -21,16 +21,12 @@ from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
-from .files import to_plain, write_text
+from .files import to_plain
 from .privacy import share_notebook
+from .progress import HEADLESS, forget_progress
+from .report_html import to_html
 
 PRIVATE = "private-paths"  # cell tag of notebooks whose executed copies are passed on
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-# The lab page without the scripts that it would fetch from the network.
-SCRIPTS = ("html_head_js", "html_head_js_mathjax", "html_head_js_mermaidjs", "jupyter_widgets")
-NO_SCRIPTS = "".join(f"{{% block {name} %}}{{% endblock %}}" for name in SCRIPTS)
-STYLE = "<style>.jp-InputPrompt, .jp-OutputPrompt {display: none} body {max-width: 1000px; margin: auto}</style>"  # text above its figures
-OFFLINE_TEMPLATE = "{% extends 'index.html.j2' %}" + NO_SCRIPTS + "{% block html_head_css %}{{ super() }}" + STYLE + "{% endblock %}"
 
 
 class NotebookError(RuntimeError):
@@ -55,7 +51,7 @@ class _Kernel(AsyncKernelManager):
         spec = this if self.kernel_name == "python3" else self.kernel_spec_manager.get_kernel_spec(self.kernel_name)
         paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
         inline = "module://matplotlib_inline.backend_inline"  # an inherited MPLBACKEND=Agg would leave the notebook without pictures
-        spec.env = {**spec.env, "MPLBACKEND": inline, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        spec.env = {**spec.env, HEADLESS: "1", "MPLBACKEND": inline, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         return spec
 
 
@@ -170,7 +166,7 @@ def run_notebook(
     run_name and runs_root say, or to a new one. Kernel "python3" means this interpreter, another name a registered kernel; `timeout` is
     seconds per cell. ValueError for an unknown or ill-typed parameter and for two folders before anything runs, FileNotFoundError for no
     such notebook, NotebookError when a cell raises, takes too long or kills its kernel. The executed copy of a notebook with a cell tagged
-    PRIVATE keeps no path but the last part of each.
+    PRIVATE keeps no path but the last part of each. What cells write to stderr, such as how far they are, is passed on as they run.
     """
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
@@ -178,7 +174,8 @@ def run_notebook(
     source = _find_notebook(name_or_path)
     out_dir, parameters = _one_folder(source, _checked_parameters(parameters, source), out_dir)
     executed, start = out_dir / "executed.ipynb", time.monotonic()
-    how = {"kernel_name": kernel, "kernel_manager_class": _Kernel, "execution_timeout": timeout, "progress_bar": False}
+    how = {"kernel_name": kernel, "kernel_manager_class": _Kernel, "execution_timeout": timeout}
+    how |= {"progress_bar": False, "stderr_file": sys.stderr}
     try:
         execute_notebook(source, executed, parameters, cwd=source.parent, **how)
     except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as error:
@@ -186,23 +183,10 @@ def run_notebook(
     finally:
         if not any(out_dir.iterdir()):
             out_dir.rmdir()
+    forget_progress(executed)
     if any(PRIVATE in cell.metadata.get("tags", []) for cell in _read(source).cells):
         share_notebook(executed, executed)
     return RunResult(executed, to_html(executed, out_dir / "report.html"), time.monotonic() - start)
-
-
-def to_html(executed: str | Path, html: str | Path, hide_code: bool = True) -> Path:
-    """Write an executed notebook as one HTML file that needs no network: pictures inside, no scripts, no live widgets."""
-    from nbconvert import HTMLExporter
-
-    notebook = _read(executed)
-    notebook.metadata.pop("widgets", None)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if WIDGET_VIEW not in output.get("data", {})]
-    title = next((cell.source.partition("\n")[0].lstrip("# ") for cell in notebook.cells if cell.cell_type == "markdown"), "report")
-    exporter = HTMLExporter(raw_template=OFFLINE_TEMPLATE, embed_images=True, exclude_input=hide_code, exclude_output_prompt=hide_code)
-    return write_text(html, exporter.from_notebook_node(notebook, {"metadata": {"name": title}})[0])
 
 
 def count_figures(notebook: str | Path) -> int:

@@ -11,15 +11,17 @@ import torch
 
 from .dataset import SyntheticOptions, SyntheticPairs
 from .geometry import corner_error
-from .keypoints import Features, KeypointOptions, extract
+from .keypoints import KeypointOptions, extract
 from .losses import descriptor_pairs
-from .matching import fit_transform, mutual_matches
+from .matching import Fit, fit_transform, mutual_matches
 from .metrics import inlier_rate, matching_score, repeatability
 from .pairs import PairDataset
 from .pke import PkeOptions, mine
 from .records import PairRecord
+from .true_keypoints import align_true_points
 
 VALIDATION_SEED = 987_654
+ALIGNMENT = ("affine", 4.0)  # model, and px within which matches agree with it
 MINING_RATIO = 0.9  # content filter of validation, wider than in training: it shows what training leaves out (training plan, phase 3)
 TRUE_RADIUS_PX = 5.0  # a mined point so near to a true junction is right
 GOOD_CORNER_PX = 10.0  # a validation registration within this mean corner error counts as a success
@@ -67,8 +69,7 @@ class ValidationSet:
         return {k: float(np.nanmean(v)) if np.isfinite(v := np.array([r[k] for r in rows], float)).any() else float("nan") for k in keys}
 
 
-def _alignment(points0, points1, H_0to1, image_hw, prefix: str) -> dict[str, float]:
-    fit = fit_transform(points0, points1, "affine", 4.0)
+def _success(fit: Fit | None, H_0to1, image_hw, prefix: str) -> dict[str, float]:
     error = corner_error(fit.H_1to0, np.linalg.inv(H_0to1), image_hw) if fit else float("nan")
     return {f"{prefix}_success": float(error <= GOOD_CORNER_PX), f"{prefix}_corner_px": error if error <= GOOD_CORNER_PX else float("nan")}
 
@@ -84,14 +85,14 @@ def _ceiling(batch: dict, outputs, i: int) -> dict[str, float]:
     keep = usable[0].cpu().numpy()
     p0, p1, d0, d1 = (x[0].cpu().numpy()[keep] for x in (points0, points1, d0, d1))
     hw = tuple(batch["image0"].shape[-2:])
-    index = mutual_matches(Features(p0, np.ones(len(p0)), d0, hw), Features(p1, np.ones(len(p1)), d1, hw))
+    index, fit = align_true_points(p0, p1, d0, d1, *ALIGNMENT)
     error = np.linalg.norm(p0[index[:, 0]] - p0[index[:, 1]], axis=1)  # of a match, in the fixed frame
     found = {
         "gt_matched_right": float((error <= 5).sum() / len(p0)) if len(p0) else float("nan"),
         "gt_match_px": float(error.mean()) if len(error) else float("nan"),
         "gt_match_mse": float((error**2).mean()) if len(error) else float("nan"),
     }
-    return found | _alignment(p0[index[:, 0]], p1[index[:, 1]], batch["H_0to1"][i].cpu().numpy(), hw, "gt")
+    return found | _success(fit, batch["H_0to1"][i].cpu().numpy(), hw, "gt")
 
 
 def _detected(batch: dict, features, i: int) -> dict[str, float]:
@@ -107,7 +108,7 @@ def _detected(batch: dict, features, i: int) -> dict[str, float]:
         "points0": float(len(f0)),
         "points1": float(len(f1)),
     }
-    return found | _alignment(p0, p1, H, hw, "det")
+    return found | _success(fit_transform(p0, p1, *ALIGNMENT), H, hw, "det")
 
 
 def _mined(batch: dict, outputs, options: PkeOptions) -> list[dict[str, float]]:

@@ -10,7 +10,7 @@ import torch
 
 from .geometry import image_center, jacobian, resize_matrix, similarity, translation, warp_points
 from .images import to_gray
-from .keypoints import Features, KeypointOptions, extract
+from .keypoints import Features, KeypointOptions, describe_points, extract
 from .vessels import field_of_view_mask
 
 MAX_ENLARGE = 2.0  # pictures of an image are not blown up further
@@ -56,12 +56,20 @@ class ImageViews:
 
     def drawn(self, H_frame_from_base: np.ndarray, frame_hw) -> Features:
         """Features of this image drawn in another frame of frame_hw, given in px of that frame; H: base px → px of the frame."""
+        return extract(self.network, *self.picture(H_frame_from_base, frame_hw), self.options, self.fast)[0]
+
+    def described(self, H_frame_from_base: np.ndarray, frame_hw, points_xy: np.ndarray) -> np.ndarray:
+        """(N, D) unit descriptors at points (N, 2), px of the frame, of this image drawn as in `drawn`."""
+        picture, mask = self.picture(H_frame_from_base, frame_hw)
+        return describe_points(self.network, picture, mask, points_xy, self.fast)
+
+    def picture(self, H_frame_from_base: np.ndarray, frame_hw) -> tuple[torch.Tensor, torch.Tensor]:
+        """This image, gray in [0, 1], and its field of view, bool, drawn in another frame: (1, 1, h, w) each, on the network's device."""
         H, size = H_frame_from_base @ self.base_from_original, (frame_hw[1], frame_hw[0])
         gray, copy_from_original = self._copy(H)
         picture = cv2.warpPerspective(gray, H @ np.linalg.inv(copy_from_original), size, flags=cv2.INTER_LINEAR)
         valid = cv2.warpPerspective(self.valid.view(np.uint8), H, size, flags=cv2.INTER_NEAREST) > 0
-        image, mask = (torch.from_numpy(x)[None, None].to(self.device) for x in (picture, valid))
-        return extract(self.network, image, mask, self.options, self.fast)[0]
+        return tuple(torch.from_numpy(x)[None, None].to(self.device) for x in (picture, valid))
 
     def _copy(self, H_frame_from_original: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The image shrunk by a power of √2, but no further than the frame asks for, and the matrix original px → px of the copy."""

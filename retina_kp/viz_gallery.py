@@ -6,22 +6,21 @@ see whether vessels run on, too little to diagnose from.
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import Image
 from matplotlib.figure import Figure
 
 from .annotation import true_homography
+from .evaluation_pairs import read_pair, truth_points
 from .evaluation_tables import outcome, pair_result
 from .geometry import resize_matrix, warp_points
 from .images import shrink
 from .methods import as_registration
-from .real_evaluation import as_taken, read_pair, truth_points
+from .real_evaluation import as_taken
 from .records import PairRecord
 from .result import Registration
 from .rivals import identity
@@ -29,8 +28,9 @@ from .viz import MODALITY_COLORS, WIDTH_IN, checkerboard, overlay, plot_matches,
 from .viz_evaluation import OUTCOME_LOOKS
 
 SIDE_PX = 560  # longer side of what is drawn
-REPORT_BYTES = 7_500_000  # of all pictures of pairs together; base64 adds a third
-MAGNIFICATIONS = (1, 2, 5, 10, 20)
+MAGNIFICATIONS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20)  # of residual arrows
+ANSWERED = ("0.6", "", (0, (4, 3)))  # looks, as in OUTCOME_LOOKS, of what nothing can be said about
+FRAME_SHARE = 1 / 10  # of the longer side: what the arrows of 95 of 100 points stay below
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _wrapped(text: str, width: int = 100) -> str:
 
 
 def _residuals(ax, shown: Shown) -> None:
-    """Arrows at the truth's points, as long as a tenth of the frame at most for the middle one; without truth the warped image."""
+    """Arrows from the truth's points, 95 of 100 no longer than FRAME_SHARE; without truth the warped image."""
     fixed, moving, result = small(shown.record, shown.result)
     points = truth_points(shown.record, shown.result.moving_hw)
     if points is None:
@@ -146,11 +146,12 @@ def _residuals(ax, shown: Shown) -> None:
         return
     S = resize_matrix(shown.result.fixed_hw, fixed.shape[:2])
     predicted, true = (warp_points(xy, S) for xy in (shown.result.map_to_fixed(points[0]), points[1]))
-    typical = float(np.nanmedian(np.linalg.norm(predicted - true, axis=1)))
-    magnify = max([m for m in MAGNIFICATIONS if m * typical <= max(fixed.shape) / 10], default=1)
+    longest = float(np.nanpercentile(np.linalg.norm(predicted - true, axis=1), 95))
+    magnify = max([m for m in MAGNIFICATIONS if m * longest <= FRAME_SHARE * max(fixed.shape)], default=MAGNIFICATIONS[0])
     plot_residuals(ax, fixed, predicted, true, magnify)
     errors = np.array(shown.row["errors_px"], float)
-    ax.set_title(f"residuals ×{magnify}: mean {errors.mean():.1f}, max {errors.max():.1f} px", fontsize=11)
+    figures = f"residuals ×{magnify:g}: mean {errors.mean():.1f}, max {errors.max():.1f} px"
+    ax.set_title(f"{figures}\ndot: truth, tip: where it was put", fontsize=11)
 
 
 def plot_before_after(pairs: Sequence[Shown], columns: int = 2) -> Figure:
@@ -174,7 +175,8 @@ def plot_before_after(pairs: Sequence[Shown], columns: int = 2) -> Figure:
 
 
 def plot_contact_sheet(pairs: Sequence[Shown], columns: int = 6) -> Figure:
-    """All pairs at a glance in their order: overlays in the colours of the modalities, framed in the colour of their outcome."""
+    """All pairs at a glance in their order: overlays in the colours of the modalities; colour and dash of the frame are the outcome's,
+    gray and dashed where there is no truth to judge by."""
     columns = min(columns, len(pairs))
     rows = -(-len(pairs) // columns)
     figure = plt.figure(figsize=(WIDTH_IN, rows * (WIDTH_IN / columns * 0.85 + 0.5)), layout="constrained")
@@ -186,20 +188,10 @@ def plot_contact_sheet(pairs: Sequence[Shown], columns: int = 6) -> Figure:
         show(picture, ax)
         ax.set_axis_on()
         ax.set(xticks=[], yticks=[])
-        name = outcome(shown.row) if shown.row["outcome"] != "answered" else "acceptable"
+        name = outcome(shown.row)
+        color, _, dash = OUTCOME_LOOKS.get(name, ANSWERED)
         for spine in ax.spines.values():
-            spine.set(color=OUTCOME_LOOKS[name][0], linewidth=3, visible=True)
-        error = f"{pair_result(shown.row).mean_error:.1f} px" if shown.row.get("errors_px") else shown.row["outcome"]
-        ax.set_title(f"{shown.name}\n{error}", fontsize=8)
+            spine.set(color=color, linewidth=3.5, linestyle=dash, visible=True)
+        error = f", {pair_result(shown.row).mean_error:.1f} px" if shown.row.get("errors_px") else ""
+        ax.set_title(f"{shown.name}\n{name}{error}", fontsize=8)
     return figure
-
-
-def as_jpeg(figure: Figure, share: int = 1, dpi: int = 84) -> Image:
-    """A figure as JPEG for a notebook's output, closed afterwards; of ``share`` pictures each gets its part of REPORT_BYTES."""
-    for smaller, quality in ((1, 88), (1, 78), (1, 66), (1, 52), (1, 38), (0.8, 45), (0.6, 45), (0.4, 45)):
-        content = io.BytesIO()
-        figure.savefig(content, format="jpeg", dpi=smaller * dpi, pil_kwargs={"quality": quality})
-        if content.tell() <= REPORT_BYTES / share:
-            break
-    plt.close(figure)
-    return Image(data=content.getvalue(), format="jpeg")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retina_kp.annotation import MIN_SPREAD, leave_one_out_residual, screen, true_homography
+from retina_kp.annotation import MIN_SPREAD, fixed_residuals, leave_one_out_residual, screen, true_homography
 from retina_kp.geometry import corner_error, similarity, warp_points
 from retina_kp.images import write_image
 from retina_kp.records import PairRecord, replace_record
@@ -121,14 +121,27 @@ def test_the_residual_is_given_at_768_px(record):
     assert leave_one_out_residual(record) == pytest.approx(np.median(expected) * 768 / 384, rel=0.02)
 
 
-def left_out_by_hand(points0: np.ndarray, points1: np.ndarray) -> np.ndarray:
-    """(N, 2) errors of each point under the least-squares similarity of the others, solved as complex z1 = a z0 + b."""
+def test_residuals_of_the_fixed_frame_are_its_px_at_768(record):
+    """The same square: image 0 shows it half as large as image 1 does, and its longer side measures 400 px."""
+    square = np.array([[100.0, 100], [150, 100], [150, 150], [100, 150]])
+    wider = 2 * square + 1.5 * np.array([[-1, 0], [1, 0], [1, 0], [-1, 0]])
+    record = replace_record(record, points0_xy=square, points1_xy=wider)
+    expected = np.linalg.norm(left_out_by_hand(square, wider, inverse=True), axis=1) * 768 / 400
+    assert fixed_residuals(record) == pytest.approx(expected, rel=0.03)
+    assert np.median(expected) == pytest.approx(leave_one_out_residual(record) * 384 / 400 / 2, rel=0.1)
+    assert fixed_residuals(replace_record(record, points0_xy=None, points1_xy=None)).size == 0
+    assert np.isinf(fixed_residuals(annotated(record, SPREAD[:3], np.eye(3)))).all()
+
+
+def left_out_by_hand(points0: np.ndarray, points1: np.ndarray, inverse: bool = False) -> np.ndarray:
+    """(N, 2) errors of each point, in frame 1 or, inverse, in frame 0, under the least-squares similarity of the others, solved as
+    complex z1 = a z0 + b."""
     z0, z1 = (points @ [1, 1j] for points in (points0, points1))
     errors = []
     for k in range(len(z0)):
         rest = np.arange(len(z0)) != k
         (a, b), *_ = np.linalg.lstsq(np.column_stack([z0[rest], np.ones(rest.sum())]), z1[rest], rcond=None)
-        errors.append(a * z0[k] + b - z1[k])
+        errors.append((z1[k] - b) / a - z0[k] if inverse else a * z0[k] + b - z1[k])
     return np.column_stack([np.real(errors), np.imag(errors)])
 
 

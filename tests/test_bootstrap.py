@@ -43,10 +43,23 @@ def test_many_eyes_give_the_normal_interval():
 
 def test_where_all_agree_the_binomial_limit_stands():
     eyes = [f"eye {k // 2}" for k in range(20)]  # ten eyes: 0.025 ** (1 / 10) = 0.6915 (Clopper and Pearson)
-    assert bootstrap.interval(np.ones(20), eyes) == pytest.approx((0.6915, 1), abs=1e-4)
-    assert bootstrap.interval(np.zeros(20), eyes) == pytest.approx((0, 0.3085), abs=1e-4)
-    assert bootstrap.interval(np.full(20, 0.5), eyes) == (0.5, 0.5)  # no verdicts
+    assert bootstrap.interval(np.ones(20), eyes, verdicts=True) == pytest.approx((0.6915, 1), abs=1e-4)
+    assert bootstrap.interval(np.zeros(20), eyes, verdicts=True) == pytest.approx((0, 0.3085), abs=1e-4)
+    assert bootstrap.interval(np.zeros(20), eyes) == (0, 0), "areas under curves are no verdicts, even where all are nil"
     assert np.isnan(bootstrap.interval([1.0, 1.0], ["a", "a"])).all() and np.isnan(bootstrap.interval([], [])).all()
+
+
+def test_a_better_count_never_has_a_lower_limit():
+    """With the binomial limit at 25 of 25 alone, 24 of 25 would have seemed surer."""
+    eyes = [str(k) for k in range(25)]
+    ends = np.array([bootstrap.interval(np.arange(25) < right, eyes, verdicts=True) for right in range(26)])
+    assert (np.diff(ends, axis=0) >= 0).all() and ends[24] == pytest.approx([0.7965, 1], abs=2e-3)  # exact: [.7965, .9990]
+
+
+@pytest.mark.parametrize(("share", "trials", "low", "high"), [(0.5, 10, 0.1871, 0.8129), (0.1, 20, 0.0123, 0.3170), (1, 5, 0.4782, 1)])
+def test_exact_limits_are_those_of_the_tables(share, trials, low, high):
+    assert bootstrap.binomial_limits(share, trials) == pytest.approx((low, high), abs=1e-4)
+    assert bootstrap.binomial_limits(1 - share, trials) == pytest.approx((1 - high, 1 - low), abs=1e-4)
 
 
 def test_the_median_stands_failures():
@@ -69,10 +82,18 @@ def test_differences_are_paired():
 
 def test_verdicts_that_never_differ_leave_room_for_a_difference():
     eyes, ones = [str(k) for k in range(10)], np.ones(10)
-    assert bootstrap.paired_difference(ones, ones, eyes) == pytest.approx((0, -0.3085, 0.3085), abs=1e-4)
-    assert bootstrap.paired_difference(ones, 0 * ones, eyes) == pytest.approx((1, 0.6915, 1), abs=1e-4)
-    assert bootstrap.paired_difference(0 * ones, ones, eyes) == pytest.approx((-1, -1, -0.6915), abs=1e-4)
-    assert np.isnan(bootstrap.paired_difference([], [], [])).all()
+    assert bootstrap.paired_difference(ones, ones, eyes, verdicts=True) == pytest.approx((0, -0.3085, 0.3085), abs=1e-4)
+    wide = 1 - np.hypot(0.3085, 0.3085)  # both shares, 10 of 10 and 0 of 10, may be off by 0.3085
+    assert bootstrap.paired_difference(ones, 0 * ones, eyes, verdicts=True) == pytest.approx((1, wide, 1), abs=1e-4)
+    assert bootstrap.paired_difference(0 * ones, ones, eyes, verdicts=True) == pytest.approx((-1, -1, -wide), abs=1e-4)
+    assert bootstrap.paired_difference(ones, ones, eyes) == (0, 0, 0) and np.isnan(bootstrap.paired_difference([], [], [])).all()
+
+
+def test_differences_of_verdicts_do_not_contradict_each_other():
+    """The more pairs only the first method has right, the farther right lie both ends."""
+    eyes = [str(k) for k in range(25)]
+    ends = np.array([bootstrap.paired_difference(np.arange(25) < n, np.zeros(25), eyes, verdicts=True)[1:] for n in range(26)])
+    assert (np.diff(ends, axis=0) >= -1e-9).all() and ends[1, 0] < 0 < ends[8, 0]
 
 
 def test_mean_of_groups_counts_groups_alike():

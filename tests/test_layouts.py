@@ -267,6 +267,59 @@ def test_cf_octa_bad_truth_is_reported_and_never_an_identity(tmp_path):
     assert len(found.problems) == 11
 
 
+def test_a_mask_costs_no_pair_in_a_table_either(tmp_path):
+    """As in the generated layout: a mask of other proportions, a missing and a damaged one are named, and their pairs kept."""
+    for name, hw in (("a.png", CF_HW), ("wide.png", (CF_HW[0], 2 * CF_HW[1])), ("large.png", (2 * CF_HW[0], 2 * CF_HW[1]))):
+        image(tmp_path / name, hw)
+    (tmp_path / "torn.png").write_bytes(b"no image")
+    rows = [f"{mask},e,CF,FA,a.png,a.png,{mask}.png" for mask in ("wide", "none", "torn", "large")]
+    (tmp_path / "pairs.csv").write_text("pair_id,eye_id,modality0,modality1,image0,image1,vessel_mask0\n" + "\n".join(rows))
+    found = load_pairs_csv(tmp_path)
+    assert [r.pair_id for r in found.records] == ["wide", "none", "torn", "large"]
+    assert [r.vessel_mask0 is not None for r in found.records] == [False, False, False, True]
+    for name, word in (("wide", "proportions differ"), ("none", "no such file"), ("torn", "damaged"), ("large", "resolution")):
+        assert word in reason(found, f"{name}.png"), found.problems
+    assert not any(problem.pair for problem in found.problems), "no pair is left out"
+
+
+# ------------------------------------------------------------------ eyes
+
+
+@pytest.mark.parametrize("separator", ",;")
+def test_a_table_of_eyes_goes_before_what_a_layout_says(tmp_path, separator):
+    for name in ("001_01", "002_01", "002_02"):
+        operation_pair(tmp_path / "operation_pre_filtered_cffa", name)
+    assert [r.eye_id for r in load_layout(tmp_path).records] == ["001", "002", "002"]
+    rows = ["eye_id,pair_id", "Li,cffa_001_01", "Li,cffa_002_02", "Wu,cffa_999_01", ","]
+    (tmp_path / "eyes.csv").write_text("\n".join(rows).replace(",", separator), encoding="utf-8-sig")
+    found = load_layout(tmp_path)
+    assert [r.eye_id for r in found.records] == ["Li", "002", "Li"]
+    (problem,) = found.problems
+    assert "1 pairs, such as 'cffa_002_01'" in problem.reason and problem.pair == "", "no pair is left out"
+    (tmp_path / "eyes.csv").write_text("pair_id,eye_id\ncffa_001_01,Li\ncffa_001_01,Wu\n")
+    with pytest.raises(ValueError, match="line 3: pair 'cffa_001_01' has another eye"):
+        load_layout(tmp_path)
+    (tmp_path / "eyes.csv").write_text("pair,eye\n")
+    with pytest.raises(ValueError, match="columns pair_id, eye_id are missing"):
+        load_layout(tmp_path)
+
+
+@pytest.mark.parametrize(("H", "mirrored"), [("0 1 0 1 0 0 0 0 1", True), ("-1 0 95 0 1 0 0 0 1", True), ("0 -1 95 1 0 0 0 0 1", False),
+                                             ("-2 0 95 0 -2 90 0 0 -2", False)])  # fmt: skip
+def test_a_matrix_that_mirrors_is_refused_as_such_points_are(tmp_path, H, mirrored):
+    image(tmp_path / "a.png", CF_HW)
+    (tmp_path / "pairs.csv").write_text(f"pair_id,eye_id,modality0,modality1,image0,image1,H_0to1\np,e,CF,FA,a.png,a.png,{H}\n")
+    found = load_layout(tmp_path)
+    assert len(found.records) == (not mirrored) and ("mirrors the retina" in reason(found, "line 2")) == mirrored
+
+
+def test_a_table_of_eyes_stands_beside_a_table_of_pairs(tmp_path):
+    image(tmp_path / "a.png", CF_HW)
+    (tmp_path / "pairs.csv").write_text("pair_id,eye_id,modality0,modality1,image0,image1\np,e,CF,FA,a.png,a.png\n")
+    (tmp_path / "eyes.csv").write_text("pair_id,eye_id\np,Wu\n")
+    assert [load_layout(where).records[0].eye_id for where in (tmp_path, tmp_path / "pairs.csv")] == ["Wu", "Wu"]
+
+
 # ------------------------------------------------------------------ FIRE and the sets with masks
 
 
@@ -462,12 +515,13 @@ def test_bad_rows_of_a_table_are_reported(tmp_path):
     ]
     (tmp_path / "pairs.csv").write_text("\ufeff" + head + "\n".join(rows) + "\n", encoding="utf-8")
     found = load_layout(tmp_path)
-    assert [r.pair_id for r in found.records] == ["good"] and found.records[0].H_0to1 is None
-    words = ["duplicate", "no such file", "unequal", "both images", "9 numbers", "no invertible", "proportions", "empty", "folder"]
-    assert len(found.problems) == len(words)
-    for line, word in enumerate(words, 3):
+    assert [r.pair_id for r in found.records] == ["good", "g"] and found.records[0].H_0to1 is None
+    words = {3: "duplicate", 4: "no such file", 5: "unequal", 6: "both images", 7: "9 numbers", 8: "no invertible"}
+    words |= {10: "empty", 11: "folder"}
+    for line, word in words.items():
         assert word in reason(found, f"pairs.csv, line {line}")
-    assert [p.pair for p in found.problems] == ["good", *"bcdefghi"]
+    assert "proportions" in reason(found, "fa.png") and len(found.problems) == 1 + len(words)
+    assert [p.pair for p in found.problems] == ["good", *"bcdef", "", *"hi"]
     (tmp_path / "pairs.csv").write_text("pair_id,image0\n")
     with pytest.raises(ValueError, match="eye_id, modality0, modality1, image1 are missing"):
         load_layout(tmp_path)

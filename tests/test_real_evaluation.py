@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,16 @@ from joblib import parallel_config
 from retina_kp import evaluation_files as files
 from retina_kp import evaluation_tables as tables
 from retina_kp import methods as methods_module
-from retina_kp import real_evaluation
+from retina_kp import real_evaluation, versions
+from retina_kp.evaluation_columns import TABLES
+from retina_kp.evaluation_pairs import FIT, truth_points
+from retina_kp.files import to_plain
 from retina_kp.geometry import translation
 from retina_kp.images import write_image
 from retina_kp.layouts import load_layout
 from retina_kp.ledger import append_row, read_ledger
 from retina_kp.methods import Method, choose_methods
-from retina_kp.real_evaluation import CEILING, evaluate, truth_points
+from retina_kp.real_evaluation import evaluate
 from retina_kp.records import PairRecord, replace_record, write_pairs_csv
 from retina_kp.stress import Stress
 
@@ -58,8 +62,8 @@ def test_errors_of_the_identity_are_those_worked_out_by_hand(clinic):
     assert line["auc25"][0] == pytest.approx((25 + 7 + 0) / 75)  # 0 px; 18 px is below 19 … 25; 60 px never
     assert line["auc25_fire"][0] == pytest.approx(1 / 3) and line["auc@20"][0] == pytest.approx((1 + 0.1 + 0) / 3)
     assert line["median_px"][0] == pytest.approx(18) and line["failed"][0] == line["refused"][0] == 0
-    assert table[CEILING]["acceptable"][0] == 1 and table[CEILING]["median_px"][0] == pytest.approx(0, abs=1e-3)
-    assert table[tables.FLOOR]["median_px"][0] == pytest.approx(0, abs=1e-3)
+    assert table[FIT]["acceptable"][0] == 1 and table[FIT]["median_px"][0] == pytest.approx(0, abs=1e-3)
+    assert tables.FLOOR not in table and {fact["truth"] for fact in done.facts} == {"12 computed point pairs"}
     assert done.problems == [] and done.facts[0]["size_fixed"] == list(HW) and done.facts[0]["rescale"] == PX
 
 
@@ -92,12 +96,80 @@ def test_refused_failed_and_crashed_are_told_apart(clinic, monkeypatch):
     assert real_evaluation.measure(record, IDENTITY)["status"] == "error: ValueError: cannot"
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_no_crash_of_a_method_stops_the_run(clinic, monkeypatch, ours):
+    """Whatever a method raises is its answer to that pair, with type and message; the other pairs are evaluated."""
+    answers = iter([KeyError("no such layer"), MemoryError("8 GB"), np.eye(3)])
+
+    def register(fixed, moving):
+        if isinstance(answer := next(answers), Exception):
+            raise answer
+        return methods_module.as_registration(answer, fixed.shape[:2], moving.shape[:2]) if ours else answer
+
+    monkeypatch.setattr(methods_module, "_registrar", lambda *given: register)
+    monkeypatch.setitem(methods_module.RIVALS, "identity", register)
+    rows = evaluate(load_layout(clinic).records, [Method("m", "lite" if ours else "identity", ours)]).rows[-3:]
+    assert [row["status"] for row in rows] == ["error: KeyError: 'no such layer'", "error: MemoryError: 8 GB", "ok"]
+    assert [row["outcome"] for row in rows] == ["failed", "failed", "inaccurate"]
+
+
 def test_confidence_tells_a_warned_of_error_from_a_wrongly_accepted_one():
     row = {"pair": "p", "eye": "e", "kind": "CF-FA", "method": "m", "outcome": "inaccurate", "errors_px": [90.0, None], "confidence": 0.6}
     assert tables.outcome(row) == "wrongly accepted" and tables.outcome(row, 0.7) == "inaccurate, warned of"
     assert tables.outcome(row | {"confidence": None}, 0.7) == "wrongly accepted"  # a method without confidence is always sure
     assert tables.pair_result(row).mean_error == math.inf
-    assert tables.outcome(row | {"method": CEILING, "confidence": None}) == "inaccurate, warned of"  # a bad annotation accepts nothing
+    assert tables.outcome(row | {"method": FIT, "confidence": None}) == "inaccurate, warned of"  # a bad annotation accepts nothing
+
+
+def test_the_ceiling_is_what_true_keypoints_give(clinic, monkeypatch):
+    """A network whose descriptors find nothing has a ceiling of failures, however good the annotation fits itself; ceilings compete with
+    no method and claim nothing."""
+    shift = translation(3, 0)
+    asked = []
+
+    def answer(method, fixed, moving, H_1to0, points):
+        asked.append((points[0], points[1], H_1to0))
+        return methods_module.as_registration(shift if len(asked) != 2 else None, fixed.shape[:2], moving.shape[:2])
+
+    monkeypatch.setattr(Method, "register_true_points", answer)
+    monkeypatch.setattr(Method, "register", lambda method, f, m: methods_module.as_registration(np.eye(3), f.shape[:2], m.shape[:2]))
+    records = load_layout(clinic).records
+    done = evaluate(records, [Method("lite", "lite", True), IDENTITY], [Stress(), Stress(gamma=2)])
+    ceilings = [row for row in done.rows if row["method"] == "lite, true keypoints"]
+    assert len(ceilings) == 3 and ceilings == done.rows[:3]
+    assert [row["errors_px"] and row["errors_px"][0] for row in ceilings] == pytest.approx([3 * PX, None, math.hypot(3, 8) * PX])
+    assert np.array_equal(asked[1][0], records[1].points0_xy) and np.allclose(asked[1][2] / asked[1][2][2, 2], translation(3, 0), atol=1e-3)
+    table = {line["method"]: line for line in tables.method_table(done.facts, done.rows)}
+    assert list(table)[:2] == [FIT, "lite, true keypoints"]
+    assert table["lite, true keypoints"]["failed"][0] == pytest.approx(1 / 3)
+    assert table["lite, true keypoints"]["wrong_accepted"][0] == 0 == table[FIT]["failed"][0]
+    assert [line["against"] for line in tables.differences(done.rows, "lite")] == ["identity"]
+    assert {line["method"] for line in tables.stress_table(done.rows)} == {"lite", "identity"}
+    rows = {(row["pair"], row["method"], row["stress"]): row for row in files.pair_rows(done.facts, done.rows)}
+    assert rows["cffa_001_01", "lite", "gamma 2"]["ceiling_mean_px"] == pytest.approx(3 * PX)
+    assert rows["cffa_001_01", "lite", "gamma 2"]["annotation_fit_mean_px"] == pytest.approx(0, abs=1e-3)
+    assert rows["cffa_001_01", "identity", "as taken"]["ceiling_mean_px"] is None
+
+
+def test_the_inlier_rate_counts_matches_within_5_px_at_768(clinic, monkeypatch):
+    """5 px at 768 are 0.83 px of these images; matches follow the stress; refused pairs count with their matches."""
+    record = load_layout(clinic).records[1]  # true: +3 px along x
+    off = np.array([0, 0.4, 0.8, 0.9, -0.8, 30])  # four of six are right
+
+    def answer(method, fixed, moving):
+        points1 = real_evaluation.warp_points(GRID[:6], R)
+        result = methods_module.as_registration(np.eye(3), fixed.shape[:2], moving.shape[:2])
+        matches = {"matches0": GRID[:6] + np.stack([3 + off, 0 * off], 1), "matches1": points1, "inliers": np.ones(6, bool)}
+        return replace(result, **matches).refuse("low confidence: 0.2")
+
+    monkeypatch.setattr(Method, "register", answer)
+    for stress in (Stress(), Stress(turn=90)):
+        R = real_evaluation.alter(picture(), stress)[1]
+        row = real_evaluation.measure(record, Method("lite", "lite", True), stress)
+        assert row["inlier_rate"] == pytest.approx(4 / 6) and row["outcome"] == "refused"
+    rows = [row, row | {"pair": "b", "eye": "b", "inlier_rate": 0.0}, row | {"pair": "c", "eye": "c", "inlier_rate": None}]
+    assert tables.figures(rows)["inlier_rate"][0] == pytest.approx(1 / 3) and tables.figures(rows)["inlier_rate"][3] == 2
+    assert real_evaluation.measure(record, IDENTITY)["inlier_rate"] is None and tables.figures(rows[2:])["inlier_rate"] is None
 
 
 def test_paired_differences_are_of_the_same_pairs(clinic):
@@ -109,6 +181,18 @@ def test_paired_differences_are_of_the_same_pairs(clinic):
     assert line["auc25"][0] == pytest.approx((25 - 19 + 7 - 1) / 75)  # 0 → 6 px passes 19 limits, 18 → 24 px passes one
 
 
+def test_the_floor_is_that_of_clicked_points_in_px_of_the_errors(clinic):
+    """Clicks that scatter by 0.5 px: at 768 the errors of a perfect method and the residual are of one size; computed points stay out."""
+    rng = np.random.default_rng(5)
+    records = [replace_record(r, points0_xy=r.points0_xy + rng.normal(0, 0.5, GRID.shape)) for r in load_layout(clinic).records[:1] * 12]
+    records = [replace_record(r, pair_id=f"p{k}", eye_id=f"e{k}") for k, r in enumerate(records)]
+    done = evaluate([*records, load_layout(clinic).records[2]], [IDENTITY])
+    table = {line["method"]: line for line in tables.method_table(done.facts, done.rows)}
+    floor = table[tables.FLOOR]
+    assert floor["pairs"] == 12 and done.facts[-1]["truth"] == "12 computed point pairs" and done.facts[0]["truth"] == "12 point pairs"
+    assert floor["median_px"][0] == pytest.approx(np.mean([e for row in done.rows[:12] for e in row["errors_px"]]), rel=0.4)
+
+
 # ------------------------------------------------------------------ layouts
 
 
@@ -117,10 +201,10 @@ def test_fire_protocol_on_a_tree_of_its_shape(tmp_path):
     found = load_layout(tmp_path)
     assert len(found.records) == 4 and "P37_1_2" in found.problems[0].source
     (ceiling, line) = tables.fire_table(*(lambda done: (done.facts, done.rows))(evaluate(found.records, [IDENTITY])))
-    expected = {"S (2)": (25 + 15) / 50, "P (1)": 1 / 25, "A (1)": 23 / 25}  # the errors, at 2912 px, are the shifts
+    expected = {"S": (25 + 15) / 50, "P": 1 / 25, "A": 23 / 25}  # the errors, at 2912 px, are the shifts
     assert {name: line[name][0] for name in expected} == pytest.approx(expected, abs=1e-6)
     assert line["mAUC"][0] == pytest.approx(sum(expected.values()) / 3) and line["all"][0] == pytest.approx((25 + 15 + 1 + 23) / 100)
-    assert ceiling["mAUC"][0] == 1 and line["pairs"] == 4
+    assert ceiling["mAUC"][0] == 1 and line["pairs"] == 4 and [line[f"{name}_pairs"] for name in "SPA"] == [2, 1, 1]
 
 
 def test_affine_truth_of_another_scale(tmp_path):
@@ -129,7 +213,10 @@ def test_affine_truth_of_another_scale(tmp_path):
     assert [r.points0_xy is None for r in found.records] == [True, True]
     done = evaluate(found.records[:1], [Method("lite", "lite", True)])
     assert done.facts[0]["truth"] == "matrix" and max(done.facts[0]["errors_px"]) < 1e-6
-    assert done.rows[0]["outcome"] == "acceptable" and np.mean(done.rows[0]["errors_px"]) < 8
+    ceiling, row = done.rows
+    assert row["outcome"] == "acceptable" and np.mean(row["errors_px"]) < 8
+    assert (ceiling["method"], ceiling["outcome"]) == ("lite, true keypoints", "acceptable") and np.mean(ceiling["errors_px"]) < 3
+    assert ceiling["matched"] > 50, "keypoints, mapped by the matrix"
     points1, points0 = truth_points(found.records[0], (512, 512))
     assert points1.tolist() == [[0, 0], [511, 0], [511, 511], [0, 511]]
 
@@ -140,7 +227,7 @@ def test_pairs_without_truth_have_vessel_dice_only(clinic):
     assert {row["outcome"] for row in done.rows} == {"answered"} and {fact["truth"] for fact in done.facts} == {"none"}
     assert tables.method_table(done.facts, done.rows) == [] and tables.with_truth(done.rows) == []
     (line,) = tables.dice_table(done.facts, done.rows)
-    assert line["pairs"] == line["with a transform"] == 3 and line["dice"][0] == pytest.approx(1)  # both images of a pair are the same
+    assert line["pairs"] == line["compared"] == 3 and line["dice"][0] == pytest.approx(1)  # both images of a pair are the same
     document = files.metrics_document({}, done.facts, done.rows, "identity")
     assert document["pairs_with_truth"] == 0 and document["methods"] == []
 
@@ -162,6 +249,18 @@ def test_every_broken_input_is_named_and_the_rest_evaluated(clinic):
                        "009": "mirror"}.items():  # fmt: skip
         assert any(f"{name}_01" in source and word in reason for source, reason in reasons.items()), (name, reasons)
     assert sorted(by_pair(done.rows)) == ["cffa_001_01", "cffa_001_02", "cffa_002_01", "cffa_010_01"] and len(reasons) == 7
+
+
+def test_a_damaged_mask_costs_the_dice_and_is_named(clinic, tmp_path):
+    """Its header is whole, so that loading does not see it."""
+    records = load_layout(clinic).records
+    write_image(tmp_path / "mask.png", picture())
+    (tmp_path / "mask.png").write_bytes((tmp_path / "mask.png").read_bytes()[:400])
+    done = evaluate([replace_record(records[0], vessel_mask0=tmp_path / "mask.png"), *records[1:]], [IDENTITY])
+    assert [row["dice"] is None for row in done.rows] == [True, False, False] == [fact["dice"] is None for fact in done.facts]
+    (problem,) = done.problems
+    assert problem.source.endswith("mask.png") and "damaged" in problem.reason and problem.pair == ""
+    assert done.rows[0]["outcome"] == "acceptable"
 
 
 def test_the_same_pairs_from_a_table_give_the_same_figures(clinic, tmp_path):
@@ -217,6 +316,30 @@ def test_what_has_changed_is_computed_again(clinic, monkeypatch):
     assert len(ran) == 2  # another name for the same method and pairs is the same work
 
 
+def test_rows_of_other_code_are_computed_again(clinic, monkeypatch):
+    """A run that is continued after an update must not mix two versions."""
+    records, ledger = load_layout(clinic).records[:1], clinic / "units.jsonl"
+    evaluate(records, [IDENTITY], ledger=ledger)
+    ran = counting(monkeypatch)
+    evaluate(records, [IDENTITY], ledger=ledger)
+    assert not ran
+    monkeypatch.setattr(real_evaluation, "code_version", lambda: "the next")
+    evaluate(records, [IDENTITY], ledger=ledger)
+    assert len(ran) == 2, "the pair and its registration"
+
+
+def test_the_codes_version_is_that_of_every_source_and_of_torch(tmp_path, monkeypatch):
+    found = set()
+    monkeypatch.setattr(versions, "PACKAGE", tmp_path)
+    for name, text in (("a.py", "1"), ("a.py", "2"), ("networks/b.py", "2"), ("notes.txt", "3")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        found.add(versions.code_version.__wrapped__())
+    assert len(found) == 3, "two texts of one file, a file more, and a text that is no source"
+    monkeypatch.setattr(versions.torch, "__version__", "9.9")
+    assert versions.code_version.__wrapped__() not in found
+
+
 def test_the_ledger_passes_over_torn_lines(tmp_path):
     path = tmp_path / "new" / "units.jsonl"
     append_row(path, {"key": "a", "value": 1})
@@ -268,17 +391,36 @@ def test_methods_by_name_path_and_phase(tmp_path, monkeypatch):
         choose_methods(["lightning"], [], tmp_path)
 
 
-def test_metrics_json_explains_every_name_in_it(clinic):
+def test_every_name_in_the_files_is_explained_and_every_explanation_used(clinic, tmp_path):
+    fire_tree(tmp_path / "fire", {"S01": 0, "P01": 24.5, "A01": 2})
+    records = [*load_layout(clinic).records, *load_layout(tmp_path / "fire").records]
+    done = evaluate(records, [IDENTITY, Method("again", "identity", False)], [Stress(), Stress(gamma=2)])
+    sure = [row | {"confidence": 0.9} if row["method"] == "identity" else row for row in done.rows]
+    document = files.metrics_document({name: "" for name in TABLES["about"]}, done.facts, sure, "identity")
+    assert set(document) == set(TABLES["metrics.json"]) and set(document["about"]) == set(TABLES["about"])
+    tables_of = {name: document[name] for name in ("methods", "vessels", "fire", "stress", "reliability")}
+    tables_of |= {"differences": document["differences"]["lines"], "pairs.csv": files.pair_rows(done.facts, sure)}
+    for name, lines in tables_of.items():
+        assert lines and {key for line in lines for key in line} == set(TABLES[name]), name
+    assert set(TABLES) == {"metrics.json", "about", *tables_of}
+
+
+def test_metrics_json_and_pairs_csv(clinic):
     done = evaluate(load_layout(clinic).records, [IDENTITY], [Stress(), Stress(gamma=2)])
     document = files.metrics_document({"weights": ["lite"]}, done.facts, done.rows, "identity")
-    assert {name for line in document["methods"] for name in line} <= set(files.COLUMNS)
     assert {(line["value"], line["state"]) for line in document["stress"]} == {(1.0, "gamma 1"), (2.0, "gamma 2")}
-    assert document["annotation_residual_px"]["max"] == pytest.approx(0, abs=1e-3)
+    assert document["annotation_residual_px"] == {"pairs": 0, "computed": 3, "median": None, "max": None}
     assert str(clinic) not in json.dumps(document)
     rows = files.pair_rows(done.facts, done.rows)
     assert len(rows) == 9 and {row["stress"] for row in rows} == {"as taken", "gamma 2"} and str(clinic) not in json.dumps(rows)
     (worst,) = [row for row in rows if row["pair"] == "cffa_002_01" and row["method"] == "identity" and row["stress"] == "as taken"]
-    assert (worst["mean_px"], worst["outcome"]) == (60, "wrongly accepted") and worst["mean_px_fire"] == pytest.approx(10 * 2912 / 128)
+    assert (worst["points_mean_px"], worst["outcome"]) == (60, "wrongly accepted")
+    assert worst["points_mean_px_fire"] == pytest.approx(10 * 2912 / 128) and worst["truth"] == "12 computed point pairs"
+
+
+def test_infinite_is_written_as_such_and_unknown_as_null():
+    document = to_plain({"a": [math.inf, -math.inf, math.nan, 1.5]}, files.NOT_FINITE.get)
+    assert json.loads(json.dumps(document, allow_nan=False)) == {"a": ["inf", "-inf", None, 1.5]}
 
 
 def test_figures_as_text():

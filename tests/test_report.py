@@ -12,9 +12,9 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from retina_kp import files, report
+from retina_kp import files, progress, report
 
 PARAMETERS = """epochs = 2  # how many
 rate: float = 0.1  # step
@@ -28,7 +28,7 @@ def notebook(tmp_path_factory) -> Path:
     """A tiny notebook: a figure, a widget, and a cell that fails for epochs 0."""
     cells = [
         new_markdown_cell("# Tiny\n$x^2$"),
-        new_code_cell("import os, sys\nimport ipywidgets\nimport matplotlib.pyplot as plt\nfrom retina_kp import files, report"),
+        new_code_cell("import os, sys\nimport ipywidgets\nimport matplotlib.pyplot as plt\nfrom retina_kp import files, progress, report"),
         new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
         new_code_cell("print('ran with', [sys.executable, os.getcwd(), report.__file__, epochs, rate, name, flag, angles])"),
         new_code_cell("plt.plot([1, 2]);"),
@@ -73,6 +73,20 @@ def test_html_needs_no_network(finished):
     assert "matplotlib" in shown.read_text(encoding="utf-8")
 
 
+def test_html_is_made_for_mail_and_paper(tmp_path):
+    """Pictures say what they show, links to notebooks that no reader has are words, tables keep their columns on paper."""
+    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+    outputs = [new_output("display_data", {"image/png": pixel}, metadata={"image/png": {"alt": "bars & more"}}),
+               new_output("display_data", {"image/jpeg": pixel})]  # fmt: skip
+    cells = [new_markdown_cell("# T\n[the next](01_next.ipynb), [a page](https://x.org/y.ipynb)"), new_code_cell("1", outputs=outputs)]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "executed.ipynb")
+    html = report.to_html(tmp_path / "executed.ipynb", tmp_path / "r.html").read_text(encoding="utf-8")
+    assert 'alt="bars &amp; more"' in html and 'alt="a figure"' in html and html.count('src="data:image/') == 2
+    assert "01_next.ipynb" not in html and "the next" in html and 'href="https://x.org/y.ipynb"' in html
+    assert re.search(r"@media print \{.*overflow: visible.*font-size: 7pt", html, re.DOTALL)
+    assert ".jp-OutputArea-output td:first-child {white-space: nowrap" in html, "a kind is one word; the title's table may wrap"
+
+
 @pytest.mark.parametrize(("given", "message"), [
     ({"epoch": 1}, "no parameter 'epoch': did you mean 'epochs'? It has: epochs, rate, name, flag, angles"),
     ({"zzz": 1}, "no parameter 'zzz': It has: epochs"),
@@ -84,6 +98,33 @@ def test_wrong_parameters_are_refused_before_anything_runs(notebook, tmp_path, g
     with pytest.raises(ValueError, match=re.escape(message)):
         report.run_notebook(notebook, given, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_how_far_a_run_is_comes_through_and_stays_out_of_the_copy(tmp_path, capfd):
+    work = """import sys
+from retina_kp import progress
+progress.EVERY_S = 0
+bar = progress.progress(4, 1, 'pairs')
+for k in range(3):
+    bar.update()
+bar.close()
+written = sys.stderr.write('mind the gap\\n')"""
+    nbformat.write(new_notebook(cells=[new_code_cell(work)]), tmp_path / "long.ipynb")
+    result = report.run_notebook(tmp_path / "long.ipynb", {}, tmp_path / "out")
+    lines = capfd.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("progress: ")] == [f"progress: pairs {k} of 4, 00:00 left" for k in (2, 3, 4)]
+    assert [output.text for output in nbformat.read(result.executed, 4).cells[0].outputs] == ["mind the gap\n"]
+
+
+def test_time_left_is_that_of_the_work_still_to_do(monkeypatch, capsys):
+    """Of 10 pieces 4 were done before; each of the next takes 30 s, so after one 5 are left: 150 s. Lines come every 10 s at most."""
+    clock = iter([0.0, 30.0, 33.0, 62.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setenv(progress.HEADLESS, "1")
+    bar = progress.progress(10, 4, "pairs")
+    for _ in range(3):
+        bar.update()
+    assert capsys.readouterr().err.splitlines() == ["progress: pairs 5 of 10, 02:30 left", "progress: pairs 7 of 10, 01:02 left"]
 
 
 def test_notebook_without_parameters_cell_takes_none(tmp_path):
@@ -108,7 +149,7 @@ def test_dead_and_endless_cells_are_named(tmp_path, code, message):
 
 
 WRITER = """from pathlib import Path
-from retina_kp import files, report"""
+from retina_kp import files, progress, report"""
 RUN = """run_name = ""  # folder
 runs_root = ""  # folder of folders
 resume = False  # continue"""

@@ -24,7 +24,7 @@ def views_and_truth(registrar, pair, quarter_turns=0):
     moving = np.ascontiguousarray(np.rot90(pair.moving, quarter_turns))
     middle = ((pair.moving.shape[1] - 1) / 2, (pair.moving.shape[0] - 1) / 2)
     H_1to0 = np.linalg.inv(similarity(-90 * quarter_turns, 1, middle, middle) @ pair.H_0to1)
-    views0, views1 = registrar._views(pair.fixed), registrar._views(moving)
+    views0, views1 = registrar.views(pair.fixed), registrar.views(moving)
     return views0, views1, views0.base_from_original @ H_1to0 @ np.linalg.inv(views1.base_from_original)
 
 
@@ -68,7 +68,7 @@ def test_the_closeup_holds_what_both_images_show(registrar, upright, scale, offs
     views0, views1, _ = views_and_truth(registrar, upright)
     middle = views0.outline.mean(0)
     H = similarity(20, scale, views1.outline.mean(0), middle + offset)
-    closeup = registrar._closeup(views0, views1, H)
+    closeup = registrar.closeup(views0, views1, H)
     grid = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 60) for n in views0.base_hw[::-1])), -1).reshape(-1, 2)
     base1 = np.rint(warp_points(warp_points(grid, np.linalg.inv(H)), np.linalg.inv(views1.base_from_original))).astype(int)
     base0 = np.rint(warp_points(grid, np.linalg.inv(views0.base_from_original))).astype(int)
@@ -85,4 +85,4 @@ def test_the_closeup_holds_what_both_images_show(registrar, upright, scale, offs
 
 def test_no_closeup_of_images_that_share_nothing(registrar, upright):
     views0, views1, _ = views_and_truth(registrar, upright)
-    assert registrar._closeup(views0, views1, similarity(0, 1, (0, 0), (3000, 0))) is None
+    assert registrar.closeup(views0, views1, similarity(0, 1, (0, 0), (3000, 0))) is None

@@ -7,15 +7,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from evaluation_trees import operation_pair
+from matplotlib.collections import LineCollection, PolyCollection
 from PIL import Image
 
 from retina_kp import evaluation_tables as tables
 from retina_kp import viz_evaluation as charts
 from retina_kp import viz_gallery as gallery
+from retina_kp import viz_output as output
+from retina_kp import viz_stress as hard
+from retina_kp.evaluation_pairs import FIT
 from retina_kp.layouts import load_layout
 from retina_kp.methods import Method
-from retina_kp.real_evaluation import CEILING, evaluate
-from retina_kp.viz import GREEN_MAGENTA, MODALITY_COLORS, overlay
+from retina_kp.real_evaluation import evaluate
+from retina_kp.viz import BLACK, GREEN_MAGENTA, MODALITY_COLORS, overlay
 
 matplotlib.use("Agg")
 
@@ -26,7 +30,7 @@ def row(pair, method, outcome, mean=None, confidence=None, factors=None, **more)
     return names | {"outcome": outcome, "errors_px": errors, "confidence": confidence, "true_turn_deg": 10.0, "true_scale": 1.2, **more}
 
 
-FACTS = [row(f"p{k}", CEILING, "acceptable", 1.0, residual_px=3.0) for k in range(4)]
+FACTS = [row(f"p{k}", FIT, "acceptable", 1.0, residual_px=3.0 if k < 2 else 40.0) for k in range(4)]
 ROWS = [
     row("p0", "ours", "acceptable", 2.0, 0.99),
     row("p1", "ours", "acceptable", 6.0, 0.95),
@@ -57,8 +61,10 @@ def test_bars_add_up_and_keep_the_outcomes_apart():
 def test_curves_hold_all_pairs_and_the_floor():
     (ax,) = charts.plot_cdf(FACTS, ROWS).axes
     ends = {line.get_label().split(":")[0]: line.get_ydata()[-1] for line in ax.lines[:3]}
-    assert ends == {CEILING: 1.0, "ours": 0.5, "other": 0.25}
-    assert ax.lines[3].get_label() == "annotation residual, median 3.0 px" and len({line.get_linestyle() for line in ax.lines}) >= 3
+    assert ends == {FIT: 1.0, "ours": 0.5, "other": 0.25}
+    assert len({(line.get_linestyle(), line.get_color()) for line in ax.lines}) == 4
+    floor = ax.lines[3]  # a curve: half of the clicked pairs lie up to 3 px, the others at 40
+    assert floor.get_label() == "annotation residual: 50% of 4" and floor.get_ydata().tolist() == [0, 0.25, 0.5, 0.5]
 
 
 def test_differences_stand_where_the_table_says():
@@ -67,8 +73,28 @@ def test_differences_stand_where_the_table_says():
     assert ax.lines[2].get_xdata()[0] == pytest.approx(0.25) and ax.lines[1].get_xdata().tolist() == table[0]["acceptable"][1:]
 
 
+def test_differences_are_told_by_modality_and_drawn_for_all():
+    """Only on the CF-OCT pair is the first method better."""
+    cases = (("a", "CF-FA", "ours", 2.0), ("a", "CF-FA", "other", 2.0), ("b", "CF-OCT", "ours", 2.0), ("b", "CF-OCT", "other", None))
+    rows = [row(pair, method, "acceptable" if px else "failed", px, kind=kind) for pair, kind, method, px in cases]
+    table = tables.differences(rows, "ours")
+    assert [(line["kind"], line["pairs"], line["acceptable"][0]) for line in table] == [("CF-FA", 1, 0), ("CF-OCT", 1, 1), ("all", 2, 0.5)]
+    ax = charts.plot_differences(table, "ours").axes[0]
+    assert [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"] == [0.5]
+
+
+def test_dice_is_compared_on_pairs_that_both_have():
+    facts = [fact | {"dice": dice} for fact, dice in zip(FACTS, (0.6, 0.8, None, 0.4), strict=True)]
+    rows = [row(f"p{k}", "ours", "acceptable", 1.0, dice=dice) for k, dice in enumerate((0.5, 0.7, 0.9, None))]
+    fit, ours = tables.dice_table(facts, rows)
+    assert (fit["compared"], fit["dice"][0], ours["pairs"], ours["compared"]) == (3, pytest.approx(0.6), 4, 2)
+    assert ours["dice"][0] == pytest.approx(0.6) and ours["dice_fit"][0] == pytest.approx(0.7)
+    (alone,) = tables.dice_table([], rows)
+    assert alone["compared"] == 3 and alone["dice"][0] == pytest.approx(0.7) and alone["dice_fit"] is None
+
+
 def test_errors_without_transform_stand_on_the_rail():
-    figure = charts.plot_against_pose(ROWS, "ours")
+    figure = hard.plot_against_pose(ROWS, "ours")
     heights = np.concatenate([dots.get_offsets()[:, 1] for dots in figure.axes[0].collections if dots.get_label() == "CF-FA"])
     assert sorted(heights) == pytest.approx([2, 4, 4, 4, 6, 80, 400, 400])
 
@@ -79,21 +105,62 @@ def test_stress_curves_include_the_untouched_pairs():
         ("ours", "gamma", 1.0, 0.5),
         ("ours", "gamma", 2.0, 0.75),
     ]
-    (ax,) = charts.plot_stress(table, 1.0).axes
-    assert ax.lines[0].get_ydata().tolist() == [0.5, 0.75] and ax.collections and set(ax.lines[1].get_ydata()) == {1.0}
+    (ax,) = hard.plot_stress(table, 1.0).axes
+    ceiling, curve = ax.lines
+    assert curve.get_ydata().tolist() == [0.5, 0.75] and ax.collections and set(ceiling.get_ydata()) == {1.0}
+    assert ceiling.get_zorder() < curve.get_zorder(), "a ceiling hides no curve"
+
+
+def test_only_the_first_method_has_a_band_under_stress():
+    rows = ROWS + [r | {"method": "second"} for r in ROWS if r["method"] == "ours"]
+    ax = hard.plot_stress(tables.stress_table(rows)).axes[0]
+    bands, bars = ([c for c in ax.collections if isinstance(c, kind)] for kind in (PolyCollection, LineCollection))
+    assert len(bands) == len(bars) == 1 and len(bars[0].get_segments()) == 2
+
+
+def test_methods_that_stand_apart_stay_within_the_axes():
+    rows = [r | {"method": name} for r in ROWS if r["method"] == "ours" for name in ("ours", *(f"m{k}" for k in range(11)))]
+    figure = hard.plot_stress(tables.stress_table(rows))
+    figure.canvas.draw()
+    ax = figure.axes[0]
+    ends = [line.get_transform().transform(line.get_xydata())[-1, 0] for line in ax.lines if len(line.get_xdata()) == 2]
+    assert len(ends) >= 12 and max(ends) < ax.bbox.x1 and len({round(end, 1) for end in ends}) >= 12
+
+
+def test_ten_methods_and_more_are_told_apart_in_print():
+    """No two share colour, marker and dash, markers alone already tell them, black is left to the ceilings, and curves carry markers."""
+    names = [f"m{k}" for k in range(12)]
+    styles = list(charts.looks(names).values())
+    assert len({str(style) for style in styles}) == len({marker for _, marker, _ in styles}) == 12
+    assert len({str((color, dash)) for color, _, dash in styles}) == 12 and all(color != BLACK for color, _, _ in styles)
+    ax = charts.plot_cdf(FACTS, [row(f"p{k}", name, "acceptable", 2.0) for name in names for k in range(4)]).axes[0]
+    assert len({line.get_marker() for line in ax.lines[1:13]}) == 12 and all(line.get_markevery() for line in ax.lines[1:13])
+    assert ax.lines[0].get_zorder() < min(line.get_zorder() for line in ax.lines[1:13]) and ax.get_axisbelow()
 
 
 def test_reliability_counts_refused_answers_as_they_would_have_been():
-    bins = tables.reliability([r for r in ROWS if not r["factors"]])
+    bins = tables.reliability(ROWS)  # the altered pairs among them do not count
     assert [(b["from"], b["n"], b["right"]) for b in bins] == [(0.1, 1, 1.0), (0.5, 1, 0.0), (0.9, 1, 1.0), (0.97, 1, 1.0)]
-    assert len(charts.plot_reliability(bins, ROWS).axes) == 2
+    assert (bins[0]["low"], bins[0]["high"], bins[1]["high"]) == pytest.approx((0.025, 1, 0.975))  # one of one: exact limits
+    left, right = hard.plot_reliability(bins, ROWS).axes
+    assert [tick.get_text() for tick in left.get_xticklabels()] == ["0.1–0.5\nn = 1", "0.5–0.9\nn = 1", "0.9–0.97\nn = 1", "0.97–1\nn = 1"]
+    assert [tick.get_text() for tick in right.get_yticklabels()] == ["wrong (1)", "right (3)"]
+    assert sum(len(dots.get_offsets()) for dots in right.collections) == 4
 
 
-def test_without_truth_every_chart_says_so():
+def test_without_truth_every_chart_says_so_in_text():
     none = [{k: v for k, v in r.items() if k != "errors_px"} for r in ROWS]
-    figures = [charts.plot_outcomes([], none), charts.plot_cdf([], none), charts.plot_differences([], "ours"),
-               charts.plot_against_pose(none, "ours"), charts.plot_stress([]), charts.plot_reliability([], none)]  # fmt: skip
-    assert all(figure.axes[0].texts[0].get_text().startswith("No ") for figure in figures)
+    said = [charts.plot_outcomes([], none), charts.plot_cdf([], none), charts.plot_differences([], "ours"),
+            hard.plot_against_pose(none, "ours"), hard.plot_stress([]), hard.plot_reliability([], none)]  # fmt: skip
+    assert all(text.startswith("No ") for text in said) and not plt.get_fignums()
+    assert output.as_png(said[0], "bars").data == f"<p><i>{said[0]}</i></p>"
+
+
+def test_charts_are_pictures_with_an_alt_text_whatever_the_backend():
+    picture = output.as_png(charts.plot_outcomes(FACTS, ROWS), "what became of the pairs")
+    data, metadata = picture._repr_mimebundle_()
+    assert Image.open(io.BytesIO(picture.data)).format == "PNG" and not plt.get_fignums()
+    assert metadata["image/png"]["alt"] == "what became of the pairs" and set(data) == {"image/png"}
 
 
 def test_overlays_are_white_where_vessels_agree_whatever_the_colours():
@@ -131,13 +198,33 @@ def test_arrows_are_enlarged_by_what_the_title_says(clinic):
     assert "×2" in ax.get_title() and arrows.scale == pytest.approx(1 / 2) and "mean 18.0" in ax.get_title()
 
 
+def test_long_arrows_stay_in_the_frame(clinic):
+    """One of twelve points is 300 px off: the others decide; were all so far off, arrows would be drawn smaller than they are."""
+    pair = gallery.worst_first(clinic.records, clinic.rows, "identity")[1]
+    for moved, magnification in ((0, 2), (300, 0.1)):
+        result = pair.row["registration"] | {"H_1to0": [[1, 0, moved], [0, 1, 0], [0, 0, 1]]}
+        ax = gallery.plot_pair(gallery.Shown(pair.name, pair.record, pair.row | {"registration": result})).axes[3]
+        assert f"×{magnification:g}:" in ax.get_title() and "dot: truth" in ax.get_title()
+
+
+def test_frames_tell_outcomes_by_colour_dash_and_word(clinic):
+    pairs = gallery.worst_first(clinic.records, clinic.rows, "identity")
+    unknown = gallery.Shown("x", pairs[0].record, {k: v for k, v in pairs[0].row.items() if k != "errors_px"} | {"outcome": "answered"})
+    axes = gallery.plot_contact_sheet([*pairs[:2], unknown]).axes
+    frames = [(ax.spines["left"].get_edgecolor(), str(ax.spines["left"].get_linestyle())) for ax in axes]
+    assert len(set(frames)) == 3 and len({dash for _, dash in frames}) == 3
+    assert "wrongly accepted" in axes[0].get_title() and "acceptable, 18.0 px" in axes[1].get_title() and "answered" in axes[2].get_title()
+    assert frames[2][0][:3] == (0.6, 0.6, 0.6), "nothing is acceptable that was not judged"
+    assert len({str(dash) for _, _, dash in charts.OUTCOME_LOOKS.values()}) == len(tables.OUTCOMES)
+
+
 def test_pictures_of_pairs_are_jpeg_of_limited_size(clinic):
     pairs = gallery.worst_first(clinic.records, clinic.rows, "identity")
     for figure in (gallery.plot_contact_sheet(pairs), gallery.plot_before_after(pairs), gallery.plot_pair(pairs[0])):
-        content = gallery.as_jpeg(figure).data
+        content = output.as_jpeg(figure, "a pair").data
         assert Image.open(io.BytesIO(content)).format == "JPEG" and not plt.fignum_exists(figure.number)
-    small = gallery.as_jpeg(gallery.plot_pair(pairs[0]), share=180).data
-    assert len(small) < 1.15 * gallery.REPORT_BYTES / 180 < len(content)
+    small = output.as_jpeg(gallery.plot_pair(pairs[0]), "a pair", share=180).data
+    assert len(small) < 1.15 * output.REPORT_BYTES / 180 < len(content)
 
 
 def test_a_refused_pair_shows_its_images_and_the_reason(clinic):
