@@ -3,6 +3,7 @@ lie on each other, all of their structure at once."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
@@ -12,8 +13,9 @@ from .geometry import as_homography, corners, similarity, warp_points
 from .matching import MIN_MATCHES, Fit, fit_transform, invertible, least_squares, tukey_weights
 
 MOTIONS = {"affine": cv2.MOTION_AFFINE, "homography": cv2.MOTION_HOMOGRAPHY}  # OpenCV has no such search for the other models
-BLUR_CELLS = 1.0  # Gaussian on both maps: its basin must hold the error that matches leave
-MAX_MOVE_PX = 25.0  # of the corners; farther away it is another optimum
+# Gaussians (σ in cells) on both maps, one after the other, and how far a corner may move (px); farther away it is another optimum. The
+# second attempt is for starts that are too far off for the first.
+ATTEMPTS = (((1.0,), 25.0), ((4.0, 2.0, 1.0), 60.0))
 ROUNDS, LAST_ROUNDS = 7, 2  # of least squares while the limit falls, and at its end
 LIMITS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
 
@@ -50,21 +52,32 @@ def refine(fit: Fit, points0: np.ndarray, points1: np.ndarray, maps: tuple[np.nd
     """
     px_from_cells = similarity(0, stride, (0, 0), ((stride - 1) / 2, (stride - 1) / 2))
     start = np.linalg.inv(np.linalg.inv(px_from_cells) @ fit.H_1to0 @ drawn @ px_from_cells)  # OpenCV asks for 0 → 1
-    motion = MOTIONS.get(fit.model, cv2.MOTION_AFFINE)
-    rows = 3 if motion == cv2.MOTION_HOMOGRAPHY else 2
-    template, other = (cv2.GaussianBlur(np.asarray(m, np.float32), (0, 0), BLUR_CELLS) for m in maps)
-    try:
-        start = (start / start[2, 2])[:rows].astype(np.float32)
-        correlation, found = cv2.findTransformECC(template, other, start, motion, LIMITS, None, 1)
-        H = px_from_cells @ np.linalg.inv(as_homography(found)) @ np.linalg.inv(px_from_cells) @ np.linalg.inv(drawn)
-    except (cv2.error, ValueError):  # maps without structure, or no common part
-        return fit, 0.0
-    places = corners([n * stride for n in template.shape])
-    moved = np.linalg.norm(warp_points(places, H) - warp_points(places, fit.H_1to0), axis=1)
-    if not moved.max() <= MAX_MOVE_PX:  # also where it is not a number
-        return fit, 0.0
-    if fit.model not in MOTIONS:
-        return fit, float(correlation)
-    better = replace(fit, H_1to0=H / H[2, 2])
-    better = replace(better, inliers=better.residuals_px(points0, points1) < threshold_px)
-    return better, float(correlation)
+    places = corners([n * stride for n in maps[0].shape])
+    for blurs, far_px in ATTEMPTS:
+        found, correlation = _climb(start, maps, MOTIONS.get(fit.model, cv2.MOTION_AFFINE), blurs)
+        if correlation <= 0:
+            continue
+        H = px_from_cells @ np.linalg.inv(found) @ np.linalg.inv(px_from_cells) @ np.linalg.inv(drawn)
+        moved = np.linalg.norm(warp_points(places, H) - warp_points(places, fit.H_1to0), axis=1)
+        if not moved.max() <= far_px:  # also where it is not a number
+            continue
+        if fit.model not in MOTIONS:
+            return fit, correlation
+        better = replace(fit, H_1to0=H / H[2, 2])
+        return replace(better, inliers=better.residuals_px(points0, points1) < threshold_px), correlation
+    return fit, 0.0
+
+
+def _climb(H_0to1: np.ndarray, maps: tuple[np.ndarray, np.ndarray], motion: int, blurs: Sequence[float]) -> tuple[np.ndarray, float]:
+    """(3, 3) cells of map 0 → cells of map 1 from H_0to1 uphill, on maps less and less blurred, and the correlation at the end; 0 where
+    maps have no structure or no common part."""
+    rows, correlation = 3 if motion == cv2.MOTION_HOMOGRAPHY else 2, 0.0
+    for blur in blurs:
+        template, other = (cv2.GaussianBlur(np.asarray(m, np.float32), (0, 0), blur) for m in maps)
+        try:
+            start = (H_0to1 / H_0to1[2, 2])[:rows].astype(np.float32)
+            correlation, found = cv2.findTransformECC(template, other, start, motion, LIMITS, None, 1)
+            H_0to1 = as_homography(found)
+        except (cv2.error, ValueError):
+            return H_0to1, 0.0
+    return H_0to1, float(correlation)

@@ -9,7 +9,7 @@ import pytest
 
 from retina_kp.geometry import corners, similarity, translation, warp_points
 from retina_kp.matching import Fit, fit_transform
-from retina_kp.refinement import MAX_MOVE_PX, fit_gradually, refine
+from retina_kp.refinement import ATTEMPTS, fit_gradually, refine
 
 STRIDE, HW = 2, (301, 223)  # cells of the maps; 602 × 446 px
 TRUE_CLOSE = similarity(1.0, 1.01, (280, 280), (284, 277))
@@ -47,6 +47,14 @@ def test_a_start_two_px_off_is_brought_home(blobs, model, drawn):
     assert correlation > 0.98
 
 
+def test_a_start_far_off_is_brought_home_by_blurred_maps(blobs):
+    """Blobs of 2 px do not reach 14 px far; blurred ones do."""
+    maps, points1 = blobs(TRUE)
+    start = Fit("affine", translation(11, -9) @ TRUE, np.ones(60, bool))
+    better, correlation = refine(start, warp_points(points1, TRUE), points1, maps, np.eye(3), STRIDE, 1.0)
+    assert away(better.H_1to0) < 0.2 and correlation > 0.98 and better.n_inliers == 60
+
+
 def test_inliers_are_counted_anew(blobs):
     maps, points1 = blobs(TRUE)
     points0 = warp_points(points1, TRUE) + np.where(np.arange(60) < 12, 2.0, 0.0)[:, None]
@@ -76,7 +84,7 @@ def test_it_leaves_alone_what_it_cannot_better(blobs):
         (fit, (maps[0], flat)),
     ):
         assert refine(odd, points0, points1, given, np.eye(3), STRIDE, 3.0)[0] is odd
-    far = (cv2.warpAffine(maps[0], np.float32([[1, 0, 2 * MAX_MOVE_PX / STRIDE], [0, 1, 0]]), HW[::-1]), maps[1])
+    far = (cv2.warpAffine(maps[0], np.float32([[1, 0, 2 * ATTEMPTS[-1][1] / STRIDE], [0, 1, 0]]), HW[::-1]), maps[1])
     assert away(refine(fit, points0, points1, far, np.eye(3), STRIDE, 3.0)[0].H_1to0) == pytest.approx(1.0)
 
 
