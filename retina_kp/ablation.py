@@ -27,6 +27,7 @@ from .keypoints import KeypointOptions, find_keypoints
 from .objective import TRUE_RADIUS_PX
 from .phases import TrainConfig
 from .pke import PkeOptions, mine
+from .processes import end_with_parent
 from .registration import Registrar
 from .samples import CLINICAL, PairOptions
 from .trainer import Trainer, average
@@ -118,7 +119,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("outputs/ablation"))
     args = parser.parse_args()
     folder = args.folder / f"{args.steps} steps"
-    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         jobs = [pool.submit(_run_seed, seed, args.steps, args.pairs, folder) for seed in range(args.seeds)]
         rows = [row for job in jobs for row in job.result()]
     write_csv(folder / "ablation.csv", rows)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from .metrics import mace
+from .processes import end_with_parent
 from .registration import Registrar
 from .samples import PairOptions, SamplePair, draw_pair
 
@@ -67,6 +68,7 @@ _worker_registrar: Registrar | None = None
 
 def _start_worker(weights: str, threads: int) -> None:
     global _worker_registrar
+    end_with_parent()
     torch.set_num_threads(threads)
     _worker_registrar = Registrar.from_pretrained(weights, device="cpu")
 

@@ -16,6 +16,7 @@ import torch
 from .evaluation import MOVING, RIGHT_PX
 from .geometry import describe
 from .metrics import auc25, mace
+from .processes import end_with_parent
 from .registration import Registrar
 from .rivals import RIVALS, Rival
 from .samples import PairOptions, SamplePair, draw_pair
@@ -137,6 +138,7 @@ _worker: tuple[Registrar | None, dict[str, Rival]] | None = None
 
 def _start_worker(weights: str, rivals: Sequence[str], threads: int) -> None:
     global _worker
+    end_with_parent()
     torch.set_num_threads(threads)
     _worker = _methods(weights, rivals)
 

@@ -4,10 +4,12 @@ saw all."""
 from __future__ import annotations
 
 import csv
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .networks import choose_device
 
 ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def end_with_parent() -> None:
+    """For a pool's worker: end as soon as the parent process is gone, however it went. Workers wait for their next job else, for ever.
+    Nothing happens in a process that nobody's pool has started."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def launch(config_file: Path, run_dir: Path, processes: int, device: str, workers: int, on_epoch: Callable[[list[dict]], None]) -> None:

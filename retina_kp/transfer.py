@@ -23,6 +23,7 @@ from .config import from_dict
 from .evaluation import RIGHT_PX, run_trial, run_trials
 from .files import write_csv, write_json
 from .phases import TrainConfig
+from .processes import end_with_parent
 from .pseudo_real import pseudo_real_pair, write_pseudo_real
 from .registration import Registrar
 from .runs import Settings, defaults, training_config
@@ -89,7 +90,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("outputs/transfer"))
     args = parser.parse_args()
     folder = args.folder.absolute() / f"{args.steps} steps"
-    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         jobs = [pool.submit(_run_seed, seed, args.steps, args.pairs, args.weights, folder) for seed in range(args.seeds)]
         rows = [row for job in jobs for row in job.result()]
     write_csv(folder / "transfer.csv", rows)
