@@ -150,7 +150,7 @@ def _stopped(source: Path, executed: Path, error: Exception) -> NotebookError:
         cells = [cell for cell in _read(executed).cells if cell.cell_type == "code" and cell.metadata.papermill.start_time]
         count, code, what = len(cells), cells[-1].source, f"{type(error).__name__}: {error}".partition("\n")[0]
     line = next((line for line in code.splitlines() if line.strip() and not line.startswith("#")), "")
-    return NotebookError(f"{source.name}, cell In [{count}] ({line:.80}) stopped with {what:.400}\nExecuted so far: {executed}")
+    return NotebookError(f"{source.name}, cell In [{count}] ({line:.80}) stopped with {what:.1500}\nExecuted so far: {executed}")
 
 
 def run_notebook(
