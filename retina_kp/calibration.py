@@ -19,6 +19,7 @@ from .confidence import calibration_inputs, confidence
 from .evaluation import Trial, gather_trials
 from .files import write_json
 from .samples import PairOptions
+from .versions import code_version
 
 FOUND_PX = 20.0  # confidence is the probability of a mean corner error (longer side 768) up to this: what spec/metrics calls acceptable
 CALIBRATION_SEED = 77_002  # never used for training or validation
@@ -44,8 +45,9 @@ def publish(checkpoint: str | Path, target: str | Path, pairs: int, about: dict,
 
 
 def _kept_trials(path: str | Path, checkpoint: str | Path, pairs: int) -> list[Trial]:
-    """The trials of an earlier call when they belong to the same weights and number of pairs, else new ones."""
-    belongs_to = {"weights_sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(), "pairs": pairs}
+    """The trials of an earlier call when they belong to the same weights, number of pairs and code, else new ones."""
+    weights = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+    belongs_to = {"weights_sha256": weights, "pairs": pairs, "code": code_version()}  # another search finds other evidence
     if Path(path).is_file():
         kept = json.loads(Path(path).read_text())
         if kept["belongs_to"] == belongs_to:
@@ -100,7 +102,7 @@ def main() -> None:
     parser.add_argument("--weights", default="lite", help="a shipped name or a checkpoint")
     parser.add_argument("--target", default="", help="where the result goes; default: the weights themselves")
     parser.add_argument("--pairs", type=int, default=14, help="per modality and set; as many impostors")
-    parser.add_argument("--trials", default="outputs/calibration_trials.json", help="kept there, and used again for equal weights")
+    parser.add_argument("--trials", default="outputs/calibration_trials.json", help="kept there, and used again for equal weights and code")
     args = parser.parse_args()
     path = find_weights(args.weights)
     fitted = ("retina_kp", "network", "options", "calibration", "calibration_figures", "phase")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retina_kp import PairOptions, Registrar
+from retina_kp import PairOptions, Registrar, calibration
 from retina_kp.calibration import calibration_error, fit_calibration, risk_coverage
 from retina_kp.confidence import confidence
 from retina_kp.evaluation import Trial, gather_trials, run_trials, summarise_trials
@@ -37,6 +37,17 @@ def test_calibration_of_a_coin_is_one_half():
 def test_calibration_needs_both_outcomes():
     with pytest.raises(ValueError, match="right and wrong"):
         fit_calibration([trial(1), trial(2)])
+
+
+def test_trials_are_kept_for_equal_weights_and_code_alone(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(calibration, "gather_trials", lambda *args, **how: drawn.append(1) or [trial(1.0)])
+    (checkpoint := tmp_path / "weights").write_bytes(b"a")
+    first, again = (calibration._kept_trials(tmp_path / "trials.json", checkpoint, 2) for _ in range(2))
+    assert first == again and len(drawn) == len(calibration.CALIBRATION_SETS)
+    monkeypatch.setattr(calibration, "code_version", lambda: "another search")
+    calibration._kept_trials(tmp_path / "trials.json", checkpoint, 2)
+    assert len(drawn) == 2 * len(calibration.CALIBRATION_SETS)
 
 
 def test_calibration_error_by_hand():
