@@ -1,0 +1,135 @@
+"""What each ingredient of registration brings, measured by leaving it out or putting another in its place.
+
+python -m retina_kp.ladder                                        the shipped weights
+python -m retina_kp.ladder --trained outputs/runs/train-lite      beside them what each stage of their training had reached
+
+Success is that of the best transform, whatever the confidence says: it is calibrated for the whole alone. A second call continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .benchmark import print_table
+from .checkpoints import find_weights
+from .evaluation import MOVING, RIGHT_PX, run_trials
+from .files import write_csv, write_json
+from .processes import end_with_parent
+from .registration import Candidate, Registrar
+from .samples import PairOptions
+from .versions import code_version
+
+SETS = {"usual": PairOptions(scale=(0.5, 2.0), min_overlap=0.5), "wide": PairOptions(scale=(1 / 3, 3.0), min_overlap=0.25)}
+LADDER_SEED = 77_005  # of pairs that nothing was trained, calibrated or tuned on
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to register. stages: how many of `search.search_stages` are tried; accuracy: what the last pixels come from."""
+
+    name: str
+    weights: str = "lite"
+    stages: int = 5
+    accuracy: str = "maps"  # or "close matches", or "search"
+    options: dict = field(default_factory=dict)
+
+
+RUNGS = (
+    Rung("search: as the images lie", stages=1),
+    Rung("search: quarter turns", stages=2),
+    Rung("search: eighths, one ratio of scale", stages=3),
+    Rung("search: never ends early", options={"promising_strength": 1e9}),
+    Rung("search: pictures of full size", options={"coarse": 1.0}),
+    Rung("search: smaller pictures", options={"coarse": 0.45}),
+    Rung("close-up: smaller", options={"close_px": 400.0}),
+    Rung("close-up: no second start", options={"clear_share": 0.0}),
+    Rung("accuracy: of the search", accuracy="search"),
+    Rung("accuracy: of close matches", accuracy="close matches"),
+)
+WHOLE = Rung("all, as shipped")
+
+
+class RungRegistrar(Registrar):
+    """A `Registrar` that leaves out what its rung leaves out."""
+
+    rung = WHOLE
+
+    def _find(self, views0, views1, stages):
+        return super()._find(views0, views1, stages[: self.rung.stages])
+
+    def _look_closely(self, views0, views1, hypothesis) -> Candidate | None:
+        candidate = super()._look_closely(views0, views1, hypothesis)
+        if candidate is None or self.rung.accuracy != "search":
+            return candidate
+        H = np.linalg.inv(views0.base_from_original) @ hypothesis.fit.H_1to0 @ views1.base_from_original
+        return replace(candidate, result=replace(candidate.result, H_1to0=H, H_tried=H))
+
+    def _polish(self, views0, views1, best: Candidate) -> Candidate:
+        return best if self.rung.accuracy == "search" else super()._polish(views0, views1, best)
+
+    def _refine(self, fit, *rest):
+        refined, correlation = super()._refine(fit, *rest)
+        return (refined if self.rung.accuracy == "maps" else fit), correlation
+
+
+def measure(rung: Rung, pairs: int, folder: Path) -> dict:
+    """One row of the table: figures of a rung over ``pairs`` drawn pairs of each kind and set, kept in ``folder``. Within 2 and RIGHT_PX
+    px: share of all pairs; seconds: median, on one thread."""
+    weights = hashlib.sha256(find_weights(rung.weights).read_bytes()).hexdigest()
+    belongs_to = {"rung": asdict(rung) | {"weights": weights}, "pairs": pairs, "code": code_version()}
+    kept = folder / f"{rung.name.replace(':', ',')}.json"
+    if kept.is_file() and (found := json.loads(kept.read_text(encoding="utf-8")))["belongs_to"] == belongs_to:
+        return found["row"]
+    torch.set_num_threads(1)
+    registrar, row = RungRegistrar.from_pretrained(rung.weights, device="cpu", **rung.options), {"rung": rung.name}
+    registrar.rung = rung
+    for name, options in SETS.items():
+        trials = list(run_trials(registrar, LADDER_SEED, pairs, options))
+        error = np.array([t.would_be_px for t in trials])
+        row |= {f"{name} {kind}": round(float(np.mean([t.would_be_px <= RIGHT_PX for t in trials if t.moving == kind])), 3)
+                for kind in MOVING}  # fmt: skip
+        row |= {f"{name} ≤ 2 px": round(float((error <= 2).mean()), 3)}
+        row |= {f"{name} s": round(float(np.median([t.seconds for t in trials])), 2)}
+    write_json(kept, {"belongs_to": belongs_to, "row": row})
+    return row
+
+
+def rungs(trained: str | Path = "", weights: str = "lite") -> list[Rung]:
+    """All rungs with these weights; first, with the run folder of a recipe, the checkpoint that each of its phases ended with."""
+    stages = sorted(Path(trained).glob("*/checkpoint.safetensors")) if trained else []
+    if trained and not stages:
+        raise ValueError(f"{trained} holds no <phase>/checkpoint.safetensors; name the run folder of python -m retina_kp.train lite")
+    after = [Rung(f"weights: after {path.parent.name}", str(path)) for path in stages]
+    return after + [replace(rung, weights=weights) for rung in (*RUNGS, WHOLE)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", default="lite", help="a shipped name or a checkpoint")
+    parser.add_argument("--trained", default="", help="run folder of their recipe")
+    parser.add_argument("--pairs", type=int, default=32, help="of each kind and set")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--folder", type=Path, default=Path("outputs/ladder"))
+    args = parser.parse_args()
+    try:
+        chosen = rungs(args.trained, args.weights)
+    except ValueError as error:
+        parser.error(str(error))
+    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn"), end_with_parent) as pool:
+        jobs = [pool.submit(measure, rung, args.pairs, args.folder) for rung in chosen]
+        rows = [job.result() for job in jobs]
+    write_csv(args.folder / "ladder.csv", rows)
+    print_table(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The ladder: every rung leaves out what it says, and nothing is measured twice."""
+
+import json
+
+import numpy as np
+import pytest
+
+from retina_kp import ladder
+from retina_kp.evaluation import run_trial
+from retina_kp.geometry import describe
+from retina_kp.ladder import RUNGS, WHOLE, Rung, RungRegistrar, rungs
+from retina_kp.registration import RegistrarOptions
+from retina_kp.samples import PairOptions, draw_pair
+
+TURNED = PairOptions(size_px=512, rotation_deg=180.0, min_rotation_deg=150.0, scale=(0.9, 1.1), min_overlap=0.7, shear=0.15)
+
+
+@pytest.fixture(scope="module")
+def registrar() -> RungRegistrar:
+    return RungRegistrar.from_pretrained("lite", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return draw_pair(3, 1, ("CF", "FA"), TURNED)
+
+
+def test_upright_search_does_not_find_an_upside_down_pair(registrar, pair):
+    errors = {}
+    for rung in (WHOLE, Rung("quarters", stages=2), Rung("upright", stages=1)):
+        registrar.rung = rung
+        errors[rung.name] = run_trial(registrar, pair).would_be_px
+    assert errors[WHOLE.name] < 5 and errors["quarters"] < 5 and errors["upright"] > 50
+
+
+def test_accuracy_is_what_the_rung_says(registrar, pair):
+    found = {}
+    for name in ("search", "close matches", "maps"):
+        registrar.rung = Rung(name, accuracy=name)
+        found[name] = registrar(pair.fixed, pair.moving).H_1to0
+    assert describe(found["search"], pair.moving.shape[:2]).anisotropy == pytest.approx(1)  # a similarity
+    sheared = describe(np.linalg.inv(pair.H_0to1), pair.moving.shape[:2]).anisotropy
+    assert sheared > 1.03 and describe(found["maps"], pair.moving.shape[:2]).anisotropy == pytest.approx(sheared, abs=0.01)
+    assert not np.allclose(found["close matches"], found["maps"], rtol=0, atol=1e-9)
+
+
+def test_rungs_differ_from_the_whole_in_one_respect():
+    assert len({rung.name for rung in RUNGS}) == len(RUNGS)
+    for rung in RUNGS:
+        changed = (rung.stages != WHOLE.stages) + (rung.accuracy != WHOLE.accuracy) + len(rung.options)
+        assert changed == 1 and all(value != getattr(RegistrarOptions(), name) for name, value in rung.options.items())
+
+
+def test_checkpoints_of_a_recipe_come_first_in_their_order(tmp_path):
+    for name in ("2_geometric", "1_warmup"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "checkpoint.safetensors").touch()
+    assert [rung.name for rung in rungs(tmp_path)[:2]] == ["weights: after 1_warmup", "weights: after 2_geometric"]
+    assert rungs()[-1] == WHOLE and rungs(weights="x")[0].weights == "x"
+    with pytest.raises(ValueError, match="empty.*holds no"):
+        rungs(tmp_path / "empty")
+
+
+def test_a_rung_is_measured_once_and_anew_for_other_pairs(tmp_path, monkeypatch):
+    counted = []
+    monkeypatch.setattr(ladder, "run_trials", lambda registrar, seed, pairs, options: counted.append(pairs) or run_two(registrar))
+    trial = run_trial(RungRegistrar.from_pretrained("lite", device="cpu"), draw_pair(3, 1, ("CF", "FA"), PairOptions(size_px=256)))
+    run_two = lambda registrar: [trial, trial]  # noqa: E731
+    monkeypatch.setattr(ladder, "MOVING", ("FA",))
+    row = ladder.measure(WHOLE, 2, tmp_path)
+    assert row == ladder.measure(WHOLE, 2, tmp_path) and counted == [2, 2]
+    assert set(row) == {"rung", *(f"{s} {what}" for s in ladder.SETS for what in ("FA", "≤ 2 px", "s"))}
+    assert row["usual FA"] == float(trial.would_be_px <= 5)
+    ladder.measure(WHOLE, 3, tmp_path)
+    assert counted == [2, 2, 3, 3] and json.loads((tmp_path / "all, as shipped.json").read_text())["belongs_to"]["pairs"] == 3
