@@ -1,8 +1,9 @@
 """A "pseudo-real" clinic: CF-FA pairs of a look that the training renderer never draws, annotated as if by hand, in layout 2.
 
 Stand-in for patients' pairs wherever phase 4 (sim-to-real) is shown. Fixed is a hazy, over-sharpened photograph of a tessellated fundus:
-the choroid's vessels cross the retina's. Moving is a late angiogram: the dye has left the lumen and stains the walls, so that vessels are
-double lines on a patchy flush. Half of the eyes carry laser scars. The images' sizes differ; the vessels are one truth.
+the choroid's broad bands cross the retina's vessels. Moving is a late angiogram: the dye has left the retina's lumina and stains their
+walls, so that these vessels are double lines, while the choroid behind them fills with bright single lines that the photograph does not
+show. Half of the eyes carry laser scars. The images' sizes differ; the retina's vessels are one truth.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .synthetic import unpack_layers
 from .vasculature import GrowthOptions, Retina, grow_retina
 
 GROWTH = GrowthOptions(tortuosity=(0.04, 0.07), trunk_radius_deg=(0.15, 0.2), lesion_probability=0.8)
+CHOROID_LIGHT = (0.25, 0.45)  # of its vessels, of white
 ROTATION_DEG, SCALE, SHIFT, SHEAR = 30.0, (0.75, 1.35), 0.12, 0.02  # of image 1 against image 0; SHIFT in widths
 POINT_COUNT, NOISE_PX, OUTLIER_SHARE, OUTLIER_MIN_PX = (10, 20), 2.0, 0.05, 25.0
 SEED_DOMAIN = 40_401  # keeps these eyes apart from those that `samples` and `dataset` draw from the same seed
@@ -52,7 +54,8 @@ def write_pseudo_real(root: str | Path, count: int, seed: int = 0, size_px: int 
 
 def pseudo_real_pair(seed: int, index: int, size_px: int = 512) -> PseudoRealPair:
     """Pair number ``index`` of a seed with its truth; pairs 2k and 2k + 1 show one eye. The longer side of image 0 measures size_px."""
-    rng, retina = np.random.default_rng([SEED_DOMAIN, seed, index]), _eye(np.random.default_rng([SEED_DOMAIN, seed, index // 2, 1]))
+    rng, own = np.random.default_rng([SEED_DOMAIN, seed, index]), np.random.default_rng([SEED_DOMAIN, seed, index // 2, 1])
+    retina, choroid = _eye(own), _choroid(own)
     hw0, hw1 = (round(0.8 * size_px), size_px), (round(0.75 * size_px), round(0.9 * size_px))
     valid0, valid1 = (_in_field(pixel_grid(hw).numpy(), hw) for hw in (hw0, hw1))
     for _ in range(100):
@@ -65,7 +68,8 @@ def pseudo_real_pair(seed: int, index: int, size_px: int = 512) -> PseudoRealPai
     else:
         raise RuntimeError(f"pair {index} of seed {seed}: in 100 tries no cameras shared {POINT_COUNT[1]} junctions; take another seed")
     fixed, vessels = _photograph(rng, _fundus, retina, view0, valid0)
-    moving = _photograph(rng, _late_angiogram, retina, H_0to1 @ view0, valid1)[0][..., 1].copy()
+    behind = np.max([_draw(tree, H_0to1 @ view0 @ placed, hw1)[:2].max(0) for tree, placed in choroid], 0)
+    moving = _photograph(rng, partial(_late_angiogram, choroid=behind), retina, H_0to1 @ view0, valid1)[0][..., 1].copy()
     true0 = _well_spread(rng, shared, int(rng.integers(POINT_COUNT[0], POINT_COUNT[1] + 1)))
     annotation = _annotate(rng, true0, warp_points(true0, H_0to1), hw0, hw1)
     return PseudoRealPair(fixed, moving, H_0to1, vessels & valid0, junctions, valid0, valid1, ("CF", "FA"),
@@ -80,6 +84,16 @@ def _eye(rng) -> Retina:
     xy = xy[(np.linalg.norm(xy, axis=1) > rng.uniform(7, 10)) & (rng.random(len(xy)) < 0.7 * rng.integers(2))]
     kind, radius = np.full(len(xy), LESIONS.index("scar")), rng.uniform(0.2, 0.4, len(xy))
     return replace(retina, lesions=np.vstack([retina.lesions, np.column_stack([kind, xy, radius, rng.integers(2**31, size=len(xy))])]))
+
+
+def _choroid(rng) -> list[tuple[Retina, np.ndarray]]:
+    """Two more trees of vessels, each with its place (3, 3) behind the retina, its degrees → the retina's."""
+    return [(grow_retina(rng, GROWTH), similarity(rng.uniform(0, 360), 1.0, (0, 0), tuple(rng.normal(0, 4, 2)))) for _ in range(2)]
+
+
+def _draw(retina: Retina, view: np.ndarray, hw) -> np.ndarray:
+    """(8, H, W) float32 layers of a view."""
+    return unpack_layers(torch.from_numpy(rasterise(retina, view, hw))).numpy()
 
 
 def _cameras(rng, retina: Retina, hw0, hw1) -> tuple[np.ndarray, np.ndarray]:
@@ -116,7 +130,7 @@ def _annotate(rng, points0: np.ndarray, points1: np.ndarray, hw0, hw1) -> tuple[
 
 def _photograph(rng, look, retina: Retina, view: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Take a look's picture: (H, W, 3) uint8 RGB with vignette, sharpening halos and JPEG blocks, and the vessels (H, W) bool."""
-    layers, width = unpack_layers(torch.from_numpy(rasterise(retina, view, valid.shape))).numpy(), valid.shape[1]
+    layers, width = _draw(retina, view, valid.shape), valid.shape[1]
     picture = look(rng, layers, float(np.sqrt(np.linalg.det(view[:2, :2]))))
     middle = np.array(image_center(valid.shape)) + rng.normal(0, 0.1 * width, 2)
     radius2 = (((pixel_grid(valid.shape).numpy() - middle) / (0.5 * width)) ** 2).sum(-1)
@@ -141,15 +155,15 @@ def _fundus(rng, layers: np.ndarray, px_per_deg: float) -> np.ndarray:
     return _soft(light, sigmaX=rng.uniform(0.6, 1.4))[..., None] * cast * 0.8 * (1 - haze) + haze * np.array([0.75, 0.72, 0.62], np.float32)
 
 
-def _late_angiogram(rng, layers: np.ndarray, px_per_deg: float) -> np.ndarray:
-    """(H, W, 1) gray: stained walls around faded lumina, patchy flush, leaking spots, film grain."""
+def _late_angiogram(rng, layers: np.ndarray, px_per_deg: float, choroid: np.ndarray) -> np.ndarray:
+    """(H, W, 1) gray: stained walls around faded lumina before bright choroidal vessels (H, W), patchy flush, leaking spots, film grain."""
     artery, vein, calibre, _, hemorrhage, exudate, _, scar = layers
     vessels, depth = np.maximum(artery, vein), (calibre / 0.2).clip(0.3, 1)
     walls = (_soft(vessels, sigmaX=1.6) - rng.uniform(0.4, 0.75) * vessels).clip(0) * 2
     flush = np.tanh(2.5 * _clouds(rng, vessels.shape, 1.8 * px_per_deg))
     leaks = _soft((_clouds(rng, vessels.shape, 0.4 * px_per_deg) > 2.7).astype(np.float32), sigmaX=0.12 * px_per_deg)
     image = rng.uniform(0.3, 0.45) + rng.uniform(0.03, 0.08) * flush + rng.uniform(0.2, 0.6) * leaks + rng.uniform(0.25, 0.5) * walls
-    image = image + rng.uniform(-0.12, 0.02) * vessels * depth
+    image = image + rng.uniform(-0.12, 0.02) * vessels * depth + rng.uniform(*CHOROID_LIGHT) * choroid * (1 - vessels)
     image = image + 0.3 * exudate - 0.25 * hemorrhage - 0.2 * scar + 0.5 * (_soft(scar, sigmaX=2) - scar).clip(0)
     return (_soft(image, sigmaX=rng.uniform(0.6, 1.3)) + rng.uniform(0.005, 0.02) * _clouds(rng, vessels.shape, 2.2))[..., None]
 

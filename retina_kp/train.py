@@ -32,21 +32,18 @@ from .trainer import Trainer
 
 log = logging.getLogger(__name__)
 LITE = TrainConfig(steps_per_epoch=250, pool_size=1000, validation_pairs=48, moving_weight=0.5, precision="bf16", extra_points=192)
+LITE_PKE = replace(LITE, phase="pke", epochs=4, final_rate_ratio=0.02, pool_size=300, data=SyntheticOptions(frames_per_retina=2),
+                   pke=PkeOptions(candidate_min_probability=0.3, pke_min_probability=0.3))  # fmt: skip
+CLOSER = SyntheticOptions(field_deg=(14.0, 60.0), moving=("FA", "OCT", "OCTA", "OCTA"))  # what the first round left weakest
 RECIPES: dict[str, list[TrainConfig]] = {
     "lite": [
         replace(LITE, phase="warmup", epochs=2, curriculum_steps=500),
         replace(LITE, phase="geometric", epochs=20, seed=1, rise_steps=1, final_rate_ratio=0.03),
+        replace(LITE_PKE, seed=2, learning_rate=3e-4),
         replace(
-            LITE,
-            phase="pke",
-            epochs=4,
-            seed=2,
-            learning_rate=3e-4,
-            final_rate_ratio=0.02,
-            pool_size=300,
-            data=SyntheticOptions(frames_per_retina=2),
-            pke=PkeOptions(candidate_min_probability=0.3, pke_min_probability=0.3),
+            LITE, phase="geometric", epochs=24, seed=3, pool_seed=1, rise_steps=250, learning_rate=6e-4, final_rate_ratio=0.03, data=CLOSER
         ),
+        replace(LITE_PKE, seed=4, pool_seed=1, learning_rate=2e-4, data=replace(CLOSER, frames_per_retina=2)),
     ],
 }
 
@@ -83,10 +80,10 @@ def run_recipe(name: str, run_dir: str | Path, device: str = "cpu", shorten: flo
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}")
     checkpoint = ""
-    for config in RECIPES[name]:
+    for place, config in enumerate(RECIPES[name], 1):
         steps = max(int(config.steps_per_epoch * shorten), 1)
         config = replace(config, steps_per_epoch=steps, init_from=str(checkpoint))
-        checkpoint = train_phase(config, Path(run_dir) / config.phase, device, **how)
+        checkpoint = train_phase(config, Path(run_dir) / f"{place}_{config.phase}", device, **how)
     return Path(checkpoint)
 
 

@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--weights", default="lite", help="phase 3's: a shipped name or a checkpoint")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--pairs", type=int, default=102, help="of either domain to measure on")
+    parser.add_argument("--pairs", type=int, default=72, help="of either domain to measure on")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("outputs/transfer"))
     args = parser.parse_args()

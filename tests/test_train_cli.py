@@ -149,7 +149,8 @@ def test_only_the_main_process_monitors_and_publishes(tmp_path, board, monkeypat
     assert published == [] and board == []
     monkeypatch.setattr(train, "is_main", lambda: True)
     train.main(arguments)
-    assert published == [tmp_path / "geometric" / "checkpoint.safetensors"] and board == [tmp_path / "warmup", tmp_path / "geometric"]
+    assert published == [tmp_path / "2_geometric" / "checkpoint.safetensors"]
+    assert board == [tmp_path / "1_warmup", tmp_path / "2_geometric"]
     assert json.loads((tmp_path / "published.json").read_text())["recipe"] == "lite"
 
 
