@@ -1,0 +1,80 @@
+"""Impostors: the right images are put together, all of them are refused, and the table counts as one would by hand."""
+
+import csv
+
+import pytest
+from evaluation_trees import operation_pair
+
+from retina_kp import impostors
+from retina_kp.impostors import OTHER, OTHER_MIRRORED, OWN_MIRRORED, draw_impostors, measure, summarise
+from retina_kp.layouts import load_layout
+from retina_kp.methods import Method
+from retina_kp.pseudo_real import write_pseudo_real
+from retina_kp.records import PairRecord
+
+LITE = Method("lite", "lite", True, device="cpu")
+
+
+def record(name: str, eye: str, moving: str = "FA") -> PairRecord:
+    return PairRecord(name, eye, "CF", moving, f"{name}_0.png", f"{name}_1.png")
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory):
+    """Three pairs, the first two of one eye."""
+    return write_pseudo_real(tmp_path_factory.mktemp("clinic"), 3, seed=2)
+
+
+def test_every_image_meets_the_other_eyes_of_its_kind_and_mirrors():
+    found = draw_impostors([record("a", "1"), record("b", "1"), record("c", "2"), record("d", "3", "OCT")])
+    names = {(i.fixed.pair_id, i.moving.pair_id, i.what) for i in found}
+    two_eyes = {("a", "c"), ("b", "c"), ("c", "a"), ("c", "b")}
+    assert names == {(*pair, what) for pair in two_eyes for what in (OTHER, OTHER_MIRRORED)} | {(n, n, OWN_MIRRORED) for n in "abcd"}
+    assert len(found) == len(names) and {i.kind for i in found} == {"CF-FA", "CF-OCT"}
+
+
+def test_the_limit_holds_for_each_kind_and_sort():
+    records = [record(str(k), str(k)) for k in range(6)]
+    few = draw_impostors(records, most=4)
+    assert [sum(i.what == what for i in few) for what in (OTHER, OTHER_MIRRORED, OWN_MIRRORED)] == [4, 4, 4]
+    assert few == draw_impostors(records, most=4) != draw_impostors(records, most=4, seed=1)
+
+
+def test_two_eyes_and_mirrored_images_are_refused(clinic, tmp_path):
+    records = load_layout(clinic).records
+    found = [i for i in draw_impostors(records) if i.fixed == records[0]]
+    rows = measure(found, LITE, tmp_path / "kept.jsonl")
+    assert [(row["what"], row["accepted"]) for row in rows] == [(OTHER, False), (OTHER_MIRRORED, False), (OWN_MIRRORED, False)]
+    assert all(row["confidence"] < 0.5 and row["status"] != "ok" for row in rows)
+
+
+def test_what_was_tried_is_not_tried_again(clinic, tmp_path, monkeypatch):
+    found, kept = draw_impostors(load_layout(clinic).records, most=1), tmp_path / "kept.jsonl"
+    monkeypatch.setattr(impostors, "try_impostor", lambda i, method, key: {"key": key, "accepted": i.what == OTHER})
+    rows = measure(found, LITE, kept)
+    monkeypatch.setattr(impostors, "try_impostor", None)
+    assert measure(found, LITE, kept) == rows and sum(row["accepted"] for row in rows) == 1
+    with pytest.raises(TypeError):
+        measure(found, Method("other", "lite", True, model="homography"), kept)
+
+
+def test_table_by_hand():
+    rows = [{"kind": "CF-FA", "what": OTHER, "accepted": k == 0, "confidence": 0.1 * (9 - k)} for k in range(5)]
+    rows += [{"kind": "CF-OCT", "what": OWN_MIRRORED, "accepted": False, "confidence": 0.2}] * 5
+    first, second, everything = summarise(rows)
+    assert (first["kind"], first["tried"], first["accepted"], first["highest confidence"]) == ("CF-FA", 5, 1, 0.9)
+    assert second["accepted"] == 0 and second["share at most"] == pytest.approx(1 - 0.025 ** (1 / 5), abs=1e-3)  # (1 - p)^5 = 2.5 %
+    assert (everything["kind"], everything["tried"], everything["accepted"]) == ("all", 10, 1)
+
+
+def test_from_a_shell(tmp_path, monkeypatch, capsys):
+    operation_pair(tmp_path / "data", "001_01")
+    monkeypatch.setattr("sys.argv", ["impostors", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
+    impostors.main()
+    table = list(csv.DictReader((tmp_path / "out" / "impostors.csv").open()))
+    assert [(row["what"], row["accepted"]) for row in table] == [(OWN_MIRRORED, "False")] and "key" not in table[0]
+    assert "its own, mirrored" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["impostors", str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit):
+        impostors.main()
+    assert "nowhere: no such file or folder" in capsys.readouterr().err
