@@ -9,13 +9,14 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from .geometry import as_homography, corners, similarity, warp_points
-from .matching import MIN_MATCHES, Fit, fit_transform, invertible, least_squares, tukey_weights
+from .geometry import as_homography, corners, from_cells, inside, pixel_grid, similarity, to_cells, warp_points
+from .matching import MIN_MATCHES, Fit, apply_quadratic, fit_transform, invertible, least_squares, tukey_weights
 
 MOTIONS = {"affine": cv2.MOTION_AFFINE, "homography": cv2.MOTION_HOMOGRAPHY}  # OpenCV has no such search for the other models
 # Gaussians (σ in cells) on both maps, one after the other, and how far a corner may move (px); farther away it is another optimum. The
 # second attempt is for starts that are too far off for the first.
 ATTEMPTS = (((1.0,), 25.0), ((4.0, 2.0, 1.0), 60.0))
+MISFIT_PX = 20.0
 ROUNDS, LAST_ROUNDS = 7, 2  # of least squares while the limit falls, and at its end
 LIMITS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
 
@@ -47,13 +48,14 @@ def refine(fit: Fit, points0: np.ndarray, points1: np.ndarray, maps: tuple[np.nd
     the correlation of the maps then, at most 1.
 
     drawn: (3, 3) px of the moving picture → px of points1. Maximises the enhanced correlation coefficient of Evangelidis & Psarakis 2008,
-    by an affine transform where the fit's own model is not among MOTIONS. The fit comes back as it is for such a model, with correlation 0
-    where the search fails, and where it strays. Inliers have no veto: matches found near a poor fit speak against a better one far away.
+    for the models of MOTIONS. The fit comes back as it is for another model, with the correlation of the maps as it lays them, and with
+    correlation 0 where the search fails or strays; for another model an affine search that ends MISFIT_PX away says that the model does not
+    fit this pair. Inliers have no veto: matches found near a poor fit speak against a better one far away.
     """
     px_from_cells = similarity(0, stride, (0, 0), ((stride - 1) / 2, (stride - 1) / 2))
     start = np.linalg.inv(np.linalg.inv(px_from_cells) @ fit.H_1to0 @ drawn @ px_from_cells)  # OpenCV asks for 0 → 1
     places = corners([n * stride for n in maps[0].shape])
-    for blurs, far_px in ATTEMPTS:
+    for blurs, far_px in ATTEMPTS if fit.model in MOTIONS else ((ATTEMPTS[0][0], MISFIT_PX),):
         found, correlation = _climb(start, maps, MOTIONS.get(fit.model, cv2.MOTION_AFFINE), blurs)
         if correlation <= 0:
             continue
@@ -62,10 +64,23 @@ def refine(fit: Fit, points0: np.ndarray, points1: np.ndarray, maps: tuple[np.nd
         if not moved.max() <= far_px:  # also where it is not a number
             continue
         if fit.model not in MOTIONS:
-            return fit, correlation
+            return fit, _correlation(fit, maps, drawn, stride)
         better = replace(fit, H_1to0=H / H[2, 2])
         return replace(better, inliers=better.residuals_px(points0, points1) < threshold_px), correlation
     return fit, 0.0
+
+
+def _correlation(fit: Fit, maps: tuple[np.ndarray, np.ndarray], drawn: np.ndarray, stride: int) -> float:
+    """Of map 0 and map 1 where both have cells once the fit has moved map 1; 0 where they have no structure or no common part."""
+    map0, map1 = (cv2.GaussianBlur(np.asarray(m, np.float32), (0, 0), ATTEMPTS[0][0][-1]) for m in maps)
+    places0 = from_cells(pixel_grid(map0.shape).double().numpy(), stride).reshape(-1, 2)
+    quadratic = fit.quadratic_0to1
+    places1 = warp_points(places0, np.linalg.inv(fit.H_1to0)) if quadratic is None else apply_quadratic(places0, quadratic)
+    cells = np.nan_to_num(to_cells(warp_points(places1, np.linalg.inv(drawn)), stride), nan=-1e6).reshape(*map0.shape, 2)
+    known = inside(cells, map1.shape)
+    values0, values1 = map0[known], cv2.remap(map1, cells.astype(np.float32), None, cv2.INTER_LINEAR)[known]
+    flat = known.sum() < 2 or min(values0.std(), values1.std()) < 1e-9
+    return 0.0 if flat else max(float(np.corrcoef(values0, values1)[0, 1]), 0.0)
 
 
 def _climb(H_0to1: np.ndarray, maps: tuple[np.ndarray, np.ndarray], motion: int, blurs: Sequence[float]) -> tuple[np.ndarray, float]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from retina_kp.geometry import corners, similarity, translation, warp_points
-from retina_kp.matching import Fit, fit_transform
+from retina_kp.matching import Fit, _polish, fit_transform
 from retina_kp.refinement import ATTEMPTS, fit_gradually, refine
 
 STRIDE, HW = 2, (301, 223)  # cells of the maps; 602 × 446 px
@@ -71,6 +71,23 @@ def test_correlation_tells_the_same_places_from_others(blobs):
     elsewhere = np.ascontiguousarray(map1[::-1, ::-1])
     found = [refine(fit, points0, points1, (map0, other), np.eye(3), STRIDE, 3.0)[1] for other in (map1, half, elsewhere)]
     assert found[0] > 0.99 and 0.4 < found[1] < 0.85 and found[2] < 0.3
+
+
+@pytest.mark.parametrize("drawn", [np.eye(3), translation(5, 1) @ similarity(10, 1.1, (200, 200), (200, 200))])
+def test_correlation_of_other_models_is_that_of_the_fit_as_it_lies(blobs, drawn):
+    """Not of a better transform nearby: it would speak for a fit that is 30 px off."""
+    maps, places1 = blobs(TRUE @ drawn)
+    points1 = warp_points(places1, drawn)
+    points0 = warp_points(points1, TRUE)
+    for model in ("similarity", "quadratic"):
+        found = {}
+        for off_px in (0, 3, 30):
+            moved = translation(off_px, 0) @ TRUE
+            fit = Fit(model, moved, np.ones(60, bool))
+            if model == "quadratic":
+                fit = _polish(replace(fit, H_1to0=TRUE), warp_points(points1, moved), points1, 2 * off_px + 3.0)
+            found[off_px] = refine(fit, points0, points1, maps, drawn, STRIDE, 3.0)[1]
+        assert found[0] > 0.97 and 0.2 < found[3] < 0.9 and found[30] < 0.2
 
 
 def test_it_leaves_alone_what_it_cannot_better(blobs):
