@@ -81,14 +81,16 @@ def fit_transform(points0: np.ndarray, points1: np.ndarray, model: str, threshol
     on a line and fix no transform.
 
     similarity: RANSAC with least-squares polish; affine and homography: OpenCV USAC_MAGSAC (Barath et al. 2020); quadratic: least
-    squares on the affine inliers; auto: `choose_model`. OpenCV seeds itself, so equal input gives equal output.
+    squares on the affine inliers, or the affine fit where those are too few; auto: `choose_model`. OpenCV seeds itself, so equal input
+    gives equal output.
     """
     if model not in MODELS:
         raise ValueError(f"unknown model {model!r}; there are {', '.join(MODELS)}")
     points0, points1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
     if model == "auto":
         return choose_model(points0, points1, threshold_px)
-    if len(points0) < MIN_MATCHES[model]:
+    least = MIN_MATCHES["affine" if model == "quadratic" else model]
+    if len(points0) < least:
         return None
     source, target = (np.ascontiguousarray(p, np.float32) for p in (points1, points0))
     limits = {"ransacReprojThreshold": threshold_px, "maxIters": 3000 if model == "similarity" else 5000, "confidence": 0.999}
@@ -98,7 +100,7 @@ def fit_transform(points0: np.ndarray, points1: np.ndarray, model: str, threshol
         matrix, mask = cv2.findHomography(source, target, method=cv2.USAC_MAGSAC, **limits)
     else:
         matrix, mask = cv2.estimateAffine2D(source, target, method=cv2.USAC_MAGSAC, **limits)
-    if not invertible(matrix) or mask.sum() < MIN_MATCHES[model]:
+    if not invertible(matrix) or mask.sum() < least:
         return None
     fit = _polish(Fit(model, as_homography(matrix), mask.ravel().astype(bool)), points0, points1, threshold_px)
     return fit if invertible(fit.H_1to0) and fit.n_inliers >= MIN_MATCHES[fit.model] else None

@@ -127,7 +127,7 @@ def test_quadratic_follows_bends_beyond_the_threshold_of_its_affine_start():
     assert np.linalg.norm(apply_quadratic(points1, fit.quadratic_1to0) - truth, axis=1).max() < 0.5
 
 
-@pytest.mark.parametrize(("model", "count"), [("similarity", 2), ("affine", 3), ("homography", 7), ("quadratic", 19)])
+@pytest.mark.parametrize(("model", "count"), [("similarity", 2), ("affine", 3), ("homography", 7), ("quadratic", 3)])
 def test_too_few_points_give_none(model, count):
     assert fit_transform(*matches(model, count, outliers=0)[:2], model, 3.0) is None
 
