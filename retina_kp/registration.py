@@ -136,12 +136,12 @@ class Registrar:
                 )
             seen = len(views.features(0.0, self.options.coarse))
             if seen < self.options.min_inliers:
-                return refused(f"{FEW_KEYPOINTS}: {seen} in the {name} image", *sizes)
+                return refused(f"{FEW_KEYPOINTS}: {seen} in the {name} image; are vessels visible, in focus and not too small?", *sizes)
         stages = search_stages(self.options.coarse)
         result = self._find(views0, views1, stages)
         if not result.ok:
             mirrored = self._find(views0, self.views(moving[:, ::-1]), stages[:2])
-            if mirrored.confidence >= self.options.sure_confidence:
+            if mirrored.ok and mirrored.confidence >= self.options.sure_confidence:
                 return refused(f"{MIRRORED}: one image is the mirror image of the other; flip one of them", *sizes)
         return result
 
@@ -152,11 +152,12 @@ class Registrar:
             candidate = self._look_closely(views0, views1, hypothesis)
             if candidate is not None:
                 candidates.append(candidate)
-                if candidate.result.confidence >= self.options.sure_confidence:
+                if candidate.result.confidence >= self.options.sure_confidence and not implausible(candidate.H_base, views1.base_hw):
                     break
         if not candidates:
-            return refused(f"{FEW_MATCHES}: no turn or scale gave a consistent set", views0.original_hw, views1.original_hw)
-        best = max(candidates, key=lambda c: c.result.confidence)
+            why = "no turn or scale gave a consistent set; do both show the same eye, and the same part of it?"
+            return refused(f"{FEW_MATCHES}: {why}", views0.original_hw, views1.original_hw)
+        best = max(candidates, key=lambda c: (not implausible(c.H_base, views1.base_hw), c.result.confidence))
         return self._judge(self._polish(views0, views1, best), views1)
 
     def views(self, image: np.ndarray, fast: bool = True) -> ImageViews:
@@ -241,10 +242,8 @@ class Registrar:
         return replace(result, angle_deg=describe(result.H_tried, result.moving_hw).angle_deg)
 
     def _judge(self, best: Candidate, views1: ImageViews) -> Registration:
-        why = implausible(best.H_base, views1.base_hw)
-        if why:
-            return best.result.refuse(f"{INCONSISTENT}: {why}")
         if best.result.confidence < self.options.min_confidence:
             figures = f"{best.result.confidence:.2f} is below {self.options.min_confidence:g}"
             return best.result.refuse(f"{UNCERTAIN}: {figures}; two different eyes, or too few vessels that both images show")
-        return best.result
+        why = implausible(best.H_base, views1.base_hw)
+        return best.result.refuse(f"{INCONSISTENT}: {why}; no two pictures of one eye differ so") if why else best.result

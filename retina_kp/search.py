@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .geometry import translation
 from .keypoints import Features
 from .matching import Fit, fit_transform, guided_matches, implausible, mutual_matches, spread_count
 from .views import ImageViews
@@ -84,8 +85,10 @@ def try_view(views0: ImageViews, views1: ImageViews, options: RegistrarOptions, 
 def settle(views0: ImageViews, views1: ImageViews, options: RegistrarOptions, hypothesis: Hypothesis) -> Hypothesis | None:
     """Draw the moving image in the fixed frame and match again in a wide neighbourhood: a better similarity, or None."""
     H, scale = hypothesis.fit.H_1to0, hypothesis.scale0
-    shrink = np.diag([scale, scale, 1.0])
-    aligned = views1.drawn(shrink @ H, tuple(int(n * scale) + 1 for n in views0.base_hw)).mapped(np.linalg.inv(shrink), views0.base_hw)
+    box = views0.outline * scale  # without whatever canvas lies around it
+    low, high = np.floor(box.min(0)), np.ceil(box.max(0))
+    frame = translation(*-low) @ np.diag([scale, scale, 1.0])
+    aligned = views1.drawn(frame @ H, tuple(int(n) + 1 for n in (high - low)[::-1])).mapped(np.linalg.inv(frame), views0.base_hw)
     points0, points1 = matched_nearby(views0.features(0.0, scale), aligned, options.settle_radius_px)
     fit = fit_transform(points0, points1, "similarity", options.settle_threshold_px)
     if fit is None or implausible(fit.H_1to0 @ H, views1.base_hw):

@@ -1,10 +1,12 @@
 """The public face: known transform in, known answer out; nonsense in, a clear error or a refusal out, and never an identity matrix."""
 
+import cv2
 import numpy as np
 import pytest
+from skimage.data import camera, coins
 
 from retina_kp import PairOptions, Registrar, draw_pair
-from retina_kp.geometry import corner_error, inside, similarity, warp_points
+from retina_kp.geometry import corner_error, inside, similarity, translation, warp_points
 from retina_kp.images import ImageError, write_image
 from retina_kp.metrics import mace
 
@@ -79,6 +81,24 @@ def test_every_model(registrar, pair, model):
     assert model == "auto" or result.model in (model, "affine")
 
 
+def test_a_similarity_is_not_sure_of_a_sheared_pair(registrar):
+    """No similarity can fit it: corners farther off than the confidence speaks of must not be accepted."""
+    other = Registrar(registrar.network, Registrar.options_for(model="similarity"), "cpu", registrar.calibration)
+    options = PairOptions(size_px=512, rotation_deg=12, scale=(0.9, 1.1), min_overlap=0.7, shear=0.12)
+    for index in range(3):
+        pair = draw_pair(12, index, ("CF", "FA"), options)
+        result = other(pair.fixed, pair.moving)
+        assert not result.ok or error_px(result, pair) <= 20
+
+
+def test_few_matches_fall_back_from_quadratic_to_affine(registrar, pair):
+    small = cv2.resize(pair.moving, (110, 110), interpolation=cv2.INTER_AREA)
+    shrink = similarity(0, 110 / 512, (-0.5, -0.5), (-0.5, -0.5))
+    other = Registrar(registrar.network, Registrar.options_for(model="quadratic"), "cpu", registrar.calibration)
+    result = other(pair.fixed, small)
+    assert result.ok and corner_error(result.H_1to0 @ shrink, np.linalg.inv(pair.H_0to1), pair.moving.shape[:2]) < 8
+
+
 def test_odd_and_different_sizes(registrar, pair):
     result = registrar(pair.fixed[:471, :313], pair.moving[10:490, 3:500])
     moved = np.array([[1, 0, -3.0], [0, 1, -10], [0, 0, 1]])
@@ -125,6 +145,26 @@ def test_noise_is_refused(registrar, pair):
 @pytest.mark.parametrize("index", [1, 2, 3])
 def test_another_eye_is_refused(registrar, pair, index):
     refuses(registrar(pair.fixed, draw_pair(11, index, ("CF", "FA"), EASY).moving))
+
+
+def page_of_text() -> np.ndarray:
+    page = np.full((700, 560), 235, np.uint8)
+    for row in range(22):
+        cv2.putText(page, "the vessels of the retina"[row % 9 :], (25 + row % 3 * 9, 40 + 30 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.9, 30, 2)
+    return page
+
+
+@pytest.mark.parametrize("other", [page_of_text, camera, coins])
+def test_text_and_photographs_are_refused_with_what_to_check(registrar, pair, other):
+    status = refuses(registrar(pair.fixed, other()))
+    assert "eye" in status or "vessels" in status
+
+
+def test_a_black_canvas_around_an_image_changes_nothing(registrar, pair):
+    canvas = np.zeros((1400, 1300, 3), np.uint8)
+    canvas[500:1012, 700:1212] = pair.fixed
+    found, wanted = registrar(canvas, pair.moving).H_1to0, translation(700, 500) @ registrar(pair.fixed, pair.moving).H_1to0
+    assert corner_error(found, wanted, pair.moving.shape[:2]) < 1
 
 
 @pytest.mark.parametrize("flip", [np.fliplr, np.flipud])
