@@ -21,7 +21,7 @@ from .files import write_json
 from .samples import PairOptions
 from .versions import code_version
 
-FOUND_PX = 20.0  # confidence is the probability of a mean corner error (longer side 768) up to this: what spec/metrics calls acceptable
+FOUND_PX = 20.0  # confidence is the probability of a mean corner error (longer side 768) up to this, the limit of spec/metrics for a median
 CALIBRATION_SEED = 77_002  # never used for training or validation
 # Where registration works, where it begins to fail, and harsh pictures beyond what cameras give; impostors of all three.
 CALIBRATION_SETS = (PairOptions(), PairOptions(scale=(0.33, 3.0), min_overlap=0.25),
@@ -29,16 +29,19 @@ CALIBRATION_SETS = (PairOptions(), PairOptions(scale=(0.33, 3.0), min_overlap=0.
 
 
 def publish(checkpoint: str | Path, target: str | Path, pairs: int, about: dict, trials_path: str | Path) -> dict:
-    """Calibrate on ``pairs`` drawn pairs per modality and set and as many impostors; write the weights in half precision with calibration
-    and ``about`` in their header; return the calibration's figures. Trials are kept in trials_path and used again for equal weights."""
-    trials = _kept_trials(trials_path, checkpoint, pairs)
+    """Calibrate on ``pairs`` drawn pairs per modality and set and nearly as many impostors; write the weights in half precision with the
+    calibration and ``about`` in their header; return the calibration's figures. Trials are those of the weights as written, judged by
+    DEFAULT_CALIBRATION whatever the checkpoint carried; they are kept in trials_path and used again for equal weights and code."""
+    network, metadata = load_network(checkpoint)
+    draft = save_network(Path(trials_path).with_suffix(".safetensors"), network, {}, half=True)
+    trials = _kept_trials(trials_path, draft, pairs)
+    draft.unlink()
     known = [t for t in trials if t.evidence]
     calibration = fit_calibration(trials)
     right = np.array([t.would_be_px <= FOUND_PX for t in known], float)
     sure = np.array([confidence(t.evidence, calibration) for t in known])
     figures = {"trials": len(trials), "judged": len(known), "right": int(right.sum()),
                "calibration_error": round(calibration_error(sure, right), 4)}  # fmt: skip
-    network, metadata = load_network(checkpoint)
     header = {"calibration": calibration, "calibration_figures": figures, "phase": metadata.get("phase"), **about}
     save_network(target, network, header, half=True)
     return figures
@@ -101,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="lite", help="a shipped name or a checkpoint")
     parser.add_argument("--target", default="", help="where the result goes; default: the weights themselves")
-    parser.add_argument("--pairs", type=int, default=14, help="per modality and set; as many impostors")
+    parser.add_argument("--pairs", type=int, default=14, help="per modality and set; nearly as many impostors")
     parser.add_argument("--trials", default="outputs/calibration_trials.json", help="kept there, and used again for equal weights and code")
     args = parser.parse_args()
     path = find_weights(args.weights)
