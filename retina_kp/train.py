@@ -95,7 +95,7 @@ def train_recipe(args: argparse.Namespace) -> None:
         return
     about = {"recipe": args.recipe, "shortened_to": args.shorten, "seconds_this_run": round(time.time() - started),
              "machine": platform.machine(), "threads": torch.get_num_threads()}  # fmt: skip
-    target = Path(args.target or SHIPPED / f"{args.recipe}.safetensors")
+    target = Path(args.target or (SHIPPED if args.shorten == 1 else run_dir) / f"{args.recipe}.safetensors")
     log.info("calibrating the confidence on %d pairs per modality", args.calibration_pairs)
     figures = publish(checkpoint, target, args.calibration_pairs, about, run_dir / "calibration_trials.json")
     write_json(run_dir / "published.json", {**about, **figures})
@@ -112,8 +112,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare data; the result does not depend on it")
     parser.add_argument("--tensorboard", action="store_true", help="write scalars and pictures for TensorBoard into the run folder")
     recipe = parser.add_argument_group("of a recipe only")
-    recipe.add_argument("--shorten", type=float, default=1.0, help="fraction of the steps, for trying out")
-    recipe.add_argument("--target", default="", help="where the finished weights go; default: retina_kp/weights/<recipe>.safetensors")
+    recipe.add_argument("--shorten", type=float, default=1.0, help="fraction of the steps, for trying out; the shipped weights then stay")
+    recipe.add_argument(
+        "--target",
+        default="",
+        help="where the finished weights go; default: retina_kp/weights/<recipe>.safetensors; shortened: the run folder",
+    )
     recipe.add_argument("--calibration-pairs", type=int, default=14, help="per modality and set")
     return parser
 
@@ -122,6 +126,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO if is_main() else logging.WARNING, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    if not 0 < args.shorten <= 1:
+        parser.error(f"--shorten: takes a fraction of the steps, above 0 and up to 1, not {args.shorten:g}")
     if args.recipe:
         train_recipe(args)
     else:
