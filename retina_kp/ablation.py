@@ -32,6 +32,7 @@ from .registration import Registrar
 from .samples import CLINICAL, PairOptions
 from .trainer import Trainer, average
 from .validation import ValidationSet, mined_precision
+from .versions import code_version
 
 BASE = TrainConfig(batch_size=6, precision="bf16", extra_points=96, pool_size=60, steps_per_epoch=100, validation_pairs=24, rise_steps=1,
                    data=SyntheticOptions(size_px=192, fixed=("CF",), moving=("FA",), annotated_share=0.5, frames_per_retina=2,
@@ -118,7 +119,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("outputs/ablation"))
     args = parser.parse_args()
-    folder = args.folder / f"{args.steps} steps"
+    if args.steps < 100 or args.steps % 100:
+        parser.error(f"--steps: takes whole epochs of {BASE.steps_per_epoch} steps, not {args.steps}")
+    folder = args.folder / f"{args.steps} steps, {args.pairs} pairs, {code_version()[:10]}"
     with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         jobs = [pool.submit(_run_seed, seed, args.steps, args.pairs, folder) for seed in range(args.seeds)]
         rows = [row for job in jobs for row in job.result()]

@@ -2,9 +2,9 @@
 
 python -m retina_kp.impostors data/clinic --processes 2
 
-Every fixed image is tried with the moving images of other eyes of the same kind of pair, as they are and mirrored, and with its own one
-mirrored. Eyes are told apart as in every layout, see data/README.md; two names for one eye would count as a mistake. A second call
-continues.
+Fixed images are tried with the moving images of other eyes of the same kind of pair, as they are and mirrored, and with their own one
+mirrored; by default with 200 of each kind and sort. Eyes are told apart as in every layout, see data/README.md; two names for one eye
+would count as a mistake. A second call continues.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from joblib import Parallel, delayed
 
 from .benchmark import print_table
 from .bootstrap import binomial_limits
+from .checkpoints import find_weights
 from .evaluation_pairs import pair_print, read_pair
 from .evaluation_run import side_by_side
 from .files import write_csv
@@ -65,16 +67,30 @@ def draw_impostors(records: Sequence[PairRecord], most: int = 0, seed: int = 0) 
     return chosen
 
 
+def readable(records: Sequence[PairRecord]) -> tuple[list[PairRecord], list[str]]:
+    """The records whose images can be read, and why the others cannot."""
+    good, problems = [], []
+    for record in records:
+        try:
+            read_pair(record)
+            good.append(record)
+        except (ValueError, OSError) as error:
+            problems.append(f"{record.pair_id}: {error}")
+    return good, problems
+
+
 def try_impostor(impostor: Impostor, method: Method, key: str = "") -> dict:
-    """What a method makes of an impostor; the registration that it shows is wrong by its making."""
+    """What a method makes of an impostor: whether it accepts it or fails with an error, confidence and status."""
     fixed, moving = read_pair(impostor.fixed)[0], read_pair(impostor.moving)[1]
     result = method.register(fixed, moving if impostor.what == OTHER else moving[:, ::-1])
+    failed = result.status.startswith("error: ")
     return {"key": key, "kind": impostor.kind, "what": impostor.what, "fixed": impostor.fixed.pair_id, "moving": impostor.moving.pair_id,
-            "accepted": result.ok, "confidence": round(float(result.confidence), 4), "status": result.status}  # fmt: skip
+            "accepted": result.ok, "failed": failed, "confidence": round(float(result.confidence), 4), "status": result.status}  # fmt: skip
 
 
 def measure(impostors: Sequence[Impostor], method: Method, ledger: str | Path | None = None) -> list[dict]:
-    """A row per impostor, see `try_impostor`; those in the ledger of the same images, weights and code are not tried again."""
+    """A row per impostor, see `try_impostor`; those in the ledger of the same images, weights and code are not tried again, unless they
+    failed."""
     done, prints = read_ledger(ledger), {r: pair_print(r) for i in impostors for r in (i.fixed, i.moving)}
     about = [code_version(), method.fingerprint()]
     keys = [hashlib.sha256(json.dumps([*about, prints[i.fixed], prints[i.moving], i.what]).encode()).hexdigest()[:32] for i in impostors]
@@ -82,29 +98,31 @@ def measure(impostors: Sequence[Impostor], method: Method, ledger: str | Path | 
     bar = progress(len(impostors), len(impostors) - len(rest), "impostors")
     for row in Parallel(return_as="generator_unordered", batch_size=1)(delayed(try_impostor)(i, method, key) for i, key in rest):
         done[row["key"]] = row
-        append_row(ledger, row)
+        if not row["failed"]:
+            append_row(ledger, row)
         bar.update()
     bar.close()
     return [done[key] for key in keys]
 
 
 def summarise(rows: Sequence[dict]) -> list[dict]:
-    """A row per kind and sort, and of all: tried, accepted, the upper 95 % limit of their share as if trials were independent, and the
-    highest confidence."""
+    """A row per kind and sort, and of all: tried, failed (an error, no refusal), accepted, the upper 95 % limit of their share of those
+    that did not fail, as if trials were independent, and the highest confidence."""
     groups: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         groups.setdefault((row["kind"], row["what"]), []).append(row)
         groups.setdefault(("all", ""), []).append(row)
     table = []
     for (kind, what), own in sorted(groups.items(), key=lambda group: group[0][0] == "all"):
-        accepted = sum(row["accepted"] for row in own)
-        table.append({"kind": kind, "what": what, "tried": len(own), "accepted": accepted,
-                      "share at most": round(binomial_limits(accepted / len(own), len(own))[1], 3),
-                      "highest confidence": max(row["confidence"] for row in own)})  # fmt: skip
+        judged = [row for row in own if not row["failed"]]
+        accepted = sum(row["accepted"] for row in judged)
+        table.append({"kind": kind, "what": what, "tried": len(own), "failed": len(own) - len(judged), "accepted": accepted,
+                      "share at most": round(binomial_limits(accepted / len(judged), len(judged))[1], 3) if judged else None,
+                      "highest confidence": max((row["confidence"] for row in judged), default=None)})  # fmt: skip
     return table
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", help="folder of pairs in any layout of data/README.md, or a pairs.csv")
     parser.add_argument("--layout", default="auto")
@@ -115,18 +133,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/impostors"))
     args = parser.parse_args()
     try:
+        find_weights(args.weights)
         found = load_layout(args.root, args.layout, args.mode or None)
-        impostors = draw_impostors(found.records, args.most)
-        if not impostors:
-            raise ValueError(f"{args.root}: no two pairs of one kind; {len(found.problems)} problems, see notebook 00")
+        records, problems = readable(found.records)
+        if not records:
+            raise ValueError(f"{args.root}: no pair with two readable images; notebook 00 names what is wrong")
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    problems = [f"{p.source}: {p.reason}" for p in found.problems] + problems
+    print("".join(f"left out, {problem}\n" for problem in problems), end="")
     with side_by_side(args.processes):
-        rows = measure(impostors, Method(args.weights, args.weights, True), args.out / "impostors.jsonl")
+        rows = measure(draw_impostors(records, args.most), Method(args.weights, args.weights, True), args.out / "impostors.jsonl")
     write_csv(args.out / "impostors.csv", [{name: value for name, value in row.items() if name != "key"} for row in rows])
     print_table(summarise(rows))
+    wrong = [row for row in rows if row["failed"]]
+    print("".join(f"failed: {row['fixed']} with {row['moving']}, {row['what']}: {row['status']}\n" for row in wrong), end="")
     print(f"\nevery one of them: {args.out / 'impostors.csv'}")
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,7 +3,8 @@
 python -m retina_kp.ladder                                        the shipped weights
 python -m retina_kp.ladder --trained outputs/runs/train-lite      beside them what each stage of their training had reached
 
-Success is that of the best transform, whatever the confidence says: it is calibrated for the whole alone. A second call continues.
+Success is that of the best transform, refused or not: the confidence, which guides the search, is calibrated for the whole alone, and every
+rung uses that calibration. A second call continues.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 
 from .benchmark import print_table
-from .checkpoints import find_weights
+from .checkpoints import find_weights, read_metadata
 from .evaluation import MOVING, RIGHT_PX, run_trials
 from .files import write_csv, write_json
 from .processes import end_with_parent
@@ -29,7 +30,7 @@ from .samples import PairOptions
 from .versions import code_version
 
 SETS = {"usual": PairOptions(scale=(0.5, 2.0), min_overlap=0.5), "wide": PairOptions(scale=(1 / 3, 3.0), min_overlap=0.25)}
-LADDER_SEED = 77_005  # of pairs that nothing was trained, calibrated or tuned on
+LADDER_SEED = 77_050  # of pairs that nothing was trained, calibrated or tuned on
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,17 @@ class Rung:
     options: dict = field(default_factory=dict)
 
 
+FULL_SIZE = {"coarse": 1.0, "search_threshold_px": 10.0}  # the threshold stays what it is in base px
 RUNGS = (
     Rung("search: as the images lie", stages=1),
     Rung("search: quarter turns", stages=2),
     Rung("search: eighths, one ratio of scale", stages=3),
     Rung("search: never ends early", options={"promising_strength": 1e9}),
-    Rung("search: pictures of full size", options={"coarse": 1.0}),
-    Rung("search: smaller pictures", options={"coarse": 0.45}),
+    Rung("search: pictures of full size", options=FULL_SIZE),
+    Rung("search: brute force, every turn and scale at full size", options=FULL_SIZE | {"promising_strength": 1e9}),
+    Rung("search: smaller pictures", options={"coarse": 0.45, "search_threshold_px": 4.5}),
     Rung("close-up: smaller", options={"close_px": 400.0}),
-    Rung("close-up: no second start", options={"clear_share": 0.0}),
+    Rung("close-up: second start only for want of a first", options={"clear_share": 0.0}),
     Rung("accuracy: of the search", accuracy="search"),
     Rung("accuracy: of close matches", accuracy="close matches"),
 )
@@ -81,17 +84,16 @@ class RungRegistrar(Registrar):
         return (refined if self.rung.accuracy == "maps" else fit), correlation
 
 
-def measure(rung: Rung, pairs: int, folder: Path) -> dict:
+def measure(rung: Rung, pairs: int, folder: Path, calibration: dict | None) -> dict:
     """One row of the table: figures of a rung over ``pairs`` drawn pairs of each kind and set, kept in ``folder``. Within 2 and RIGHT_PX
-    px: share of all pairs; seconds: median, on one thread."""
+    px: share of all pairs; seconds: median, on one thread of PyTorch's."""
     weights = hashlib.sha256(find_weights(rung.weights).read_bytes()).hexdigest()
-    belongs_to = {"rung": asdict(rung) | {"weights": weights}, "pairs": pairs, "code": code_version()}
+    belongs_to = {"rung": asdict(rung) | {"weights": weights}, "pairs": pairs, "code": code_version(), "calibration": calibration}
     kept = folder / f"{rung.name.replace(':', ',')}.json"
     if kept.is_file() and (found := json.loads(kept.read_text(encoding="utf-8")))["belongs_to"] == belongs_to:
         return found["row"]
-    torch.set_num_threads(1)
     registrar, row = RungRegistrar.from_pretrained(rung.weights, device="cpu", **rung.options), {"rung": rung.name}
-    registrar.rung = rung
+    registrar.rung, registrar.calibration = rung, calibration
     for name, options in SETS.items():
         trials = list(run_trials(registrar, LADDER_SEED, pairs, options))
         error = np.array([t.would_be_px for t in trials])
@@ -103,8 +105,13 @@ def measure(rung: Rung, pairs: int, folder: Path) -> dict:
     return row
 
 
+def _start_worker() -> None:
+    end_with_parent()
+    torch.set_num_threads(1)
+
+
 def rungs(trained: str | Path = "", weights: str = "lite") -> list[Rung]:
-    """All rungs with these weights; first, with the run folder of a recipe, the checkpoint that each of its phases ended with."""
+    """All rungs with these weights; first, with the run folder of a recipe, the checkpoint that each of its phases has reached."""
     stages = sorted(Path(trained).glob("*/checkpoint.safetensors")) if trained else []
     if trained and not stages:
         raise ValueError(f"{trained} holds no <phase>/checkpoint.safetensors; name the run folder of python -m retina_kp.train lite")
@@ -121,11 +128,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("outputs/ladder"))
     args = parser.parse_args()
     try:
-        chosen = rungs(args.trained, args.weights)
-    except ValueError as error:
+        chosen, calibration = rungs(args.trained, args.weights), read_metadata(find_weights(args.weights)).get("calibration")
+    except (ValueError, OSError) as error:
         parser.error(str(error))
-    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn"), end_with_parent) as pool:
-        jobs = [pool.submit(measure, rung, args.pairs, args.folder) for rung in chosen]
+    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn"), _start_worker) as pool:
+        jobs = [pool.submit(measure, rung, args.pairs, args.folder, calibration) for rung in chosen]
         rows = [job.result() for job in jobs]
     write_csv(args.folder / "ladder.csv", rows)
     print_table(rows)

@@ -66,7 +66,8 @@ def pseudo_real_pair(seed: int, index: int, size_px: int = 512) -> PseudoRealPai
         if len(shared) >= POINT_COUNT[1]:
             break
     else:
-        raise RuntimeError(f"pair {index} of seed {seed}: in 100 tries no cameras shared {POINT_COUNT[1]} junctions; take another seed")
+        wanted = f"{POINT_COUNT[1]} junctions of vessels at least 1.5 px wide"
+        raise RuntimeError(f"pair {index} of seed {seed}: in 100 tries no cameras shared {wanted}; take a larger size_px, or another seed")
     fixed, vessels = _photograph(rng, _fundus, retina, view0, valid0)
     behind = np.max([_draw(tree, H_0to1 @ view0 @ placed, hw1)[:2].max(0) for tree, placed in choroid], 0)
     moving = _photograph(rng, partial(_late_angiogram, choroid=behind), retina, H_0to1 @ view0, valid1)[0][..., 1].copy()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import difflib
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
+from . import pseudo_real
 from .checkpoints import SHIPPED, find_weights, read_metadata
 from .config import from_dict, to_dict
 from .dataset import SyntheticOptions
@@ -18,7 +20,6 @@ from .objective import WEIGHT_OF
 from .phases import PHASES, TrainConfig
 from .pke import PkeOptions
 from .processes import launch
-from .pseudo_real import write_pseudo_real
 from .report import new_run_folder, notebook_parameters, project_root
 from .sources import FileOptions
 from .state import read_state
@@ -228,12 +229,13 @@ def train(trainer: Trainer, log_to_tensorboard: bool = False, processes: int = 1
 
 
 def pseudo_real_folder(count: int, seed: int) -> str:
-    """A folder of pseudo-real pairs in data/pseudo_real, drawn once. The points of the last pair are put into the wrong order on purpose:
-    the annotation report has to find it."""
+    """A folder of pseudo-real pairs in data/pseudo_real, drawn once by each version of `pseudo_real`. The points of the last pair are put
+    into the wrong order on purpose: the annotation report has to find it."""
     folder = project_root() / "data" / "pseudo_real" / f"{count}_pairs_seed_{seed}"
-    if not (folder / "complete").is_file():
-        write_pseudo_real(folder, count, seed)
+    complete, drawn_by = folder / "complete", hashlib.sha256(Path(pseudo_real.__file__).read_bytes()).hexdigest()
+    if not complete.is_file() or complete.read_text() != drawn_by:
+        pseudo_real.write_pseudo_real(folder, count, seed)
         points = sorted(folder.rglob("*_02.txt"))[-1]
         write_text(points, "\n".join(reversed(points.read_text().split("\n"))))
-        write_text(folder / "complete", "")
+        write_text(complete, drawn_by)
     return str(folder)

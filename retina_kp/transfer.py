@@ -1,12 +1,13 @@
 """``make transfer``: what phase 4 brings on pictures of a look that training never showed, and what it forgets, with and without replay.
 
-The clinic is `pseudo_real`: another renderer, points 2 px off, one in twenty of them anywhere. Everything is kept in one folder: a second
-call continues, a finished run is not measured again.
+The clinic is `pseudo_real`: another renderer, points 2 px off, one in twenty of them anywhere. Everything is kept in one folder per weights
+and code: a second call continues, a finished run is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +19,7 @@ import torch
 
 from .ablation import summarise_arms
 from .benchmark import print_table
-from .checkpoints import find_weights
+from .checkpoints import find_weights, read_metadata
 from .config import from_dict
 from .evaluation import RIGHT_PX, run_trial, run_trials
 from .files import write_csv, write_json
@@ -28,6 +29,7 @@ from .pseudo_real import pseudo_real_pair, write_pseudo_real
 from .registration import Registrar
 from .runs import Settings, defaults, training_config
 from .trainer import Trainer
+from .versions import code_version
 
 START = "before"  # phase 3's weights as they are
 ARMS = {START: None, "phase 4": 0.8, "phase 4 without replay": 1.0}  # share of every batch that is pseudo-real
@@ -58,14 +60,17 @@ def run_arm(arm: str, seed: int, steps: int, pairs: int, weights: str, folder: P
         run_dir = folder / f"seed {seed}" / arm
         Trainer(arm_config(ARMS[arm], seed, steps, str(checkpoint), clinic), run_dir, "cpu").fit()
         checkpoint = run_dir / "checkpoint.safetensors"
-    write_json(measured, {"arm": arm, "seed": seed, **measure(checkpoint, seed, pairs)})
+    calibration = read_metadata(find_weights(weights)).get("calibration")
+    write_json(measured, {"arm": arm, "seed": seed, **measure(checkpoint, seed, pairs, calibration)})
     return json.loads(measured.read_text(encoding="utf-8"))
 
 
-def measure(checkpoint: Path, seed: int, pairs: int) -> dict[str, float]:
-    """Share of ``pairs`` held-out pseudo-real pairs and of as many drawn ones (turn ±180°, three kinds) whose best transform is right, and
-    the median error of those (px at 768). Confidence plays no part: it is not calibrated for new weights."""
+def measure(checkpoint: Path, seed: int, pairs: int, calibration: dict | None) -> dict[str, float]:
+    """Share of ``pairs`` held-out pseudo-real pairs and of as many drawn ones (turn ±180°, three kinds) whose best transform is right,
+    refused or not, and the median error of those (px at 768). The search of every arm is guided by one calibration, that of the weights
+    before: new ones have none."""
     registrar = Registrar.from_pretrained(checkpoint, device="cpu")
+    registrar.calibration = calibration
     clinic = [run_trial(registrar, pseudo_real_pair(HELD_OUT_SEED + seed, k)) for k in range(pairs)]
     drawn = list(run_trials(registrar, DRAWN_SEED + seed, max(pairs // 3, 1)))
     figures = {}
@@ -89,7 +94,14 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("outputs/transfer"))
     args = parser.parse_args()
-    folder = args.folder.absolute() / f"{args.steps} steps"
+    if args.steps < 100 or args.steps % 100:
+        parser.error(f"--steps: takes whole epochs of 100 steps, not {args.steps}")
+    try:
+        weights = find_weights(args.weights).read_bytes()
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    mark = hashlib.sha256(weights + code_version().encode()).hexdigest()[:10]
+    folder = args.folder.absolute() / f"{args.steps} steps, {args.pairs} pairs, {mark}"
     with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         jobs = [pool.submit(_run_seed, seed, args.steps, args.pairs, args.weights, folder) for seed in range(args.seeds)]
         rows = [row for job in jobs for row in job.result()]

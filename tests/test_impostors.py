@@ -1,11 +1,12 @@
 """Impostors: the right images are put together, all of them are refused, and the table counts as one would by hand."""
 
 import csv
+from pathlib import Path
 
 import pytest
 from evaluation_trees import operation_pair
 
-from retina_kp import impostors
+from retina_kp import Registrar, impostors
 from retina_kp.impostors import OTHER, OTHER_MIRRORED, OWN_MIRRORED, draw_impostors, measure, summarise
 from retina_kp.layouts import load_layout
 from retina_kp.methods import Method
@@ -50,7 +51,7 @@ def test_two_eyes_and_mirrored_images_are_refused(clinic, tmp_path):
 
 def test_what_was_tried_is_not_tried_again(clinic, tmp_path, monkeypatch):
     found, kept = draw_impostors(load_layout(clinic).records, most=1), tmp_path / "kept.jsonl"
-    monkeypatch.setattr(impostors, "try_impostor", lambda i, method, key: {"key": key, "accepted": i.what == OTHER})
+    monkeypatch.setattr(impostors, "try_impostor", lambda i, method, key: {"key": key, "accepted": i.what == OTHER, "failed": False})
     rows = measure(found, LITE, kept)
     monkeypatch.setattr(impostors, "try_impostor", None)
     assert measure(found, LITE, kept) == rows and sum(row["accepted"] for row in rows) == 1
@@ -58,23 +59,42 @@ def test_what_was_tried_is_not_tried_again(clinic, tmp_path, monkeypatch):
         measure(found, Method("other", "lite", True, model="homography"), kept)
 
 
+def test_a_crash_is_no_refusal_and_is_tried_again(clinic, tmp_path, monkeypatch):
+    found, kept = draw_impostors(load_layout(clinic).records, most=1)[:1], tmp_path / "kept.jsonl"
+    monkeypatch.setattr(Registrar, "__call__", lambda *images: 1 / 0)
+    (row,) = measure(found, LITE, kept)
+    assert row["failed"] and "ZeroDivisionError" in row["status"] and not kept.exists()
+    (only, everything) = summarise([row])
+    assert only["failed"] == 1 and only["share at most"] is None is everything["highest confidence"]
+
+
 def test_table_by_hand():
-    rows = [{"kind": "CF-FA", "what": OTHER, "accepted": k == 0, "confidence": 0.1 * (9 - k)} for k in range(5)]
-    rows += [{"kind": "CF-OCT", "what": OWN_MIRRORED, "accepted": False, "confidence": 0.2}] * 5
+    rows = [{"kind": "CF-FA", "what": OTHER, "accepted": k == 0, "failed": False, "confidence": 0.1 * (9 - k)} for k in range(5)]
+    rows += [{"kind": "CF-OCT", "what": OWN_MIRRORED, "accepted": False, "failed": False, "confidence": 0.2}] * 5
+    rows += [{"kind": "CF-OCT", "what": OWN_MIRRORED, "accepted": False, "failed": True, "confidence": 0.0}]
     first, second, everything = summarise(rows)
     assert (first["kind"], first["tried"], first["accepted"], first["highest confidence"]) == ("CF-FA", 5, 1, 0.9)
-    assert second["accepted"] == 0 and second["share at most"] == pytest.approx(1 - 0.025 ** (1 / 5), abs=1e-3)  # (1 - p)^5 = 2.5 %
-    assert (everything["kind"], everything["tried"], everything["accepted"]) == ("all", 10, 1)
+    assert (second["tried"], second["failed"], second["accepted"]) == (6, 1, 0)
+    assert second["share at most"] == pytest.approx(1 - 0.025 ** (1 / 5), abs=1e-3)  # (1 - p)^5 = 2.5 %
+    assert (everything["kind"], everything["tried"], everything["accepted"]) == ("all", 11, 1)
 
 
 def test_from_a_shell(tmp_path, monkeypatch, capsys):
     operation_pair(tmp_path / "data", "001_01")
+    stem = operation_pair(tmp_path / "data", "002_01", seed=1)
+    torn = Path(f"{stem}_02.png")
+    torn.write_bytes(torn.read_bytes()[:200])
     monkeypatch.setattr("sys.argv", ["impostors", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
-    impostors.main()
+    assert impostors.main() == 0
     table = list(csv.DictReader((tmp_path / "out" / "impostors.csv").open()))
     assert [(row["what"], row["accepted"]) for row in table] == [(OWN_MIRRORED, "False")] and "key" not in table[0]
-    assert "its own, mirrored" in capsys.readouterr().out
-    monkeypatch.setattr("sys.argv", ["impostors", str(tmp_path / "nowhere")])
+    told = capsys.readouterr().out
+    assert "its own, mirrored" in told and "left out, " in told and "002_02.png" in told
+
+
+@pytest.mark.parametrize("arguments", [["nowhere"], [".", "--weights", "nowhere"]])
+def test_what_does_not_exist_is_told(arguments, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["impostors", *arguments])
     with pytest.raises(SystemExit):
         impostors.main()
-    assert "nowhere: no such file or folder" in capsys.readouterr().err
+    assert "nowhere" in capsys.readouterr().err

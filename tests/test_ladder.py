@@ -47,7 +47,7 @@ def test_accuracy_is_what_the_rung_says(registrar, pair):
 def test_rungs_differ_from_the_whole_in_one_respect():
     assert len({rung.name for rung in RUNGS}) == len(RUNGS)
     for rung in RUNGS:
-        changed = (rung.stages != WHOLE.stages) + (rung.accuracy != WHOLE.accuracy) + len(rung.options)
+        changed = (rung.stages != WHOLE.stages) + (rung.accuracy != WHOLE.accuracy) + bool(rung.options)
         assert changed == 1 and all(value != getattr(RegistrarOptions(), name) for name, value in rung.options.items())
 
 
@@ -67,9 +67,9 @@ def test_a_rung_is_measured_once_and_anew_for_other_pairs(tmp_path, monkeypatch)
     trial = run_trial(RungRegistrar.from_pretrained("lite", device="cpu"), draw_pair(3, 1, ("CF", "FA"), PairOptions(size_px=256)))
     run_two = lambda registrar: [trial, trial]  # noqa: E731
     monkeypatch.setattr(ladder, "MOVING", ("FA",))
-    row = ladder.measure(WHOLE, 2, tmp_path)
-    assert row == ladder.measure(WHOLE, 2, tmp_path) and counted == [2, 2]
+    row = ladder.measure(WHOLE, 2, tmp_path, None)
+    assert row == ladder.measure(WHOLE, 2, tmp_path, None) and counted == [2, 2]
     assert set(row) == {"rung", *(f"{s} {what}" for s in ladder.SETS for what in ("FA", "≤ 2 px", "s"))}
     assert row["usual FA"] == float(trial.would_be_px <= 5)
-    ladder.measure(WHOLE, 3, tmp_path)
+    ladder.measure(WHOLE, 3, tmp_path, None)
     assert counted == [2, 2, 3, 3] and json.loads((tmp_path / "all, as shipped.json").read_text())["belongs_to"]["pairs"] == 3

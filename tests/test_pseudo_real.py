@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from retina_kp import pseudo_real
 from retina_kp.annotation import LONGER_SIDE_PX, leave_one_out_residual, true_homography
+from retina_kp.drawing import LESIONS
 from retina_kp.geometry import describe, inside, warp_points
 from retina_kp.images import image_size, read_image
 from retina_kp.layouts import load_layout
@@ -63,6 +65,21 @@ def test_transforms_keep_their_ranges(pairs):
     for pair in pairs:
         shape = describe(pair.H_0to1, pair.fixed.shape[:2])
         assert abs(shape.angle_deg) < 32 and 0.73 < shape.scale < 1.39 and not shape.mirrored and pair.overlap > 0.4
+
+
+def test_the_choroid_shines_in_the_angiogram_alone(pairs, monkeypatch):
+    monkeypatch.setattr(pseudo_real, "CHOROID_LIGHT", (0.0, 0.0))
+    without = pseudo_real_pair(1, 0)
+    assert np.array_equal(without.fixed, pairs[0].fixed)
+    more = pairs[0].moving.astype(int) - without.moving
+    brighter = more > 25
+    assert 0.05 < brighter.mean() < 0.5 and brighter[~pairs[0].valid1].mean() < 0.02  # lines, no veil, and only where there is retina
+
+
+def test_about_half_of_the_eyes_carry_scars():
+    eyes = [pseudo_real._eye(np.random.default_rng([9, k])) for k in range(24)]
+    scarred = sum((eye.lesions[:, 0] == LESIONS.index("scar")).sum() > 50 for eye in eyes)
+    assert 6 <= scarred <= 18
 
 
 def test_vessels_are_dark_in_the_photograph_and_bright_lined_in_the_angiogram(pairs):
