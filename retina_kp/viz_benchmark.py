@@ -11,13 +11,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from .calibration import FOUND_PX, calibration_error, risk_coverage
+from .calibration import FOUND_PX, calibration_error
 from .evaluation import RIGHT_PX
 from .grids import OURS
 from .registration import RegistrarOptions
 from .rivals import RIVALS
 from .timing import STAGES
 from .viz import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW
+from .viz_curves import plot_risk_coverage
 
 LOOKS = dict(
     zip((OURS, *RIVALS), zip((BLUE, RED, ORANGE, GREEN, PURPLE, BLACK, SKY, "0.55"), "osD^vXP*", strict=True), strict=True)
@@ -92,14 +93,7 @@ def plot_confidence(rows: Sequence[Mapping], bins: int = 10) -> Figure:
     error = calibration_error(sure, right) if own else float("nan")
     left.set(xlim=(-0.06, 1.06), ylim=(-0.06, 1.12), xlabel="confidence (mean of a bin)", ylabel=f"right within {FOUND_PX:g} px")
     left.set_title(f"{len(own)} pairs, calibration error {error:.3f}", fontsize=11)
-    coverage, risk = risk_coverage(sure, right)
-    ax.step(coverage, risk, where="post", color=BLUE)
-    stands = (sure >= RegistrarOptions().min_confidence) if own else np.zeros(0, bool)
-    if stands.any():
-        ax.plot(stands.mean(), 1 - right[stands].mean(), "o", color=RED, markersize=9, label=f"limit {RegistrarOptions().min_confidence:g}")
-        ax.legend(frameon=False, loc="upper left")
-    ax.set(xlim=(0, 1.03), ylim=(-0.003, max(0.05, 1.15 * risk.max(initial=0))), xlabel="share of pairs that get an answer",
-           ylabel="share of these that are wrong")  # fmt: skip
+    plot_risk_coverage(ax, sure, right, RegistrarOptions().min_confidence)
     ax.set_title("risk and coverage", fontsize=11)
     for axes in (left, ax):
         axes.spines[["top", "right"]].set_visible(False)

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
 
+from .calibration import risk_coverage
 from .viz import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, new_axes
 
 
@@ -20,6 +22,21 @@ def plot_error_cdf(ax: Axes | None, errors: Mapping[str, Sequence[float]], limit
         ax.step([0, *x, limit], [*share, share[-1]], where="post", linewidth=1.8, label=f"{name}: {share[-1]:.0%} of {len(values)}")
     ax.set(xlim=(0, limit), ylim=(-0.01, 1.02), xlabel="mean error (px)", ylabel="share of all pairs")
     ax.legend(frameon=False, fontsize=10)
+    return ax
+
+
+def plot_risk_coverage(ax: Axes | None, confidence: Sequence[float], right: Sequence[float], limit: float) -> Axes:
+    """Share of wrong answers among those given, for every limit of confidence; a dot where ``limit`` stands. right: 0 or 1 per answer."""
+    ax, sure, right = _line_axes(ax), np.asarray(confidence, np.float64), np.asarray(right, np.float64)
+    coverage, risk = risk_coverage(sure, right)
+    ax.step(coverage, risk, where="post", color=BLUE)
+    given = sure >= limit
+    if given.any():
+        ax.plot(given.mean(), 1 - right[given].mean(), "o", color=RED, markersize=9, label=f"limit {limit:g}")
+        ax.legend(frameon=False, loc="upper left")
+    ax.set(xlim=(0, 1.03), ylim=(-0.003, max(0.05, 1.15 * risk.max(initial=0))), xlabel="share of pairs that get an answer",
+           ylabel="share of these that are wrong")  # fmt: skip
+    ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
     return ax
 
 

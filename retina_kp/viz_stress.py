@@ -13,9 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
+from .calibration import calibration_error
 from .evaluation_tables import answered_with_confidence, pair_result, was_right, with_truth
 from .real_evaluation import as_taken
+from .registration import RegistrarOptions
 from .viz import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, WIDTH_IN
+from .viz_curves import plot_risk_coverage
 from .viz_evaluation import MEASURES, NO_TRUTH, SERIES, bare, looks
 
 KINDS = {"CF-FA": (ORANGE, "o"), "CF-OCT": (BLUE, "s"), "CF-OCTA": (PURPLE, "^"), "OCT-FA": (BLACK, "D"), "CF-CF": (GREEN, "v")}
@@ -124,12 +127,12 @@ def _spaced(values: Sequence[float], logarithmic: bool) -> list[str]:
 
 def plot_reliability(table: Sequence[Mapping], rows: Sequence[dict]) -> Figure | str:
     """Pairs as taken. Left: per bin of `evaluation_tables.reliability` the share that was right, with its interval, and as a dash the mean
-    confidence that it should reach; counts stand below. Right: every answer by its confidence, right and wrong ones apart, refused ones as
-    open marks."""
+    confidence that it should reach; counts stand below, the expected calibration error of ten equal bins above. Middle: every answer by its
+    confidence, right and wrong ones apart, refused ones as open marks. Right: risk and coverage over all pairs."""
     if not table:
         return "No answer with a confidence and a truth."
     figure = plt.figure(figsize=(WIDTH_IN, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.3))
+    left, right, risk = figure.subplots(1, 3, width_ratios=(1.2, 1, 1))
     for place, line in enumerate(table):
         left.plot([place, place], [line["low"], line["high"]], color=BLUE, linewidth=1.6, zorder=2)
         left.plot([place - 0.3, place + 0.3], [line["confidence"]] * 2, color=BLACK, linewidth=2, label="mean confidence", zorder=2.5)
@@ -138,9 +141,14 @@ def plot_reliability(table: Sequence[Mapping], rows: Sequence[dict]) -> Figure |
     left.set(xlim=(-0.6, len(table) - 0.4), ylim=(-0.03, 1.06), xlabel="confidence, and number of answers")
     handles = dict(zip(*left.get_legend_handles_labels()[::-1], strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=2, frameon=False)
-    _answers(right, answered_with_confidence(as_taken(rows)))
-    bare(left)
-    bare(right)
+    judged = answered_with_confidence(as_taken(rows))
+    error = calibration_error(np.array([row["confidence"] for row in judged]), np.array([was_right(row) for row in judged], float))
+    left.set_title(f"calibration error {error:.3f}", fontsize=11)
+    _answers(right, judged)
+    asked = [row for row in with_truth(as_taken(rows)) if row["confidence"] is not None]
+    plot_risk_coverage(risk, [row["confidence"] for row in asked], [was_right(row) for row in asked], RegistrarOptions().min_confidence)
+    for ax in (left, right, risk):
+        bare(ax)
     return figure
 
 

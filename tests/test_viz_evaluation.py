@@ -142,10 +142,12 @@ def test_reliability_counts_refused_answers_as_they_would_have_been():
     bins = tables.reliability(ROWS)  # the altered pairs among them do not count
     assert [(b["from"], b["n"], b["right"]) for b in bins] == [(0.1, 1, 1.0), (0.5, 1, 0.0), (0.9, 1, 1.0), (0.97, 1, 1.0)]
     assert (bins[0]["low"], bins[0]["high"], bins[1]["high"]) == pytest.approx((0.025, 1, 0.975))  # one of one: exact limits
-    left, right = hard.plot_reliability(bins, ROWS).axes
+    left, right, risk = hard.plot_reliability(bins, ROWS).axes
     assert [tick.get_text() for tick in left.get_xticklabels()] == ["0.1–0.5\nn = 1", "0.5–0.9\nn = 1", "0.9–0.97\nn = 1", "0.97–1\nn = 1"]
     assert [tick.get_text() for tick in right.get_yticklabels()] == ["wrong (1)", "right (3)"]
     assert sum(len(dots.get_offsets()) for dots in right.collections) == 4
+    by_hand = [(0.25, 0), (0.5, 0), (0.75, 1 / 3), (1, 1 / 4)]  # sure .99 right, .95 right, .6 wrong, .2 right
+    assert np.allclose(risk.lines[0].get_xydata(), by_hand) and np.allclose(risk.lines[1].get_xydata(), [by_hand[2]])
 
 
 def test_without_truth_every_chart_says_so_in_text():
