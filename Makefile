@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lab train train-lite ablation transfer benchmark clean
+.PHONY: help demo test lab train train-lite ablation transfer ladder benchmark clean
 
 help:
 	@echo "make demo        register sample pairs with the shipped weights and write an HTML report"
@@ -16,6 +16,7 @@ help:
 	@echo "make train-lite  train the shipped weights again, on drawn retinas only"
 	@echo "make ablation    what each training phase brings; hours, resumable"
 	@echo "make transfer    what phase 4 brings to pictures of another look, and what it forgets; hours, resumable"
+	@echo "make ladder      what each ingredient of registration brings; hours, resumable"
 	@echo "make benchmark   time and success beside OpenCV SIFT + MAGSAC; over turn, scale and overlap: ARGS=\"--grid all\""
 	@echo "make clean       remove .venv and caches (data/ and outputs/ stay)"
 
@@ -36,6 +37,9 @@ train-lite: $(STAMP)
 
 ablation: $(STAMP)
 	@$(PY) -m retina_kp.ablation
+
+ladder: $(STAMP)
+	@$(PY) -m retina_kp.ladder $(ARGS)
 
 transfer: $(STAMP)
 	@$(PY) -m retina_kp.transfer
