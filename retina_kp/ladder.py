@@ -1,7 +1,8 @@
 """What each ingredient of registration brings, measured by leaving it out or putting another in its place.
 
 python -m retina_kp.ladder                                        the shipped weights
-python -m retina_kp.ladder --trained outputs/runs/train-lite      beside them what each stage of their training had reached
+python -m retina_kp.ladder --trained outputs/runs/train-lite      beside them what each stage of their training has reached
+python -m retina_kp.ladder --ingredients                          short trainings instead, each without one ingredient; hours
 
 Success is that of the best transform, refused or not: the confidence, which guides the search, is calibrated for the whole alone, and every
 rung uses that calibration. A second call continues.
@@ -24,9 +25,11 @@ from .benchmark import print_table
 from .checkpoints import find_weights, read_metadata
 from .evaluation import MOVING, RIGHT_PX, run_trials
 from .files import write_csv, write_json
+from .geometry import TransformRange
 from .processes import end_with_parent
 from .registration import Candidate, Registrar
-from .samples import PairOptions
+from .samples import CLINICAL, PairOptions
+from .train import CLOSER, LITE, train_phase
 from .versions import code_version
 
 SETS = {"usual": PairOptions(scale=(0.5, 2.0), min_overlap=0.5), "wide": PairOptions(scale=(1 / 3, 3.0), min_overlap=0.25)}
@@ -59,6 +62,17 @@ RUNGS = (
     Rung("accuracy: of close matches", accuracy="close matches"),
 )
 WHOLE = Rung("all, as shipped")
+SHORT = replace(LITE, phase="geometric", epochs=6, seed=5, pool_size=400, pool_seed=2, validation_pairs=24, curriculum_steps=500,
+                final_rate_ratio=0.03, data=CLOSER)  # fmt: skip
+INGREDIENTS = {
+    "short training": SHORT,
+    "short training, no curriculum": replace(SHORT, curriculum_steps=0),
+    "short training, clean pictures": replace(SHORT, data=replace(CLOSER, appearance=CLINICAL)),
+    "short training, turns up to 10°": replace(SHORT, data=replace(CLOSER, relative=TransformRange(rotation_deg=10.0))),
+    "short training, descriptors at junctions alone": replace(SHORT, extra_points=0),
+    "short training, moving detector without labels": replace(SHORT, moving_weight=0.0),
+    "short training, 40 retinas": replace(SHORT, pool_size=40),
+}
 
 
 class RungRegistrar(Registrar):
@@ -105,6 +119,12 @@ def measure(rung: Rung, pairs: int, folder: Path, calibration: dict | None) -> d
     return row
 
 
+def train_and_measure(name: str, pairs: int, folder: Path, calibration: dict | None) -> dict:
+    """The row of one of INGREDIENTS; it is trained to its end first, from wherever an earlier call of the same code was interrupted."""
+    run_dir = folder / f"trained by {code_version()[:10]}" / name
+    return measure(Rung(name, str(train_phase(INGREDIENTS[name], run_dir, "cpu"))), pairs, folder, calibration)
+
+
 def _start_worker() -> None:
     end_with_parent()
     torch.set_num_threads(1)
@@ -123,6 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="lite", help="a shipped name or a checkpoint")
     parser.add_argument("--trained", default="", help="run folder of their recipe")
+    parser.add_argument("--ingredients", action="store_true", help="train and measure INGREDIENTS, and nothing else")
     parser.add_argument("--pairs", type=int, default=32, help="of each kind and set")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("outputs/ladder"))
@@ -132,9 +153,10 @@ def main() -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn"), _start_worker) as pool:
-        jobs = [pool.submit(measure, rung, args.pairs, args.folder, calibration) for rung in chosen]
+        what, todo = (train_and_measure, INGREDIENTS) if args.ingredients else (measure, chosen)
+        jobs = [pool.submit(what, one, args.pairs, args.folder, calibration) for one in todo]
         rows = [job.result() for job in jobs]
-    write_csv(args.folder / "ladder.csv", rows)
+    write_csv(args.folder / ("ingredients.csv" if args.ingredients else "ladder.csv"), rows)
     print_table(rows)
 
 

@@ -1,14 +1,18 @@
 """The ladder: every rung leaves out what it says, and nothing is measured twice."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from retina_kp import ladder
+from retina_kp.checkpoints import read_metadata
+from retina_kp.config import to_dict
+from retina_kp.dataset import SyntheticOptions
 from retina_kp.evaluation import run_trial
 from retina_kp.geometry import describe
-from retina_kp.ladder import RUNGS, WHOLE, Rung, RungRegistrar, rungs
+from retina_kp.ladder import INGREDIENTS, RUNGS, SHORT, WHOLE, Rung, RungRegistrar, rungs
 from retina_kp.registration import RegistrarOptions
 from retina_kp.samples import PairOptions, draw_pair
 
@@ -49,6 +53,19 @@ def test_rungs_differ_from_the_whole_in_one_respect():
     for rung in RUNGS:
         changed = (rung.stages != WHOLE.stages) + (rung.accuracy != WHOLE.accuracy) + bool(rung.options)
         assert changed == 1 and all(value != getattr(RegistrarOptions(), name) for name, value in rung.options.items())
+
+
+def test_an_ingredient_is_trained_as_told_and_measured(tmp_path, monkeypatch):
+    tiny = replace(SHORT, epochs=1, steps_per_epoch=1, batch_size=2, pool_size=2, validation_pairs=2, data=SyntheticOptions(size_px=64))
+    monkeypatch.setitem(INGREDIENTS, "tiny", replace(tiny, extra_points=0, precision="fp32"))
+    monkeypatch.setattr(ladder, "measure", lambda rung, *rest: (rung.name, read_metadata(rung.weights)["step"], *rest))
+    assert ladder.train_and_measure("tiny", 3, tmp_path, None) == ("tiny", 1, 3, tmp_path, None)
+    assert all(config == SHORT or len(differences(config, SHORT)) == 1 for name, config in INGREDIENTS.items() if name != "tiny")
+
+
+def differences(config, other) -> list[str]:
+    values, others = to_dict(config), to_dict(other)
+    return [key for key in values if values[key] != others[key]]
 
 
 def test_checkpoints_of_a_recipe_come_first_in_their_order(tmp_path):
