@@ -26,7 +26,9 @@ NOTEBOOK = "06_real_evaluation"
 def prepare(s: EvaluationSettings) -> Plan:
     """Load the pairs and choose methods; makes the run folder. ValueError or FileNotFoundError says what does not exist."""
     root = s.root and str(project_root() / Path(s.root).expanduser())
-    root = root or str(write_pseudo_real(project_root() / "data" / "clinic" / f"{s.sample_pairs}_{s.seed}", s.sample_pairs, s.seed))
+    if not root:  # pairs to try out the notebook with; an evaluation of refusals alone would show little
+        samples = project_root() / "data" / "clinic" / f"{s.sample_pairs}_{s.seed}"
+        root = str(write_pseudo_real(samples, s.sample_pairs, s.seed, choroid_light=(0.0, 0.0)))
     layout = detect_layout(root) if s.layout == "auto" else s.layout
     inventory = load_layout(root, layout, s.mode or None)
     records = [record for record in inventory.records if s.split in ("", record.split)]

@@ -41,10 +41,10 @@ class PseudoRealPair(SamplePair):
     gross: np.ndarray
 
 
-def write_pseudo_real(root: str | Path, count: int, seed: int = 0, size_px: int = 512) -> Path:
+def write_pseudo_real(root: str | Path, count: int, seed: int = 0, size_px: int = 512, choroid_light=CHOROID_LIGHT) -> Path:
     """Write ``count`` pairs as ROOT/operation_pre_filtered_cffa/<eye>_<visit>/<eye>_{01,02}.{png,txt}, two per eye. Returns ROOT."""
     for index in range(count):
-        pair, eye = pseudo_real_pair(seed, index, size_px), f"{index // 2 + 1:03d}"
+        pair, eye = pseudo_real_pair(seed, index, size_px, choroid_light), f"{index // 2 + 1:03d}"
         stem = Path(root) / "operation_pre_filtered_cffa" / f"{eye}_{index % 2 + 1:02d}" / eye
         for side, image, points_xy in (("01", pair.fixed, pair.points0_xy), ("02", pair.moving, pair.points1_xy)):
             write_image(f"{stem}_{side}.png", image)
@@ -52,8 +52,9 @@ def write_pseudo_real(root: str | Path, count: int, seed: int = 0, size_px: int 
     return Path(root)
 
 
-def pseudo_real_pair(seed: int, index: int, size_px: int = 512) -> PseudoRealPair:
-    """Pair number ``index`` of a seed with its truth; pairs 2k and 2k + 1 show one eye. The longer side of image 0 measures size_px."""
+def pseudo_real_pair(seed: int, index: int, size_px: int = 512, choroid_light: tuple[float, float] = CHOROID_LIGHT) -> PseudoRealPair:
+    """Pair number ``index`` of a seed with its truth; pairs 2k and 2k + 1 show one eye. The longer side of image 0 measures size_px.
+    choroid_light: range of the light of the vessels that only the angiogram shows; (0, 0) leaves them out, and the pair is easier."""
     rng, own = np.random.default_rng([SEED_DOMAIN, seed, index]), np.random.default_rng([SEED_DOMAIN, seed, index // 2, 1])
     retina, choroid = _eye(own), _choroid(own)
     hw0, hw1 = (round(0.8 * size_px), size_px), (round(0.75 * size_px), round(0.9 * size_px))
@@ -70,7 +71,8 @@ def pseudo_real_pair(seed: int, index: int, size_px: int = 512) -> PseudoRealPai
         raise RuntimeError(f"pair {index} of seed {seed}: in 100 tries no cameras shared {wanted}; take a larger size_px, or another seed")
     fixed, vessels = _photograph(rng, _fundus, retina, view0, valid0)
     behind = np.max([_draw(tree, H_0to1 @ view0 @ placed, hw1)[:2].max(0) for tree, placed in choroid], 0)
-    moving = _photograph(rng, partial(_late_angiogram, choroid=behind), retina, H_0to1 @ view0, valid1)[0][..., 1].copy()
+    look = partial(_late_angiogram, choroid=behind, choroid_light=choroid_light)
+    moving = _photograph(rng, look, retina, H_0to1 @ view0, valid1)[0][..., 1].copy()
     true0 = _well_spread(rng, shared, int(rng.integers(POINT_COUNT[0], POINT_COUNT[1] + 1)))
     annotation = _annotate(rng, true0, warp_points(true0, H_0to1), hw0, hw1)
     return PseudoRealPair(fixed, moving, H_0to1, vessels & valid0, junctions, valid0, valid1, ("CF", "FA"),
@@ -156,7 +158,7 @@ def _fundus(rng, layers: np.ndarray, px_per_deg: float) -> np.ndarray:
     return _soft(light, sigmaX=rng.uniform(0.6, 1.4))[..., None] * cast * 0.8 * (1 - haze) + haze * np.array([0.75, 0.72, 0.62], np.float32)
 
 
-def _late_angiogram(rng, layers: np.ndarray, px_per_deg: float, choroid: np.ndarray) -> np.ndarray:
+def _late_angiogram(rng, layers: np.ndarray, px_per_deg: float, choroid: np.ndarray, choroid_light) -> np.ndarray:
     """(H, W, 1) gray: stained walls around faded lumina before bright choroidal vessels (H, W), patchy flush, leaking spots, film grain."""
     artery, vein, calibre, _, hemorrhage, exudate, _, scar = layers
     vessels, depth = np.maximum(artery, vein), (calibre / 0.2).clip(0.3, 1)
@@ -164,7 +166,7 @@ def _late_angiogram(rng, layers: np.ndarray, px_per_deg: float, choroid: np.ndar
     flush = np.tanh(2.5 * _clouds(rng, vessels.shape, 1.8 * px_per_deg))
     leaks = _soft((_clouds(rng, vessels.shape, 0.4 * px_per_deg) > 2.7).astype(np.float32), sigmaX=0.12 * px_per_deg)
     image = rng.uniform(0.3, 0.45) + rng.uniform(0.03, 0.08) * flush + rng.uniform(0.2, 0.6) * leaks + rng.uniform(0.25, 0.5) * walls
-    image = image + rng.uniform(-0.12, 0.02) * vessels * depth + rng.uniform(*CHOROID_LIGHT) * choroid * (1 - vessels)
+    image = image + rng.uniform(-0.12, 0.02) * vessels * depth + rng.uniform(*choroid_light) * choroid * (1 - vessels)
     image = image + 0.3 * exudate - 0.25 * hemorrhage - 0.2 * scar + 0.5 * (_soft(scar, sigmaX=2) - scar).clip(0)
     return (_soft(image, sigmaX=rng.uniform(0.6, 1.3)) + rng.uniform(0.005, 0.02) * _clouds(rng, vessels.shape, 2.2))[..., None]
 

@@ -67,9 +67,8 @@ def test_transforms_keep_their_ranges(pairs):
         assert abs(shape.angle_deg) < 32 and 0.73 < shape.scale < 1.39 and not shape.mirrored and pair.overlap > 0.4
 
 
-def test_the_choroid_shines_in_the_angiogram_alone(pairs, monkeypatch):
-    monkeypatch.setattr(pseudo_real, "CHOROID_LIGHT", (0.0, 0.0))
-    without = pseudo_real_pair(1, 0)
+def test_the_choroid_shines_in_the_angiogram_alone(pairs):
+    without = pseudo_real_pair(1, 0, choroid_light=(0.0, 0.0))
     assert np.array_equal(without.fixed, pairs[0].fixed)
     more = pairs[0].moving.astype(int) - without.moving
     brighter = more > 25
