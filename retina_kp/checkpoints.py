@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -24,6 +25,9 @@ def save_network(path: str | Path, network, metadata: dict | None = None, half: 
     header = {"network": type(network).__name__.lower(), "options": network.options, **(metadata or {})}
     with replacing(path) as temporary:
         save_file(tensors, str(temporary), metadata={"retina_kp": json.dumps(header)})
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # safetensors lets the owner alone read it; colleagues share run folders
     return path
 
 

@@ -151,6 +151,11 @@ def test_a_loaded_network_gives_the_same_output(saved):
         assert (load_network(str(saved))[0](image).detector == small()(image).detector).all()
 
 
+def test_colleagues_may_read_weights_as_they_may_read_other_files(saved):
+    (other := saved.with_name("other")).touch()
+    assert saved.stat().st_mode == other.stat().st_mode
+
+
 def test_half_precision_is_half_the_file_and_loads_as_float32(saved, tmp_path):
     half = save_network(tmp_path / "half.safetensors", small(), half=True)
     network, _ = load_network(half)
