@@ -155,7 +155,10 @@ def main() -> None:
     with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn"), _start_worker) as pool:
         what, todo = (train_and_measure, INGREDIENTS) if args.ingredients else (measure, chosen)
         jobs = [pool.submit(what, one, args.pairs, args.folder, calibration) for one in todo]
-        rows = [job.result() for job in jobs]
+        rows = []
+        for job in jobs:
+            rows.append(job.result())
+            print(f"{len(rows)} of {len(jobs)}: {rows[-1]['rung']}", flush=True)
     write_csv(args.folder / ("ingredients.csv" if args.ingredients else "ladder.csv"), rows)
     print_table(rows)
 

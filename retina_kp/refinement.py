@@ -16,7 +16,7 @@ MOTIONS = {"affine": cv2.MOTION_AFFINE, "homography": cv2.MOTION_HOMOGRAPHY}  # 
 # Gaussians (σ in cells) on both maps, one after the other, and how far a corner may move (px); farther away it is another optimum. The
 # second attempt is for starts that are too far off for the first.
 ATTEMPTS = (((1.0,), 25.0), ((4.0, 2.0, 1.0), 60.0))
-MISFIT_PX = 20.0
+MISFIT_PX = 20.0  # an affine search may end so far from a fit of a model that has no search; farther away the model does not fit
 ROUNDS, LAST_ROUNDS = 7, 2  # of least squares while the limit falls, and at its end
 LIMITS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
 

@@ -35,11 +35,15 @@ LITE = TrainConfig(steps_per_epoch=250, pool_size=1000, validation_pairs=48, mov
 LITE_PKE = replace(LITE, phase="pke", epochs=4, final_rate_ratio=0.02, pool_size=300, data=SyntheticOptions(frames_per_retina=2),
                    pke=PkeOptions(candidate_min_probability=0.3, pke_min_probability=0.3))  # fmt: skip
 CLOSER = SyntheticOptions(field_deg=(14.0, 60.0), moving=("FA", "OCT", "OCTA", "OCTA"))  # what the first round left weakest
+FIRST_ROUND = [
+    replace(LITE, phase="warmup", epochs=2, curriculum_steps=500),
+    replace(LITE, phase="geometric", epochs=20, seed=1, rise_steps=1, final_rate_ratio=0.03),
+    replace(LITE_PKE, seed=2, learning_rate=3e-4),
+]
 RECIPES: dict[str, list[TrainConfig]] = {
-    "lite": [
-        replace(LITE, phase="warmup", epochs=2, curriculum_steps=500),
-        replace(LITE, phase="geometric", epochs=20, seed=1, rise_steps=1, final_rate_ratio=0.03),
-        replace(LITE_PKE, seed=2, learning_rate=3e-4),
+    "lite": FIRST_ROUND,
+    "lite_next": [  # a candidate, not measured widely yet
+        *FIRST_ROUND,
         replace(
             LITE, phase="geometric", epochs=24, seed=3, pool_seed=1, rise_steps=250, learning_rate=6e-4, final_rate_ratio=0.03, data=CLOSER
         ),

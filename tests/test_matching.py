@@ -132,6 +132,12 @@ def test_too_few_points_give_none(model, count):
     assert fit_transform(*matches(model, count, outliers=0)[:2], model, 3.0) is None
 
 
+def test_too_few_points_for_a_quadratic_give_an_affine():
+    points = matches("affine", 19, outliers=0)[:2]
+    fit = fit_transform(*points, "quadratic", 3.0)
+    assert fit.model == "affine" and fit.quadratic_1to0 is None and fit.n_inliers == 19 and error_px(fit, "affine").max() < 0.01
+
+
 @pytest.mark.parametrize("model", [*MODELS, "auto"])
 def test_no_points_give_none(model):
     assert fit_transform(np.zeros((0, 2)), np.zeros((0, 2)), model, 3.0) is None
