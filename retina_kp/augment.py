@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .geometry import pixel_grid
-from .synthetic import blur, chance, smooth_noise, uniform
+from .noise import blur, chance, smooth_noise, uniform
 
 
 @dataclass(frozen=True)

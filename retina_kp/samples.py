@@ -82,8 +82,9 @@ def draw_pair(seed: int, index: int, modalities: tuple[str, str] = ("CF", "FA"),
 def _cameras(rng, retina: Retina, modalities, o: PairOptions) -> tuple[np.ndarray, np.ndarray]:
     """Degrees → px of two cameras whose relative turn, scale and offset are random."""
     hw = (o.size_px, o.size_px)
-    field = rng.uniform(*(o.macular_field_deg if "OCTA" in modalities else o.fixed_field_deg))
-    looks_at = retina.disc_xy * (rng.uniform(0.1, 0.6) if "OCTA" not in modalities else rng.uniform(-0.05, 0.15)) + rng.normal(0, 1.0, 2)
+    macular = any("OCTA" in modality for modality in modalities)
+    field = rng.uniform(*(o.macular_field_deg if macular else o.fixed_field_deg))
+    looks_at = retina.disc_xy * (rng.uniform(-0.05, 0.15) if macular else rng.uniform(0.1, 0.6)) + rng.normal(0, 1.0, 2)
     view0 = view_matrix(hw, field, tuple(looks_at), rng.uniform(-8, 8))
     scale = float(np.exp(rng.uniform(*np.log(o.scale))))
     target = np.array(image_center(hw)) + rng.uniform(-o.max_shift, o.max_shift, 2) * o.size_px * max(scale, 1)

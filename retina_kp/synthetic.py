@@ -7,7 +7,6 @@ appearance per image from an explicit CPU generator. Everything that cameras add
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 
 from .drawing import CALIBRE_UNIT_DEG, LAYERS, rasterise
 from .geometry import pixel_grid, warp_points
+from .noise import blur, chance, smooth_noise, uniform
 from .vasculature import Retina
 
 MODALITIES = ("CF", "FA", "OCT", "OCTA")
@@ -59,45 +59,6 @@ def make_scene(retinas: list[Retina], px_from_deg: list[np.ndarray], image_hw) -
     layers = np.stack([rasterise(r, m, image_hw) for r, m in zip(retinas, px_from_deg, strict=True)])
     inverse = torch.from_numpy(np.linalg.inv(np.stack(px_from_deg)))
     return Scene(unpack_layers(torch.from_numpy(layers)), inverse, torch.tensor([anatomy_of(r) for r in retinas]))
-
-
-# ------------------------------------------------------------------ random helpers
-
-
-def uniform(generator: torch.Generator, count: int, low: float, high: float) -> torch.Tensor:
-    """(count, 1, 1, 1) independent numbers, one per image."""
-    return low + (high - low) * torch.rand(count, 1, 1, 1, generator=generator)
-
-
-def chance(generator: torch.Generator, count: int, probability: float) -> torch.Tensor:
-    """(count, 1, 1, 1) of 0. and 1."""
-    return (torch.rand(count, 1, 1, 1, generator=generator) < probability).float()
-
-
-def smooth_noise(generator: torch.Generator, count: int, hw, cell_px: float) -> torch.Tensor:
-    """(count, 1, H, W) noise of about unit variance whose blobs are about cell_px wide."""
-    rows, columns = (_spread(n, float(cell_px)) for n in hw)
-    return rows @ torch.randn(count, 1, rows.shape[1], columns.shape[1], generator=generator) @ columns.T
-
-
-@lru_cache(maxsize=256)
-def _spread(length: int, cell_px: float) -> torch.Tensor:
-    """(length, n) weights that carry n random numbers, one per cell, to a smooth line: Gaussian bells with rows of unit norm."""
-    knots = int(np.ceil(length / cell_px)) + 4
-    distance = torch.arange(length)[:, None] / cell_px - (torch.arange(knots) - 1.5)
-    weights = torch.exp(-(distance**2) / (2 * 0.55**2))
-    return weights / weights.norm(dim=1, keepdim=True)
-
-
-def blur(image: torch.Tensor, sigma_px: torch.Tensor | float, taps: int = 9) -> torch.Tensor:
-    """Gaussian blur of (B, C, H, W) with one sigma per image (B, 1, 1, 1) or one for all; the frame is replicated."""
-    b, c, h, w = image.shape
-    sigma = torch.as_tensor(sigma_px, dtype=image.dtype).expand(b, 1, 1, 1).reshape(b, 1).clamp_min(1e-3)
-    x = torch.arange(taps, dtype=image.dtype) - taps // 2
-    kernel = torch.softmax(-(x**2) / (2 * sigma**2), -1).repeat_interleave(c, 0)
-    flat = F.pad(image.reshape(1, b * c, h, w), [taps // 2] * 4, mode="replicate")
-    flat = F.conv2d(flat, kernel[:, None, None], groups=b * c)
-    return F.conv2d(flat, kernel[:, None, :, None], groups=b * c).reshape(image.shape)
 
 
 # ------------------------------------------------------------------ what every modality needs
@@ -211,7 +172,31 @@ def render_octa(scene: Scene, g: torch.Generator, thin_px=(0.1, 1.0)) -> torch.T
     vessels = torch.maximum(a.vein * uniform(g, b, 0.5, 1.0), a.artery * uniform(g, b, 0.5, 1.0)) * (1 - 0.3 * a.disc)
     image = uniform(g, b, 0.02, 0.2) + torch.maximum(flow, vessels) + uniform(g, b, 0.0, 0.15) * torch.randn(b, 1, *hw, generator=g).abs()
     image = image * (1 - scene.layer("hemorrhage") * uniform(g, b, 0, 0.6)) * (1 - uniform(g, b, 0, 0.6) * scene.layer("scar"))
-    lines = (torch.rand(b, 1, hw[0], 1, generator=g) < 0.012) * chance(g, b, 0.4)
+    return _with_motion_lines(image, g)
+
+
+def render_deep_octa(scene: Scene, g: torch.Generator, thin_px=(0.3, 1.6)) -> torch.Tensor:
+    """OCT angiography of a slab beneath the retina's vessels: grain of the choriocapillaris, and of the vessels above only projection
+    artefacts, patchy and bright, or dark where software has taken them away (Spaide et al., Retina 2015): (B, 1, H, W) in [0, 1]."""
+    b, hw = len(scene.layers), scene.layers.shape[-2:]
+    a = _Anatomy(scene, g, thin_px)
+    grain, voids = smooth_noise(g, b, hw, 2) + 0.7 * smooth_noise(g, b, hw, 4), torch.sigmoid(3 * smooth_noise(g, b, hw, 5) - 4)
+    image = uniform(g, b, 0.15, 0.5) * (1 + uniform(g, b, 0.05, 0.35) * grain) * (1 - uniform(g, b, 0.2, 0.8) * voids)
+    image = image + _capillaries(g, b, hw, scene.px_per_deg) * uniform(g, b, 0.0, 0.3) * (1 - a.avascular)
+    patchy = torch.sigmoid(3 * smooth_noise(g, b, hw, max(hw) / 8) + uniform(g, b, 1, 4))
+    ghost = blur(a.vessels, uniform(g, b, 0.3, 1.2)) * patchy
+    left = image + ghost * uniform(g, b, 0.15, 0.6)
+    edges = (blur(ghost, 1.5) - ghost).clamp_min(0)
+    taken = image * (1 - (ghost * uniform(g, b, 0.8, 1.6)).clamp_max(0.95)) + edges * uniform(g, b, 0, 0.25)
+    image = torch.where(chance(g, b, 0.5) > 0, taken, left) * (1 - 0.7 * a.disc)
+    image = image * (1 - uniform(g, b, 0.2, 0.8) * scene.layer("drusen")) * (1 - uniform(g, b, 0, 0.6) * scene.layer("hemorrhage"))
+    return _with_motion_lines(image + uniform(g, b, 0.0, 0.08) * torch.randn(b, 1, *hw, generator=g).abs(), g)
+
+
+def _with_motion_lines(image: torch.Tensor, g: torch.Generator) -> torch.Tensor:
+    """Some images with bright or dark rows, where the eye moved between scans; in [0, 1]."""
+    b, _, h, _ = image.shape
+    lines = (torch.rand(b, 1, h, 1, generator=g) < 0.012) * chance(g, b, 0.4)
     return (image + lines * uniform(g, b, -0.3, 0.5)).clamp(0, 1)
 
 
@@ -222,11 +207,12 @@ def _capillaries(g, b, hw, px_per_deg):
     return torch.exp(-((coarse / uniform(g, b, 0.2, 0.5)) ** 2)) * (0.7 + 0.3 * smooth_noise(g, b, hw, 2))
 
 
-RENDERERS = {"CF": render_cf, "FA": render_fa, "OCT": render_oct, "OCTA": render_octa}
+DEEP_OCTA = "deep OCTA"
+RENDERERS = {"CF": render_cf, "FA": render_fa, "OCT": render_oct, "OCTA": render_octa, DEEP_OCTA: render_deep_octa}
 
 
 def render(modality: str, scene: Scene, generator: torch.Generator) -> torch.Tensor:
-    """Render a scene as "CF" (B, 3, H, W) or "FA", "OCT", "OCTA" (B, 1, H, W), values in [0, 1]."""
+    """Render a scene as "CF" (B, 3, H, W) or "FA", "OCT", "OCTA", "deep OCTA" (B, 1, H, W), values in [0, 1]."""
     if modality not in RENDERERS:
         raise ValueError(f"unknown modality {modality!r}; there are {', '.join(RENDERERS)}")
     return RENDERERS[modality](scene, generator)

@@ -14,7 +14,7 @@ from retina_kp.geometry import corners, image_center, inside, similarity, warp_p
 from retina_kp.images import read_image
 from retina_kp.layouts import detect_layout, load_layout
 from retina_kp.samples import PairOptions, draw_pair, write_aligned_folder
-from retina_kp.synthetic import MODALITIES, make_scene, render
+from retina_kp.synthetic import DEEP_OCTA, RENDERERS, make_scene, render
 from retina_kp.vasculature import ARTERY, BIFURCATION, VEIN, Retina, grow_retina
 
 HW, ODD_HW = (320, 320), (313, 471)
@@ -167,28 +167,38 @@ def test_view_matrix_looks_at_its_centre_with_its_field():
 # ------------------------------------------------------------------ rendering and appearance
 
 
-@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("modality", RENDERERS)
 def test_rendered_images_have_their_shape_and_range(scene, modality):
     image = render(modality, scene, generator())
     assert image.shape == (2, 3 if modality == "CF" else 1, *HW)
     assert torch.isfinite(image).all() and image.min() >= 0 and image.max() <= 1 and image.std() > 0.01
 
 
-@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("modality", RENDERERS)
 def test_rendering_is_a_function_of_the_generator(scene, modality):
     first, again, other = (render(modality, scene, generator(seed)) for seed in (4, 4, 5))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-@pytest.mark.parametrize(("modality", "sign"), [("CF", -1), ("FA", 1), ("OCTA", 1)])
-def test_wide_vessels_are_dark_in_cf_and_bright_in_fa_and_octa(scene, modality, sign):
+def vessel_contrast(scene, modality) -> list[float]:
+    """Of wide vessels against what lies beside them, in eight renderings."""
     wide = scene.layer("calibre") > 0.15
     beside = (torch.nn.functional.max_pool2d(wide.float(), 15, 1, 7) > 0) & (scene.layer("calibre") == 0)
     contrast = []
     for seed in range(4):
         gray = render(modality, scene, generator(seed)).mean(1, keepdim=True)
         contrast += [float(gray[i][wide[i]].mean() - gray[i][beside[i]].mean()) for i in range(2)]
-    assert sign * np.mean(contrast) > 0.05
+    return contrast
+
+
+@pytest.mark.parametrize(("modality", "sign"), [("CF", -1), ("FA", 1), ("OCTA", 1)])
+def test_wide_vessels_are_dark_in_cf_and_bright_in_fa_and_octa(scene, modality, sign):
+    assert sign * np.mean(vessel_contrast(scene, modality)) > 0.05
+
+
+def test_a_deep_slab_shows_the_vessels_above_as_ghosts_or_as_shadows(scene):
+    contrast = vessel_contrast(scene, DEEP_OCTA)
+    assert min(contrast) < -0.03 and max(contrast) > 0.03
 
 
 def test_unknown_modality_is_refused(scene):
