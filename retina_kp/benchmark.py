@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 
+from .calibration import FOUND_PX, calibration_error
 from .checkpoints import find_weights
-from .evaluation import MOVING, RIGHT_PX, VALIDATION_SEED, Trial, gather_trials, run_trial, summarise_trials
+from .evaluation import MOVING, RIGHT_PX, USUAL, VALIDATION_SEED, WIDE, Trial, gather_trials, run_trial, summarise_trials
 from .files import write_csv, write_json
 from .grids import FACTORS, GRID_SEED, error_px, grid_jobs, method_rows, pivot, read_rows, run_grid, stage_rows, summarise
 from .registration import Registrar
@@ -26,7 +28,8 @@ from .timing import cold_start, peak_memory_gb
 UPRIGHT = PairOptions(rotation_deg=10.0, scale=(0.9, 1.1), min_overlap=0.7)
 TABLES = {
     "upright": ("turn ±10°, scale 0.9–1.1, overlap ≥ 0.7", UPRIGHT),
-    "any": ("turn ±180°, scale 0.6–1.7, overlap ≥ 0.5", PairOptions()),
+    "usual": ("turn ±180°, scale 0.5–2, overlap ≥ 0.5", USUAL),
+    "wide": ("turn ±180°, scale 0.33–3, overlap ≥ 0.25", WIDE),
 }
 
 # ------------------------------------------------------------------ tables
@@ -67,15 +70,20 @@ def print_tables(args, rivals: Mapping[str, Rival]) -> None:
     """The tables asked for, of ours alone or beside rivals."""
     registrar, moving = Registrar.from_pretrained(args.weights), args.moving.split(",")
     registrar(*[draw_pair(1, 1).fixed] * 2)  # the first call loads and plans
+    gathered: list[Trial] = []
     for name in args.tables.split(","):
         title, options = TABLES[name]
         print(f"\n{name}: {title}, 768x768 px   (success = mean corner error ≤ {RIGHT_PX:g} px)", flush=True)
         if args.ours_only:
-            print_table(
-                summarise_trials(gather_trials(args.weights, args.seed, args.pairs, options, moving=moving, processes=args.processes))
-            )
+            trials = gather_trials(args.weights, args.seed, args.pairs, options, moving=moving, processes=args.processes)
+            gathered += trials
+            print_table(summarise_trials(trials))
         else:
             print_table(compare(registrar, options, args.pairs, args.seed, moving, rivals))
+    if gathered:
+        told = np.array([t.confidence for t in gathered])
+        error = calibration_error(told, np.array([t.would_be_px <= FOUND_PX for t in gathered], float))
+        print(f"\nexpected calibration error over these {len(told)} pairs: {error:.3f}   (right = mean corner error ≤ {FOUND_PX:g} px)")
     print(f"\npeak memory {peak_memory_gb():.2f} GB")
 
 
@@ -134,7 +142,7 @@ def run_grids(args, rivals: Mapping[str, Rival], missing: Mapping[str, str]) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=12, help="pairs per modality and table, or per cell of a grid")
-    parser.add_argument("--tables", default="upright,any", help="which tables: upright, any")
+    parser.add_argument("--tables", default="upright,usual", help=f"which tables: {', '.join(TABLES)}")
     parser.add_argument("--grid", default="", help="instead of tables, grids over: angle,scale,overlap, some of them, or all")
     parser.add_argument("--moving", default=",".join(MOVING), help="modalities of the moving image")
     parser.add_argument("--rivals", default="", help=f"of {', '.join(RIVALS)}; default: SIFT+MAGSAC for tables, all for grids")

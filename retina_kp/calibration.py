@@ -1,6 +1,8 @@
-"""The confidence of a registration, fitted to what came out right on drawn pairs and on images of two different eyes.
+"""What trained weights still lack: steerers, and the confidence of a registration, fitted to what came out right on drawn pairs and on
+images of two different eyes.
 
-python -m retina_kp.calibration --weights lite    fits it anew, after a change of the search for instance
+python -m retina_kp.calibration --weights lite                           anew, after a change of the search for instance
+python -m retina_kp.calibration --weights RUN/checkpoint.safetensors --target mine.safetensors      for a network of one's own
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ from .checkpoints import find_weights, load_network, read_metadata, save_network
 from .confidence import calibration_inputs, confidence
 from .evaluation import Trial, gather_trials
 from .files import write_json
+from .networks import choose_device
+from .registration import Registrar
 from .samples import PairOptions
+from .steering import fit_steerers
 from .versions import code_version
 
 FOUND_PX = 20.0  # confidence is the probability of a mean corner error (longer side 768) up to this, the limit of spec/metrics for a median
@@ -28,26 +33,27 @@ CALIBRATION_SETS = (PairOptions(), PairOptions(scale=(0.33, 3.0), min_overlap=0.
                     PairOptions(scale=(0.4, 2.5), min_overlap=0.25, appearance=AppearanceRange()))  # fmt: skip
 
 
-def publish(checkpoint: str | Path, target: str | Path, pairs: int, about: dict, trials_path: str | Path) -> dict:
-    """Calibrate on ``pairs`` drawn pairs per modality and set and nearly as many impostors; write the weights in half precision with the
-    calibration and ``about`` in their header; return the calibration's figures. Trials are those of the weights as written, judged by
-    DEFAULT_CALIBRATION whatever the checkpoint carried; they are kept in trials_path and used again for equal weights and code."""
+def publish(checkpoint: str | Path, target: str | Path, pairs: int, about: dict, trials_path: str | Path, device: str = "auto") -> dict:
+    """Fit steerers, calibrate on ``pairs`` drawn pairs per modality and set and nearly as many impostors; write all in half precision,
+    with the calibration and ``about`` in the header; return the calibration's figures. Trials are those of the weights as written, judged
+    by DEFAULT_CALIBRATION whatever the checkpoint carried; they are kept in trials_path and used again for equal weights and code."""
     network, metadata = load_network(checkpoint)
-    draft = save_network(Path(trials_path).with_suffix(".safetensors"), network, {}, half=True)
-    trials = _kept_trials(trials_path, draft, pairs)
+    how = {"half": True, "steerers": fit_steerers(Registrar(network, device=device))}
+    draft = save_network(f"{trials_path}.safetensors", network, {}, **how)
+    trials = _kept_trials(trials_path, draft, pairs, device)
     draft.unlink()
     known = [t for t in trials if t.evidence]
     calibration = fit_calibration(trials)
     right = np.array([t.would_be_px <= FOUND_PX for t in known], float)
     sure = np.array([confidence(t.evidence, calibration) for t in known])
-    figures = {"trials": len(trials), "judged": len(known), "right": int(right.sum()),
+    figures = {"pairs": pairs, "trials": len(trials), "judged": len(known), "right": int(right.sum()),
                "calibration_error": round(calibration_error(sure, right), 4)}  # fmt: skip
     header = {"calibration": calibration, "calibration_figures": figures, "phase": metadata.get("phase"), **about}
-    save_network(target, network, header, half=True)
+    save_network(target, network, header, **how)
     return figures
 
 
-def _kept_trials(path: str | Path, checkpoint: str | Path, pairs: int) -> list[Trial]:
+def _kept_trials(path: str | Path, checkpoint: str | Path, pairs: int, device: str) -> list[Trial]:
     """The trials of an earlier call when they belong to the same weights, number of pairs and code, else new ones."""
     weights = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
     belongs_to = {"weights_sha256": weights, "pairs": pairs, "code": code_version()}  # another search finds other evidence
@@ -55,32 +61,43 @@ def _kept_trials(path: str | Path, checkpoint: str | Path, pairs: int) -> list[T
         kept = json.loads(Path(path).read_text())
         if kept["belongs_to"] == belongs_to:
             return [Trial(**{k: np.inf if v is None else v for k, v in t.items()}) for t in kept["trials"]]
-    trials = [t for options in CALIBRATION_SETS for t in gather_trials(checkpoint, CALIBRATION_SEED, pairs, options, impostors=True)]
+    how = {"impostors": True, "device": device, "processes": 2 if choose_device(device).type == "cpu" else 1}
+    trials = [t for options in CALIBRATION_SETS for t in gather_trials(checkpoint, CALIBRATION_SEED, pairs, options, **how)]
     write_json(path, {"belongs_to": belongs_to, "trials": [asdict(t) for t in trials]})
     return trials
 
 
-def fit_calibration(trials: list[Trial], steps: int = 60, ridge: float = 0.05) -> dict[str, float]:
-    """Logistic regression (Newton's method, weak ridge) of "found" (FOUND_PX) on the evidence, over genuine pairs and impostors
-    that got as far as a transform. ValueError when one of the two outcomes is missing."""
-    known = [t for t in trials if t.evidence]
+def fit_calibration(trials: list[Trial]) -> dict[str, float]:
+    """Logistic regression of "found" (FOUND_PX) on the evidence, over genuine pairs and impostors that got as far as a transform. Evidence
+    can only speak for it: a term that would get a negative weight gets none. ValueError when one of the two outcomes is missing."""
+    known = [t for t in trials if t.evidence and t.evidence["map_correlation"] > 0]  # `confidence` asks no model about the others
     right = np.array([t.would_be_px <= FOUND_PX for t in known], float)
     if not 0 < right.sum() < len(known):
         raise ValueError(f"calibration needs right and wrong registrations; of {len(known)} trials {int(right.sum())} were right")
-    names = list(calibration_inputs(known[0].evidence))
-    x = np.array([[calibration_inputs(t.evidence)[k] for k in names] for t in known])
+    inputs = [calibration_inputs(t.evidence) for t in known]
+    names = list(inputs[0])
+    while True:
+        weights = dict(zip(names, _logistic_regression(np.array([[i[k] for k in names] for i in inputs]), right), strict=True))
+        worst = min(names[1:], key=weights.get, default="bias")
+        if worst == "bias" or weights[worst] >= 0:
+            return {name: round(float(weights.get(name, 0.0)), 5) for name in inputs[0]}
+        names.remove(worst)
+
+
+def _logistic_regression(x: np.ndarray, y: np.ndarray, steps: int = 60, ridge: float = 0.05) -> np.ndarray:
+    """(K,) weights of x (N, K), whose first column is the bias, by Newton's method with a weak ridge on terms of equal spread."""
     center, spread = x.mean(0), x.std(0) + 1e-9
-    center[0], spread[0] = 0.0, 1.0  # the bias stays as it is; the ridge acts on terms of equal spread
+    center[0], spread[0] = 0.0, 1.0  # the bias stays as it is
     x = (x - center) / spread
-    w = np.zeros(len(names))
-    penalty = ridge * np.diag([0.0] + [1.0] * (len(names) - 1))
+    w = np.zeros(x.shape[1])
+    penalty = ridge * np.diag([0.0] + [1.0] * (x.shape[1] - 1))
     for _ in range(steps):
         p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
-        hessian = x.T @ (x * (p * (1 - p))[:, None]) + penalty + 1e-9 * np.eye(len(names))
-        w = w - np.linalg.solve(hessian, x.T @ (p - right) + penalty @ w)
+        hessian = x.T @ (x * (p * (1 - p))[:, None]) + penalty + 1e-9 * np.eye(x.shape[1])
+        w = w - np.linalg.solve(hessian, x.T @ (p - y) + penalty @ w)
     w = w / spread
     w[0] -= (w * center).sum()
-    return {k: round(float(v), 5) for k, v in zip(names, w, strict=True)}
+    return w
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> float:
@@ -103,14 +120,15 @@ def risk_coverage(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="lite", help="a shipped name or a checkpoint")
-    parser.add_argument("--target", default="", help="where the result goes; default: the weights themselves")
+    parser.add_argument("--target", default="", help="where the result goes; default: the weights themselves, then in half precision")
     parser.add_argument("--pairs", type=int, default=14, help="per modality and set; nearly as many impostors")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--trials", default="outputs/calibration_trials.json", help="kept there, and used again for equal weights and code")
     args = parser.parse_args()
     path = find_weights(args.weights)
     fitted = ("retina_kp", "network", "options", "calibration", "calibration_figures", "phase")
     about = {key: value for key, value in read_metadata(path).items() if key not in fitted}
-    print(publish(path, args.target or path, args.pairs, about, args.trials))
+    print(publish(path, args.target or path, args.pairs, about, args.trials, args.device))
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ from .networks import build_network
 SHIPPED = Path(__file__).parent / "weights"
 
 
-def save_network(path: str | Path, network, metadata: dict | None = None, half: bool = False) -> Path:
-    """Write weights (as float16 when ``half``) and metadata; network name and options are added. Atomic."""
+def save_network(path: str | Path, network, metadata: dict | None = None, half: bool = False, steerers=None) -> Path:
+    """Write weights and steerers (4, D, D) or None, as float16 when ``half``, and metadata; network name and options are added. Atomic."""
     path = Path(path)
     tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    if steerers is not None:
+        tensors["steerers"] = torch.as_tensor(steerers)
     if half:
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
     header = {"network": type(network).__name__.lower(), "options": network.options, **(metadata or {})}
@@ -55,12 +57,15 @@ def find_weights(name: str | Path) -> Path:
 
 
 def load_network(name: str | Path):
-    """(network in eval mode on the CPU, metadata) of shipped weights or a checkpoint file."""
+    """(network in eval mode on the CPU, metadata) of shipped weights or a checkpoint file. network.steerers: (4, D, D) float32 array of
+    `steering`, or None, as in the checkpoints of a run, which `calibration.publish` has not seen."""
     path = find_weights(name)
     metadata = read_metadata(path)
     network = build_network(metadata["network"], **metadata["options"])
     with safe_open(str(path), "pt") as file:
         tensors = {k: file.get_tensor(k) for k in file.keys()}
+    steerers = tensors.pop("steerers", None)
+    network.steerers = None if steerers is None else steerers.float().numpy()
     wanted = network.state_dict()
     wrong = sorted(set(wanted) ^ set(tensors)) + [k for k in wanted if k in tensors and wanted[k].shape != tensors[k].shape]
     if wrong:

@@ -29,7 +29,10 @@ def calibration_inputs(evidence: dict[str, float]) -> dict[str, float]:
 
 def confidence(evidence: dict[str, float], calibration: dict[str, float] | None) -> float:
     """Probability in [0, 1] that a registration with this evidence is right: its corners within 20 px on average, at 768. A logistic model,
-    fitted by `calibration.publish` on drawn pairs, or DEFAULT_CALIBRATION (set by hand) for weights that carry no fit (model card)."""
+    fitted by `calibration.publish` on drawn pairs, or DEFAULT_CALIBRATION (set by hand) for weights that carry no fit (model card). 0 where
+    the detector's maps do not correlate at all: then they could not be laid on each other, or the model does not fit."""
+    if evidence["map_correlation"] <= 0:
+        return 0.0
     weights = calibration or DEFAULT_CALIBRATION
     z = sum(weights.get(k, 0.0) * v for k, v in calibration_inputs(evidence).items())
     return 1 / (1 + math.exp(-max(min(z, 30), -30)))

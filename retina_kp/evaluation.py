@@ -20,6 +20,7 @@ from .samples import PairOptions, SamplePair, draw_pair
 MOVING = ("FA", "OCT", "OCTA")
 RIGHT_PX = 5.0  # mean corner error (longer side 768) up to which a registration counts as right
 VALIDATION_SEED = 77_001  # never used for training or calibration
+USUAL, WIDE = PairOptions(scale=(0.5, 2.0), min_overlap=0.5), PairOptions(scale=(1 / 3, 3.0), min_overlap=0.25)  # any turn
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,11 @@ def run_trials(registrar: Registrar, seed: int, per_modality: int, options: Pair
 _worker_registrar: Registrar | None = None
 
 
-def _start_worker(weights: str, threads: int) -> None:
+def _start_worker(weights: str, threads: int, device: str) -> None:
     global _worker_registrar
     end_with_parent()
     torch.set_num_threads(threads)
-    _worker_registrar = Registrar.from_pretrained(weights, device="cpu")
+    _worker_registrar = Registrar.from_pretrained(weights, device)
 
 
 def _run_chunk(seed, count, options, impostors, modality, start) -> list[Trial]:
@@ -78,14 +79,15 @@ def _run_chunk(seed, count, options, impostors, modality, start) -> list[Trial]:
 
 
 def gather_trials(weights: str | Path, seed: int, per_modality: int, options: PairOptions = PairOptions(), impostors: bool = False,
-                  moving: Iterable[str] = MOVING, processes: int = 2, chunk: int = 10) -> list[Trial]:  # fmt: skip
-    """All trials of `run_trials`, spread over processes that share the threads of this one; the same pairs whatever their number."""
+                  moving: Iterable[str] = MOVING, processes: int = 2, chunk: int = 10, device: str = "cpu") -> list[Trial]:  # fmt: skip
+    """All trials of `run_trials`, spread over processes that share the threads of this one, or its GPU; the same pairs whatever their
+    number."""
     jobs = [
         (seed, min(chunk, per_modality - start), options, impostors, m, start) for m in moving for start in range(0, per_modality, chunk)
     ]
     threads = max(1, torch.get_num_threads() // processes)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start_worker, (str(weights), threads)) as pool:
+    with ProcessPoolExecutor(processes, context, _start_worker, (str(weights), threads, device)) as pool:
         return [trial for trials in pool.map(_run_chunk, *zip(*jobs, strict=True)) for trial in trials]
 
 

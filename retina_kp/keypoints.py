@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,8 @@ import torch.nn.functional as F
 
 from .geometry import from_cells, inside, pixel_grid, sample_map, warp_points
 from .networks import DenseOutput
+
+STEERED_DEG = (45.0, 90.0, 135.0, 180.0)  # clockwise turns that have a steerer; turns the other way take it transposed
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,17 @@ class Features:
     def mapped(self, H: np.ndarray, image_hw) -> Features:
         """The same features with their places given in another frame."""
         return Features(warp_points(self.keypoints_xy, H).astype(np.float32), self.scores, self.descriptors, tuple(image_hw))
+
+    def steered(self, steerers: np.ndarray, angle_deg: float) -> Features:
+        """The same features with descriptors as they would be, about, had the picture been turned clockwise by angle_deg, a multiple of 45.
+        steerers: (4, D, D), for STEERED_DEG, see `steering`. In torch for the reason given in `matching.similarities`."""
+        turn = angle_deg % 360
+        if turn % 45:
+            raise ValueError(f"descriptors are steered by multiples of 45°, not by {angle_deg:g}°")
+        if turn == 0:
+            return self
+        matrix = steerers[STEERED_DEG.index(turn)] if turn <= 180 else steerers[STEERED_DEG.index(360 - turn)].T
+        return replace(self, descriptors=(torch.from_numpy(self.descriptors) @ torch.from_numpy(matrix)).numpy())
 
 
 def seen_cells(valid: torch.Tensor, stride: int, radius_px: float) -> torch.Tensor:

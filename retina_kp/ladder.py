@@ -23,38 +23,42 @@ import torch
 
 from .benchmark import print_table
 from .checkpoints import find_weights, read_metadata
-from .evaluation import MOVING, RIGHT_PX, run_trials
+from .evaluation import MOVING, RIGHT_PX, USUAL, WIDE, run_trials
 from .files import write_csv, write_json
 from .geometry import TransformRange
 from .processes import end_with_parent
 from .registration import Candidate, Registrar
-from .samples import CLINICAL, PairOptions
+from .samples import CLINICAL
 from .train import CLOSER, LITE, train_phase
 from .versions import code_version
 
-SETS = {"usual": PairOptions(scale=(0.5, 2.0), min_overlap=0.5), "wide": PairOptions(scale=(1 / 3, 3.0), min_overlap=0.25)}
+SETS = {"usual": USUAL, "wide": WIDE}
 LADDER_SEED = 77_050  # of pairs that nothing was trained, calibrated or tuned on
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One way to register. stages: how many of `search.search_stages` are tried; accuracy: what the last pixels come from."""
+    """One way to register. stages: how many of `search.search_stages` are tried; turned: what is turned to try one, descriptors or, as with
+    weights that hold no steerers, pictures; accuracy: what the last pixels come from."""
 
     name: str
     weights: str = "lite"
     stages: int = 5
+    turned: str = "descriptors"  # or "pictures"
     accuracy: str = "maps"  # or "close matches", or "search"
     options: dict = field(default_factory=dict)
 
 
 FULL_SIZE = {"coarse": 1.0, "search_threshold_px": 10.0}  # the threshold stays what it is in base px
+BRUTE = FULL_SIZE | {"promising_strength": 1e9}
 RUNGS = (
     Rung("search: as the images lie", stages=1),
-    Rung("search: quarter turns", stages=2),
-    Rung("search: eighths, one ratio of scale", stages=3),
+    Rung("search: every turn, no ratio of scale", stages=2),
+    Rung("search: every turn, one ratio of scale", stages=3),
+    Rung("search: pictures turned instead of descriptors", turned="pictures"),
     Rung("search: never ends early", options={"promising_strength": 1e9}),
     Rung("search: pictures of full size", options=FULL_SIZE),
-    Rung("search: brute force, every turn and scale at full size", options=FULL_SIZE | {"promising_strength": 1e9}),
+    Rung("search: brute force, every turn and scale drawn at full size", turned="pictures", options=BRUTE),
     Rung("search: smaller pictures", options={"coarse": 0.45, "search_threshold_px": 4.5}),
     Rung("close-up: smaller", options={"close_px": 400.0}),
     Rung("close-up: second start only for want of a first", options={"clear_share": 0.0}),
@@ -80,8 +84,13 @@ class RungRegistrar(Registrar):
 
     rung = WHOLE
 
-    def _find(self, views0, views1, stages):
-        return super()._find(views0, views1, stages[: self.rung.stages])
+    @classmethod
+    def standing_on(cls, rung: Rung) -> RungRegistrar:
+        """With the weights and options of a rung."""
+        registrar = cls.from_pretrained(rung.weights, device="cpu", **rung.options)
+        registrar.rung, registrar.stages = rung, registrar.stages[: rung.stages]
+        registrar.steerers = registrar.steerers if rung.turned == "descriptors" else None
+        return registrar
 
     def _look_closely(self, views0, views1, hypothesis) -> Candidate | None:
         candidate = super()._look_closely(views0, views1, hypothesis)
@@ -106,8 +115,8 @@ def measure(rung: Rung, pairs: int, folder: Path, calibration: dict | None) -> d
     kept = folder / f"{rung.name.replace(':', ',')}.json"
     if kept.is_file() and (found := json.loads(kept.read_text(encoding="utf-8")))["belongs_to"] == belongs_to:
         return found["row"]
-    registrar, row = RungRegistrar.from_pretrained(rung.weights, device="cpu", **rung.options), {"rung": rung.name}
-    registrar.rung, registrar.calibration = rung, calibration
+    registrar, row = RungRegistrar.standing_on(rung), {"rung": rung.name}
+    registrar.calibration = calibration
     for name, options in SETS.items():
         trials = list(run_trials(registrar, LADDER_SEED, pairs, options))
         error = np.array([t.would_be_px for t in trials])
@@ -122,7 +131,7 @@ def measure(rung: Rung, pairs: int, folder: Path, calibration: dict | None) -> d
 def train_and_measure(name: str, pairs: int, folder: Path, calibration: dict | None) -> dict:
     """The row of one of INGREDIENTS; it is trained to its end first, from wherever an earlier call of the same code was interrupted."""
     run_dir = folder / f"trained by {code_version()[:10]}" / name
-    return measure(Rung(name, str(train_phase(INGREDIENTS[name], run_dir, "cpu"))), pairs, folder, calibration)
+    return measure(Rung(name, str(train_phase(INGREDIENTS[name], run_dir, "cpu")), turned="pictures"), pairs, folder, calibration)
 
 
 def _start_worker() -> None:
@@ -135,7 +144,7 @@ def rungs(trained: str | Path = "", weights: str = "lite") -> list[Rung]:
     stages = sorted(Path(trained).glob("*/checkpoint.safetensors")) if trained else []
     if trained and not stages:
         raise ValueError(f"{trained} holds no <phase>/checkpoint.safetensors; name the run folder of python -m retina_kp.train lite")
-    after = [Rung(f"weights: after {path.parent.name}", str(path)) for path in stages]
+    after = [Rung(f"weights: after {path.parent.name}", str(path), turned="pictures") for path in stages]
     return after + [replace(rung, weights=weights) for rung in (*RUNGS, WHOLE)]
 
 

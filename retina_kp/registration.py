@@ -101,7 +101,8 @@ class Registrar:
     def __init__(self, network, options: RegistrarOptions = RegistrarOptions(), device: str = "auto", calibration: dict | None = None):
         self.device = choose_device(device)
         self.network = fold_batch_norm(network).to(self.device, memory_format=torch.channels_last)
-        self.options, self.calibration = options, calibration
+        self.options, self.calibration, self.stages = options, calibration, search_stages(options.coarse)
+        self.steerers = getattr(network, "steerers", None)  # without, as in a run's checkpoint, the search turns pictures
 
     @classmethod
     def from_pretrained(cls, weights: str | Path = "lite", device: str = "auto", **options) -> Registrar:
@@ -137,18 +138,17 @@ class Registrar:
             seen = len(views.features(0.0, self.options.coarse))
             if seen < self.options.min_inliers:
                 return refused(f"{FEW_KEYPOINTS}: {seen} in the {name} image; are vessels visible, in focus and not too small?", *sizes)
-        stages = search_stages(self.options.coarse)
-        result = self._find(views0, views1, stages)
+        result = self._find(views0, views1)
         if not result.ok:
-            mirrored = self._find(views0, self.views(moving[:, ::-1]), stages[:2])
+            mirrored = self._find(views0, self.views(moving[:, ::-1]))
             if mirrored.ok and mirrored.confidence >= self.options.sure_confidence:
                 return refused(f"{MIRRORED}: one image is the mirror image of the other; flip one of them", *sizes)
         return result
 
-    def _find(self, views0: ImageViews, views1: ImageViews, stages) -> Registration:
+    def _find(self, views0: ImageViews, views1: ImageViews) -> Registration:
         """Look closely at one hypothesis after the other until one is sure; polish and judge the best."""
         candidates: list[Candidate] = []
-        for hypothesis in hypotheses(views0, views1, self.options, stages):
+        for hypothesis in hypotheses(views0, views1, self.options, self.stages):
             candidate = self._look_closely(views0, views1, hypothesis)
             if candidate is not None:
                 candidates.append(candidate)
@@ -157,12 +157,12 @@ class Registrar:
         if not candidates:
             why = "no turn or scale gave a consistent set; do both show the same eye, and the same part of it?"
             return refused(f"{FEW_MATCHES}: {why}", views0.original_hw, views1.original_hw)
-        best = max(candidates, key=lambda c: (not implausible(c.H_base, views1.base_hw), c.result.confidence))
+        best = max(candidates, key=lambda c: (not implausible(c.H_base, views1.base_hw), c.result.confidence, c.result.evidence["inliers"]))
         return self._judge(self._polish(views0, views1, best), views1)
 
     def views(self, image: np.ndarray, fast: bool = True) -> ImageViews:
         """Pictures of an image, HxW or HxWx3, as this registrar looks at them."""
-        return ImageViews(image, self.network, self.options.keypoints, self.options.base_px, fast)
+        return ImageViews(image, self.network, self.options.keypoints, self.options.base_px, fast, self.steerers)
 
     def _look_closely(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis) -> Candidate | None:
         """Draw both images large where they overlap, match nearby, fit the wanted model, and measure what speaks for it."""

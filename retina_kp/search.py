@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 STEP = 1.67  # between neighbouring ratios of scale that are tried
 FINER, MUCH_FINER = 1.2, 1.5  # a second look is taken at pictures so much larger; where fields differ most, the only look
-QUARTERS, EIGHTHS = (0.0, 90.0, 180.0, -90.0), (45.0, -45.0, 135.0, -135.0)
+TURNS = (0.0, 90.0, 180.0, -90.0, 45.0, -45.0, 135.0, -135.0)
 Stage = list[tuple[float, float, float]]  # turn of the moving image (deg), scale of the fixed one, of the moving one (px per base px)
 
 
@@ -49,10 +49,10 @@ def search_stages(coarse: float) -> list[Stage]:
     wide, very_wide = [(c, up), (up, c)], [(down, up), (up, down)]  # one field of view is STEP, STEP² times as wide as the other
     finer, very_wide = ([(f * scale0, f * scale1) for scale0, scale1 in pairs] for f, pairs in ((FINER, wide), (MUCH_FINER, very_wide)))
     return [[(0.0, c, c)],
-            [(turn, c, c) for turn in QUARTERS[1:]],
-            [(turn, *scales) for scales in wide for turn in QUARTERS] + [(turn, c, c) for turn in EIGHTHS],
-            [(turn, *scales) for scales in [(up, up), *finer] for turn in QUARTERS + EIGHTHS],
-            [(turn, *scales) for scales in very_wide for turn in QUARTERS + EIGHTHS]]  # fmt: skip
+            [(turn, c, c) for turn in TURNS[1:]],
+            [(turn, *scales) for scales in wide for turn in TURNS],
+            [(turn, *scales) for scales in [(up, up), *finer] for turn in TURNS],
+            [(turn, *scales) for scales in very_wide for turn in TURNS]]  # fmt: skip
 
 
 def hypotheses(views0: ImageViews, views1: ImageViews, options: RegistrarOptions, stages: list[Stage]) -> Iterator[Hypothesis]:
@@ -71,7 +71,7 @@ def hypotheses(views0: ImageViews, views1: ImageViews, options: RegistrarOptions
 
 def try_view(views0: ImageViews, views1: ImageViews, options: RegistrarOptions, angle_deg: float, scale0: float, scale1: float):
     """Match the fixed image at scale0 with the moving one turned and at scale1: a `Hypothesis`, or None without a plausible similarity. The
-    image whose picture is the smaller one is turned, either way round: eight small pictures and a large one cost less than eight large."""
+    image whose picture is the smaller one is turned, either way round: where turning asks for a picture, a small one costs less."""
     turn_fixed = scale0 < scale1
     features0 = views0.features(-angle_deg if turn_fixed else 0.0, scale0)
     features1 = views1.features(0.0 if turn_fixed else angle_deg, scale1)

@@ -34,16 +34,12 @@ log = logging.getLogger(__name__)
 LITE = TrainConfig(steps_per_epoch=250, pool_size=1000, validation_pairs=48, moving_weight=0.5, precision="bf16", extra_points=192)
 LITE_PKE = replace(LITE, phase="pke", epochs=4, final_rate_ratio=0.02, pool_size=300, data=SyntheticOptions(frames_per_retina=2),
                    pke=PkeOptions(candidate_min_probability=0.3, pke_min_probability=0.3))  # fmt: skip
-CLOSER = SyntheticOptions(field_deg=(14.0, 60.0), moving=("FA", "OCT", "OCTA", "OCTA"))  # what the first round left weakest
-FIRST_ROUND = [
-    replace(LITE, phase="warmup", epochs=2, curriculum_steps=500),
-    replace(LITE, phase="geometric", epochs=20, seed=1, rise_steps=1, final_rate_ratio=0.03),
-    replace(LITE_PKE, seed=2, learning_rate=3e-4),
-]
+CLOSER = SyntheticOptions(field_deg=(14.0, 60.0), moving=("FA", "OCT", "OCTA", "OCTA"))  # OCTA and narrow fields fare worst
 RECIPES: dict[str, list[TrainConfig]] = {
-    "lite": FIRST_ROUND,
-    "lite_next": [  # a candidate, not measured widely yet
-        *FIRST_ROUND,
+    "lite": [
+        replace(LITE, phase="warmup", epochs=2, curriculum_steps=500),
+        replace(LITE, phase="geometric", epochs=20, seed=1, rise_steps=1, final_rate_ratio=0.03),
+        replace(LITE_PKE, seed=2, learning_rate=3e-4),
         replace(
             LITE, phase="geometric", epochs=24, seed=3, pool_seed=1, rise_steps=250, learning_rate=6e-4, final_rate_ratio=0.03, data=CLOSER
         ),
@@ -100,8 +96,8 @@ def train_recipe(args: argparse.Namespace) -> None:
     about = {"recipe": args.recipe, "shortened_to": args.shorten, "seconds_this_run": round(time.time() - started),
              "machine": platform.machine(), "threads": torch.get_num_threads()}  # fmt: skip
     target = Path(args.target or (SHIPPED if args.shorten == 1 else run_dir) / f"{args.recipe}.safetensors")
-    log.info("calibrating the confidence on %d pairs per modality", args.calibration_pairs)
-    figures = publish(checkpoint, target, args.calibration_pairs, about, run_dir / "calibration_trials.json")
+    log.info("fitting steerers, and the confidence on %d pairs per modality", args.calibration_pairs)
+    figures = publish(checkpoint, target, args.calibration_pairs, about, run_dir / "calibration_trials.json", args.device)
     write_json(run_dir / "published.json", {**about, **figures})
     log.info("%s  %s", target, figures)
 

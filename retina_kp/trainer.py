@@ -62,6 +62,7 @@ class Trainer:
         network, metadata = load_network(self.config.init_from)
         if metadata["network"] != self.config.network:
             raise ValueError(f"{self.config.init_from} holds network {metadata['network']!r}, the config wants {self.config.network!r}")
+        network.steerers = None  # they belong to the weights as they were
         return network
 
     def _validation_sets(self) -> dict[str, ValidationSet]:

@@ -67,10 +67,10 @@ def run_arm(arm: str, seed: int, steps: int, pairs: int, weights: str, folder: P
 
 def measure(checkpoint: Path, seed: int, pairs: int, calibration: dict | None) -> dict[str, float]:
     """Share of ``pairs`` held-out pseudo-real pairs and of as many drawn ones (turn ±180°, three kinds) whose best transform is right,
-    refused or not, and the median error of those (px at 768). The search of every arm is guided by one calibration, that of the weights
-    before: new ones have none."""
+    refused or not, and the median error of those (px at 768). The search of every arm turns pictures and is guided by one calibration,
+    that of the weights before: new ones have neither steerers nor a calibration."""
     registrar = Registrar.from_pretrained(checkpoint, device="cpu")
-    registrar.calibration = calibration
+    registrar.calibration, registrar.steerers = calibration, None
     clinic = [run_trial(registrar, pseudo_real_pair(HELD_OUT_SEED + seed, k)) for k in range(pairs)]
     drawn = list(run_trials(registrar, DRAWN_SEED + seed, max(pairs // 3, 1)))
     figures = {}

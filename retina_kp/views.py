@@ -21,11 +21,12 @@ class ImageViews:
 
     Places are told in base px: those of the image scaled so that its field of view covers base_px² pixels, whatever black canvas surrounds
     it and however it is turned. Every picture is drawn from a copy of the original that is hardly finer than the picture, which keeps it
-    free of aliasing. fast: layers in bfloat16 where the device computes in it.
+    free of aliasing. fast: layers in bfloat16 where the device computes in it. steerers: of `steering`, for turned views without a picture.
     """
 
-    def __init__(self, image: np.ndarray, network, options: KeypointOptions, base_px: float, fast: bool = True):
+    def __init__(self, image: np.ndarray, network, options: KeypointOptions, base_px: float, fast: bool = True, steerers=None):
         self.network, self.options, self.device = network, options, next(network.parameters()).device
+        self.steerers = steerers
         self.fast = fast and bfloat16_is_fast(self.device)
         self.original, self.original_hw = to_gray(image), tuple(image.shape[:2])
         self.valid = field_of_view_mask(self.original)
@@ -43,8 +44,11 @@ class ImageViews:
         self._copies: dict[int, tuple[np.ndarray, np.ndarray]] = {0: (self.original, np.eye(3))}
 
     def features(self, angle_deg: float = 0.0, scale: float = 1.0) -> Features:
-        """Features of the view turned by angle_deg (clockwise) and drawn at ``scale`` px per base px, given in base px; kept."""
+        """Features of the view turned by angle_deg (clockwise) and drawn at ``scale`` px per base px, given in base px; kept. With steerers
+        it is drawn upright alone and its descriptors are steered, which asks for a multiple of 45."""
         key = (angle_deg, scale)
+        if key not in self._features and angle_deg and self.steerers is not None:
+            self._features[key] = self.features(0.0, scale).steered(self.steerers, angle_deg)
         if key not in self._features:
             turn = similarity(angle_deg, scale, (-0.5, -0.5), (-0.5, -0.5))
             box = warp_points(self.outline, turn)

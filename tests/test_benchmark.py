@@ -14,6 +14,7 @@ import pytest  # noqa: E402
 import yaml  # noqa: E402
 
 from retina_kp import PairOptions, Registrar, benchmark, grids, viz_benchmark  # noqa: E402
+from retina_kp.evaluation import Trial  # noqa: E402
 from retina_kp.files import write_csv  # noqa: E402
 from retina_kp.report import notebook_parameters, project_root  # noqa: E402
 from retina_kp.samples import draw_pair  # noqa: E402
@@ -155,6 +156,15 @@ def test_the_command_measures_prints_and_keeps(tmp_path, monkeypatch, capsys):
         assert told in said and "50–100 %" in said and "load_s 0.50" in said
     assert {p.name for p in tmp_path.iterdir()} == {"settings.json", "trials.csv", "cells.csv", "figures.json"}
     assert [r["method"] for r in grids.read_rows(tmp_path / "trials.csv")] == ["retina_kp", "ECC"]
+
+
+def test_tables_of_ours_alone_tell_how_far_confidence_is_off(monkeypatch, capsys):
+    made_up = [Trial("FA", True, error, error, 0.9, 0.5, True, {}) for error in (1.0, 1.0, 6.0, 99.0)]
+    monkeypatch.setattr(benchmark, "gather_trials", lambda *args, **how: made_up)
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--tables", "wide", "--ours-only", "--moving", "FA"])
+    benchmark.main()
+    said = capsys.readouterr().out
+    assert "scale 0.33–3" in said and "CF-FA  4  0.5 " in said and "over these 4 pairs: 0.150" in said
 
 
 def test_the_full_parameters_exist_in_the_notebook():

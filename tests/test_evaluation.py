@@ -1,5 +1,7 @@
 """Figures that judge the registrar: hand-made trials in, known tables out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -29,9 +31,24 @@ def test_calibration_separates_what_can_be_separated():
     assert min(confidence(t.evidence, weights) for t in good) > 0.7 > 0.3 > max(confidence(t.evidence, weights) for t in bad)
 
 
+def test_evidence_never_speaks_against_a_transform():
+    good = [trial(1, share=0.5 + 0.01 * i) for i in range(20)]
+    bad = [replace(t, would_be_px=200.0, evidence=t.evidence | {"inlier_share": 0.9, "map_correlation": 0.1}) for t in good]
+    weights = fit_calibration(good + bad)
+    assert weights["inlier_share"] == 0 and weights["map_correlation"] > 1 and min(list(weights.values())[1:]) >= 0
+    assert confidence(good[0].evidence, weights) > 0.9 > 0.1 > confidence(bad[0].evidence, weights)
+
+
 def test_calibration_of_a_coin_is_one_half():
     trials = [trial(1 if i % 2 else 99) for i in range(40)]
     assert confidence(trials[0].evidence, fit_calibration(trials)) == pytest.approx(0.5, abs=0.01)
+
+
+def test_maps_that_do_not_correlate_prove_a_transform_wrong():
+    good, bad = [trial(1, share=0.3 + 0.01 * i) for i in range(20)], [trial(200, share=0.1 + 0.005 * i) for i in range(20)]
+    weights, unlaid = fit_calibration(good + bad), replace(bad[0], evidence=good[-1].evidence | {"map_correlation": 0.0})
+    assert confidence(good[-1].evidence, weights) > 0.9 and confidence(unlaid.evidence, weights) == 0
+    assert fit_calibration([*good, *bad, unlaid]) == weights
 
 
 def test_calibration_needs_both_outcomes():
@@ -43,10 +60,10 @@ def test_trials_are_kept_for_equal_weights_and_code_alone(tmp_path, monkeypatch)
     drawn = []
     monkeypatch.setattr(calibration, "gather_trials", lambda *args, **how: drawn.append(1) or [trial(1.0)])
     (checkpoint := tmp_path / "weights").write_bytes(b"a")
-    first, again = (calibration._kept_trials(tmp_path / "trials.json", checkpoint, 2) for _ in range(2))
+    first, again = (calibration._kept_trials(tmp_path / "trials.json", checkpoint, 2, "cpu") for _ in range(2))
     assert first == again and len(drawn) == len(calibration.CALIBRATION_SETS)
     monkeypatch.setattr(calibration, "code_version", lambda: "another search")
-    calibration._kept_trials(tmp_path / "trials.json", checkpoint, 2)
+    calibration._kept_trials(tmp_path / "trials.json", checkpoint, 2, "cpu")
     assert len(drawn) == 2 * len(calibration.CALIBRATION_SETS)
 
 

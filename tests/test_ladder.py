@@ -20,39 +20,38 @@ TURNED = PairOptions(size_px=512, rotation_deg=180.0, min_rotation_deg=150.0, sc
 
 
 @pytest.fixture(scope="module")
-def registrar() -> RungRegistrar:
-    return RungRegistrar.from_pretrained("lite", device="cpu")
-
-
-@pytest.fixture(scope="module")
 def pair():
     return draw_pair(3, 1, ("CF", "FA"), TURNED)
 
 
-def test_upright_search_does_not_find_an_upside_down_pair(registrar, pair):
+def test_upright_search_does_not_find_an_upside_down_pair(pair):
     errors = {}
-    for rung in (WHOLE, Rung("quarters", stages=2), Rung("upright", stages=1)):
-        registrar.rung = rung
-        errors[rung.name] = run_trial(registrar, pair).would_be_px
-    assert errors[WHOLE.name] < 5 and errors["quarters"] < 5 and errors["upright"] > 50
+    for rung in (WHOLE, Rung("every turn", stages=2), Rung("upright", stages=1)):
+        errors[rung.name] = run_trial(RungRegistrar.standing_on(rung), pair).would_be_px
+    assert errors[WHOLE.name] < 5 and errors["every turn"] < 5 and errors["upright"] > 50
 
 
-def test_accuracy_is_what_the_rung_says(registrar, pair):
+def test_accuracy_is_what_the_rung_says(pair):
     found = {}
     for name in ("search", "close matches", "maps"):
-        registrar.rung = Rung(name, accuracy=name)
-        found[name] = registrar(pair.fixed, pair.moving).H_1to0
+        found[name] = RungRegistrar.standing_on(Rung(name, accuracy=name))(pair.fixed, pair.moving).H_1to0
     assert describe(found["search"], pair.moving.shape[:2]).anisotropy == pytest.approx(1)  # a similarity
     sheared = describe(np.linalg.inv(pair.H_0to1), pair.moving.shape[:2]).anisotropy
     assert sheared > 1.03 and describe(found["maps"], pair.moving.shape[:2]).anisotropy == pytest.approx(sheared, abs=0.01)
     assert not np.allclose(found["close matches"], found["maps"], rtol=0, atol=1e-9)
 
 
-def test_rungs_differ_from_the_whole_in_one_respect():
+def test_rungs_differ_from_the_whole_in_one_respect_but_for_brute_force():
     assert len({rung.name for rung in RUNGS}) == len(RUNGS)
     for rung in RUNGS:
-        changed = (rung.stages != WHOLE.stages) + (rung.accuracy != WHOLE.accuracy) + bool(rung.options)
-        assert changed == 1 and all(value != getattr(RegistrarOptions(), name) for name, value in rung.options.items())
+        parts = (rung.stages != WHOLE.stages, rung.turned != WHOLE.turned, rung.accuracy != WHOLE.accuracy, bool(rung.options))
+        assert sum(parts) == 1 or rung.options == ladder.BRUTE
+        assert all(value != getattr(RegistrarOptions(), name) for name, value in rung.options.items())
+
+
+def test_a_rung_turns_what_it_says():
+    assert RungRegistrar.standing_on(WHOLE).steerers is not None
+    assert RungRegistrar.standing_on(Rung("drawn", turned="pictures")).steerers is None
 
 
 def test_an_ingredient_is_trained_as_told_and_measured(tmp_path, monkeypatch):

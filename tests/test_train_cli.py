@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +23,7 @@ from retina_kp.dataset import SyntheticOptions
 from retina_kp.evaluation import Trial
 from retina_kp.files import write_json
 from retina_kp.phases import TrainConfig
+from retina_kp.steering import fit_steerers
 
 TINY = TrainConfig(network_options={"width": 0.25, "descriptor_dim": 16}, epochs=2, steps_per_epoch=1, batch_size=1, micro_batches=2,
                    pool_size=1, extra_points=8, validation_pairs=1, data=SyntheticOptions(size_px=64))  # fmt: skip
@@ -156,16 +158,15 @@ def test_only_the_main_process_monitors_and_publishes(tmp_path, board, monkeypat
 
 
 def test_a_short_run_of_the_recipe_goes_on_where_it_was_killed_and_leaves_the_shipped_weights_alone(tmp_path, monkeypatch):
-    """The five stages of `lite_next`, of which the first three are `lite`, as they are but for size and number of steps; trials that
-    calibrate are made up, two minutes' worth otherwise."""
-    assert train.RECIPES["lite_next"][:3] == train.RECIPES["lite"]
+    """The five stages of `lite` as they are but for size and number of steps; its trials are made up, minutes otherwise."""
     stages = [replace(c, epochs=1, batch_size=2, pool_size=3, validation_pairs=2, precision="fp32", data=replace(c.data, size_px=64))
-              for c in train.RECIPES["lite_next"]]  # fmt: skip
-    monkeypatch.setitem(train.RECIPES, "lite_next", stages)
+              for c in train.RECIPES["lite"]]  # fmt: skip
+    monkeypatch.setitem(train.RECIPES, "lite", stages)
     evidence = [dict.fromkeys(("inliers", "settled_share", "inlier_share", "keypoint_share", "map_correlation"), k / 9) for k in range(10)]
     made_up = [Trial("FA", True, 1.0 if k > 4 else 99.0, 1.0 if k > 4 else 99.0, 0.5, 0.1, True, e) for k, e in enumerate(evidence)]
     monkeypatch.setattr(calibration, "gather_trials", lambda *a, **how: made_up)
-    shipped, trained, phase = find_weights("lite_next").read_bytes(), [], train.train_phase
+    monkeypatch.setattr(calibration, "fit_steerers", partial(fit_steerers, pairs=1))
+    shipped, trained, phase = find_weights("lite").read_bytes(), [], train.train_phase
 
     def killed(config, run_dir, *rest, **how):
         if len(trained) == 3 and run_dir.name.startswith("4"):
@@ -175,7 +176,7 @@ def test_a_short_run_of_the_recipe_goes_on_where_it_was_killed_and_leaves_the_sh
         return phase(config, run_dir, *rest, **how)
 
     monkeypatch.setattr(train, "train_phase", killed)
-    arguments = ["lite_next", "--shorten", "0.008", "--run-dir", str(tmp_path), "--device", "cpu", "--calibration-pairs", "1"]
+    arguments = ["lite", "--shorten", "0.008", "--run-dir", str(tmp_path), "--device", "cpu", "--calibration-pairs", "1"]
     with pytest.raises(KeyboardInterrupt):
         train.main(arguments)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/state.pt")}
@@ -186,11 +187,12 @@ def test_a_short_run_of_the_recipe_goes_on_where_it_was_killed_and_leaves_the_sh
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in names]
     assert [c["phase"] for c in configs] == [name[2:] for name in names] and {c["steps_per_epoch"] for c in configs} == {2}
     assert [Path(c["init_from"]).parent.name for c in configs] == ["", *names[:-1]]
-    header = read_metadata(tmp_path / "lite_next.safetensors")
-    assert header["recipe"] == "lite_next" and header["shortened_to"] == 0.008 and header["calibration_figures"]["right"] == 15
-    assert find_weights("lite_next").read_bytes() == shipped
-    network, _ = load_network(tmp_path / "lite_next.safetensors")
+    header = read_metadata(tmp_path / "lite.safetensors")
+    assert header["recipe"] == "lite" and header["shortened_to"] == 0.008 and header["calibration_figures"]["right"] == 15
+    assert find_weights("lite").read_bytes() == shipped
+    network, _ = load_network(tmp_path / "lite.safetensors")
     last, _ = load_network(tmp_path / "5_pke" / "checkpoint.safetensors")
+    assert network.steerers.shape == (4, 128, 128) and last.steerers is None
     assert all(torch.equal(v, last.state_dict()[k].half().float()) for k, v in network.state_dict().items() if v.is_floating_point())
 
 
