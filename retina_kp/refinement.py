@@ -14,7 +14,7 @@ from .matching import MIN_MATCHES, Fit, apply_quadratic, fit_transform, invertib
 
 MOTIONS = {"affine": cv2.MOTION_AFFINE, "homography": cv2.MOTION_HOMOGRAPHY}  # OpenCV has no such search for the other models
 # Gaussians (σ in cells) on both maps, one after the other, and how far a corner may move (px); farther away it is another optimum. The
-# second attempt is for starts that are too far off for the first. The last step sees the maps as they are: a fifth more accurate.
+# second attempt is for starts that are too far off for the first. The last step sees the maps as they are, for accuracy.
 ATTEMPTS = (((1.0, 0.0), 25.0), ((4.0, 2.0, 1.0, 0.0), 60.0))
 MISFIT_PX = 20.0  # an affine search may end so far from a fit of a model that has no search; farther away the model does not fit
 ROUNDS, LAST_ROUNDS = 7, 2  # of least squares while the limit falls, and at its end

@@ -6,16 +6,13 @@ such a matrix a steerer. Here they are orthogonal, and found for a network train
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from .evaluation import MOVING
 from .geometry import image_center, similarity, warp_points
 from .keypoints import STEERED_DEG
+from .registration import Registrar
 from .samples import draw_pair
-
-if TYPE_CHECKING:
-    from .registration import Registrar
 
 STEERING_SEED = 77_060  # of drawn pairs that serve nothing else
 
@@ -25,7 +22,7 @@ def fit_steerers(registrar: Registrar, pairs: int = 8) -> np.ndarray:
     places of the picture turned (Procrustes), over ``pairs`` drawn pairs of each kind; pictures of the size that the search begins with."""
     scale, product = registrar.options.coarse, [0.0] * len(STEERED_DEG)
     for index in range(pairs):
-        for moving in ("FA", "OCT", "OCTA"):
+        for moving in MOVING:
             pair = draw_pair(STEERING_SEED, index, ("CF", moving))
             for views in map(registrar.views, (pair.fixed, pair.moving)):
                 upright = views.features(0.0, scale)

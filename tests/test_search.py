@@ -3,14 +3,9 @@
 import numpy as np
 import pytest
 
-from retina_kp import PairOptions, Registrar, draw_pair
+from retina_kp import PairOptions, draw_pair
 from retina_kp.geometry import corner_error, similarity, warp_points
 from retina_kp.search import STEP, hypotheses, search_stages, settle, try_view
-
-
-@pytest.fixture(scope="module")
-def registrar():
-    return Registrar.from_pretrained("lite", device="cpu")
 
 
 @pytest.fixture(scope="module")

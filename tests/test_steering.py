@@ -11,11 +11,6 @@ from retina_kp.steering import fit_steerers
 
 
 @pytest.fixture(scope="module")
-def registrar():
-    return Registrar.from_pretrained("lite", device="cpu")
-
-
-@pytest.fixture(scope="module")
 def pair():
     return draw_pair(5, 2, ("CF", "FA"), PairOptions(size_px=512, rotation_deg=0.0, scale=(0.95, 1.05), min_overlap=0.8))
 
