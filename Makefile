@@ -13,7 +13,7 @@ help:
 	@echo "make test        run the tests and replay the notebooks"
 	@echo "make lab         open JupyterLab in notebooks/"
 	@echo "make train       all four training phases, each by its notebook, with a report; full scale: ARGS=\"-f notebooks/params/full.yaml\""
-	@echo "make train-lite  train the shipped weights again, on drawn retinas only"
+	@echo "make train-lite  train the shipped weights again, on drawn retinas only, into outputs/runs/train-lite; hours, resumable"
 	@echo "make ablation    what each training phase brings; hours, resumable"
 	@echo "make transfer    what phase 4 brings to pictures of another look, and what it forgets; hours, resumable"
 	@echo "make ladder      what each ingredient of registration brings; hours, resumable"
@@ -23,8 +23,9 @@ help:
 demo: $(STAMP)
 	@$(PY) -m retina_kp.demo
 
+# A file at a time per core, and one thread each: threads that wait for each other's cores would spin.
 test: $(STAMP)
-	@$(PY) -m pytest -q --nbval-lax --nbval-current-env tests notebooks
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --maxprocesses 8 --dist loadfile --nbval-lax --nbval-current-env tests notebooks
 
 lab: $(STAMP)
 	@cd notebooks && ../$(PY) -m jupyterlab
@@ -33,7 +34,7 @@ train: $(STAMP)
 	@$(PY) -m retina_kp.chain $(ARGS)
 
 train-lite: $(STAMP)
-	@$(PY) -m retina_kp.train lite
+	@$(PY) -m retina_kp.train lite $(ARGS)
 
 ablation: $(STAMP)
 	@$(PY) -m retina_kp.ablation
