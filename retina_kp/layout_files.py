@@ -105,8 +105,10 @@ def csv_record(folder: Path, row: dict[str, str], found: Inventory, resized: lis
     if mask0 is not None and (why := mask_problem(mask0, image0_hw, resized)):
         found.problems.append(Problem(str(mask0), f"loaded without vessel mask: {why}"))
         mask0 = None
+    if (split := row.get("split", "").lower()) not in ("", "train", "val", "test"):
+        raise ValueError(f"split: takes train, val, test or nothing, not {split!r}")
     ids = [row[name] for name in CSV_COLUMNS[:4]]
-    return PairRecord(*ids, folder / row["image0"], folder / row["image1"], *points, H_0to1, mask0, row.get("split", ""))
+    return PairRecord(*ids, folder / row["image0"], folder / row["image1"], *points, H_0to1, mask0, split)
 
 
 def rescaled_points(path: Path, truth_hw, image0_hw, image1_hw, minimum: int) -> list[np.ndarray]:

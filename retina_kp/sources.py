@@ -15,7 +15,7 @@ from .dataset import SyntheticPairs
 from .geometry import TransformRange
 from .layouts import load_layout
 from .pairs import PairDataset
-from .records import Problem, split_by_eye
+from .records import Problem, replace_record, split_by_eye
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FileOptions:
     ranges: TransformRange = TransformRange()  # random transform of image 1 on top of the pair's own
     appearance: AppearanceRange = AppearanceRange()
     max_residual_px: float = 25.0  # leave-one-out residual (px at 768) above which a pair's points are not trusted
-    validation_share: float = 0.2  # of the eyes
+    validation_share: float = 0.2  # of the eyes, unless some are marked "val"; 0: none validates
 
     def __post_init__(self):
         if not 0 <= self.share <= 1 or (self.share > 0 and not self.root):
@@ -70,9 +70,13 @@ class FileSplit:
 
 
 def load_files(options: FileOptions, seed: int = 0) -> FileSplit:
-    """Read, screen and split by eye. ValueError when nothing is left to train on."""
+    """Read, screen and split by eye; eyes marked as test stay out. ValueError when nothing is left to train on."""
     inventory = load_layout(options.root, options.layout, options.mode or None)
-    used, rows, problems = screen(inventory.records, options.max_residual_px)
+    tested = {r.eye_id for r in inventory.records if r.split == "test"}
+    records = [r for r in inventory.records if r.eye_id not in tested]
+    used, rows, problems = screen(records, options.max_residual_px)
+    if kept_out := len(inventory.records) - len(records):
+        problems = [*problems, Problem(options.root, f"{kept_out} pairs of eyes marked as test: not trained on, nor validated on")]
     if not used:
         reasons = "; ".join(f"{p.source}: {p.reason}" for p in (inventory.problems + problems)[:3]) or "it holds no pairs"
         raise ValueError(f"{options.root}: no pair to train on ({reasons})")
@@ -83,11 +87,15 @@ def load_files(options: FileOptions, seed: int = 0) -> FileSplit:
 
 
 def hold_out(records: list, share: float, seed: int) -> tuple[list, list]:
-    """(training, validation) records without an eye in common. At least one eye is on either side where there are two and the share is
-    above 0; a lonely eye is trained on."""
-    eyes = len({r.eye_id for r in records})
-    share = float(np.clip(share, 1 / eyes, 1 - 1 / eyes)) if eyes > 1 and share > 0 else 0.0
-    split = split_by_eye(records, {"train": 1 - share, "val": share}, seed)
+    """(training, validation) records without an eye in common. Eyes of which a pair is marked "val" validate; where none is, that share of
+    all: at least one eye on either side where there are two and the share is above 0. A lonely eye is trained on."""
+    eyes, marked = {r.eye_id for r in records}, {r.eye_id for r in records if r.split == "val"}
+    if share > 0 and marked and marked < eyes:
+        parts = {eye: "val" if eye in marked else "train" for eye in eyes}
+        split = [replace_record(r, split=parts[r.eye_id]) for r in records]
+    else:
+        share = float(np.clip(share, 1 / len(eyes), 1 - 1 / len(eyes))) if len(eyes) > 1 and share > 0 else 0.0
+        split = split_by_eye(records, {"train": 1 - share, "val": share}, seed)
     return [r for r in split if r.split == "train"], [r for r in split if r.split == "val"]
 
 

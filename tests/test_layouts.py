@@ -313,6 +313,15 @@ def test_a_matrix_that_mirrors_is_refused_as_such_points_are(tmp_path, H, mirror
     assert len(found.records) == (not mirrored) and ("mirrors the retina" in reason(found, "line 2")) == mirrored
 
 
+def test_a_split_is_one_of_three(tmp_path):
+    """A misspelt "test" would be trained on."""
+    image(tmp_path / "a.png", CF_HW)
+    rows = [f"{name},e,CF,FA,a.png,a.png,{split}\n" for name, split in zip("pqrs", ("Test", "", "val", "validation"), strict=True)]
+    (tmp_path / "pairs.csv").write_text("pair_id,eye_id,modality0,modality1,image0,image1,split\n" + "".join(rows))
+    found = load_layout(tmp_path)
+    assert [r.split for r in found.records] == ["test", "", "val"] and "not 'validation'" in reason(found, "line 5")
+
+
 def test_a_table_of_eyes_stands_beside_a_table_of_pairs(tmp_path):
     image(tmp_path / "a.png", CF_HW)
     (tmp_path / "pairs.csv").write_text("pair_id,eye_id,modality0,modality1,image0,image1\np,e,CF,FA,a.png,a.png\n")

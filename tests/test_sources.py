@@ -11,8 +11,9 @@ from retina_kp.dataset import SyntheticOptions, SyntheticPairs
 from retina_kp.files import write_text
 from retina_kp.geometry import TransformRange, corner_error, describe, similarity, warp_points
 from retina_kp.images import write_image
+from retina_kp.layouts import load_layout
 from retina_kp.pairs import PairDataset
-from retina_kp.records import PairRecord
+from retina_kp.records import PairRecord, replace_record, write_pairs_csv
 from retina_kp.sources import FileOptions, MixedPairs, join_batches, load_files, stream
 
 HW, SIZE = (96, 128), 64
@@ -75,6 +76,30 @@ def test_no_eye_is_in_training_and_in_validation(clinic, seed):
 def test_the_split_depends_on_the_seed_alone(clinic):
     ids = [[r.pair_id for r in load_files(FileOptions(root=str(clinic)), seed).validation] for seed in (0, 0, 1, 2, 3)]
     assert ids[0] == ids[1] and any(other != ids[0] for other in ids[2:])
+
+
+def mark(clinic, **splits):
+    """The clinic as a pairs.csv whose pairs, by id, are marked."""
+    records = load_layout(clinic).records
+    write_pairs_csv(clinic / "pairs.csv", [replace_record(r, split=splits.get(r.pair_id, "")) for r in records])
+    return load_files(FileOptions(root=str(clinic / "pairs.csv")))
+
+
+def test_eyes_marked_as_test_are_never_trained_on(clinic):
+    split = mark(clinic, cffa_000_01="test", cffa_003_00="test", cffa_001_00="train")
+    seen = {r.eye_id for r in split.train + split.validation}
+    assert seen == {"001", "002", "004", "005"} and len(split.annotation) == 8
+    (problem,) = split.problems
+    assert "4 pairs of eyes marked as test" in problem.reason
+    with pytest.raises(ValueError, match="no pair to train on .*12 pairs of eyes marked as test"):
+        mark(clinic, **{f"cffa_{eye:03d}_00": "test" for eye in range(6)})
+
+
+def test_eyes_marked_for_validation_validate_and_no_others(clinic):
+    split = mark(clinic, cffa_002_01="val", cffa_005_00="val", cffa_000_00="test")
+    assert {r.eye_id for r in split.validation} == {"002", "005"} and {r.eye_id for r in split.train} == {"001", "003", "004"}
+    everybody = mark(clinic, **{f"cffa_{eye:03d}_00": "val" for eye in range(6)})
+    assert len(everybody.train) > len(everybody.validation) > 0, "someone has to be trained on"
 
 
 def test_what_is_left_out_is_named(clinic):
