@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .files import replacing
+from .files import in_project, replacing
 from .networks import build_network
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -46,14 +46,14 @@ def read_metadata(path: str | Path) -> dict:
 
 
 def find_weights(name: str | Path) -> Path:
-    """A shipped weight by name, else a path. FileNotFoundError lists what ships."""
+    """A shipped weight by name, else a path as seen from here or from the project's folder. FileNotFoundError lists what ships."""
     shipped = SHIPPED / f"{name}.safetensors"
     if str(name) == Path(name).name and shipped.is_file():
         return shipped
-    if not Path(name).is_file():
+    if not (path := in_project(name)).is_file():
         names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors"))) or "none"
         raise FileNotFoundError(f"no weights {str(name)!r}: give the path of a .safetensors file, or a shipped name ({names})")
-    return Path(name)
+    return path
 
 
 def load_network(name: str | Path):

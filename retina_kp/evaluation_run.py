@@ -12,7 +12,7 @@ from joblib import parallel_config
 from . import privacy
 from .evaluation_files import NOT_FINITE, metrics_document, pair_rows
 from .evaluation_notes import EvaluationSettings, Plan, incomplete, left_out, provenance
-from .files import to_plain, write_csv, write_json
+from .files import in_project, to_plain, write_csv, write_json
 from .layouts import detect_layout, load_layout
 from .methods import choose_methods
 from .pseudo_real import write_pseudo_real
@@ -25,7 +25,7 @@ NOTEBOOK = "06_real_evaluation"
 
 def prepare(s: EvaluationSettings) -> Plan:
     """Load the pairs and choose methods; makes the run folder. ValueError or FileNotFoundError says what does not exist."""
-    root = s.root and str(project_root() / Path(s.root).expanduser())
+    root = s.root and str(in_project(s.root))
     if not root:  # pairs to try out the notebook with; an evaluation of refusals alone would show little
         samples = project_root() / "data" / "clinic" / f"{s.sample_pairs}_{s.seed}"
         root = str(write_pseudo_real(samples, s.sample_pairs, s.seed, choroid_light=(0.0, 0.0)))

@@ -20,6 +20,13 @@ def natural_order(name: str) -> tuple[str, str]:
     return re.sub(r"\d+", lambda digits: digits[0].zfill(9), name), name
 
 
+def in_project(path: str | Path) -> Path:
+    """A path as people type it, ~ expanded: as seen from here or, where nothing is there, from the project's folder. So a text means the
+    same in a shell in that folder and in a notebook, which runs in notebooks/."""
+    typed = Path(path).expanduser()
+    return typed if typed.exists() else Path(__file__).resolve().parents[1] / typed
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path in the target's folder (created when missing), renamed to the target when the block ends well, else removed.

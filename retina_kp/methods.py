@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .checkpoints import SHIPPED, find_weights
+from .files import in_project
 from .geometry import describe
 from .registration import Registrar
 from .result import Registration, refused
@@ -91,8 +92,8 @@ def choose_methods(weights: Sequence[str], baselines: Sequence[str], runs: str |
             sources += found.values()
             missing |= {name: "no checkpoint of it yet" for name in PHASE_NOTEBOOKS if name not in found}
         else:
-            folder = Path(given).expanduser() / "checkpoint.safetensors"
-            sources.append(str(folder if folder.is_file() else find_weights(Path(given).expanduser())))
+            in_folder = in_project(given) / "checkpoint.safetensors"
+            sources.append(str(in_folder if in_folder.is_file() else find_weights(given)))
     if not sources:
         raise ValueError('weights: name at least one of ours, e.g. "lite"')
     names = _short_names(sources := list(dict.fromkeys(sources)))

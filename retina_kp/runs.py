@@ -14,7 +14,7 @@ from . import pseudo_real
 from .checkpoints import SHIPPED, find_weights, read_metadata
 from .config import from_dict, to_dict
 from .dataset import SyntheticOptions
-from .files import write_json, write_text
+from .files import in_project, write_json, write_text
 from .monitoring import combine, lines, live_figure, tensorboard
 from .objective import WEIGHT_OF
 from .phases import PHASES, TrainConfig
@@ -36,12 +36,12 @@ S = TypeVar("S")
 class Settings:
     """The parameters of a training notebook; those with a default here belong to single phases. px of the training images."""
 
-    epochs: int  # 0 takes the plan's
+    epochs: int  # 0 takes the full schedule's
     steps_per_epoch: int
     batch_size: int
     micro_batches: int
     image_size: int
-    learning_rate: float  # 0 takes the plan's
+    learning_rate: float  # 0 takes the full schedule's
     network: str
     data_root: str  # "" draws
     layout: str
@@ -97,7 +97,7 @@ def training_config(phase: str, s: Settings) -> TrainConfig:
     if phase == "sim2real" and not share > 0:
         raise ValueError("real_share: phase 4 needs real pairs, so take a number above 0, and name their folder in data_root")
     annotated = s.annotated_share or (0.5 if steps < MIN_STEPS else 1.0)
-    root = str(project_root() / Path(s.data_root).expanduser()) if s.data_root else ""
+    root = str(in_project(s.data_root)) if s.data_root else ""
     pke = PkeOptions(s.min_probability, s.min_probability, s.content_ratio_max, max_new_points=s.max_new_points)
     drawn = SyntheticOptions(s.image_size, zoom=_zoom(s.image_size), annotated_share=annotated, frames_per_retina=int(expands))
     files = FileOptions(root, s.layout, s.mode, share, size_px=s.image_size, prealign=s.prealign, max_residual_px=s.max_residual_px)
@@ -157,9 +157,9 @@ def starting_weights(config: TrainConfig, s: Settings, folder: Path) -> tuple[Tr
     if (folder / "state.pt").is_file():
         begun = read_state(folder / "state.pt")
         start, said = begun["config"]["init_from"], f"continues at step {begun['step']} of {config.total_steps}"
-        start = _asked(s.init_from) if s.init_from else start  # other weights than it began with are refused by `Trainer.resume`
+        start = find_weights(s.init_from) if s.init_from else start  # other weights than it began with are refused by `Trainer.resume`
     elif s.init_from:
-        start = _asked(s.init_from)
+        start = find_weights(s.init_from)
         said = f"starts from {s.init_from}, as asked"
     elif not previous:
         start, said = "", "starts from random weights"
@@ -168,12 +168,6 @@ def starting_weights(config: TrainConfig, s: Settings, folder: Path) -> tuple[Tr
     else:
         start, said = _stand_in(config, previous, folder, s.device)
     return replace(config, init_from=str(start)), said
-
-
-def _asked(init_from: str) -> Path:
-    """Weights by shipped name, or by path as seen from the project's folder. FileNotFoundError for neither."""
-    shipped = (SHIPPED / f"{init_from}.safetensors").is_file()
-    return find_weights(init_from if shipped else project_root() / Path(init_from).expanduser())
 
 
 def _stand_in(config: TrainConfig, previous: Sequence[str], folder: Path, device: str) -> tuple[Path | str, str]:
@@ -204,7 +198,7 @@ def pke_run(run: str, s: Settings, folder: Path) -> tuple[Path, str]:
     """The folder of the PKE run to diagnose, and a sentence about it: the given one, or that of a stand-in, trained here by the settings
     unless that has been done already."""
     if run:
-        return project_root() / Path(run).expanduser(), f"diagnosed: {run}"
+        return in_project(run), f"diagnosed: {run}"
     config, start = starting_weights(training_config("pke", s), s, folder)
     Trainer(config, folder / "stand_in" / "pke", s.device, workers=s.workers).fit()
     said = f"STAND-IN for a run of {NOTEBOOKS['pke']}: {config.total_steps} steps, too few to judge the method by; it {start}"

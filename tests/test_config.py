@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 
 from retina_kp.checkpoints import find_weights, load_network, read_metadata, save_network
 from retina_kp.config import differences, from_dict, to_dict
+from retina_kp.files import in_project
 from retina_kp.networks import build_network
 from retina_kp.phases import TrainConfig
 
@@ -220,6 +222,18 @@ def test_an_unknown_network_is_refused(tmp_path):
 def test_a_missing_name_lists_what_ships():
     with pytest.raises(FileNotFoundError, match=r"'lait': give the path .* a shipped name \(.+\)"):
         find_weights("lait")
+
+
+def test_a_path_means_the_same_in_the_project_and_in_its_notebooks(tmp_path, monkeypatch):
+    project = Path(__file__).resolve().parents[1]
+    for here in (project, project / "notebooks", tmp_path):
+        monkeypatch.chdir(here)
+        assert in_project("tests/conftest.py").samefile(project / "tests" / "conftest.py")
+        assert find_weights("retina_kp/weights/lite.safetensors").samefile(find_weights("lite"))
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "conftest.py").write_text("mine")
+    assert in_project("tests/conftest.py").read_text() == "mine", "what lies here goes first"
+    assert in_project("not/there.csv") == project / "not" / "there.csv"
 
 
 def test_a_folder_is_no_checkpoint(tmp_path):
