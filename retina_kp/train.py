@@ -1,7 +1,7 @@
 """Train from a shell.
 
 python -m retina_kp.train --config run.yaml --run-dir outputs/runs/x   one phase, from the fields of `TrainConfig` that differ from default
-python -m retina_kp.train lite                                         the shipped weights again: phase after phase, calibrated, published
+python -m retina_kp.train lite                                         the shipped weights again: phase after phase, then calibrated
 
 Both continue where they were interrupted. On n devices: accelerate launch -m retina_kp.train ..., with micro_batches a multiple of n.
 """
@@ -21,7 +21,6 @@ import yaml
 from accelerate import PartialState
 
 from .calibration import publish
-from .checkpoints import SHIPPED
 from .config import from_dict
 from .dataset import SyntheticOptions
 from .files import write_json
@@ -95,7 +94,7 @@ def train_recipe(args: argparse.Namespace) -> None:
         return
     about = {"recipe": args.recipe, "shortened_to": args.shorten, "seconds_this_run": round(time.time() - started),
              "machine": platform.machine(), "threads": torch.get_num_threads()}  # fmt: skip
-    target = Path(args.target or (SHIPPED if args.shorten == 1 else run_dir) / f"{args.recipe}.safetensors")
+    target = Path(args.target or run_dir / f"{args.recipe}.safetensors")
     log.info("fitting steerers, and the confidence on %d pairs per modality", args.calibration_pairs)
     figures = publish(checkpoint, target, args.calibration_pairs, about, run_dir / "calibration_trials.json", args.device)
     write_json(run_dir / "published.json", {**about, **figures})
@@ -112,13 +111,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare data; the result does not depend on it")
     parser.add_argument("--tensorboard", action="store_true", help="write scalars and pictures for TensorBoard into the run folder")
     recipe = parser.add_argument_group("of a recipe only")
-    recipe.add_argument("--shorten", type=float, default=1.0, help="fraction of the steps, for trying out; the shipped weights then stay")
-    recipe.add_argument(
-        "--target",
-        default="",
-        help="where the finished weights go; default: retina_kp/weights/<recipe>.safetensors; shortened: the run folder",
-    )
-    recipe.add_argument("--calibration-pairs", type=int, default=14, help="per modality and set")
+    recipe.add_argument("--shorten", type=float, default=1.0, help="fraction of the steps, for trying out")
+    recipe.add_argument("--target", default="", help="where the finished weights go; default: <run folder>/<recipe>.safetensors")
+    recipe.add_argument("--calibration-pairs", type=int, default=20, help="per modality and set")
     return parser
 
 
