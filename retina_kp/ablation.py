@@ -1,4 +1,4 @@
-"""``make ablation``: what each phase of the plan brings, measured on drawn CF-FA pairs whose junctions are only half annotated.
+"""``make ablation``: what each of the first three phases brings, measured on drawn CF-FA pairs whose junctions are only half annotated.
 
 An arm is three stages of equal length; the learning rate falls in the last one. Arms that begin alike share those stages. A sample comes
 back about twenty times in a stage; a mined point is promoted at its second find. Everything is kept in one folder: a second call

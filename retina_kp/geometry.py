@@ -119,7 +119,7 @@ def overlap_fraction(H_0to1, image0_hw, image1_hw, samples: int = 24) -> float:
 
 
 def corner_error(H_estimated, H_true, image_hw) -> float:
-    """Mean distance in target px between the corners of an image mapped by two transforms (MACE, spec/metrics)."""
+    """Mean distance in target px between the corners of an image mapped by two transforms (MACE)."""
     c = corners(image_hw)
     return float(np.linalg.norm(warp_points(c, H_estimated) - warp_points(c, H_true), axis=1).mean())
 

@@ -66,7 +66,7 @@ RUNGS = (
     Rung("accuracy: of close matches", accuracy="close matches"),
 )
 WHOLE = Rung("all, as shipped")
-SHORT = replace(LITE, phase="geometric", epochs=6, seed=5, pool_size=400, pool_seed=2, validation_pairs=24, curriculum_steps=500,
+SHORT = replace(LITE, phase="geometric", epochs=4, seed=5, pool_size=400, pool_seed=2, validation_pairs=24, curriculum_steps=500,
                 final_rate_ratio=0.03, data=CLOSER)  # fmt: skip
 INGREDIENTS = {
     "short training": SHORT,

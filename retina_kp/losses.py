@@ -1,4 +1,4 @@
-"""Losses of the training plan. Every loss returns a `Term`: its value and how many points or pixels it used; 0 used means no evidence,
+"""Losses of the four phases. Every loss returns a `Term`: its value and how many points or pixels it used; 0 used means no evidence,
 and then the value is an exact zero that still carries a gradient path."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Term:
 
 
 def gaussian_labels(points_xy: torch.Tensor, map_hw, stride: int, sigma_px: float) -> torch.Tensor:
-    """Soft detector labels Y = Gaussian(points), peak 1, clipped at 1 (training plan, phase 1).
+    """Soft detector labels Y = Gaussian(points), peak 1, clipped at 1 (phase 1).
 
     points_xy: (B, N, 2) image px, NaN rows are ignored. Returns (B, 1, *map_hw) on a map of the given stride; where blobs overlap the
     larger value counts. The kernel ends at 3 sigma.

@@ -1,4 +1,4 @@
-"""What a registration is worth: the definitions of spec/metrics.md in plain numpy, and nothing else.
+"""What a registration is worth: definitions in plain numpy, and nothing else.
 
 Errors are distances in fixed-image pixels after rescaling the fixed image's longer side to a stated length: 768 px unless told
 otherwise. A pair without a transform has ``errors=None`` and a mean error of infinity, so it sits in every denominator.

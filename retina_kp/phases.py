@@ -15,13 +15,13 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class Phase:
-    """Which losses take part (training plan), and with PKE on, whose labels they use; their weights λ are in the run's configuration.
+    """Which losses take part, and with PKE on, whose labels they use; their weights λ are in the run's configuration.
 
     loss_det: Dice between det0 and the labels of image 0, which are the annotated points, with PKE also the promoted ones. loss_des:
-    descriptors at annotated points and their true correspondents, and at extra_points random places of each pair (beyond the plan: a dozen
-    of clicks teaches one dozen of places). loss_geo: Dice between det0 and det1 seen in the fixed frame.
+    descriptors at annotated points and their true correspondents, and at extra_points random places of a pair (not in SuperRetina: twelve
+    clicks alone teach twelve places). loss_geo: Dice between det0 and det1 seen in the fixed frame.
     loss_geo_pke: the same with the labels as teacher. loss_explore: loss_des at the points that PKE has just mined. loss_mov: Dice between
-    det1 and the junctions that image 1 shows, where the data knows them (beyond the plan).
+    det1 and the junctions that image 1 shows, where the data knows them (not in SuperRetina either).
     """
 
     title: str
@@ -68,7 +68,7 @@ class TrainConfig:
     descriptor_weight: float = 1.0  # λ_des
     geometric_weight: float = 0.5  # λ_geo
     exploration_weight: float = 0.5  # λ of descriptors at mined points
-    moving_weight: float = 0.0  # of the moving detector's own labels, which the plan does not use
+    moving_weight: float = 0.0  # of the moving detector's own labels, which SuperRetina does not use
     descriptor_loss: str = "infonce"
     exclusion_px: float = 10.0  # points nearer than this are no negatives of each other
     extra_points: int = 48  # random points per pair beside the junctions

@@ -1,4 +1,4 @@
-"""Progressive keypoint expansion: labels grow by points that both images confirm, visit after visit (training plan, phase 3).
+"""Progressive keypoint expansion: labels grow by points that both images confirm, visit after visit (phase 3).
 
 `mine` judges det0's peaks once, `value_map` remembers what returned and makes labels of it, `PkeGuard` pauses it all. Nothing is random.
 After SuperRetina (Liu et al. 2022, section 3.3), across modalities under H_0to1. Lengths are px of the images that the network saw.

@@ -1,6 +1,6 @@
 """Known alterations of the moving image of a real pair: what they do to pixels, and the matrix by which its points follow.
 
-The turn is that of the field's protocol (spec/metrics, "stress protocol"): about the image's centre, on an enlarged canvas.
+The turn is that of the usual protocol: about the image's centre, on an enlarged canvas.
 """
 
 from __future__ import annotations

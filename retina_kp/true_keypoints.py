@@ -1,7 +1,7 @@
 """GT alignment, the ceiling of a network: what it would find if its detector were perfect, with the true points for keypoints.
 
 Descriptors are read at the true points of both images, matched, and a transform is fitted to the matches; what is then still wrong is not
-the detector's fault (spec/metrics, "GT-alignment ceiling").
+the detector's fault.
 """
 
 from __future__ import annotations

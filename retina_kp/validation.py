@@ -22,7 +22,7 @@ from .true_keypoints import align_true_points
 
 VALIDATION_SEED = 987_654
 ALIGNMENT = ("affine", 4.0)  # model, and px within which matches agree with it
-MINING_RATIO = 0.9  # content filter of validation, wider than in training: it shows what training leaves out (training plan, phase 3)
+MINING_RATIO = 0.9  # content filter of validation, wider than in training: it shows what training leaves out (phase 3)
 TRUE_RADIUS_PX = 5.0  # a mined point so near to a true junction is right
 GOOD_CORNER_PX = 10.0  # a validation registration within this mean corner error counts as a success
 

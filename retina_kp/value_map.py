@@ -1,4 +1,4 @@
-"""The memory of PKE: a value for every place that was ever mined, and the labels that it has earned (training plan, phase 3).
+"""The memory of PKE: a value for every place that was ever mined, and the labels that it has earned (phase 3).
 
 Booking is apart from labelling, so that several processes can exchange their visits and keep equal maps.
 """
