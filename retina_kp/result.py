@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 
 from .files import write_json, write_text
-from .geometry import as_homography, inside, pixel_grid, rescale_homography, resize_matrix, warp_points
+from .geometry import as_homography, describe, inside, pixel_grid, rescale_homography, resize_matrix, warp_points
 from .images import as_array
 from .matching import Fit, apply_quadratic
 
 SAVED_KEYS = {"status", "confidence", "model", "H_1to0", "angle_deg", "fixed_hw", "moving_hw", "evidence", "quadratic", "matches0",
               "matches1", "inliers"}  # fmt: skip
+FINER = 0.7  # fixed px per moving px, below which bilinear reading would skip pixels
 STRIP_PX = 2**18  # pixels that are warped at a time: coordinates of a whole 6000 x 6000 image would take gigabytes
 
 
@@ -91,11 +92,16 @@ class Registration:
         return warp_points(inner, np.linalg.inv(self.quadratic["frame_from_original1"]))
 
     def warp(self, moving) -> np.ndarray:
-        """The moving image (path or array of the registered size) drawn in the fixed frame: its dtype, zeros where it has no data."""
+        """The moving image (path or array of the registered size) drawn in the fixed frame: its dtype, zeros where it has no data. An image
+        of finer pixels than the fixed one is averaged over areas first, so that no detail turns into false ones (aliasing)."""
         self._need_ok("warp")
         image = as_array(moving, "moving image")
         if image.shape[:2] != self.moving_hw:
             raise ValueError(f"this registration is for a moving image of {self.moving_hw} (h, w) px, not {image.shape[:2]}")
+        scale = describe(self.H_1to0, self.moving_hw).scale
+        if scale < FINER:
+            small_hw = tuple(max(round(n * scale), 1) for n in self.moving_hw)
+            return self.resized(self.fixed_hw, small_hw).warp(cv2.resize(image, small_hw[::-1], interpolation=cv2.INTER_AREA))
         warped = np.zeros((*self.fixed_hw, *image.shape[2:]), image.dtype)
         for strip, source in self._strips(warped):
             strip[:] = cv2.remap(image, source[..., 0], source[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)

@@ -131,6 +131,24 @@ def test_warp_is_zero_where_there_is_no_data():
     assert (warped == 200 * covered).all()
 
 
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_a_finer_image_is_averaged_and_stays_in_its_place(channels):
+    """Lines one pixel wide, a quarter of the size: gray everywhere, not stripes. A soft spot keeps its centre, to a hundredth px."""
+    H = similarity(20, 0.25, (0, 0), (150, 60))
+    lines = np.zeros((804, 1001, *channels), np.uint8)
+    lines[:, ::2] = 200
+    result = registered(H, moving_hw=(804, 1001))
+    warped, covered = result.warp(lines), cv2.erode(result.covered().astype(np.uint8), np.ones((5, 5))) > 0
+    assert warped.dtype == np.uint8 and covered.sum() > 30_000 and np.abs(warped[covered].astype(int) - 100).max() <= 3
+    spot_xy = np.array([[430.0, 377.0]])
+    y, x = np.mgrid[:804, :1001]
+    spot = np.exp(-((x - spot_xy[0, 0]) ** 2 + (y - spot_xy[0, 1]) ** 2) / 2 / 16**2).astype(np.float32)
+    drawn = result.warp(spot)
+    y, x = np.mgrid[: FIXED_HW[0], : FIXED_HW[1]]
+    centre = np.array([(x * drawn).sum(), (y * drawn).sum()]) / drawn.sum()
+    assert np.abs(centre - warp_points(spot_xy, H)[0]).max() < 0.01
+
+
 def test_warp_reads_a_path(tmp_path):
     write_image(tmp_path / "moving.png", picture(MOVING_HW))
     assert (registered().warp(tmp_path / "moving.png") == registered().warp(picture(MOVING_HW))).all()
