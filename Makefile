@@ -25,7 +25,7 @@ demo: $(STAMP)
 
 # A file at a time per core, and one thread each: threads that wait for each other's cores would spin.
 test: $(STAMP)
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --maxprocesses 8 --dist loadfile --nbval-lax --nbval-current-env tests notebooks
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --maxprocesses 4 --dist loadfile --nbval-lax --nbval-current-env tests notebooks
 
 lab: $(STAMP)
 	@cd notebooks && ../$(PY) -m jupyterlab
