@@ -17,14 +17,15 @@ def measure_evidence(support: int, settled_share: float, fit: Fit, features0: Fe
             "keypoint_share": fit.n_inliers / max(min(len(features0), len(aligned)), 1)}  # fmt: skip
 
 
-DEFAULT_CALIBRATION = {"bias": -18.0, "settled_share": 10.0, "log_inliers": 0.8, "inlier_share": 20.0, "keypoint_share": 10.0,
-                       "map_correlation": 20.0}  # fmt: skip
+DEFAULT_CALIBRATION = {"bias": -10.0, "log_inliers": 4.0, "settled_share": 5.0, "inlier_share": 0.0, "keypoint_share": 8.0,
+                       "log_correlation": 4.0}  # fmt: skip
 
 
 def calibration_inputs(evidence: dict[str, float]) -> dict[str, float]:
     """The terms of the logistic model of `confidence`."""
-    shares = {name: evidence[name] for name in ("settled_share", "inlier_share", "keypoint_share", "map_correlation")}
-    return {"bias": 1.0, "log_inliers": math.log1p(evidence["inliers"]), **shares}
+    shares = {name: evidence[name] for name in ("settled_share", "inlier_share", "keypoint_share")}
+    log_correlation = math.log(max(evidence["map_correlation"], 1e-3))  # many matches by chance, as of noise, must not make up for it
+    return {"bias": 1.0, "log_inliers": math.log1p(evidence["inliers"]), **shares, "log_correlation": log_correlation}
 
 
 def confidence(evidence: dict[str, float], calibration: dict[str, float] | None) -> float:

@@ -27,8 +27,8 @@ class KeypointOptions:
 @dataclass(frozen=True)
 class Features:
     """Keypoints of one image. keypoints_xy: (N, 2) float32 px; scores: (N,) detector probability, falling; descriptors: (N, D) unit
-    vectors; image_hw: size of the image the pixels belong to. N may be 0. detector: (h, w) float32, the whole map in the network's cells,
-    as long as the places are those of the picture that the network saw."""
+    vectors; image_hw: size of the image the pixels belong to. N may be 0. detector: (h, w) float32, the whole map in the network's cells, 0
+    outside the field of view, as long as the places are those of the picture that the network saw."""
 
     keypoints_xy: np.ndarray
     scores: np.ndarray
@@ -75,22 +75,26 @@ def _largest_around(values: torch.Tensor, radius: int) -> torch.Tensor:
     return F.max_pool2d(F.max_pool2d(values, (1, 2 * radius + 1), 1, (0, radius)), (2 * radius + 1, 1), 1, (radius, 0))
 
 
+def gated(output: DenseOutput, valid: torch.Tensor, options: KeypointOptions) -> torch.Tensor:
+    """The detector's maps (B, 1, h, w), 0 outside the field of view (B, 1, H, W) bool, and along its edge and the frame."""
+    stride, (h, w) = output.detector_stride, output.detector.shape[-2:]
+    gate = seen_cells(valid, stride, options.border_px)
+    gate = F.pad(gate, (0, w - gate.shape[-1], 0, h - gate.shape[-2]))
+    centers = from_cells(pixel_grid((h, w), valid.device), stride)
+    gate &= inside(centers, valid.shape[-2:], options.border_px - stride / 2)  # refinement moves a point by half a cell at most
+    return output.detector * gate
+
+
 def find_keypoints(output: DenseOutput, valid: torch.Tensor, options: KeypointOptions) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Pick keypoints for every image of a batch.
 
     valid: (B, 1, H, W) bool field of view in image px. Returns a list of (points (N, 2) px, probabilities (N,)), strongest first. The
     gate acts before suppression: neither a black border nor the frame may win against a vessel beside it.
     """
-    stride, detector = output.detector_stride, output.detector
-    b, _, h, w = detector.shape
-    gate = seen_cells(valid, stride, options.border_px)
-    gate = F.pad(gate, (0, w - gate.shape[-1], 0, h - gate.shape[-2]))
-    centers = from_cells(pixel_grid((h, w), detector.device), stride)
-    gate &= inside(centers, valid.shape[-2:], options.border_px - stride / 2)  # refinement moves a point by half a cell at most
-    masked = detector * gate
+    stride, detector, masked = output.detector_stride, output.detector, gated(output, valid, options)
     peaks = suppress(masked, max(int(round(options.nms_radius_px / stride)), 1)) & (masked > options.min_probability)
     found = []
-    for i in range(b):
+    for i in range(len(masked)):
         y, x = torch.nonzero(peaks[i, 0], as_tuple=True)
         score, order = masked[i, 0, y, x].sort(descending=True, stable=True)
         order = order[: options.max_keypoints]
@@ -122,10 +126,11 @@ def extract(network, image: torch.Tensor, valid: torch.Tensor, options: Keypoint
     with torch.autocast(image.device.type, torch.bfloat16, enabled=fast):
         output = network(image, valid)
     features = []
+    seen = gated(output, valid, options)
     for i, (points, scores) in enumerate(find_keypoints(output, valid, options)):
         descriptors = F.normalize(sample_map(output.descriptors[i, None], points[None], output.descriptor_stride)[0], dim=-1)
         features.append(Features(points.cpu().numpy().astype(np.float32), scores.float().cpu().numpy(), descriptors.float().cpu().numpy(),
-                                 tuple(image.shape[-2:]), output.detector[i, 0].float().cpu().numpy()))  # fmt: skip
+                                 tuple(image.shape[-2:]), seen[i, 0].float().cpu().numpy()))  # fmt: skip
     return features
 
 

@@ -16,6 +16,7 @@ MOTIONS = {"affine": cv2.MOTION_AFFINE, "homography": cv2.MOTION_HOMOGRAPHY}  # 
 # Gaussians (σ in cells) on both maps, one after the other, and how far a corner may move (px); farther away it is another optimum. The
 # second attempt is for starts that are too far off for the first. The last step sees the maps as they are, for accuracy.
 ATTEMPTS = (((1.0, 0.0), 25.0), ((4.0, 2.0, 1.0, 0.0), 60.0))
+AROUND_CELLS = 2.0  # σ of the mean that maps are compared with, at least
 MISFIT_PX = 20.0  # an affine search may end so far from a fit of a model that has no search; farther away the model does not fit
 ROUNDS, LAST_ROUNDS = 7, 2  # of least squares while the limit falls, and at its end
 LIMITS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
@@ -48,11 +49,10 @@ def refine(fit: Fit, points0: np.ndarray, points1: np.ndarray, maps: tuple[np.nd
     the correlation of the maps then, at most 1.
 
     drawn: (3, 3) px of the moving picture → px of points1. Maximises the enhanced correlation coefficient of Evangelidis & Psarakis 2008
-    between the maps' square roots, for the models of MOTIONS. The fit comes back as it is for another model, with the correlation of the
+    between the maps' `relief`, for the models of MOTIONS. The fit comes back as it is for another model, with the correlation of the
     maps as it lays them, and with correlation 0 where the search fails or strays; for another model an affine search that ends MISFIT_PX
     away says that the model does not fit this pair. Inliers have no veto: matches near a poor fit speak against a better one far away.
     """
-    maps = tuple(np.sqrt(np.maximum(m, 0), dtype=np.float32) for m in maps)  # so that faint junctions weigh beside bright ones
     px_from_cells = similarity(0, stride, (0, 0), ((stride - 1) / 2, (stride - 1) / 2))
     start = np.linalg.inv(np.linalg.inv(px_from_cells) @ fit.H_1to0 @ drawn @ px_from_cells)  # OpenCV asks for 0 → 1
     places = corners([n * stride for n in maps[0].shape])
@@ -65,10 +65,22 @@ def refine(fit: Fit, points0: np.ndarray, points1: np.ndarray, maps: tuple[np.nd
         if not moved.max() <= far_px:  # also where it is not a number
             continue
         if fit.model not in MOTIONS:
-            return fit, _correlation(fit, maps, drawn, stride)
+            return fit, _correlation(fit, tuple(relief(m) for m in maps), drawn, stride)
         better = replace(fit, H_1to0=H / H[2, 2])
         return replace(better, inliers=better.residuals_px(points0, points1) < threshold_px), correlation
     return fit, 0.0
+
+
+def relief(detector: np.ndarray, blur: float = 0.0) -> np.ndarray:
+    """What is compared of a detector map (h, w), 0 outside the field of view: cube roots, so that faint junctions weigh beside bright ones,
+    blurred (σ in cells), less their mean farther around, so that neither the outline of the field of view nor a diffuse answer to noise is
+    structure; 0 outside."""
+    roots, seen = np.cbrt(np.maximum(detector, 0), dtype=np.float32), (detector > 0).astype(np.float32)
+
+    def mean(sigma: float) -> np.ndarray:
+        return cv2.GaussianBlur(roots, (0, 0), sigma) / (cv2.GaussianBlur(seen, (0, 0), sigma) + 1e-6)
+
+    return ((mean(blur) if blur else roots) - mean(AROUND_CELLS * (1 + blur))) * seen
 
 
 def _correlation(fit: Fit, maps: tuple[np.ndarray, np.ndarray], drawn: np.ndarray, stride: int) -> float:
@@ -89,7 +101,7 @@ def _climb(H_0to1: np.ndarray, maps: tuple[np.ndarray, np.ndarray], motion: int,
     maps have no structure or no common part."""
     rows, correlation = 3 if motion == cv2.MOTION_HOMOGRAPHY else 2, 0.0
     for blur in blurs:
-        template, other = (cv2.GaussianBlur(m, (0, 0), blur) if blur else m for m in maps)
+        template, other = (relief(m, blur) for m in maps)
         try:
             start = (H_0to1 / H_0to1[2, 2])[:rows].astype(np.float32)
             correlation, found = cv2.findTransformECC(template, other, start, motion, LIMITS, None, 1)

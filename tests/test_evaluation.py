@@ -35,7 +35,7 @@ def test_evidence_never_speaks_against_a_transform():
     good = [trial(1, share=0.5 + 0.01 * i) for i in range(20)]
     bad = [replace(t, would_be_px=200.0, evidence=t.evidence | {"inlier_share": 0.9, "map_correlation": 0.1}) for t in good]
     weights = fit_calibration(good + bad)
-    assert weights["inlier_share"] == 0 and weights["map_correlation"] > 1 and min(list(weights.values())[1:]) >= 0
+    assert weights["inlier_share"] == 0 and weights["log_correlation"] > 0 and min(list(weights.values())[1:]) >= 0
     assert confidence(good[0].evidence, weights) > 0.9 > 0.1 > confidence(bad[0].evidence, weights)
 
 

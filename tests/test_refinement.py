@@ -24,7 +24,7 @@ def blobs():
     def draw(places):
         x, y = (np.arange(n) * STRIDE + (STRIDE - 1) / 2 for n in HW[::-1])
         d2 = (x[None, None] - places[:, 0, None, None]) ** 2 + (y[None, :, None] - places[:, 1, None, None]) ** 2
-        return np.exp(-d2 / 8).max(0).astype(np.float32)
+        return (np.exp(-d2 / 8).max(0) + 1e-3).astype(np.float32)  # 0 is what lies outside the field of view
 
     return lambda H: ((draw(warp_points(places1, H)), draw(places1)), places1)
 
@@ -44,7 +44,7 @@ def test_a_start_two_px_off_is_brought_home(blobs, model, drawn):
     assert away(start.H_1to0) == pytest.approx(2.0, abs=0.1)
     better, correlation = refine(start, warp_points(points1, TRUE), points1, maps, drawn, STRIDE, 1.0)
     assert away(better.H_1to0) < 0.15 and better.n_inliers == 60 and better.model == model
-    assert correlation > 0.98
+    assert correlation > 0.96  # a turned map is read between its cells
 
 
 def test_a_start_far_off_is_brought_home_by_blurred_maps(blobs):
@@ -87,7 +87,18 @@ def test_correlation_of_other_models_is_that_of_the_fit_as_it_lies(blobs, drawn)
             if model == "quadratic":
                 fit = _polish(replace(fit, H_1to0=TRUE), warp_points(points1, moved), points1, 2 * off_px + 3.0)
             found[off_px] = refine(fit, points0, points1, maps, drawn, STRIDE, 3.0)[1]
-        assert found[0] > 0.97 and 0.2 < found[3] < 0.9 and found[30] < 0.2
+        assert found[0] > 0.96 and 0.2 < found[3] < 0.9 and found[30] < 0.2
+
+
+def test_an_outline_is_no_structure():
+    """Two fields of view of one shape, each with a diffuse answer to noise of its own, have nothing in common."""
+    rng, (y, x) = np.random.default_rng(4), np.mgrid[: HW[0], : HW[1]]
+    disc = np.hypot(x - 110, y - 150) < 100
+    maps = tuple((0.02 * cv2.GaussianBlur(rng.random(HW), (0, 0), 2) * disc).astype(np.float32) for _ in range(2))
+    assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.9
+    places = rng.uniform([60, 100], [160, 200], (60, 2))
+    for model in ("affine", "similarity"):
+        assert refine(Fit(model, np.eye(3), np.ones(60, bool)), places, places, maps, np.eye(3), STRIDE, 3.0)[1] < 0.1
 
 
 def test_it_leaves_alone_what_it_cannot_better(blobs):

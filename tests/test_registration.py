@@ -137,6 +137,16 @@ def test_noise_is_refused(registrar, pair):
     refuses(registrar(pair.fixed, np.random.default_rng(0).integers(0, 256, (512, 512)).astype(np.uint8)))
 
 
+@pytest.mark.parametrize(("side", "blur_px"), [(300, 0), (512, 0), (640, 1), (512, 3)])
+def test_noise_is_not_registered_to_other_noise(registrar, side, blur_px):
+    """The detector answers to noise everywhere, and the outlines of both images fit: nothing of that is evidence."""
+    rng = np.random.default_rng(side)
+    noises = [rng.integers(0, 256, (side, side)).astype(np.uint8) for _ in range(2)]
+    if blur_px:
+        noises = [cv2.normalize(cv2.GaussianBlur(noise, (0, 0), blur_px), None, 0, 255, cv2.NORM_MINMAX) for noise in noises]
+    assert registrar(*noises).confidence < 0.2
+
+
 @pytest.mark.parametrize("index", [1, 2, 3])
 def test_another_eye_is_refused(registrar, pair, index):
     refuses(registrar(pair.fixed, draw_pair(11, index, ("CF", "FA"), EASY).moving))
