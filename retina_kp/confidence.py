@@ -17,8 +17,7 @@ def measure_evidence(support: int, settled_share: float, fit: Fit, features0: Fe
             "keypoint_share": fit.n_inliers / max(min(len(features0), len(aligned)), 1)}  # fmt: skip
 
 
-DEFAULT_CALIBRATION = {"bias": -10.0, "log_inliers": 4.0, "settled_share": 5.0, "inlier_share": 0.0, "keypoint_share": 8.0,
-                       "log_correlation": 4.0}  # fmt: skip
+DEFAULT_CALIBRATION = {"bias": -10.0, "log_inliers": 4.0, "settled_share": 5.0, "keypoint_share": 8.0, "log_correlation": 4.0}
 
 
 def calibration_inputs(evidence: dict[str, float]) -> dict[str, float]:
@@ -31,9 +30,12 @@ def calibration_inputs(evidence: dict[str, float]) -> dict[str, float]:
 def confidence(evidence: dict[str, float], calibration: dict[str, float] | None) -> float:
     """Probability in [0, 1] that a registration with this evidence is right: its corners within 20 px on average, at 768. A logistic model,
     fitted by `calibration.publish` on drawn pairs, or DEFAULT_CALIBRATION (set by hand) for weights that carry no fit (model card). 0 where
-    the detector's maps do not correlate at all: then they could not be laid on each other, or the model does not fit."""
+    the detector's maps do not correlate at all: then they could not be laid on each other, or the model does not fit. ValueError for a fit
+    to other evidence."""
     if evidence["map_correlation"] <= 0:
         return 0.0
-    weights = calibration or DEFAULT_CALIBRATION
-    z = sum(weights.get(k, 0.0) * v for k, v in calibration_inputs(evidence).items())
+    weights, inputs = calibration or DEFAULT_CALIBRATION, calibration_inputs(evidence)
+    if unknown := sorted(set(weights) - set(inputs)):
+        raise ValueError(f"calibration of another version ({', '.join(unknown)}): fit it anew, python -m retina_kp.calibration")
+    z = sum(weights.get(k, 0.0) * v for k, v in inputs.items())
     return 1 / (1 + math.exp(-max(min(z, 30), -30)))

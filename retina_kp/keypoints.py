@@ -91,7 +91,12 @@ def find_keypoints(output: DenseOutput, valid: torch.Tensor, options: KeypointOp
     valid: (B, 1, H, W) bool field of view in image px. Returns a list of (points (N, 2) px, probabilities (N,)), strongest first. The
     gate acts before suppression: neither a black border nor the frame may win against a vessel beside it.
     """
-    stride, detector, masked = output.detector_stride, output.detector, gated(output, valid, options)
+    return _pick(output, gated(output, valid, options), valid, options)
+
+
+def _pick(output: DenseOutput, masked: torch.Tensor, valid: torch.Tensor, options: KeypointOptions) -> list:
+    """`find_keypoints` in maps that are `gated` already."""
+    stride, detector = output.detector_stride, output.detector
     peaks = suppress(masked, max(int(round(options.nms_radius_px / stride)), 1)) & (masked > options.min_probability)
     found = []
     for i in range(len(masked)):
@@ -126,11 +131,11 @@ def extract(network, image: torch.Tensor, valid: torch.Tensor, options: Keypoint
     with torch.autocast(image.device.type, torch.bfloat16, enabled=fast):
         output = network(image, valid)
     features = []
-    seen = gated(output, valid, options)
-    for i, (points, scores) in enumerate(find_keypoints(output, valid, options)):
+    masked = gated(output, valid, options)
+    for i, (points, scores) in enumerate(_pick(output, masked, valid, options)):
         descriptors = F.normalize(sample_map(output.descriptors[i, None], points[None], output.descriptor_stride)[0], dim=-1)
         features.append(Features(points.cpu().numpy().astype(np.float32), scores.float().cpu().numpy(), descriptors.float().cpu().numpy(),
-                                 tuple(image.shape[-2:]), seen[i, 0].float().cpu().numpy()))  # fmt: skip
+                                 tuple(image.shape[-2:]), masked[i, 0].float().cpu().numpy()))  # fmt: skip
     return features
 
 

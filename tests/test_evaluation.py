@@ -35,8 +35,14 @@ def test_evidence_never_speaks_against_a_transform():
     good = [trial(1, share=0.5 + 0.01 * i) for i in range(20)]
     bad = [replace(t, would_be_px=200.0, evidence=t.evidence | {"inlier_share": 0.9, "map_correlation": 0.1}) for t in good]
     weights = fit_calibration(good + bad)
-    assert weights["inlier_share"] == 0 and weights["log_correlation"] > 0 and min(list(weights.values())[1:]) >= 0
+    assert weights["inlier_share"] == 0 and weights["log_correlation"] > 1 and min(list(weights.values())[1:]) >= 0
     assert confidence(good[0].evidence, weights) > 0.9 > 0.1 > confidence(bad[0].evidence, weights)
+
+
+def test_a_calibration_to_other_evidence_is_refused():
+    """Terms that no longer exist would count as nothing, and every transform be refused."""
+    with pytest.raises(ValueError, match="another version .*map_correlation.*retina_kp.calibration"):
+        confidence(trial(1).evidence, {"bias": -26.7, "log_inliers": 4.9, "map_correlation": 18.4})
 
 
 def test_calibration_of_a_coin_is_one_half():

@@ -12,6 +12,7 @@ from retina_kp.matching import Fit, _polish, fit_transform
 from retina_kp.refinement import ATTEMPTS, fit_gradually, refine
 
 STRIDE, HW = 2, (301, 223)  # cells of the maps; 602 × 446 px
+UNTURNED = np.eye(3)
 TRUE_CLOSE = similarity(1.0, 1.01, (280, 280), (284, 277))
 TRUE = translation(3.0, -2.0) @ similarity(3.0, 1.02, (220, 300), (220, 300)) @ np.array([[1, 0.01, 0], [0, 1, 0], [0, 0, 1]])
 
@@ -35,7 +36,7 @@ def away(H, other=TRUE):
 
 
 @pytest.mark.parametrize("model", ["affine", "homography"])
-@pytest.mark.parametrize("drawn", [np.eye(3), translation(5, 1) @ similarity(10, 1.1, (200, 200), (200, 200))])
+@pytest.mark.parametrize("drawn", [UNTURNED, translation(5, 1) @ similarity(10, 1.1, (200, 200), (200, 200))])
 def test_a_start_two_px_off_is_brought_home(blobs, model, drawn):
     """Also when the moving picture was drawn elsewhere: its map then differs, and TRUE is told from where ``drawn`` puts it."""
     maps, places1 = blobs(TRUE @ drawn)
@@ -44,7 +45,7 @@ def test_a_start_two_px_off_is_brought_home(blobs, model, drawn):
     assert away(start.H_1to0) == pytest.approx(2.0, abs=0.1)
     better, correlation = refine(start, warp_points(points1, TRUE), points1, maps, drawn, STRIDE, 1.0)
     assert away(better.H_1to0) < 0.15 and better.n_inliers == 60 and better.model == model
-    assert correlation > 0.96  # a turned map is read between its cells
+    assert correlation > (0.98 if drawn is UNTURNED else 0.96)  # a turned map is read between its cells
 
 
 def test_a_start_far_off_is_brought_home_by_blurred_maps(blobs):
@@ -73,7 +74,7 @@ def test_correlation_tells_the_same_places_from_others(blobs):
     assert found[0] > 0.99 and 0.4 < found[1] < 0.85 and found[2] < 0.3
 
 
-@pytest.mark.parametrize("drawn", [np.eye(3), translation(5, 1) @ similarity(10, 1.1, (200, 200), (200, 200))])
+@pytest.mark.parametrize("drawn", [UNTURNED, translation(5, 1) @ similarity(10, 1.1, (200, 200), (200, 200))])
 def test_correlation_of_other_models_is_that_of_the_fit_as_it_lies(blobs, drawn):
     """Not of a better transform nearby: it would speak for a fit that is 30 px off."""
     maps, places1 = blobs(TRUE @ drawn)
@@ -87,7 +88,7 @@ def test_correlation_of_other_models_is_that_of_the_fit_as_it_lies(blobs, drawn)
             if model == "quadratic":
                 fit = _polish(replace(fit, H_1to0=TRUE), warp_points(points1, moved), points1, 2 * off_px + 3.0)
             found[off_px] = refine(fit, points0, points1, maps, drawn, STRIDE, 3.0)[1]
-        assert found[0] > 0.96 and 0.2 < found[3] < 0.9 and found[30] < 0.2
+        assert found[0] > (0.98 if drawn is UNTURNED else 0.96) and 0.2 < found[3] < 0.9 and found[30] < 0.2
 
 
 def test_an_outline_is_no_structure():

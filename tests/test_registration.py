@@ -178,7 +178,7 @@ def test_mirrored_image_is_refused_and_told(registrar, pair, flip):
 
 
 def test_a_mirrored_image_turned_and_of_another_size_is_refused_and_told(registrar):
-    pair = draw_pair(12, 4, ("CF", "FA"), PairOptions(rotation_deg=140, min_rotation_deg=130, scale=(1.6, 1.8), min_overlap=0.9))
+    pair = draw_pair(12, 5, ("CF", "FA"), PairOptions(rotation_deg=140, min_rotation_deg=130, scale=(1.6, 1.8), min_overlap=0.9))
     assert "flip" in refuses(registrar(pair.fixed, np.ascontiguousarray(np.fliplr(pair.moving))))
 
 
