@@ -1,7 +1,7 @@
 """Train from a shell.
 
 python -m retina_kp.train --config run.yaml --run-dir outputs/runs/x   one phase, from the fields of `TrainConfig` that differ from default
-python -m retina_kp.train lite                                         the shipped weights again: phase after phase, then calibrated
+python -m retina_kp.train lite                                         the shipped recipe: phase after phase, then steerers and confidence
 
 Both continue where they were interrupted. On n devices: accelerate launch -m retina_kp.train ..., with micro_batches a multiple of n.
 """
@@ -23,28 +23,28 @@ from accelerate import PartialState
 from .calibration import publish
 from .config import from_dict
 from .dataset import SyntheticOptions
-from .files import write_json
+from .files import write_csv, write_json
 from .phases import TrainConfig
 from .pke import PkeOptions
 from .processes import is_main
+from .state import read_state
+from .synthetic import DEEP_OCTA
 from .trainer import Trainer
+from .versions import code_version, commit
 
 log = logging.getLogger(__name__)
-LITE = TrainConfig(steps_per_epoch=250, pool_size=1000, validation_pairs=48, moving_weight=0.5, precision="bf16", extra_points=192)
-LITE_PKE = replace(LITE, phase="pke", epochs=4, final_rate_ratio=0.02, pool_size=300, data=SyntheticOptions(frames_per_retina=2),
-                   pke=PkeOptions(candidate_min_probability=0.3, pke_min_probability=0.3))  # fmt: skip
-CLOSER = SyntheticOptions(field_deg=(14.0, 60.0), moving=("FA", "OCT", "OCTA", "OCTA"))  # OCTA and narrow fields fare worst
+# CF with everything, fields from a small OCT square to a wide camera; vessels seen only as projection artefacts too
+DRAWN = SyntheticOptions(field_deg=(14.0, 60.0), moving=("FA", "FA", "OCT", "OCTA", "OCTA", DEEP_OCTA))
+LITE = TrainConfig(steps_per_epoch=250, pool_size=1200, validation_pairs=48, moving_weight=0.5, precision="bf16", extra_points=192,
+                   data=DRAWN)  # fmt: skip
 RECIPES: dict[str, list[TrainConfig]] = {
     "lite": [
         replace(LITE, phase="warmup", epochs=2, curriculum_steps=500),
-        replace(LITE, phase="geometric", epochs=20, seed=1, rise_steps=1, final_rate_ratio=0.03),
-        replace(LITE_PKE, seed=2, learning_rate=3e-4),
-        replace(
-            LITE, phase="geometric", epochs=24, seed=3, pool_seed=1, rise_steps=250, learning_rate=6e-4, final_rate_ratio=0.03, data=CLOSER
-        ),
-        replace(LITE_PKE, seed=4, pool_seed=1, learning_rate=2e-4, data=replace(CLOSER, frames_per_retina=2)),
+        replace(LITE, phase="geometric", epochs=44, seed=1, rise_steps=250, final_rate_ratio=0.03),
+        replace(LITE, phase="pke", epochs=4, seed=2, learning_rate=3e-4, final_rate_ratio=0.02, pool_size=300,
+                data=replace(DRAWN, frames_per_retina=2), pke=PkeOptions(candidate_min_probability=0.3, pke_min_probability=0.3)),
     ],
-}
+}  # fmt: skip
 
 
 def read_config(path: str | Path) -> TrainConfig:
@@ -86,14 +86,21 @@ def run_recipe(name: str, run_dir: str | Path, device: str = "cpu", shorten: flo
     return Path(checkpoint)
 
 
+def history_of(run_dir: Path) -> list[dict]:
+    """The epochs of all phases of a recipe's run, in their order."""
+    stages = sorted(path.parent for path in run_dir.glob("[0-9]*_*/state.pt"))
+    return [{"stage": folder.name, **row} for folder in stages for row in read_state(folder / "state.pt", "cpu")["history"]]
+
+
 def train_recipe(args: argparse.Namespace) -> None:
     """Train a recipe, then calibrate and publish its weights (the main process alone)."""
     run_dir, started = Path(args.run_dir or f"outputs/runs/train-{args.recipe}"), time.time()
     checkpoint = run_recipe(args.recipe, run_dir, args.device, args.shorten, workers=args.workers, tensorboard=args.tensorboard)
     if not is_main():
         return
-    about = {"recipe": args.recipe, "shortened_to": args.shorten, "seconds_this_run": round(time.time() - started),
-             "machine": platform.machine(), "threads": torch.get_num_threads()}  # fmt: skip
+    write_csv(run_dir / "history.csv", history_of(run_dir))
+    about = {"recipe": args.recipe, "shortened_to": args.shorten, "seconds_this_run": round(time.time() - started), "commit": commit(),
+             "code": code_version(), "machine": platform.machine(), "threads": torch.get_num_threads()}  # fmt: skip
     target = Path(args.target or run_dir / f"{args.recipe}.safetensors")
     log.info("fitting steerers, and the confidence on %d pairs per modality", args.calibration_pairs)
     figures = publish(checkpoint, target, args.calibration_pairs, about, run_dir / "calibration_trials.json", args.device)

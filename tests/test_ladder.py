@@ -79,10 +79,10 @@ def test_checkpoints_of_a_recipe_come_first_in_their_order(tmp_path):
 
 def test_a_rung_is_measured_once_and_anew_for_other_pairs(tmp_path, monkeypatch):
     counted = []
-    monkeypatch.setattr(ladder, "run_trials", lambda registrar, seed, pairs, options: counted.append(pairs) or run_two(registrar))
+    monkeypatch.setattr(ladder, "run_trials", lambda registrar, seed, pairs, options, moving: counted.append(pairs) or run_two(registrar))
     trial = run_trial(RungRegistrar.from_pretrained("lite", device="cpu"), draw_pair(3, 1, ("CF", "FA"), PairOptions(size_px=256)))
     run_two = lambda registrar: [trial, trial]  # noqa: E731
-    monkeypatch.setattr(ladder, "MOVING", ("FA",))
+    monkeypatch.setattr(ladder, "SETS", {name: (options, ("FA",)) for name, (options, _) in ladder.SETS.items()})
     row = ladder.measure(WHOLE, 2, tmp_path, None)
     assert row == ladder.measure(WHOLE, 2, tmp_path, None) and counted == [2, 2]
     assert set(row) == {"rung", *(f"{s} {what}" for s in ladder.SETS for what in ("FA", "≤ 2 px", "s"))}

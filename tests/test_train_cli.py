@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ from retina_kp.evaluation import Trial
 from retina_kp.files import write_json
 from retina_kp.phases import TrainConfig
 from retina_kp.steering import fit_steerers
+from retina_kp.versions import code_version
 
 TINY = TrainConfig(network_options={"width": 0.25, "descriptor_dim": 16}, epochs=2, steps_per_epoch=1, batch_size=1, micro_batches=2,
                    pool_size=1, extra_points=8, validation_pairs=1, data=SyntheticOptions(size_px=64))  # fmt: skip
@@ -158,7 +160,7 @@ def test_only_the_main_process_monitors_and_publishes(tmp_path, board, monkeypat
 
 
 def test_a_short_run_of_the_recipe_goes_on_where_it_was_killed_and_leaves_the_shipped_weights_alone(tmp_path, monkeypatch):
-    """The five stages of `lite` as they are but for size and number of steps; its trials are made up, minutes otherwise."""
+    """The stages of `lite` as they are but for size and number of steps; its trials are made up, minutes otherwise."""
     stages = [replace(c, epochs=1, batch_size=2, pool_size=3, validation_pairs=2, precision="fp32", data=replace(c.data, size_px=64))
               for c in train.RECIPES["lite"]]  # fmt: skip
     monkeypatch.setitem(train.RECIPES, "lite", stages)
@@ -169,7 +171,7 @@ def test_a_short_run_of_the_recipe_goes_on_where_it_was_killed_and_leaves_the_sh
     shipped, trained, phase = find_weights("lite").read_bytes(), [], train.train_phase
 
     def killed(config, run_dir, *rest, **how):
-        if len(trained) == 3 and run_dir.name.startswith("4"):
+        if len(trained) == 2 and run_dir.name.startswith("3"):
             trained.append("killed")
             raise KeyboardInterrupt
         trained.append(run_dir.name)
@@ -181,17 +183,20 @@ def test_a_short_run_of_the_recipe_goes_on_where_it_was_killed_and_leaves_the_sh
         train.main(arguments)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/state.pt")}
     train.main(arguments)
-    names = ["1_warmup", "2_geometric", "3_pke", "4_geometric", "5_pke"]
-    assert trained == [*names[:3], "killed", *names] and len(before) == 3
+    names = ["1_warmup", "2_geometric", "3_pke"]
+    assert trained == [*names[:2], "killed", *names] and len(before) == 2
     assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in names]
     assert [c["phase"] for c in configs] == [name[2:] for name in names] and {c["steps_per_epoch"] for c in configs} == {2}
     assert [Path(c["init_from"]).parent.name for c in configs] == ["", *names[:-1]]
     header = read_metadata(tmp_path / "lite.safetensors")
-    assert header["recipe"] == "lite" and header["shortened_to"] == 0.008 and header["calibration_figures"]["right"] == 15
+    epochs = list(csv.DictReader((tmp_path / "history.csv").open(encoding="utf-8")))
+    assert [(e["stage"], e["epoch"]) for e in epochs] == [(name, "1") for name in names] and all(float(e["total"]) > 0 for e in epochs)
+    assert header["code"] == code_version() and header["recipe"] == "lite" and header["shortened_to"] == 0.008
+    assert header["calibration_figures"]["right"] == 15
     assert find_weights("lite").read_bytes() == shipped
     network, _ = load_network(tmp_path / "lite.safetensors")
-    last, _ = load_network(tmp_path / "5_pke" / "checkpoint.safetensors")
+    last, _ = load_network(tmp_path / "3_pke" / "checkpoint.safetensors")
     assert network.steerers.shape == (4, 128, 128) and last.steerers is None
     assert all(torch.equal(v, last.state_dict()[k].half().float()) for k, v in network.state_dict().items() if v.is_floating_point())
 
