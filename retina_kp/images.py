@@ -91,19 +91,26 @@ def to_gray(image: np.ndarray) -> np.ndarray:
     """Turn a checked image into the gray one that networks see.
 
     image: HxW or HxWx3 RGB of bool, uint8, uint16 or float in [0, 1]. Returns HxW float32 in [0, 1]; colour is weighted by RGB_TO_GRAY.
-    8-bit values are divided by 255. Cameras store 10 or 12 bits in 16-bit files, so these are divided by the next 2^n - 1 at or above
-    their maximum (255, 511, 1023, ..., 65535): a 12-bit image keeps its brightness, and 255 is the least divisor. Raises ImageError.
+    8-bit values are divided by 255. Cameras store 10 or 12 bits in 16-bit files, so these are divided by a white of 2^n - 1 (`white_of`):
+    a 12-bit image keeps its brightness, also with a label in full white. Raises ImageError.
     """
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
         raise ImageError(f"an image of shape {image.shape} has no gray form; pass it through as_array first")
     if image.dtype in (np.uint8, np.uint16):
-        white = max(255, 2 ** int(image.max()).bit_length() - 1)
+        white = 255 if image.dtype == np.uint8 else white_of(image)
     elif image.dtype == bool or np.issubdtype(image.dtype, np.floating):
         white = 1
     else:
         raise ImageError(f"pixels of type {image.dtype} have no known white; pass the image through as_array first")
     gray = image.astype(np.float32) / np.float32(white)
     return (gray @ np.array(RGB_TO_GRAY, np.float32) if gray.ndim == 3 else gray).clip(0.0, 1.0)
+
+
+def white_of(image: np.ndarray) -> int:
+    """The white of an image of uint16, 2^n - 1 from 255 to 65535: the next one at or above its maximum, but not more than one bit above
+    what 99 % of the values keep below; hot pixels and labels that a device has written into a 10-bit image are clipped."""
+    most = np.percentile(image[:: max(len(image) // 256, 1), :: max(image.shape[1] // 256, 1)], 99)
+    return 2 ** max(min(int(image.max()).bit_length(), int(most).bit_length() + 1), 8) - 1
 
 
 def shrink(image: np.ndarray, longer_side_px: int) -> np.ndarray:

@@ -166,6 +166,21 @@ def test_10_and_12_bit_images_in_16_bit_files_keep_their_brightness(maximum, whi
     assert np.allclose(to_gray(image), image / white, atol=1e-6)
 
 
+@pytest.mark.parametrize("label", [(slice(3, 4), slice(3, 4)), (slice(0, 4), slice(0, 24))], ids=["hot pixel", "label"])
+def test_a_few_values_in_full_white_do_not_darken_a_10_bit_image(label):
+    image = (np.linspace(0, 1, 120 * 160).reshape(120, 160) * 1023).astype(np.uint16)
+    plain = to_gray(image)
+    image[label] = 65535
+    assert to_gray(image)[label].min() == 1
+    image[label] = 0
+    plain[label] = 0
+    assert np.allclose(to_gray(image), plain, atol=1e-6)
+    image[label] = 65535
+    others = np.ones(image.shape, bool)
+    others[label] = False
+    assert np.allclose(to_gray(image)[others], plain[others] / 2, rtol=2e-3)  # one bit of doubt
+
+
 def test_black_16_bit_image_stays_black():
     assert not to_gray(np.zeros(HW, np.uint16)).any()
 
