@@ -98,10 +98,14 @@ class Registration:
         image = as_array(moving, "moving image")
         if image.shape[:2] != self.moving_hw:
             raise ValueError(f"this registration is for a moving image of {self.moving_hw} (h, w) px, not {image.shape[:2]}")
+        return self._drawn(image)
+
+    def _drawn(self, image: np.ndarray) -> np.ndarray:
+        """`warp` of a checked image."""
         scale = describe(self.H_1to0, self.moving_hw).scale
         if scale < FINER:
             small_hw = tuple(max(round(n * scale), 1) for n in self.moving_hw)
-            return self.resized(self.fixed_hw, small_hw).warp(cv2.resize(image, small_hw[::-1], interpolation=cv2.INTER_AREA))
+            return self.resized(self.fixed_hw, small_hw)._drawn(cv2.resize(image, small_hw[::-1], interpolation=cv2.INTER_AREA))
         warped = np.zeros((*self.fixed_hw, *image.shape[2:]), image.dtype)
         for strip, source in self._strips(warped):
             strip[:] = cv2.remap(image, source[..., 0], source[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)

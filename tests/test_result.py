@@ -149,6 +149,13 @@ def test_a_finer_image_is_averaged_and_stays_in_its_place(channels):
     assert np.abs(centre - warp_points(spot_xy, H)[0]).max() < 0.01
 
 
+def test_a_slim_image_that_is_averaged_to_a_few_px_is_drawn_all_the_same():
+    hw = (1200, 290)
+    result = registered(similarity(0, 0.1, (0, 0), (20, 30)), moving_hw=hw)
+    warped = result.warp(np.full(hw, 200, np.uint8))
+    assert (warped[35:145, 25:45] == 200).all() and result.covered().sum() == pytest.approx(120 * 29, rel=0.05)
+
+
 def test_warp_reads_a_path(tmp_path):
     write_image(tmp_path / "moving.png", picture(MOVING_HW))
     assert (registered().warp(tmp_path / "moving.png") == registered().warp(picture(MOVING_HW))).all()
