@@ -17,7 +17,7 @@ help:
 	@echo "make ablation    what each training phase brings; hours, resumable"
 	@echo "make transfer    what phase 4 brings to pictures of another look, and what it forgets; hours, resumable"
 	@echo "make ladder      what each ingredient of registration brings; hours, resumable"
-	@echo "make benchmark   time and success beside OpenCV SIFT + MAGSAC; over turn, scale and overlap: ARGS=\"--grid all\""
+	@echo "make benchmark   success and time over turn, scale and overlap, beside classical methods; tables: ARGS=\"--tables usual,wide\""
 	@echo "make clean       remove .venv and caches (data/ and outputs/ stay)"
 
 demo: $(STAMP)

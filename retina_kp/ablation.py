@@ -9,25 +9,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .benchmark import print_table
 from .checkpoints import load_network
 from .dataset import SyntheticOptions
-from .evaluation import RIGHT_PX, run_trials
+from .evaluation import RIGHT_PX, print_table, run_trials
 from .files import write_csv, write_json
 from .keypoints import KeypointOptions, find_keypoints
 from .objective import TRUE_RADIUS_PX
 from .phases import TrainConfig
 from .pke import PkeOptions, mine
-from .processes import end_with_parent
+from .processes import worker_pool
 from .registration import Registrar
 from .samples import CLINICAL, PairOptions
 from .trainer import Trainer, average
@@ -122,7 +119,7 @@ def main() -> None:
     if args.steps < 100 or args.steps % 100:
         parser.error(f"--steps: takes whole epochs of {BASE.steps_per_epoch} steps, not {args.steps}")
     folder = args.folder / f"{args.steps} steps, {args.pairs} pairs, {code_version()[:10]}"
-    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn"), end_with_parent) as pool:
+    with worker_pool(args.processes) as pool:
         jobs = [pool.submit(_run_seed, seed, args.steps, args.pairs, folder) for seed in range(args.seeds)]
         rows = [row for job in jobs for row in job.result()]
     write_csv(folder / "ablation.csv", rows)

@@ -8,16 +8,24 @@ from .keypoints import Features
 from .matching import Fit
 
 
-def measure_evidence(support: int, settled_share: float, fit: Fit, features0: Features, aligned: Features) -> dict[str, float]:
-    """What speaks for a registration, as numbers: support of the search, share of matches that agree in a wide neighbourhood, inliers of
-    the final fit, their share of the guided matches and of the keypoints that could have matched. `refinement.refine` tells
-    map_correlation, which belongs to it."""
-    return {"search_support": float(support), "settled_share": settled_share,
-            "inliers": float(fit.n_inliers), "inlier_share": fit.n_inliers / max(len(fit.inliers), 1),
+def measure_evidence(settled_share: float, fit: Fit, features0: Features, aligned: Features) -> dict[str, float]:
+    """What speaks for a registration, as numbers: share of matches that agree in a wide neighbourhood, inliers of
+    the fit of matches close by, before the maps refine it, their share of these matches and of the keypoints that could have matched.
+    `refinement.refine` tells map_correlation, which belongs to it."""
+    return {"settled_share": settled_share, "inliers": float(fit.n_inliers), "inlier_share": fit.n_inliers / max(len(fit.inliers), 1),
             "keypoint_share": fit.n_inliers / max(min(len(features0), len(aligned)), 1)}  # fmt: skip
 
 
-DEFAULT_CALIBRATION = {"bias": -10.0, "log_inliers": 4.0, "settled_share": 5.0, "keypoint_share": 8.0, "log_correlation": 4.0}
+DEFAULT_CALIBRATION = {"bias": -10.0, "log_inliers": 4.0, "settled_share": 5.0, "inlier_share": 0.0, "keypoint_share": 8.0,
+                       "log_correlation": 4.0}  # fmt: skip
+
+
+def checked(calibration: dict[str, float] | None) -> dict[str, float]:
+    """A calibration, or DEFAULT_CALIBRATION instead of none; ValueError when it is one of other terms."""
+    differing = sorted(set(calibration or DEFAULT_CALIBRATION) ^ set(DEFAULT_CALIBRATION))
+    if differing:
+        raise ValueError(f"calibration of another version ({', '.join(differing)}): fit it anew, python -m retina_kp.calibration")
+    return calibration or DEFAULT_CALIBRATION
 
 
 def calibration_inputs(evidence: dict[str, float]) -> dict[str, float]:
@@ -34,8 +42,6 @@ def confidence(evidence: dict[str, float], calibration: dict[str, float] | None)
     to other evidence."""
     if evidence["map_correlation"] <= 0:
         return 0.0
-    weights, inputs = calibration or DEFAULT_CALIBRATION, calibration_inputs(evidence)
-    if unknown := sorted(set(weights) - set(inputs)):
-        raise ValueError(f"calibration of another version ({', '.join(unknown)}): fit it anew, python -m retina_kp.calibration")
-    z = sum(weights.get(k, 0.0) * v for k, v in inputs.items())
+    weights = checked(calibration)
+    z = sum(weights[name] * value for name, value in calibration_inputs(evidence).items())
     return 1 / (1 + math.exp(-max(min(z, 30), -30)))

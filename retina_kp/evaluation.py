@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from .metrics import mace
-from .processes import end_with_parent
+from .metrics import auc25, mace
+from .processes import worker_pool
 from .registration import Registrar
 from .samples import PairOptions, SamplePair, draw_pair
+from .synthetic import RENDERERS
 
-MOVING = ("FA", "OCT", "OCTA")
+MOVING = ("FA", "OCT", "OCTA")  # kinds of pairs by the moving image beside CF; "OCT-FA" is a pair without CF
 RIGHT_PX = 5.0  # mean corner error (longer side 768) up to which a registration counts as right
 VALIDATION_SEED = 77_001  # never used for training or calibration
 USUAL, WIDE = PairOptions(scale=(0.5, 2.0), min_overlap=0.5), PairOptions(scale=(1 / 3, 3.0), min_overlap=0.25)  # any turn
 
 
+def modalities(kind: str) -> tuple[str, str]:
+    """Fixed and moving modality of a kind of pairs: CF and FA of "FA", OCT and FA of "OCT-FA". ValueError for one that cannot be drawn."""
+    fixed, _, moving = kind.rpartition("-")
+    unknown = [name for name in (fixed or "CF", moving) if name not in RENDERERS]
+    if unknown:
+        raise ValueError(f"no modality {unknown[0]!r}; there are {', '.join(RENDERERS)}, and pairs of them such as OCT-FA")
+    return fixed or "CF", moving
+
+
 @dataclass(frozen=True)
 class Trial:
-    """One registration of a drawn pair. error_px: mean corner error at 768, inf when refused; genuine: False for images of two eyes."""
+    """One registration of a drawn pair. moving: its kind (`modalities`); error_px: mean corner error at 768, inf when refused; genuine:
+    False for images of two eyes."""
 
     moving: str
     ok: bool
@@ -47,17 +55,23 @@ def run_trial(registrar: Registrar, pair: SamplePair, moving_image: np.ndarray |
     error = mace(result.H_1to0, truth, pair.moving.shape[:2], pair.fixed.shape[:2]) if result.ok and genuine else np.inf
     judged = genuine and result.H_tried is not None
     tried = mace(result.H_tried, truth, pair.moving.shape[:2], pair.fixed.shape[:2]) if judged else np.inf
-    return Trial(pair.modalities[1], result.ok, float(error), float(tried), result.confidence, seconds, genuine, result.evidence)
+    return Trial(kind_of(pair), result.ok, float(error), float(tried), result.confidence, seconds, genuine, result.evidence)
+
+
+def kind_of(pair: SamplePair) -> str:
+    """The opposite of `modalities`."""
+    fixed, moving = pair.modalities
+    return moving if fixed == "CF" else f"{fixed}-{moving}"
 
 
 def run_trials(registrar: Registrar, seed: int, per_modality: int, options: PairOptions = PairOptions(), impostors: bool = False,
                moving: Iterable[str] = MOVING, start: int = 0) -> Iterator[Trial]:  # fmt: skip
-    """Yield trials on new pairs number ``start`` and on, modality after modality; with ``impostors`` each pair but the first is followed by
-    one trial on two different eyes: its fixed image with the moving image before."""
-    for modality in moving:
+    """Yield trials on new pairs number ``start`` and on, one kind of ``moving`` after the other; with ``impostors`` each pair but the first
+    is followed by one trial on two different eyes: its fixed image with the moving image before."""
+    for kind in moving:
         previous = None
         for index in range(start, start + per_modality):
-            pair = draw_pair(seed, index, ("CF", modality), options)
+            pair = draw_pair(seed, index, modalities(kind), options)
             yield run_trial(registrar, pair)
             if impostors and previous is not None:
                 yield run_trial(registrar, pair, previous.moving)
@@ -67,10 +81,8 @@ def run_trials(registrar: Registrar, seed: int, per_modality: int, options: Pair
 _worker_registrar: Registrar | None = None
 
 
-def _start_worker(weights: str, threads: int, device: str) -> None:
+def _start_worker(weights: str, device: str) -> None:
     global _worker_registrar
-    end_with_parent()
-    torch.set_num_threads(threads)
     _worker_registrar = Registrar.from_pretrained(weights, device)
 
 
@@ -85,21 +97,28 @@ def gather_trials(weights: str | Path, seed: int, per_modality: int, options: Pa
     jobs = [
         (seed, min(chunk, per_modality - start), options, impostors, m, start) for m in moving for start in range(0, per_modality, chunk)
     ]
-    threads = max(1, torch.get_num_threads() // processes)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start_worker, (str(weights), threads, device)) as pool:
+    with worker_pool(processes, _start_worker, str(weights), device) as pool:
         return [trial for trials in pool.map(_run_chunk, *zip(*jobs, strict=True)) for trial in trials]
 
 
 def summarise_trials(trials: list[Trial]) -> list[dict]:
-    """One row per modality: n, success, wrong among the accepted, refused, median error (px at 768), share within 2 px, seconds."""
+    """One row per kind: n, success, share within 2 px, AUC25 (refused: none), wrong among the accepted, refused, median error (px at 768)
+    and seconds."""
     rows = []
-    for modality in dict.fromkeys(t.moving for t in trials):
-        own = [t for t in trials if t.moving == modality and t.genuine]
+    for kind in dict.fromkeys(t.moving for t in trials):
+        own = [t for t in trials if t.moving == kind and t.genuine]
         error = np.array([t.error_px for t in own])
-        rows.append({"pair": f"CF-{modality}", "n": len(own), "success": round(float((error <= RIGHT_PX).mean()), 3),
+        rows.append({"pair": "-".join(modalities(kind)), "n": len(own), "success": round(float((error <= RIGHT_PX).mean()), 3),
+                     "within_2px": round(float((error <= 2).mean()), 3), "auc25": round(auc25(error), 3),
                      "wrong_accepted": round(float(np.mean([t.ok and t.error_px > RIGHT_PX for t in own])), 3),
-                     "refused": round(float(np.mean([not t.ok for t in own])), 3), "within_2px": round(float((error <= 2).mean()), 3),
-                     "median_px": round(float(np.median(error)), 2),
+                     "refused": round(float(np.mean([not t.ok for t in own])), 3), "median_px": round(float(np.median(error)), 2),
                      "median_s": round(float(np.median([t.seconds for t in own])), 2)})  # fmt: skip
     return rows
+
+
+def print_table(rows: list[dict]) -> None:
+    """Rows as aligned text, blank where a row lacks a column."""
+    lines = [{k: str(row.get(k, "")) for k in dict.fromkeys(k for r in rows for k in r)} for row in rows]
+    widths = {k: max(len(k), *(len(line[k]) for line in lines)) for k in lines[0]} if lines else {}
+    for line in [{k: k for k in widths}, *lines]:
+        print("  " + "  ".join(text.ljust(widths[k]) for k, text in line.items()))

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from joblib import Parallel, delayed
 
-from .benchmark import print_table
 from .bootstrap import binomial_limits
 from .checkpoints import find_weights
+from .evaluation import print_table
 from .evaluation_pairs import pair_print, read_pair
 from .evaluation_run import side_by_side
 from .files import write_csv

@@ -13,20 +13,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .benchmark import print_table
 from .checkpoints import find_weights, read_metadata
-from .evaluation import MOVING, RIGHT_PX, USUAL, WIDE, run_trials
+from .evaluation import MOVING, RIGHT_PX, USUAL, WIDE, print_table, run_trials
 from .files import write_csv, write_json
 from .geometry import TransformRange
-from .processes import end_with_parent
+from .processes import worker_pool
 from .registration import Candidate, Registrar
 from .samples import CLINICAL
 from .synthetic import DEEP_OCTA
@@ -136,11 +133,6 @@ def train_and_measure(name: str, pairs: int, folder: Path, calibration: dict | N
     return measure(Rung(name, str(train_phase(INGREDIENTS[name], run_dir, "cpu")), turned="pictures"), pairs, folder, calibration)
 
 
-def _start_worker() -> None:
-    end_with_parent()
-    torch.set_num_threads(1)
-
-
 def rungs(trained: str | Path = "", weights: str = "lite") -> list[Rung]:
     """All rungs with these weights; first, with the run folder of a recipe, the checkpoint that each of its phases has reached."""
     stages = sorted(Path(trained).glob("*/checkpoint.safetensors")) if trained else []
@@ -163,7 +155,8 @@ def main() -> None:
         chosen, calibration = rungs(args.trained, args.weights), read_metadata(find_weights(args.weights)).get("calibration")
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn"), _start_worker) as pool:
+    torch.set_num_threads(1)
+    with worker_pool(args.processes) as pool:
         what, todo = (train_and_measure, INGREDIENTS) if args.ingredients else (measure, chosen)
         jobs = [pool.submit(what, one, args.pairs, args.folder, calibration) for one in todo]
         rows = []

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -31,6 +32,19 @@ def end_with_parent() -> None:
     if parent is None:
         return
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def worker_pool(processes: int, start: Callable | None = None, *arguments) -> ProcessPoolExecutor:
+    """New processes for jobs side by side, which share the threads of this one and end with it; each calls start(*arguments) first."""
+    threads = max(torch.get_num_threads() // processes, 1)
+    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker, (threads, start, arguments))
+
+
+def _start_worker(threads: int, start: Callable | None, arguments: tuple) -> None:
+    end_with_parent()
+    torch.set_num_threads(threads)
+    if start is not None:
+        start(*arguments)
 
 
 def launch(config_file: Path, run_dir: Path, processes: int, device: str, workers: int, on_epoch: Callable[[list[dict]], None]) -> None:

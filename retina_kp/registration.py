@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .checkpoints import load_network
-from .confidence import confidence, measure_evidence
+from .confidence import checked, confidence, measure_evidence
 from .config import from_dict
 from .geometry import corners, describe, similarity, warp_points
 from .images import as_array
@@ -101,7 +101,7 @@ class Registrar:
     def __init__(self, network, options: RegistrarOptions = RegistrarOptions(), device: str = "auto", calibration: dict | None = None):
         self.device = choose_device(device)
         self.network = fold_batch_norm(network).to(self.device, memory_format=torch.channels_last)
-        self.options, self.calibration, self.stages = options, calibration, search_stages(options.coarse)
+        self.options, self.calibration, self.stages = options, checked(calibration), search_stages(options.coarse)
         self.steerers = getattr(network, "steerers", None)  # without, as in a run's checkpoint, the search turns pictures
 
     @classmethod
@@ -179,7 +179,7 @@ class Registrar:
                 fit, points = second
         if fit is None or fit.n_inliers < o.min_inliers:
             return None
-        evidence = measure_evidence(hypothesis.support, hypothesis.share, fit, closeup.features0, features1)
+        evidence = measure_evidence(hypothesis.share, fit, closeup.features0, features1)
         fit, evidence["map_correlation"] = self._refine(fit, points, closeup, features1, np.eye(3))
         result = self._result(fit, points, closeup, closeup.window_from_base0 @ H, views0, views1)
         result = replace(result, confidence=confidence(evidence, self.calibration), evidence=evidence)
@@ -197,14 +197,14 @@ class Registrar:
         return refine(fit, *points, maps, step, self.network.detector_stride, self.options.polish_threshold_px)
 
     def _polish(self, views0: ImageViews, views1: ImageViews, best: Candidate) -> Candidate:
-        """One more pass from where the best candidate lies, for accuracy: the moving image drawn anew if it moved far, matches anew, the
-        maps of the detector. Evidence and confidence stay as they are."""
+        """For a model that the detector's maps have not refined, one more pass from where the best candidate lies: the moving image drawn
+        anew if it moved far, matches anew. Evidence and confidence stay as they are."""
         o, closeup = self.options, best.closeup
+        if best.result.model in MOTIONS:
+            return best
         window = closeup.window_from_base0
         if best.moved_px > o.redraw_px:
             best = replace(best, H_drawn=best.H_base, features1=views1.drawn(window @ best.H_base, closeup.hw), step=np.eye(3))
-        elif o.model in MOTIONS:
-            return best
         points = matched_nearby(closeup.features0, best.features1.mapped(best.step, closeup.hw), o.polish_radius_px)
         fit = fit_gradually(*points, o.model, o.polish_radius_px, o.polish_threshold_px)
         if fit is None or fit.n_inliers < o.min_inliers:

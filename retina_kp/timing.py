@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
-import torch
 
+from .processes import worker_pool
 from .registration import Registrar
 from .result import Registration
 
 # Stage → the method of `Registrar` that does it; what lies outside all of them is PREPARE: gray, field of view, first keypoints.
-PREPARE, METHODS = "prepare", {"search": "_find", "close-up": "_look_closely", "polish": "_polish"}
+PREPARE, METHODS = "prepare", {"search": "_find", "close-up": "_look_closely", "refinement": "_refine"}
 STAGES = (PREPARE, *METHODS)
+LARGE_PX = 2000  # longer side of large images
 
 
 class Stopwatch:
@@ -83,19 +83,24 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def cold_start(weights: str | Path, fixed: np.ndarray, moving: np.ndarray) -> dict[str, float]:
-    """What a new process needs for a pair: seconds to load the weights, of the first call and of a later one, and its peak memory (GiB,
-    with Python and torch in it). As many threads as here."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_start_cold, str(weights), fixed, moving, torch.get_num_threads()).result()
+def cold_start(weights: str | Path, fixed: np.ndarray, moving: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    """What a new process needs, on as many threads as here: seconds to load the weights, of the first call on a pair and of a later one, of
+    the same pair at LARGE_PX, and of a refusal (other: an image of another eye); its peak memory after all that (GiB, with Python and
+    torch in it)."""
+    with worker_pool(1) as pool:
+        return pool.submit(_start_cold, str(weights), fixed, moving, other).result()
 
 
-def _start_cold(weights: str, fixed: np.ndarray, moving: np.ndarray, threads: int) -> dict[str, float]:
-    torch.set_num_threads(threads)
+def _start_cold(weights: str, fixed: np.ndarray, moving: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    large = [
+        cv2.resize(image, None, fx=k, fy=k, interpolation=cv2.INTER_CUBIC)
+        for image in (fixed, moving)
+        if (k := LARGE_PX / max(image.shape))
+    ]
     marks, registrar = [time.perf_counter()], Registrar.from_pretrained(weights)
     marks.append(time.perf_counter())
-    for _ in range(3):
-        registrar(fixed, moving)
+    for pair in ((fixed, moving), (fixed, moving), large, (fixed, other)):
+        registrar(*pair)
         marks.append(time.perf_counter())
-    load, first, *later = np.diff(marks)
-    return {"load_s": float(load), "first_call_s": float(first), "later_call_s": float(min(later)), "peak_memory_gb": peak_memory_gb()}
+    names = ("load_s", "first_call_s", "later_call_s", f"{LARGE_PX}_px_s", "two_eyes_s")
+    return dict(zip(names, map(float, np.diff(marks)), strict=True)) | {"peak_memory_gb": peak_memory_gb()}

@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +16,12 @@ import numpy as np
 import torch
 
 from .ablation import summarise_arms
-from .benchmark import print_table
 from .checkpoints import find_weights, read_metadata
 from .config import from_dict
-from .evaluation import RIGHT_PX, run_trial, run_trials
+from .evaluation import RIGHT_PX, print_table, run_trial, run_trials
 from .files import write_csv, write_json
 from .phases import TrainConfig
-from .processes import end_with_parent
+from .processes import worker_pool
 from .pseudo_real import pseudo_real_pair, write_pseudo_real
 from .registration import Registrar
 from .runs import Settings, defaults, training_config
@@ -102,7 +99,7 @@ def main() -> None:
         parser.error(str(error))
     mark = hashlib.sha256(weights + code_version().encode()).hexdigest()[:10]
     folder = args.folder.absolute() / f"{args.steps} steps, {args.pairs} pairs, {mark}"
-    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn"), end_with_parent) as pool:
+    with worker_pool(args.processes) as pool:
         jobs = [pool.submit(_run_seed, seed, args.steps, args.pairs, args.weights, folder) for seed in range(args.seeds)]
         rows = [row for job in jobs for row in job.result()]
     write_csv(folder / "transfer.csv", rows)

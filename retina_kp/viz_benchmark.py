@@ -1,6 +1,7 @@
-"""Pictures of a benchmark: success against turn, scale and overlap, one line per method; seconds per stage and per method.
+"""Pictures of a benchmark: success against turn, scale and overlap, one line per method; all three together, one map per method; seconds
+per stage and per method.
 
-Tables are those of `grids`. Every plot function makes a figure of its own and returns it.
+Tables are those of `grid_tables`. Every plot function makes a figure of its own and returns it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .calibration import FOUND_PX, calibration_error
-from .evaluation import RIGHT_PX
+from .grid_tables import MEASURES, crossed_rows
 from .grids import OURS
 from .registration import RegistrarOptions
 from .rivals import RIVALS
@@ -26,19 +27,14 @@ LOOKS = dict(
 STAGE_COLORS = dict(zip(STAGES, (SKY, BLUE, ORANGE, YELLOW), strict=True))
 AXIS = {"angle": "turn between the images", "scale": "size in the moving image : size in the fixed one",
         "overlap": "share of the smaller field that both see"}  # fmt: skip
-MEASURES = {"success": f"registered within {RIGHT_PX:g} px", "auc25": "AUC25", "within_2px": "registered within 2 px"}
 
 
 def plot_grid(cells: Sequence[Mapping], factor: str, measure: str = "success") -> Figure:
     """One panel per pair of modalities, one line per method: a measure (key of MEASURES, share of all pairs) against the bins of a
-    factor. cells: `grids.summarise(rows, "factor", "bin", "pair", "method")`; a factor that they lack is said to be missing."""
+    factor. cells: `grid_tables.summarise(rows, "factor", "bin", "pair", "method")`; a factor that they lack is said to be missing."""
     own = [cell for cell in cells if cell["factor"] == factor]
     if not own:
-        figure = plt.figure(figsize=(0.7 * WIDTH_IN, 0.5))
-        ax = figure.add_subplot()  # a figure without axes is not shown
-        ax.set_axis_off()
-        ax.text(0, 0.5, f"These figures hold nothing about the {factor}.", fontsize=11)
-        return figure
+        return _nothing(f"the {factor}")
     pairs, bins, methods = (list(dict.fromkeys(cell[key] for cell in own)) for key in ("pair", "bin", "method"))
     figure = plt.figure(figsize=(WIDTH_IN * (1 if len(pairs) > 1 else 0.7), 3.7), layout="constrained")
     axes = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
@@ -59,6 +55,43 @@ def plot_grid(cells: Sequence[Mapping], factor: str, measure: str = "success") -
     handles = {line.get_label(): line for line in axes[0].lines}
     columns = 6 if len(pairs) > 1 else 4 if len(handles) <= 4 else 3
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, frameon=False, markerscale=0.8)
+    return figure
+
+
+def plot_crossed(cells: Sequence[Mapping], measure: str = "success") -> Figure:
+    """One map per method (column) and overlap (row): a measure, in percent, over scale and turn, pairs of all modalities together."""
+    rows = crossed_rows(cells, measure)
+    if not rows:
+        return _nothing("turn, scale and overlap together")
+    methods, overlaps = (list(dict.fromkeys(row[key] for row in rows)) for key in ("method", "overlap"))
+    height = 0.5 + len(overlaps) * (0.5 + 0.24 * len(rows) / len(methods) / len(overlaps))
+    figure = plt.figure(figsize=(WIDTH_IN, height + 0.5), layout="constrained")
+    axes = figure.subplots(len(overlaps), len(methods), sharex=True, sharey=True, squeeze=False)
+    for line, overlap in zip(axes, overlaps, strict=True):
+        for ax, method in zip(line, methods, strict=True):
+            own = [row for row in rows if (row["method"], row["overlap"]) == (method, overlap)]
+            scales, turns = list(own[0])[3:], [row["turn"] for row in own]
+            values = np.array([[row[scale] for scale in scales] for row in own])
+            ax.imshow(values, "Blues", vmin=0, vmax=1, aspect="auto")
+            for (y, x), value in np.ndenumerate(values):
+                ax.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color="white" if value > 0.6 else "0.15")
+            ax.set_xticks(range(len(scales)), scales, fontsize=8)
+            ax.set_yticks(range(len(turns)), turns, fontsize=8)
+            ax.tick_params(length=0)
+            ax.spines[:].set_visible(False)
+        line[0].set_ylabel(f"overlap {overlap}", fontsize=9)
+    for ax, method in zip(axes[0], methods, strict=True):
+        ax.set_title(method.replace("+", "\n+").replace(" ", "\n", 1), fontsize=9, fontweight="bold" if method == OURS else "normal")
+    figure.supxlabel(f"{AXIS['scale']}   (rows: turn; figures: {MEASURES[measure]}, %)", fontsize=9)
+    return figure
+
+
+def _nothing(about: str) -> Figure:
+    """Says that there is nothing to draw; a figure without axes would not be shown."""
+    figure = plt.figure(figsize=(0.7 * WIDTH_IN, 0.5))
+    ax = figure.add_subplot()
+    ax.set_axis_off()
+    ax.text(0, 0.5, f"These figures hold nothing about {about}.", fontsize=11)
     return figure
 
 
@@ -102,7 +135,7 @@ def plot_confidence(rows: Sequence[Mapping], bins: int = 10) -> Figure:
 
 
 def plot_stages(rows: Sequence[Mapping]) -> Figure:
-    """Mean seconds of retina_kp per pair, stage upon stage, one panel per factor; rows: `grids.stage_rows`."""
+    """Mean seconds of retina_kp per pair, stage upon stage, one panel per factor; rows: `grid_tables.stage_rows`."""
     factors = list(dict.fromkeys(row["factor"] for row in rows))
     widths = [sum(row["factor"] == factor for row in rows) + 1 for factor in factors]
     figure = plt.figure(figsize=(WIDTH_IN, 3.2), layout="constrained")
@@ -126,7 +159,7 @@ def plot_stages(rows: Sequence[Mapping]) -> Figure:
 
 
 def plot_seconds(rows: Sequence[Mapping]) -> Figure:
-    """Median seconds per pair of each method; rows: `grids.method_rows`, those without figures are left out."""
+    """Median seconds per pair of each method; rows: `grid_tables.method_rows`, those without figures are left out."""
     rows = [row for row in rows if row["median_s"] is not None]
     figure = plt.figure(figsize=(0.7 * WIDTH_IN, 0.6 + 0.34 * len(rows)), layout="constrained")
     ax = figure.add_subplot()

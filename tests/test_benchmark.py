@@ -13,15 +13,18 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import yaml  # noqa: E402
 
-from retina_kp import PairOptions, Registrar, benchmark, grids, viz_benchmark  # noqa: E402
-from retina_kp.evaluation import Trial  # noqa: E402
+from retina_kp import PairOptions, Registrar, benchmark, grid_run, grid_tables, grids, viz_benchmark  # noqa: E402
+from retina_kp.config import from_dict  # noqa: E402
+from retina_kp.evaluation import VALIDATION_SEED, Trial  # noqa: E402
 from retina_kp.files import write_csv  # noqa: E402
 from retina_kp.report import notebook_parameters, project_root  # noqa: E402
+from retina_kp.rivals import RIVALS  # noqa: E402
 from retina_kp.samples import draw_pair  # noqa: E402
 from retina_kp.timing import STAGES, Stopwatch, cold_start, timed_call  # noqa: E402
 
 SMALL = replace(grids.EASY, size_px=96)
 CELLS = grids.angle_cells(easy=SMALL) + grids.scale_cells(easy=SMALL) + grids.overlap_cells(easy=SMALL)
+CROSSED = grids.crossed_cells(easy=SMALL)
 
 
 def row(error, method="retina_kp", label="0°", factor="angle", pair="CF-FA", index=0, seconds=1.0):
@@ -46,6 +49,12 @@ def test_every_drawn_pair_lies_in_its_bin(cell):
     assert not any(grids.fits(measured, other.options) for other in others)
 
 
+@pytest.mark.parametrize("cell", CROSSED[::3], ids=lambda cell: cell.label)
+def test_every_pair_of_the_crossed_grid_lies_in_its_cell_alone(cell):
+    (measured,) = grids.measure_pair(None, {"nothing": lambda fixed, moving: None}, cell, "OCTA", 1, seed=5)
+    assert [other.label for other in CROSSED if grids.fits(measured, other.options)] == [cell.label]
+
+
 def test_bins_have_the_names_that_people_use():
     names = {factor: [cell.label for cell in CELLS if cell.factor == factor] for factor in grids.FACTORS}
     assert names["angle"] == ["0°", "15°", "30°", "60°", "90°", "135°", "180°"]
@@ -59,8 +68,15 @@ def test_the_wider_image_keeps_its_field():
 
 
 def test_unknown_modality_is_refused():
-    with pytest.raises(ValueError, match="'XY'; there are FA, OCT, OCTA"):
-        grids.grid_jobs(CELLS, 1, ["XY"])
+    for kind in ("XY", "XY-FA", "CF-"):
+        with pytest.raises(ValueError, match="no modality '(XY)?'; there are CF, FA, OCT, OCTA"):
+            grids.grid_jobs(CELLS, 1, [kind])
+
+
+def test_pairs_without_a_fundus_image_are_drawn_too():
+    (measured,) = grids.measure_pair(None, {"nothing": lambda fixed, moving: None}, CELLS[0], "OCT-FA", 0, seed=5)
+    assert measured["pair"] == "OCT-FA" and grids.place_of((CELLS[0], "OCT-FA", 0)) == ("angle", "0°", "OCT-FA", 0)
+    assert grids.place_of((CELLS[0], "deep OCTA", 3))[2:] == ("CF-deep OCTA", 3)
 
 
 def test_the_truth_has_no_error_and_one_eye_is_seen_in_all_cells():
@@ -71,7 +87,7 @@ def test_the_truth_has_no_error_and_one_eye_is_seen_in_all_cells():
 
 def test_figures_by_hand():
     rows = [row(e, seconds=s) for e, s in ((0.5, 1), (3, 2), (30, 4), (np.inf, 9))]
-    found = grids.figures(rows)
+    found = grid_tables.figures(rows)
     assert {k: found[k] for k in ("n", "success", "within_2px", "wrong", "none")} == {
         "n": 4, "success": 0.5, "within_2px": 0.25, "wrong": 0.25, "none": 0.25}  # fmt: skip
     assert found["auc25"] == pytest.approx((25 + 22 + 0 + 0) / 25 / 4)  # below i px for i = 1…25: always, from 4 on, never, never
@@ -80,19 +96,33 @@ def test_figures_by_hand():
 
 def test_tables():
     rows = [row(1), row(9, "ECC", seconds=0.5), row(1, label="90°"), row(np.inf, "ECC", label="90°"), row(2, factor="scale", label="3")]
-    cells = grids.summarise(rows, "factor", "bin", "pair", "method")
-    assert grids.pivot(cells, "angle") == [{"pair": "CF-FA", "method": "retina_kp", "0°": "1.00 (0.96)", "90°": "1.00 (0.96)"},
+    cells = grid_tables.summarise(rows, "factor", "bin", "pair", "method")
+    assert grid_tables.pivot(cells, "angle") == [{"pair": "CF-FA", "method": "retina_kp", "0°": "1.00 (0.96)", "90°": "1.00 (0.96)"},
                                            {"pair": "CF-FA", "method": "ECC", "0°": "0.00 (0.64)", "90°": "0.00 (0.00)"}]  # fmt: skip
-    ours, ecc, absent = grids.method_rows(rows, {"other": "no such package"})
+    ours, ecc, absent = grid_tables.method_rows(rows, {"other": "no such package"})
     assert (ours["pairs"], ours["success, angle"], ours["success, scale"]) == (3, 1.0, 1.0)
     assert (ecc["success, angle"], ecc["wrong"], ecc["none"]) == (0.0, 0.5, 0.5)
     assert absent["method"] == "other" and absent["auc25"] is None and absent["note"] == "left out: no such package"
-    assert grids.stage_rows(rows)[0] == {"factor": "angle", "bin": "0°", "n": 1} | dict.fromkeys(STAGES, 0.25)
+    assert grid_tables.stage_rows(rows)[0] == {"factor": "angle", "bin": "0°", "n": 1} | dict.fromkeys(STAGES, 0.25)
+
+
+def test_the_crossed_grid_is_a_row_per_method_overlap_and_turn():
+    def at(error, turn, scale, overlap, **how):
+        return row(error, factor="all three", label=f"{turn}, {scale}, {overlap}", **how)
+
+    low = "25–50 %"
+    rows = [at(1, "0°", "1", low), at(9, "0°", "1", low), at(1, "0°", "1", low, pair="CF-OCT"), at(9, "0°", "2", low),
+            at(1, "90°", "1", "50–100 %", method="ECC"), row(1)]  # fmt: skip
+    cells = grid_tables.summarise(rows, "factor", "bin", "pair", "method")
+    assert grid_tables.crossed_rows(cells) == [{"method": "retina_kp", "overlap": "25–50 %", "turn": "0°", "1": 0.667, "2": 0.0},
+                                               {"method": "ECC", "overlap": "50–100 %", "turn": "90°", "1": 1.0}]  # fmt: skip
+    stages = grid_tables.stage_rows(rows)
+    assert [(r["factor"], r["bin"], r["n"]) for r in stages] == [("all three", "all", 4), ("angle", "0°", 1)]
 
 
 def test_rows_survive_the_file(tmp_path):
     rows = [row(np.inf), row(2.5, "ECC", index=7)]
-    assert grids.read_rows(write_csv(tmp_path / "trials.csv", rows)) == rows
+    assert grid_tables.read_rows(write_csv(tmp_path / "trials.csv", rows)) == rows
 
 
 # ------------------------------------------------------------------ time
@@ -114,13 +144,13 @@ def test_a_timed_call_answers_alike_and_leaves_no_trace(easy_pair):
     timed, seconds = timed_call(registrar, easy_pair.fixed, easy_pair.moving)
     assert np.allclose(timed.H_1to0, plain.H_1to0)
     assert list(seconds) == list(STAGES) and min(seconds.values()) > 0
-    assert not {"_find", "_look_closely", "_polish"} & set(vars(registrar))
+    assert not {"_find", "_look_closely", "_refine"} & set(vars(registrar))
 
 
 def test_cold_start_tells_time_and_memory(easy_pair):
-    found = cold_start("lite", easy_pair.fixed, easy_pair.moving)
-    assert min(found["load_s"], found["first_call_s"], found["later_call_s"]) > 0
-    assert 0.05 < found["peak_memory_gb"] < 4
+    found = cold_start("lite", easy_pair.fixed, easy_pair.moving, np.zeros((256, 256), np.uint8))
+    assert list(found) == ["load_s", "first_call_s", "later_call_s", "2000_px_s", "two_eyes_s", "peak_memory_gb"]
+    assert min(found.values()) > 0 and 0.05 < found["peak_memory_gb"] < 4
 
 
 # ------------------------------------------------------------------ commands
@@ -136,31 +166,67 @@ def test_a_table_holds_ours_beside_the_rivals():
 
 def test_a_second_call_goes_on(tmp_path):
     jobs, settings = grids.grid_jobs(CELLS[:2], 2, ["FA"]), {"weights": "a", "seed": 1}
-    assert benchmark.resume(tmp_path, settings, ["ECC"], jobs) == ([], jobs)
-    rows = [row(1), row(2, "ECC"), row(1, index=1)]  # pair 1 lacks the rival: again
-    write_csv(tmp_path / "trials.csv", rows)
-    assert benchmark.resume(tmp_path, settings, ["ECC"], jobs) == (rows[:2], jobs[1:])
-    with pytest.raises(ValueError, match="another folder"):
-        benchmark.resume(tmp_path, settings | {"seed": 2}, ["ECC"], jobs)
+    assert grid_run.resume(tmp_path, settings, ["ECC"], jobs) == ([], jobs)
+    rows = [row(1), row(2, "ECC"), row(1, index=1), row(7, "identity", index=1), row(1, factor="scale", label="1")]
+    write_csv(tmp_path / "trials.csv", rows)  # pair 1 lacks a rival: again
+    kept = [rows[0], rows[1], rows[3], rows[4]]
+    assert grid_run.resume(tmp_path, settings, ["ECC"], jobs) == (kept, jobs[1:])
+    with pytest.raises(ValueError, match="seed: 1 → 2.*another folder"):
+        grid_run.resume(tmp_path, settings | {"seed": 2}, ["ECC"], jobs)
 
 
 def test_the_command_measures_prints_and_keeps(tmp_path, monkeypatch, capsys):
+    """A second call with another rival and another grid goes on, and loses nothing."""
     easy = replace(grids.EASY, size_px=192)
     monkeypatch.setitem(benchmark.FACTORS, "overlap", lambda: grids.overlap_cells((0.5, 1), easy))
-    monkeypatch.setattr(benchmark, "cold_start", lambda *args: {"load_s": 0.5})
-    command = ["benchmark", "--grid", "overlap", "--pairs", "1", "--moving", "FA", "--rivals", "ECC", "--out", str(tmp_path)]
-    for told in ("1 pairs, 0 of them measured before", "1 pairs, 1 of them measured before"):
-        monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setitem(benchmark.FACTORS, "all three", lambda: grids.crossed_cells((0.0,), (1.0,), (0.5, 1), easy))
+    monkeypatch.setattr(benchmark, "start_figures", lambda *args: {"load_s": 0.5})
+    command = ["benchmark", "--pairs", "1", "--moving", "FA", "--out", str(tmp_path)]
+    runs = (("overlap", "ECC", "1 pairs, 0 of them measured before", "50–100 %"), ("overlap", "ECC", "1 pairs, 1 of them", "50–100 %"),
+            ("all three", "identity", "1 pairs, 0 of them", "turn, scale and overlap together"))  # fmt: skip
+    for grid, rival, *told in runs:
+        monkeypatch.setattr(sys, "argv", [*command, "--grid", grid, "--rivals", rival])
         benchmark.main()
         said = capsys.readouterr().out
-        assert told in said and "50–100 %" in said and "load_s 0.50" in said
+        assert all(words in said for words in (*told, "load_s 0.50"))
     assert {p.name for p in tmp_path.iterdir()} == {"settings.json", "trials.csv", "cells.csv", "figures.json"}
-    assert [r["method"] for r in grids.read_rows(tmp_path / "trials.csv")] == ["retina_kp", "ECC"]
+    found = [(r["factor"], r["method"]) for r in grid_tables.read_rows(tmp_path / "trials.csv")]
+    assert found == [("overlap", "retina_kp"), ("overlap", "ECC"), ("all three", "retina_kp"), ("all three", "identity")]
+
+
+@pytest.mark.parametrize(("arguments", "told"), [
+    (["--grid", "angel"], "--grid: no 'angel'; there are angle, scale, overlap"), (["--tables", "upside"], "--tables: no 'upside'"),
+    (["--rivals", "SURF"], "no rival 'SURF'"), (["--moving", "XY"], "no modality 'XY'"), (["--weights", "nowhere"], "nowhere"),
+    (["--pairs", "-1"], "whole numbers"), (["--moving", ","], "at least one")])  # fmt: skip
+def test_wrong_arguments_are_told_before_anything_is_measured(arguments, told, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.read_arguments(arguments)
+    assert told in capsys.readouterr().err
+
+
+def test_without_arguments_the_grids_are_measured_with_all_rivals():
+    args = benchmark.read_arguments([])
+    assert args.grid == list(grids.FACTORS) and args.rivals == list(RIVALS) and (args.pairs, args.seed) == (2, grids.GRID_SEED)
+    args = benchmark.read_arguments(["--tables", "usual,wide", "--ours-only"])
+    assert args.tables == ["usual", "wide"] and args.rivals == [] and (args.pairs, args.seed) == (12, VALIDATION_SEED)
+
+
+def test_settings_of_the_notebook_are_checked(tmp_path):
+    known = notebook_parameters(project_root() / "notebooks" / "09_benchmark.ipynb")
+    cells = from_dict(grid_run.BenchmarkSettings, known).cells()
+    assert {cell.options.size_px for cell in cells} == {512} and {cell.factor for cell in cells} == set(grids.FACTORS)
+    assert not any(c.factor == "all three" for c in from_dict(grid_run.BenchmarkSettings, known | {"together": []}).cells())
+    wrong = ({"measure": "sucess"}, "no 'sucess'"), ({"together": [[1.0]]}, "three lists"), ({"pairs_per_cell": 0}, "from 1"), (
+        {"trials": str(tmp_path / "none.csv")}, "no file")  # fmt: skip
+    for given, told in wrong:
+        with pytest.raises(ValueError, match=told):
+            from_dict(grid_run.BenchmarkSettings, known | given)
 
 
 def test_tables_of_ours_alone_tell_how_far_confidence_is_off(monkeypatch, capsys):
     made_up = [Trial("FA", True, error, error, 0.9, 0.5, True, {}) for error in (1.0, 1.0, 6.0, 99.0)]
     monkeypatch.setattr(benchmark, "gather_trials", lambda *args, **how: made_up)
+    monkeypatch.setattr(benchmark, "start_figures", lambda *args: {"load_s": 0.5})
     monkeypatch.setattr(sys, "argv", ["benchmark", "--tables", "wide", "--ours-only", "--moving", "FA"])
     benchmark.main()
     said = capsys.readouterr().out
@@ -175,6 +241,7 @@ def test_the_full_parameters_exist_in_the_notebook():
     labels = {f: [c.label for c in cells(full[key])] for f, cells, key in (("angle", grids.angle_cells, "angles"),
                                                                            ("scale", grids.scale_cells, "scales"))}  # fmt: skip
     assert labels == {"angle": [c.label for c in grids.angle_cells()], "scale": [c.label for c in grids.scale_cells()]}
+    assert [c.label for c in grids.crossed_cells(*full["together"])] == [c.label for c in grids.crossed_cells()]
 
 
 # ------------------------------------------------------------------ pictures
@@ -183,17 +250,21 @@ def test_the_full_parameters_exist_in_the_notebook():
 def test_pictures_show_every_method_and_stage():
     rows = [row(e, m, b, pair=p) for e, m in ((1, "retina_kp"), (9, "ECC"), (2, "SIFT+MAGSAC")) for b in ("0°", "90°")
             for p in ("CF-FA", "CF-OCT")]  # fmt: skip
-    figure = viz_benchmark.plot_grid(grids.summarise(rows, "factor", "bin", "pair", "method"), "angle")
+    figure = viz_benchmark.plot_grid(grid_tables.summarise(rows, "factor", "bin", "pair", "method"), "angle")
     assert len(figure.axes) == 2 and "1 pair per point" in figure.axes[0].get_title()
     for ax in figure.axes:
         lines = {line.get_label(): line for line in ax.lines}
         assert {name: list(line.get_ydata()) for name, line in lines.items()} == {"retina_kp": [1, 1], "ECC": [0, 0], "SIFT+MAGSAC": [1, 1]}
         assert list(lines["retina_kp"].get_xdata()) == [0, 1] and len({tuple(line.get_xdata()) for line in lines.values()}) == 3
-    stages = viz_benchmark.plot_stages(grids.stage_rows(rows))
+    rows += [row(e, m, f"{turn}, 1, 50–100 %", "all three") for e, m in ((1, "retina_kp"), (9, "ECC")) for turn in ("0°", "90°")]
+    crossed = viz_benchmark.plot_crossed(grid_tables.summarise(rows, "factor", "bin", "pair", "method"))
+    assert [ax.get_title() for ax in crossed.axes] == ["retina_kp", "ECC"]
+    assert [[text.get_text() for text in ax.texts] for ax in crossed.axes] == [["100", "100"], ["0", "0"]]
+    stages = viz_benchmark.plot_stages(grid_tables.stage_rows(rows))
     assert [patch.get_height() for patch in stages.axes[0].patches] == [0.25] * 2 * len(STAGES)
-    bars = viz_benchmark.plot_seconds(grids.method_rows(rows, {"absent": "why"}))
+    bars = viz_benchmark.plot_seconds(grid_tables.method_rows(rows, {"absent": "why"}))
     assert len(bars.axes[0].patches) == 3
-    empty = viz_benchmark.plot_grid(grids.summarise(rows, "factor", "bin", "pair", "method"), "scale")
+    empty = viz_benchmark.plot_grid(grid_tables.summarise(rows, "factor", "bin", "pair", "method"), "scale")
     assert "nothing about the scale" in empty.axes[0].texts[0].get_text()
     plt.close("all")
 

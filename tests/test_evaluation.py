@@ -7,26 +7,27 @@ import pytest
 
 from retina_kp import PairOptions, Registrar, calibration
 from retina_kp.calibration import calibration_error, fit_calibration, risk_coverage
-from retina_kp.confidence import confidence
+from retina_kp.confidence import DEFAULT_CALIBRATION, confidence
 from retina_kp.evaluation import Trial, gather_trials, run_trials, summarise_trials
 
 
-def trial(error=1.0, ok=True, genuine=True, support=20.0, share=0.4):
+def trial(error=1.0, ok=True, genuine=True, share=0.4, moving="FA"):
     shares = {"settled_share": share, "inlier_share": share, "keypoint_share": 0.2, "map_correlation": share}
-    evidence = {"search_support": support, "inliers": 50.0} | shares
-    return Trial("FA", ok, error if ok else np.inf, error, 0.9, 0.5, genuine, evidence)
+    evidence = {"inliers": 50.0} | shares
+    return Trial(moving, ok, error if ok else np.inf, error, 0.9, 0.5, genuine, evidence)
 
 
 def test_table_of_known_trials():
     trials = [trial(1), trial(3), trial(5), trial(30), trial(2, ok=False), trial(np.inf, genuine=False)]
     (row,) = summarise_trials(trials)
-    shares = {"success": 0.6, "wrong_accepted": 0.2, "refused": 0.2, "within_2px": 0.2}
+    shares = {"success": 0.6, "within_2px": 0.2, "auc25": 0.528, "wrong_accepted": 0.2, "refused": 0.2}  # below 2…25, 4…25, 6…25 px
     assert row == {"pair": "CF-FA", "n": 5, **shares, "median_px": 5.0, "median_s": 0.5}
+    assert [row["pair"] for row in summarise_trials([*trials, trial(1, moving="OCT-FA")])] == ["CF-FA", "OCT-FA"]
 
 
 def test_calibration_separates_what_can_be_separated():
-    good = [trial(1, share=0.3 + 0.01 * i, support=18 + i) for i in range(20)]
-    bad = [trial(200, share=0.1 + 0.005 * i, support=5 + i % 4) for i in range(20)]
+    good = [trial(1, share=0.3 + 0.01 * i) for i in range(20)]
+    bad = [trial(200, share=0.1 + 0.005 * i) for i in range(20)]
     weights = fit_calibration(good + bad)
     assert min(confidence(t.evidence, weights) for t in good) > 0.7 > 0.3 > max(confidence(t.evidence, weights) for t in bad)
 
@@ -42,7 +43,14 @@ def test_evidence_never_speaks_against_a_transform():
 def test_a_calibration_to_other_evidence_is_refused():
     """Terms that no longer exist would count as nothing, and every transform be refused."""
     with pytest.raises(ValueError, match="another version .*map_correlation.*retina_kp.calibration"):
-        confidence(trial(1).evidence, {"bias": -26.7, "log_inliers": 4.9, "map_correlation": 18.4})
+        confidence(trial(1).evidence, DEFAULT_CALIBRATION | {"map_correlation": 18.4})
+
+
+def test_a_calibration_that_lacks_a_term_is_refused_when_loaded():
+    """It would let a transform pass whose maps hardly correlate."""
+    network = Registrar.from_pretrained("lite", device="cpu").network
+    with pytest.raises(ValueError, match="another version .log_correlation."):
+        Registrar(network, device="cpu", calibration={k: v for k, v in DEFAULT_CALIBRATION.items() if k != "log_correlation"})
 
 
 def test_calibration_of_a_coin_is_one_half():
