@@ -17,23 +17,25 @@ import numpy as np
 from .augment import AppearanceRange
 from .checkpoints import find_weights, load_network, read_metadata, save_network
 from .confidence import calibration_inputs, confidence
-from .evaluation import Trial, gather_trials
+from .evaluation import MOVING, Trial, gather_trials
 from .files import write_json
 from .networks import choose_device
 from .registration import Registrar
 from .samples import PairOptions
 from .steering import fit_steerers
+from .synthetic import DEEP_OCTA
 from .versions import code_version
 
 FOUND_PX = 20.0  # confidence is the probability of a mean corner error (longer side 768) up to this, the limit of "acceptable" for a median
 CALIBRATION_SEED = 77_002  # never used for training or validation
+KINDS = (*MOVING, "OCT-FA", DEEP_OCTA)  # of pairs, as of `evaluation.modalities`
 # Where registration works, where it begins to fail, and harsh pictures beyond what cameras give; impostors of all three.
 CALIBRATION_SETS = (PairOptions(), PairOptions(scale=(0.33, 3.0), min_overlap=0.25),
                     PairOptions(scale=(0.4, 2.5), min_overlap=0.25, appearance=AppearanceRange()))  # fmt: skip
 
 
 def publish(checkpoint: str | Path, target: str | Path, pairs: int, about: dict, trials_path: str | Path, device: str = "auto") -> dict:
-    """Fit steerers, calibrate on ``pairs`` drawn pairs per modality and set and nearly as many impostors; write all in half precision,
+    """Fit steerers, calibrate on ``pairs`` drawn pairs of each of KINDS and set and nearly as many impostors; write all in half precision,
     with the calibration and ``about`` in the header; return the calibration's figures. Trials are those of the weights as written, judged
     by DEFAULT_CALIBRATION whatever the checkpoint carried; they are kept in trials_path and used again for equal weights and code."""
     network, metadata = load_network(checkpoint)
@@ -60,7 +62,7 @@ def _kept_trials(path: str | Path, checkpoint: str | Path, pairs: int, device: s
         kept = json.loads(Path(path).read_text())
         if kept["belongs_to"] == belongs_to:
             return [Trial(**{k: np.inf if v is None else v for k, v in t.items()}) for t in kept["trials"]]
-    how = {"impostors": True, "device": device, "processes": 2 if choose_device(device).type == "cpu" else 1}
+    how = {"impostors": True, "moving": KINDS, "device": device, "processes": 2 if choose_device(device).type == "cpu" else 1}
     trials = [t for options in CALIBRATION_SETS for t in gather_trials(checkpoint, CALIBRATION_SEED, pairs, options, **how)]
     write_json(path, {"belongs_to": belongs_to, "trials": [asdict(t) for t in trials]})
     return trials
@@ -120,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="lite", help="a shipped name or a checkpoint")
     parser.add_argument("--target", required=True, help="file for the result, in half precision")
-    parser.add_argument("--pairs", type=int, default=20, help="per modality and set; nearly as many impostors")
+    parser.add_argument("--pairs", type=int, default=20, help="per kind and set; nearly as many impostors")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--trials", default="outputs/calibration_trials.json", help="kept there, and used again for equal weights and code")
     args = parser.parse_args()

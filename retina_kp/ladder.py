@@ -62,6 +62,7 @@ RUNGS = (
     Rung("close-up: second start only for want of a first", options={"clear_share": 0.0}),
     Rung("accuracy: of the search", accuracy="search"),
     Rung("accuracy: of close matches", accuracy="close matches"),
+    *(Rung(f"model: {name}", options={"model": name}) for name in ("similarity", "homography", "quadratic", "auto")),
 )
 WHOLE = Rung("all, as shipped")
 SHORT = replace(LITE, phase="geometric", epochs=4, seed=5, pool_size=400, pool_seed=2, validation_pairs=24, curriculum_steps=500,

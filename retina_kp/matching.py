@@ -183,7 +183,7 @@ def apply_quadratic(points_xy: np.ndarray, coefficients: np.ndarray) -> np.ndarr
 
 
 def choose_model(points0: np.ndarray, points1: np.ndarray, threshold_px: float) -> Fit | None:
-    """The model with the smallest cross-validated residual; a richer model must win by 3 % and 0.01 px over the simpler one before it.
+    """The model with the smallest cross-validated residual; a richer model must win by 3 % and 0.01 px over the best of the simpler ones.
 
     All are judged on the same matches, those that agree with any of them: on its own inliers a poor model looks as good as a rich one."""
     fits = [fit for m in ("similarity", "affine", "homography", "quadratic") if (fit := fit_transform(points0, points1, m, threshold_px))]

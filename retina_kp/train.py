@@ -102,7 +102,7 @@ def train_recipe(args: argparse.Namespace) -> None:
     about = {"recipe": args.recipe, "shortened_to": args.shorten, "seconds_this_run": round(time.time() - started), "commit": commit(),
              "code": code_version(), "machine": platform.machine(), "threads": torch.get_num_threads()}  # fmt: skip
     target = Path(args.target or run_dir / f"{args.recipe}.safetensors")
-    log.info("fitting steerers, and the confidence on %d pairs per modality", args.calibration_pairs)
+    log.info("fitting steerers, and the confidence on %d pairs per kind", args.calibration_pairs)
     figures = publish(checkpoint, target, args.calibration_pairs, about, run_dir / "calibration_trials.json", args.device)
     write_json(run_dir / "published.json", {**about, **figures})
     log.info("%s  %s", target, figures)
@@ -120,7 +120,7 @@ def make_parser() -> argparse.ArgumentParser:
     recipe = parser.add_argument_group("of a recipe only")
     recipe.add_argument("--shorten", type=float, default=1.0, help="fraction of the steps, for trying out")
     recipe.add_argument("--target", default="", help="where the finished weights go; default: <run folder>/<recipe>.safetensors")
-    recipe.add_argument("--calibration-pairs", type=int, default=20, help="per modality and set")
+    recipe.add_argument("--calibration-pairs", type=int, default=20, help="per kind and set")
     return parser
 
 
