@@ -16,9 +16,10 @@ import cv2
 import numpy as np
 import torch
 
-from .calibration import FOUND_PX, calibration_error
+from .calibration import calibration_error
 from .checkpoints import find_weights
 from .evaluation import (
+    FOUND_PX,
     MOVING,
     RIGHT_PX,
     USUAL,

@@ -17,7 +17,7 @@ import numpy as np
 from .augment import AppearanceRange
 from .checkpoints import find_weights, load_network, read_metadata, save_network
 from .confidence import calibration_inputs, confidence
-from .evaluation import MOVING, Trial, gather_trials
+from .evaluation import FOUND_PX, MOVING, Trial, gather_trials
 from .files import write_json
 from .networks import choose_device
 from .registration import Registrar
@@ -26,7 +26,6 @@ from .steering import fit_steerers
 from .synthetic import DEEP_OCTA
 from .versions import code_version
 
-FOUND_PX = 20.0  # confidence is the probability of a mean corner error (longer side 768) up to this, the limit of "acceptable" for a median
 CALIBRATION_SEED = 77_002  # never used for training or validation
 KINDS = (*MOVING, "OCT-FA", DEEP_OCTA)  # of pairs, as of `evaluation.modalities`
 # Where registration works, where it begins to fail, and harsh pictures beyond what cameras give; impostors of all three.

@@ -17,6 +17,7 @@ from .synthetic import RENDERERS
 
 MOVING = ("FA", "OCT", "OCTA")  # kinds of pairs by the moving image beside CF; "OCT-FA" is a pair without CF
 RIGHT_PX = 5.0  # mean corner error (longer side 768) up to which a registration counts as right
+FOUND_PX = 20.0  # confidence is the probability of a mean corner error up to this, the limit of "acceptable" for a median
 VALIDATION_SEED = 77_001  # never used for training or calibration
 USUAL, WIDE = PairOptions(scale=(0.5, 2.0), min_overlap=0.5), PairOptions(scale=(1 / 3, 3.0), min_overlap=0.25)  # any turn
 
@@ -102,8 +103,8 @@ def gather_trials(weights: str | Path, seed: int, per_modality: int, options: Pa
 
 
 def summarise_trials(trials: list[Trial]) -> list[dict]:
-    """One row per kind: n, success, share within 2 px, AUC25 (refused: none), wrong among the accepted, refused, median error (px at 768)
-    and seconds."""
+    """One row per kind: n, success, share within 2 px, AUC25, accepted and wrong, accepted and beyond FOUND_PX, refused, median error
+    (px at 768) and seconds. Of all pairs; what is refused counts as no success."""
     rows = []
     for kind in dict.fromkeys(t.moving for t in trials):
         own = [t for t in trials if t.moving == kind and t.genuine]
@@ -111,6 +112,7 @@ def summarise_trials(trials: list[Trial]) -> list[dict]:
         rows.append({"pair": "-".join(modalities(kind)), "n": len(own), "success": round(float((error <= RIGHT_PX).mean()), 3),
                      "within_2px": round(float((error <= 2).mean()), 3), "auc25": round(auc25(error), 3),
                      "wrong_accepted": round(float(np.mean([t.ok and t.error_px > RIGHT_PX for t in own])), 3),
+                     "far_accepted": round(float(np.mean([t.ok and t.error_px > FOUND_PX for t in own])), 3),
                      "refused": round(float(np.mean([not t.ok for t in own])), 3), "median_px": round(float(np.median(error)), 2),
                      "median_s": round(float(np.median([t.seconds for t in own])), 2)})  # fmt: skip
     return rows

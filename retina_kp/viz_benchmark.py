@@ -12,7 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from .calibration import FOUND_PX, calibration_error
+from .calibration import calibration_error
+from .evaluation import FOUND_PX
 from .grid_tables import MEASURES, crossed_rows
 from .grids import OURS
 from .registration import RegistrarOptions

@@ -20,7 +20,14 @@ def trial(error=1.0, ok=True, genuine=True, share=0.4, moving="FA"):
 def test_table_of_known_trials():
     trials = [trial(1), trial(3), trial(5), trial(30), trial(2, ok=False), trial(np.inf, genuine=False)]
     (row,) = summarise_trials(trials)
-    shares = {"success": 0.6, "within_2px": 0.2, "auc25": 0.528, "wrong_accepted": 0.2, "refused": 0.2}  # below 2…25, 4…25, 6…25 px
+    shares = {
+        "success": 0.6,
+        "within_2px": 0.2,
+        "auc25": 0.528,
+        "wrong_accepted": 0.2,
+        "far_accepted": 0.2,
+        "refused": 0.2,
+    }  # below 2…25, 4…25, 6…25 px
     assert row == {"pair": "CF-FA", "n": 5, **shares, "median_px": 5.0, "median_s": 0.5}
     assert [row["pair"] for row in summarise_trials([*trials, trial(1, moving="OCT-FA")])] == ["CF-FA", "OCT-FA"]
 
