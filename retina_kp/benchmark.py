@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from .evaluation import (
     VALIDATION_SEED,
     WIDE,
     Trial,
+    error_px,
     gather_trials,
     kind_of,
     modalities,
@@ -35,7 +37,7 @@ from .evaluation import (
 )
 from .grid_run import UPRIGHT, measure_grids, save_figures, start_figures
 from .grid_tables import crossed_rows, pivot
-from .grids import FACTORS, GRID_SEED, OURS, TOGETHER, error_px, grid_jobs
+from .grids import FACTORS, GRID_SEED, OURS, TOGETHER, grid_jobs
 from .registration import Registrar
 from .rivals import RIVALS, Rival, choose_rivals
 from .samples import PairOptions, SamplePair, draw_pair
@@ -81,8 +83,9 @@ def run_rival(rival: Rival, pair: SamplePair) -> Trial:
 
 def print_tables(args, rivals: Mapping[str, Rival]) -> None:
     """The tables asked for, of ours alone or beside rivals."""
-    registrar, gathered = Registrar.from_pretrained(args.weights), []
-    registrar(*[draw_pair(1, 1).fixed] * 2)  # the first call loads and plans
+    registrar, gathered = None if args.ours_only else Registrar.from_pretrained(args.weights), []
+    if registrar is not None:
+        registrar(*[draw_pair(1, 1).fixed] * 2)  # the first call loads and plans
     for name in args.tables:
         title, options = TABLES[name]
         print(f"\n{name}: {title}, 768x768 px   (success = mean corner error ≤ {RIGHT_PX:g} px)", flush=True)
@@ -105,7 +108,10 @@ def print_tables(args, rivals: Mapping[str, Rival]) -> None:
 def run_grids(args, rivals: Mapping[str, Rival], missing: Mapping[str, str]) -> None:
     """Measure the grids asked for, print the tables."""
     folder, jobs = Path(args.out), grid_jobs([cell for factor in args.grid for cell in FACTORS[factor]()], args.pairs, args.moving)
-    rows = measure_grids(folder, jobs, args.weights, list(rivals), args.seed, args.processes)
+    try:
+        rows = measure_grids(folder, jobs, args.weights, list(rivals), args.seed, args.processes)
+    except ValueError as error:
+        sys.exit(str(error))
     figures = save_figures(folder, rows, missing, start_figures(args.weights, args.seed))
     for factor in args.grid:
         if factor == TOGETHER:
@@ -139,6 +145,7 @@ def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     grids = not args.tables
     args.grid, args.tables, args.moving, args.rivals = (_split(text) for text in (args.grid, args.tables, args.moving, args.rivals))
     args.grid = list(FACTORS) if args.grid == ["all"] else args.grid
+    args.moving = list(dict.fromkeys(kind.removeprefix("CF-") for kind in args.moving))
     args.rivals = [] if args.ours_only else args.rivals or ([*RIVALS] if grids else ["SIFT+MAGSAC"])
     args.pairs, args.seed = (
         args.pairs or (2 if grids else 12),
@@ -147,8 +154,8 @@ def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name, known in (("grid", FACTORS), ("tables", TABLES)):
         if unknown := [given for given in getattr(args, name) if given not in known]:
             parser.error(f"--{name}: no {unknown[0]!r}; there are {', '.join(known)}")
-    if args.pairs < 1 or args.processes < 1 or not args.moving:
-        parser.error("--pairs and --processes take whole numbers from 1, --moving at least one modality")
+    if args.pairs < 1 or args.processes < 1 or not args.moving or (grids and not args.grid):
+        parser.error("--pairs and --processes take whole numbers from 1, --moving and --grid at least one name")
     try:
         find_weights(args.weights), choose_rivals(args.rivals), [modalities(kind) for kind in args.moving]
     except (ValueError, OSError) as error:
@@ -157,7 +164,7 @@ def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
 def main() -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .metrics import auc25, mace
+from .geometry import corners, warp_points
+from .metrics import LONGER_SIDE_PX, auc25, mace
 from .processes import worker_pool
 from .registration import Registrar
+from .result import Registration
 from .samples import PairOptions, SamplePair, draw_pair
 from .synthetic import RENDERERS
 
@@ -39,7 +41,7 @@ class Trial:
     moving: str
     ok: bool
     error_px: float
-    would_be_px: float  # error of the transform even if it was refused afterwards; inf when there was none
+    would_be_px: float  # error of the transform even if it was refused afterwards (of a quadratic then without that part); inf: none
     confidence: float
     seconds: float
     genuine: bool
@@ -52,11 +54,23 @@ def run_trial(registrar: Registrar, pair: SamplePair, moving_image: np.ndarray |
     started = time.perf_counter()
     result = registrar(pair.fixed, pair.moving if genuine else moving_image)
     seconds = time.perf_counter() - started
-    truth = np.linalg.inv(pair.H_0to1)
-    error = mace(result.H_1to0, truth, pair.moving.shape[:2], pair.fixed.shape[:2]) if result.ok and genuine else np.inf
-    judged = genuine and result.H_tried is not None
-    tried = mace(result.H_tried, truth, pair.moving.shape[:2], pair.fixed.shape[:2]) if judged else np.inf
-    return Trial(kind_of(pair), result.ok, float(error), float(tried), result.confidence, seconds, genuine, result.evidence)
+    error = answer_px(result, pair) if genuine else np.inf
+    tried = error if result.ok else error_px(result.H_tried, pair) if genuine else np.inf
+    return Trial(kind_of(pair), result.ok, error, tried, result.confidence, seconds, genuine, result.evidence)
+
+
+def error_px(H_1to0: np.ndarray | None, pair: SamplePair) -> float:
+    """Mean corner error (px, fixed image's longer side 768); inf without a transform."""
+    return float("inf") if H_1to0 is None else mace(H_1to0, np.linalg.inv(pair.H_0to1), pair.moving.shape[:2], pair.fixed.shape[:2])
+
+
+def answer_px(result: Registration, pair: SamplePair) -> float:
+    """`error_px` of a registration, its quadratic part included; inf when refused."""
+    if not result.ok or result.quadratic is None:
+        return error_px(result.H_1to0, pair)
+    places = corners(result.moving_hw)
+    apart = np.linalg.norm(result.map_to_fixed(places) - warp_points(places, np.linalg.inv(pair.H_0to1)), axis=1)
+    return float(apart.mean()) * LONGER_SIDE_PX / max(result.fixed_hw)
 
 
 def kind_of(pair: SamplePair) -> str:
@@ -65,13 +79,13 @@ def kind_of(pair: SamplePair) -> str:
     return moving if fixed == "CF" else f"{fixed}-{moving}"
 
 
-def run_trials(registrar: Registrar, seed: int, per_modality: int, options: PairOptions = PairOptions(), impostors: bool = False,
+def run_trials(registrar: Registrar, seed: int, per_kind: int, options: PairOptions = PairOptions(), impostors: bool = False,
                moving: Iterable[str] = MOVING, start: int = 0) -> Iterator[Trial]:  # fmt: skip
     """Yield trials on new pairs number ``start`` and on, one kind of ``moving`` after the other; with ``impostors`` each pair but the first
     is followed by one trial on two different eyes: its fixed image with the moving image before."""
     for kind in moving:
         previous = None
-        for index in range(start, start + per_modality):
+        for index in range(start, start + per_kind):
             pair = draw_pair(seed, index, modalities(kind), options)
             yield run_trial(registrar, pair)
             if impostors and previous is not None:
@@ -91,13 +105,11 @@ def _run_chunk(seed, count, options, impostors, modality, start) -> list[Trial]:
     return list(run_trials(_worker_registrar, seed, count, options, impostors, (modality,), start))
 
 
-def gather_trials(weights: str | Path, seed: int, per_modality: int, options: PairOptions = PairOptions(), impostors: bool = False,
+def gather_trials(weights: str | Path, seed: int, per_kind: int, options: PairOptions = PairOptions(), impostors: bool = False,
                   moving: Iterable[str] = MOVING, processes: int = 2, chunk: int = 10, device: str = "cpu") -> list[Trial]:  # fmt: skip
     """All trials of `run_trials`, spread over processes that share the threads of this one, or its GPU; the same pairs whatever their
     number."""
-    jobs = [
-        (seed, min(chunk, per_modality - start), options, impostors, m, start) for m in moving for start in range(0, per_modality, chunk)
-    ]
+    jobs = [(seed, min(chunk, per_kind - start), options, impostors, m, start) for m in moving for start in range(0, per_kind, chunk)]
     with worker_pool(processes, _start_worker, str(weights), device) as pool:
         return [trial for trials in pool.map(_run_chunk, *zip(*jobs, strict=True)) for trial in trials]
 

@@ -58,36 +58,35 @@ class BenchmarkSettings:
 
 
 def measure_grids(folder: Path, jobs: Sequence[Job], weights: str, rivals: Sequence[str], seed: int, processes: int) -> list[dict]:
-    """Rows of ours and the rivals on the pairs of ``jobs``, kept in ``folder``/trials.csv as they come, and those that earlier calls with
-    the same weights, seed, size and code have left there. ValueError when that differs."""
-    sha256 = hashlib.sha256(find_weights(weights).read_bytes()).hexdigest()
+    """Rows of ours and the rivals on the pairs of ``jobs``, in this order. All that is measured is kept in ``folder``/trials.csv as it
+    comes; what earlier calls with the same weights, seed, size and code have left there is not measured again, nor lost. ValueError when
+    the folder is another run's."""
+    methods, sha256 = [OURS, *rivals], hashlib.sha256(find_weights(weights).read_bytes()).hexdigest()[:12]
     sizes = sorted({cell.options.size_px for cell, _, _ in jobs})
-    rows, rest = resume(folder, {"weights": sha256, "seed": seed, "sizes_px": sizes, "code": code_version()}, rivals, jobs)
-    print(f"{len(jobs)} pairs, {len(jobs) - len(rest)} of them measured before", flush=True)
-    bar = progress(len(jobs), len(jobs) - len(rest), "pairs")
-    for count, found in enumerate(run_grid(weights, list(rivals), rest, seed, processes), 1):
+    rows = resume(folder, {"weights": sha256, "seed": seed, "sizes_px": sizes, "code": code_version()[:12]})
+    done = {(*_place(row), row["method"]) for row in rows}
+    missing = [(job, [name for name in methods if (*place_of(job), name) not in done]) for job in jobs]
+    work = [(job, names) for job, names in missing if names]
+    print(f"{len(jobs)} pairs, {len(jobs) - len(work)} of them measured before", flush=True)
+    bar = progress(len(jobs), len(jobs) - len(work), "pairs")
+    for count, found in enumerate(run_grid(weights, work, seed, processes), 1):
         rows += found
-        if count % 10 == 0 or count == len(rest):
+        if count % 10 == 0 or count == len(work):
             write_csv(folder / "trials.csv", rows)
         bar.update()
     bar.close()
-    return rows
+    kept = {(*_place(row), row["method"]): row for row in rows}
+    return [kept[(*place_of(job), name)] for job in jobs for name in methods]
 
 
-def resume(folder: Path, settings: dict, rivals: Sequence[str], jobs: Sequence[Job]) -> tuple[list[dict], list[Job]]:
-    """Rows that runs with the same settings left in a folder, and the jobs that are still to do: those of which a method is missing, whose
-    rows are not returned unless another method made them. ValueError when settings differ."""
-    noted, wanted = folder / "settings.json", {OURS, *rivals}
-    if noted.is_file() and (differing := differences(json.loads(noted.read_text(encoding="utf-8")), settings)):
-        raise ValueError(f"{folder} holds a run of another kind ({'; '.join(differing)}); choose another folder")
+def resume(folder: Path, settings: dict) -> list[dict]:
+    """Rows that runs with the same settings left in a folder; ValueError when the settings differ, or are not known."""
+    noted, trials = folder / "settings.json", folder / "trials.csv"
+    before = json.loads(noted.read_text(encoding="utf-8")) if noted.is_file() else {} if trials.is_file() else settings
+    if differing := differences(before, settings):
+        raise ValueError(f"{folder} holds another run ({'; '.join(differing)}): take another folder, with --out or run_name, or delete it")
     write_json(noted, settings)
-    rows = read_rows(folder / "trials.csv") if (folder / "trials.csv").is_file() else []
-    done: dict[tuple, set] = {}
-    for row in rows:
-        done.setdefault(_place(row), set()).add(row["method"])
-    rest = [job for job in jobs if not wanted <= done.get(place_of(job), set())]
-    again = {place_of(job) for job in rest}
-    return [row for row in rows if _place(row) not in again or row["method"] not in wanted], rest
+    return read_rows(trials) if trials.is_file() else []
 
 
 def _place(row: Mapping) -> tuple:
@@ -95,10 +94,9 @@ def _place(row: Mapping) -> tuple:
 
 
 def save_figures(folder: Path, rows: Sequence[Mapping], missing: Mapping[str, str], start: Mapping[str, float]) -> dict:
-    """Write trials.csv, cells.csv and figures.json into a folder; returns what the last one holds: methods, cells, stages, cold start."""
+    """Write cells.csv and figures.json into a folder; returns what the latter holds: methods, cells, stages, cold start."""
     cells = summarise(rows, "factor", "bin", "pair", "method")
     found = {"methods": method_rows(rows, missing), "stages_s": stage_rows(rows), "cold_start": dict(start), "cells": cells}
-    write_csv(folder / "trials.csv", rows)
     write_csv(folder / "cells.csv", cells)
     write_json(folder / "figures.json", found)
     return found

@@ -55,8 +55,8 @@ def crossed_rows(cells: Sequence[Mapping], measure: str = "success") -> list[dic
         if cell["factor"] == TOGETHER:
             turn, scale, overlap = cell["bin"].split(AND)
             table.setdefault((cell["method"], overlap, turn), {}).setdefault(scale, []).append(cell)
-    rows, methods = [], list(dict.fromkeys(method for method, _, _ in table))
-    for (method, overlap, turn), scales in sorted(table.items(), key=lambda line: (methods.index(line[0][0]), line[0][1])):
+    rows, methods, overlaps = [], *(list(dict.fromkeys(key[place] for key in table)) for place in (0, 1))
+    for (method, overlap, turn), scales in sorted(table.items(), key=lambda line: (methods.index(line[0][0]), overlaps.index(line[0][1]))):
         means = {scale: sum(c[measure] * c["n"] for c in own) / sum(c["n"] for c in own) for scale, own in scales.items()}
         rows.append({"method": method, "overlap": overlap, "turn": turn, **{scale: round(mean, 3) for scale, mean in means.items()}})
     return rows

@@ -8,15 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from .evaluation import MOVING, modalities
+from .evaluation import MOVING, answer_px, error_px, modalities
 from .geometry import describe
-from .metrics import mace
 from .processes import worker_pool
 from .registration import Registrar
 from .rivals import RIVALS, Rival
-from .samples import PairOptions, SamplePair, draw_pair
+from .samples import PairOptions, draw_pair
 from .timing import STAGES, timed_call
 
 OURS = "retina_kp"
@@ -80,21 +77,24 @@ FACTORS = {"angle": angle_cells, "scale": scale_cells, "overlap": overlap_cells,
 
 # ------------------------------------------------------------------ measuring
 
+Job = tuple[Cell, str, int]  # a cell, a kind of pairs (`evaluation.modalities`), a pair's number; one number is one retina in all cells
 
-def measure_pair(registrar: Registrar | None, rivals: Mapping[str, Rival], cell: Cell, kind: str, index: int, seed: int) -> list[dict]:
-    """One row per method on pair number ``index`` of a cell: error (mean corner error, px at 768; inf when the method finds nothing),
-    seconds, and how hard the pair is; ours also seconds by stage, confidence, and tried_px: the error of what was found even if it
-    was refused. Without a registrar only the rivals run."""
+
+def measure_pair(registrar: Registrar | None, rivals: Mapping[str, Rival], job: Job, seed: int) -> list[dict]:
+    """One row per method on a job's pair: error (mean corner error, px at 768; inf when the method finds nothing), seconds, and how hard
+    the pair is; ours also seconds by stage, confidence, and tried_px: the error of what was found even if it was refused. Without a
+    registrar only the rivals run."""
+    cell, kind, index = job
     pair = draw_pair(seed, index, modalities(kind), cell.options)
     shape = describe(pair.H_0to1, pair.fixed.shape[:2])
-    about = dict(zip(("factor", "bin", "pair", "index"), place_of((cell, kind, index)), strict=True))
+    about = dict(zip(("factor", "bin", "pair", "index"), place_of(job), strict=True))
     truth = {"angle_deg": abs(shape.angle_deg), "scale": shape.scale, "overlap": pair.overlap}
     rows = []
     if registrar is not None:
         result, seconds = timed_call(registrar, pair.fixed, pair.moving)
         stages = {f"{stage}_s": seconds[stage] for stage in STAGES}
-        sure = {"confidence": result.confidence, "tried_px": error_px(result.H_tried, pair)}
-        rows.append({"method": OURS, "error_px": error_px(result.H_1to0, pair), "seconds": sum(seconds.values()), **sure, **stages})
+        sure = {"confidence": result.confidence, "tried_px": answer_px(result, pair) if result.ok else error_px(result.H_tried, pair)}
+        rows.append({"method": OURS, "error_px": answer_px(result, pair), "seconds": sum(seconds.values()), **sure, **stages})
     for name, rival in rivals.items():
         started = time.perf_counter()
         H_1to0 = rival(pair.fixed, pair.moving)
@@ -107,14 +107,6 @@ def fits(row: Mapping, options: PairOptions) -> bool:
     turned = options.min_rotation_deg - 0.01 <= row["angle_deg"] <= options.rotation_deg + 0.01
     scaled = options.scale[0] * 0.999 <= row["scale"] <= options.scale[1] * 1.001
     return turned and scaled and options.min_overlap <= row["overlap"] <= options.max_overlap
-
-
-def error_px(H_1to0: np.ndarray | None, pair: SamplePair) -> float:
-    """Mean corner error (px, fixed image's longer side 768); inf without a transform."""
-    return float("inf") if H_1to0 is None else mace(H_1to0, np.linalg.inv(pair.H_0to1), pair.moving.shape[:2], pair.fixed.shape[:2])
-
-
-Job = tuple[Cell, str, int]  # a cell, a kind of pairs (`evaluation.modalities`), a pair's number; one number is one retina in all cells
 
 
 def grid_jobs(cells: Iterable[Cell], pairs_per_cell: int, moving: Sequence[str] = MOVING) -> list[Job]:
@@ -130,33 +122,28 @@ def place_of(job: Job) -> tuple[str, str, str, int]:
     return cell.factor, cell.label, "-".join(modalities(kind)), index
 
 
-def run_grid(weights: str | Path, rivals: Sequence[str], jobs: Sequence[Job], seed: int = GRID_SEED,
-             processes: int = 1) -> Iterator[list[dict]]:  # fmt: skip
-    """Yield the rows of `measure_pair` job by job, in order. weights: "" leaves ours out. With several processes, which share the threads
-    of this one, the same rows come sooner, but their seconds are those of a busy machine."""
+def run_grid(
+    weights: str | Path, work: Sequence[tuple[Job, Sequence[str]]], seed: int = GRID_SEED, processes: int = 1
+) -> Iterator[list[dict]]:
+    """Yield the rows of `measure_pair` for each job and its methods (OURS, or names of rivals), in order. With several processes, which
+    share the threads of this one, the same rows come sooner, but their seconds are those of a busy machine."""
     if processes == 1:
-        methods = _methods(weights, rivals)
-        yield from (measure_pair(*methods, *job, seed) for job in jobs)
+        _start_worker(str(weights))
+        yield from (_run_job(job, methods, seed) for job, methods in work)
         return
-    with worker_pool(processes, _start_worker, str(weights), list(rivals)) as pool:
-        yield from pool.map(_run_job, jobs, [seed] * len(jobs))
+    with worker_pool(processes, _start_worker, str(weights)) as pool:
+        yield from pool.map(_run_job, *zip(*work, strict=True), [seed] * len(work)) if work else ()
 
 
-def _methods(weights: str | Path, rivals: Sequence[str]) -> tuple[Registrar | None, dict[str, Rival]]:
-    """A registrar that has made its slow first call, and the rivals."""
-    registrar = Registrar.from_pretrained(weights) if weights else None
-    if registrar is not None:
-        registrar(*[draw_pair(1, 1).fixed] * 2)
-    return registrar, {name: RIVALS[name] for name in rivals}
+_registrar: Registrar | None = None  # of this process
 
 
-_worker: tuple[Registrar | None, dict[str, Rival]] | None = None
+def _start_worker(weights: str) -> None:
+    """Load a registrar and let it make its slow first call."""
+    global _registrar
+    _registrar = Registrar.from_pretrained(weights)
+    _registrar(*[draw_pair(1, 1).fixed] * 2)
 
 
-def _start_worker(weights: str, rivals: Sequence[str]) -> None:
-    global _worker
-    _worker = _methods(weights, rivals)
-
-
-def _run_job(job: Job, seed: int) -> list[dict]:
-    return measure_pair(*_worker, *job, seed)
+def _run_job(job: Job, methods: Sequence[str], seed: int) -> list[dict]:
+    return measure_pair(_registrar if OURS in methods else None, {name: RIVALS[name] for name in methods if name != OURS}, job, seed)

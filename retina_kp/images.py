@@ -92,7 +92,7 @@ def to_gray(image: np.ndarray) -> np.ndarray:
 
     image: HxW or HxWx3 RGB of bool, uint8, uint16 or float in [0, 1]. Returns HxW float32 in [0, 1]; colour is weighted by RGB_TO_GRAY.
     8-bit values are divided by 255. Cameras store 10 or 12 bits in 16-bit files, so these are divided by a white of 2^n - 1 (`white_of`):
-    a 12-bit image keeps its brightness, also with a label in full white. Raises ImageError.
+    a 12-bit image keeps its brightness unless 99 % of it is dark, and about that with a label in full white. Raises ImageError.
     """
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
         raise ImageError(f"an image of shape {image.shape} has no gray form; pass it through as_array first")

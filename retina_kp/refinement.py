@@ -1,5 +1,5 @@
-"""The last pixels: one fit of all matches that drops those far away little by little, then a transform moved until the detector's two maps
-lie on each other, all of their structure at once."""
+"""The last pixels: a transform moved until the detector's two maps lie on each other, all of their structure at once; for models without
+such a search, one fit of all matches that drops those far away little by little."""
 
 from __future__ import annotations
 

@@ -47,9 +47,9 @@ class RegistrarOptions:
     clear_share: float = 0.6  # where fewer of the close matches agree, a second start is tried: the fit of matches far and wide
     wide_radius_px: float = 30.0  # base px
     wide_gain: float = 1.05  # the second start is taken where so many times as many matches agree as from the first
-    polish_radius_px: float = 20.0  # px of the close pictures, for the last pass: matches so far apart take part at first ...
-    polish_threshold_px: float = 4.0  # ... and these in the end
-    redraw_px: float = 8.0  # before it the moving image is drawn again if its corners in the close-up moved farther
+    polish_radius_px: float = 20.0  # px of the close pictures, for the last pass of models that the maps do not refine: how far apart ...
+    polish_threshold_px: float = 4.0  # ... matches may be at first, and in the end; also the limit of inliers once the maps have refined
+    redraw_px: float = 8.0  # before that pass the moving image is drawn again if its corners in the close-up moved farther
     sure_confidence: float = 0.97  # a candidate with so much ends the search
     min_inliers: int = 7
     min_contrast: float = 0.004  # standard deviation of gray levels below which an image counts as blank
@@ -146,7 +146,7 @@ class Registrar:
         return result
 
     def _find(self, views0: ImageViews, views1: ImageViews) -> Registration:
-        """Look closely at one hypothesis after the other until one is sure; polish and judge the best."""
+        """Look closely at one hypothesis after the other until one is sure; judge the best."""
         candidates: list[Candidate] = []
         for hypothesis in hypotheses(views0, views1, self.options, self.stages):
             candidate = self._look_closely(views0, views1, hypothesis)
@@ -209,7 +209,8 @@ class Registrar:
         fit = fit_gradually(*points, o.model, o.polish_radius_px, o.polish_threshold_px)
         if fit is None or fit.n_inliers < o.min_inliers:
             return best
-        fit, _ = self._refine(fit, points, closeup, best.features1, best.step)
+        if fit.model in MOTIONS:  # "auto" has changed its mind
+            fit, _ = self._refine(fit, points, closeup, best.features1, best.step)
         result = self._result(fit, points, closeup, best.step @ window @ best.H_drawn, views0, views1)
         result = replace(result, confidence=best.result.confidence, evidence=best.result.evidence)
         return replace(best, step=fit.H_1to0 @ best.step, result=result)

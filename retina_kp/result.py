@@ -103,8 +103,8 @@ class Registration:
     def _drawn(self, image: np.ndarray) -> np.ndarray:
         """`warp` of a checked image."""
         scale = describe(self.H_1to0, self.moving_hw).scale
-        if scale < FINER:
-            small_hw = tuple(max(round(n * scale), 1) for n in self.moving_hw)
+        small_hw = tuple(max(round(n * scale), 1) for n in self.moving_hw)
+        if scale < FINER and small_hw != self.moving_hw:
             return self.resized(self.fixed_hw, small_hw)._drawn(cv2.resize(image, small_hw[::-1], interpolation=cv2.INTER_AREA))
         warped = np.zeros((*self.fixed_hw, *image.shape[2:]), image.dtype)
         for strip, source in self._strips(warped):

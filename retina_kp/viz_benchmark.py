@@ -64,18 +64,19 @@ def plot_crossed(cells: Sequence[Mapping], measure: str = "success") -> Figure:
     rows = crossed_rows(cells, measure)
     if not rows:
         return _nothing("turn, scale and overlap together")
-    methods, overlaps = (list(dict.fromkeys(row[key] for row in rows)) for key in ("method", "overlap"))
-    height = 0.5 + len(overlaps) * (0.5 + 0.24 * len(rows) / len(methods) / len(overlaps))
+    methods, overlaps, turns = (list(dict.fromkeys(row[key] for row in rows)) for key in ("method", "overlap", "turn"))
+    scales = [scale for scale in dict.fromkeys(key for row in rows for key in row) if scale not in ("method", "overlap", "turn")]
+    values_of = {(row["method"], row["overlap"], row["turn"]): [row.get(scale, np.nan) for scale in scales] for row in rows}
+    height = 0.5 + len(overlaps) * (0.5 + 0.24 * len(turns))
     figure = plt.figure(figsize=(WIDTH_IN, height + 0.5), layout="constrained")
     axes = figure.subplots(len(overlaps), len(methods), sharex=True, sharey=True, squeeze=False)
     for line, overlap in zip(axes, overlaps, strict=True):
         for ax, method in zip(line, methods, strict=True):
-            own = [row for row in rows if (row["method"], row["overlap"]) == (method, overlap)]
-            scales, turns = list(own[0])[3:], [row["turn"] for row in own]
-            values = np.array([[row[scale] for scale in scales] for row in own])
+            values = np.array([values_of.get((method, overlap, turn), [np.nan] * len(scales)) for turn in turns])
             ax.imshow(values, "Blues", vmin=0, vmax=1, aspect="auto")
             for (y, x), value in np.ndenumerate(values):
-                ax.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color="white" if value > 0.6 else "0.15")
+                if np.isfinite(value):
+                    ax.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color="white" if value > 0.6 else "0.15")
             ax.set_xticks(range(len(scales)), scales, fontsize=8)
             ax.set_yticks(range(len(turns)), turns, fontsize=8)
             ax.tick_params(length=0)

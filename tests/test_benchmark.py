@@ -15,7 +15,7 @@ import yaml  # noqa: E402
 
 from retina_kp import PairOptions, Registrar, benchmark, grid_run, grid_tables, grids, viz_benchmark  # noqa: E402
 from retina_kp.config import from_dict  # noqa: E402
-from retina_kp.evaluation import VALIDATION_SEED, Trial  # noqa: E402
+from retina_kp.evaluation import VALIDATION_SEED, Trial, error_px  # noqa: E402
 from retina_kp.files import write_csv  # noqa: E402
 from retina_kp.report import notebook_parameters, project_root  # noqa: E402
 from retina_kp.rivals import RIVALS  # noqa: E402
@@ -42,7 +42,7 @@ def easy_pair():
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{cell.factor} {cell.label}")
 def test_every_drawn_pair_lies_in_its_bin(cell):
-    (measured,) = grids.measure_pair(None, {"nothing": lambda fixed, moving: None}, cell, "FA", 1, seed=5)
+    (measured,) = grids.measure_pair(None, {"nothing": lambda fixed, moving: None}, (cell, "FA", 1), seed=5)
     assert grids.fits(measured, cell.options) and measured["error_px"] == np.inf
     asked = {"angle": "rotation_deg", "scale": "scale", "overlap": "min_overlap"}.pop(cell.factor)
     others = [o for o in CELLS if o.factor == cell.factor and getattr(o.options, asked) != getattr(cell.options, asked)]
@@ -51,7 +51,7 @@ def test_every_drawn_pair_lies_in_its_bin(cell):
 
 @pytest.mark.parametrize("cell", CROSSED[::3], ids=lambda cell: cell.label)
 def test_every_pair_of_the_crossed_grid_lies_in_its_cell_alone(cell):
-    (measured,) = grids.measure_pair(None, {"nothing": lambda fixed, moving: None}, cell, "OCTA", 1, seed=5)
+    (measured,) = grids.measure_pair(None, {"nothing": lambda fixed, moving: None}, (cell, "OCTA", 1), seed=5)
     assert [other.label for other in CROSSED if grids.fits(measured, other.options)] == [cell.label]
 
 
@@ -74,7 +74,7 @@ def test_unknown_modality_is_refused():
 
 
 def test_pairs_without_a_fundus_image_are_drawn_too():
-    (measured,) = grids.measure_pair(None, {"nothing": lambda fixed, moving: None}, CELLS[0], "OCT-FA", 0, seed=5)
+    (measured,) = grids.measure_pair(None, {"nothing": lambda fixed, moving: None}, (CELLS[0], "OCT-FA", 0), seed=5)
     assert measured["pair"] == "OCT-FA" and grids.place_of((CELLS[0], "OCT-FA", 0)) == ("angle", "0°", "OCT-FA", 0)
     assert grids.place_of((CELLS[0], "deep OCTA", 3))[2:] == ("CF-deep OCTA", 3)
 
@@ -82,7 +82,7 @@ def test_pairs_without_a_fundus_image_are_drawn_too():
 def test_the_truth_has_no_error_and_one_eye_is_seen_in_all_cells():
     pairs = [draw_pair(5, 2, ("CF", "FA"), cell.options) for cell in grids.angle_cells((0, 90), SMALL)]
     assert np.array_equal(pairs[0].fixed, pairs[1].fixed) and not np.array_equal(pairs[0].moving, pairs[1].moving)
-    assert grids.error_px(np.linalg.inv(pairs[0].H_0to1), pairs[0]) == pytest.approx(0, abs=1e-9)
+    assert error_px(np.linalg.inv(pairs[0].H_0to1), pairs[0]) == pytest.approx(0, abs=1e-9)
 
 
 def test_figures_by_hand():
@@ -164,15 +164,39 @@ def test_a_table_holds_ours_beside_the_rivals():
     assert (none["refused"], none["success"]) == (1, 0) and (identity["wrong_accepted"], identity["refused"]) == (1, 0)
 
 
-def test_a_second_call_goes_on(tmp_path):
-    jobs, settings = grids.grid_jobs(CELLS[:2], 2, ["FA"]), {"weights": "a", "seed": 1}
-    assert grid_run.resume(tmp_path, settings, ["ECC"], jobs) == ([], jobs)
-    rows = [row(1), row(2, "ECC"), row(1, index=1), row(7, "identity", index=1), row(1, factor="scale", label="1")]
-    write_csv(tmp_path / "trials.csv", rows)  # pair 1 lacks a rival: again
-    kept = [rows[0], rows[1], rows[3], rows[4]]
-    assert grid_run.resume(tmp_path, settings, ["ECC"], jobs) == (kept, jobs[1:])
-    with pytest.raises(ValueError, match="seed: 1 → 2.*another folder"):
-        grid_run.resume(tmp_path, settings | {"seed": 2}, ["ECC"], jobs)
+def test_a_second_call_measures_what_is_missing_and_loses_nothing(tmp_path, monkeypatch):
+    """Killed after 20 of 28 pairs, with one more rival than before: what was measured stays, and is not measured again."""
+    jobs, measured = grids.grid_jobs(CELLS[:7], 4, ["FA"]), []
+
+    def run(weights, work, seed, processes):
+        for job, methods in work:
+            if len(measured) == limit:
+                raise KeyboardInterrupt
+            measured.append((job[2], *methods))
+            factor, label, pair, index = grids.place_of(job)
+            yield [row(1, name, label, factor, pair, index) for name in methods]
+
+    monkeypatch.setattr(grid_run, "run_grid", run)
+    limit = 28
+    first = grid_run.measure_grids(tmp_path, jobs, "lite", ["ECC"], 1, 1)
+    assert [r["method"] for r in first] == ["retina_kp", "ECC"] * 28 and len(measured) == 28
+    limit, measured[:] = 20, []
+    with pytest.raises(KeyboardInterrupt):
+        grid_run.measure_grids(tmp_path, jobs, "lite", ["ECC", "identity"], 1, 1)
+    assert set(measured) == {(index, "identity") for index in range(4)}
+    assert len(grid_tables.read_rows(tmp_path / "trials.csv")) == 56 + 20
+    limit, measured[:] = 99, []
+    rows = grid_run.measure_grids(tmp_path, jobs[:6], "lite", ["identity"], 1, 1)
+    assert measured == [] and [(*grid_run._place(r)[1::2], r["method"]) for r in rows] == [
+        (job[0].label, job[2], name) for job in jobs[:6] for name in ("retina_kp", "identity")]  # fmt: skip
+    with pytest.raises(ValueError, match="seed: 1 → 2.*--out"):
+        grid_run.measure_grids(tmp_path, jobs, "lite", ["ECC"], 2, 1)
+
+
+def test_trials_of_unknown_origin_are_not_continued(tmp_path):
+    write_csv(tmp_path / "trials.csv", [row(1)])
+    with pytest.raises(ValueError, match="another run .code: None → 'a'"):
+        grid_run.resume(tmp_path, {"code": "a"})
 
 
 def test_the_command_measures_prints_and_keeps(tmp_path, monkeypatch, capsys):
@@ -197,7 +221,7 @@ def test_the_command_measures_prints_and_keeps(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(("arguments", "told"), [
     (["--grid", "angel"], "--grid: no 'angel'; there are angle, scale, overlap"), (["--tables", "upside"], "--tables: no 'upside'"),
     (["--rivals", "SURF"], "no rival 'SURF'"), (["--moving", "XY"], "no modality 'XY'"), (["--weights", "nowhere"], "nowhere"),
-    (["--pairs", "-1"], "whole numbers"), (["--moving", ","], "at least one")])  # fmt: skip
+    (["--pairs", "-1"], "whole numbers"), (["--moving", ","], "at least one"), (["--grid", ","], "at least one")])  # fmt: skip
 def test_wrong_arguments_are_told_before_anything_is_measured(arguments, told, capsys):
     with pytest.raises(SystemExit):
         benchmark.read_arguments(arguments)
@@ -207,6 +231,7 @@ def test_wrong_arguments_are_told_before_anything_is_measured(arguments, told, c
 def test_without_arguments_the_grids_are_measured_with_all_rivals():
     args = benchmark.read_arguments([])
     assert args.grid == list(grids.FACTORS) and args.rivals == list(RIVALS) and (args.pairs, args.seed) == (2, grids.GRID_SEED)
+    assert benchmark.read_arguments(["--moving", "FA,CF-FA,OCT-FA", "--grid", "angle, angle"]).moving == ["FA", "OCT-FA"]
     args = benchmark.read_arguments(["--tables", "usual,wide", "--ours-only"])
     assert args.tables == ["usual", "wide"] and args.rivals == [] and (args.pairs, args.seed) == (12, VALIDATION_SEED)
 
@@ -257,6 +282,9 @@ def test_pictures_show_every_method_and_stage():
         assert {name: list(line.get_ydata()) for name, line in lines.items()} == {"retina_kp": [1, 1], "ECC": [0, 0], "SIFT+MAGSAC": [1, 1]}
         assert list(lines["retina_kp"].get_xdata()) == [0, 1] and len({tuple(line.get_xdata()) for line in lines.values()}) == 3
     rows += [row(e, m, f"{turn}, 1, 50–100 %", "all three") for e, m in ((1, "retina_kp"), (9, "ECC")) for turn in ("0°", "90°")]
+    unfinished = [row(1, label="0°, 1, 25–50 %", factor="all three"), row(1, "ECC", label="90°, 2, 50–100 %", factor="all three")]
+    some = viz_benchmark.plot_crossed(grid_tables.summarise(unfinished, "factor", "bin", "pair", "method"))
+    assert [[text.get_text() for text in ax.texts] for ax in some.axes] == [["100"], [], [], ["100"]]
     crossed = viz_benchmark.plot_crossed(grid_tables.summarise(rows, "factor", "bin", "pair", "method"))
     assert [ax.get_title() for ax in crossed.axes] == ["retina_kp", "ECC"]
     assert [[text.get_text() for text in ax.texts] for ax in crossed.axes] == [["100", "100"], ["0", "0"]]

@@ -8,7 +8,9 @@ import pytest
 from retina_kp import PairOptions, Registrar, calibration
 from retina_kp.calibration import calibration_error, fit_calibration, risk_coverage
 from retina_kp.confidence import DEFAULT_CALIBRATION, confidence
-from retina_kp.evaluation import Trial, gather_trials, run_trials, summarise_trials
+from retina_kp.evaluation import Trial, gather_trials, run_trial, run_trials, summarise_trials
+from retina_kp.result import Registration
+from retina_kp.samples import draw_pair
 
 
 def trial(error=1.0, ok=True, genuine=True, share=0.4, moving="FA"):
@@ -18,17 +20,11 @@ def trial(error=1.0, ok=True, genuine=True, share=0.4, moving="FA"):
 
 
 def test_table_of_known_trials():
-    trials = [trial(1), trial(3), trial(5), trial(30), trial(2, ok=False), trial(np.inf, genuine=False)]
+    trials = [trial(1), trial(10), trial(5), trial(30), trial(2, ok=False), trial(np.inf, genuine=False)]
     (row,) = summarise_trials(trials)
-    shares = {
-        "success": 0.6,
-        "within_2px": 0.2,
-        "auc25": 0.528,
-        "wrong_accepted": 0.2,
-        "far_accepted": 0.2,
-        "refused": 0.2,
-    }  # below 2…25, 4…25, 6…25 px
-    assert row == {"pair": "CF-FA", "n": 5, **shares, "median_px": 5.0, "median_s": 0.5}
+    shares = {"success": 0.4, "within_2px": 0.2, "wrong_accepted": 0.4, "far_accepted": 0.2, "refused": 0.2}
+    shares["auc25"] = 0.472  # below 2…25, 11…25, 6…25 px
+    assert row == {"pair": "CF-FA", "n": 5, **shares, "median_px": 10.0, "median_s": 0.5}
     assert [row["pair"] for row in summarise_trials([*trials, trial(1, moving="OCT-FA")])] == ["CF-FA", "OCT-FA"]
 
 
@@ -107,3 +103,14 @@ def test_risk_and_coverage_by_hand():
     coverage, risk = risk_coverage(np.array([0.2, 0.9, 0.6, 0.6, 0.4]), np.array([0, 1, 0, 1, 1]))
     assert coverage == pytest.approx([0.2, 0.6, 0.8, 1.0]) and risk == pytest.approx([0, 1 / 3, 1 / 4, 2 / 5])
     assert [part.shape for part in risk_coverage(np.zeros(0), np.zeros(0))] == [(0,), (0,)]
+
+
+def test_a_quadratic_answer_is_judged_with_what_bends_it():
+    """Its matrix is right and its bend moves every corner by (6, 8) px; refused, the matrix is what was tried."""
+    pair = draw_pair(3, 0, ("CF", "FA"), PairOptions(size_px=96))
+    H, terms = np.linalg.inv(pair.H_0to1), np.zeros((6, 2))
+    terms[0], terms[1, 0], terms[2, 1] = (6, 8), 100, 100
+    one = Registration("ok", H, 1.0, *[np.zeros((0, 2))] * 2, np.zeros(0, bool), (96, 96), (96, 96), "quadratic", H_tried=H)
+    bent = replace(one, quadratic={"forward": terms, "backward": terms, "frame_from_original1": H, "original0_from_frame": np.eye(3)})
+    found = [run_trial(lambda fixed, moving, result=result: result, pair) for result in (one, bent, bent.refuse("no"))]
+    assert [(t.error_px, t.would_be_px) for t in found] == [pytest.approx(p, abs=1e-6) for p in ((0, 0), (80, 80), (np.inf, 0))]

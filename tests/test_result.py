@@ -156,6 +156,10 @@ def test_a_slim_image_that_is_averaged_to_a_few_px_is_drawn_all_the_same():
     assert (warped[35:145, 25:45] == 200).all() and result.covered().sum() == pytest.approx(120 * 29, rel=0.05)
 
 
+def test_an_image_smaller_than_a_pixel_is_drawn_as_nothing():
+    assert not registered(similarity(0, 0.005, (0, 0), (20.3, 30.3)), moving_hw=(64, 64)).warp(np.full((64, 64), 200, np.uint8)).any()
+
+
 def test_warp_reads_a_path(tmp_path):
     write_image(tmp_path / "moving.png", picture(MOVING_HW))
     assert (registered().warp(tmp_path / "moving.png") == registered().warp(picture(MOVING_HW))).all()

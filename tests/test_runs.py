@@ -197,11 +197,10 @@ def test_processes_that_fail_say_why(tmp_path):
 
 
 POOL = """
-import multiprocessing, os, time
-from concurrent.futures import ProcessPoolExecutor
-from retina_kp.processes import end_with_parent
+import os, time
+from retina_kp.processes import worker_pool
 if __name__ == "__main__":
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
+    with worker_pool(1) as pool:
         print(pool.submit(os.getpid).result(), flush=True)
         pool.submit(time.sleep, 600).result()
 """
