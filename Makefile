@@ -13,7 +13,7 @@ help:
 	@echo "make test        run the tests and replay the notebooks"
 	@echo "make lab         open JupyterLab in notebooks/"
 	@echo "make train       all four training phases, each by its notebook, with a report; full scale: ARGS=\"-f notebooks/params/full.yaml\""
-	@echo "make train-lite  train the shipped weights again, on drawn retinas only, into outputs/runs/train-lite; hours, resumable"
+	@echo "make train-lite  train the default network from nothing, on drawn retinas only, into outputs/runs/train-lite; hours, resumable"
 	@echo "make ablation    what each training phase brings; hours, resumable"
 	@echo "make transfer    what phase 4 brings to pictures of another look, and what it forgets; hours, resumable"
 	@echo "make ladder      what each ingredient of registration brings; hours, resumable"

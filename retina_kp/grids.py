@@ -127,12 +127,14 @@ def run_grid(
 ) -> Iterator[list[dict]]:
     """Yield the rows of `measure_pair` for each job and its methods (OURS, or names of rivals), in order. With several processes, which
     share the threads of this one, the same rows come sooner, but their seconds are those of a busy machine."""
+    if not work:
+        return
     if processes == 1:
         _start_worker(str(weights))
         yield from (_run_job(job, methods, seed) for job, methods in work)
         return
     with worker_pool(processes, _start_worker, str(weights)) as pool:
-        yield from pool.map(_run_job, *zip(*work, strict=True), [seed] * len(work)) if work else ()
+        yield from pool.map(_run_job, *zip(*work, strict=True), [seed] * len(work))
 
 
 _registrar: Registrar | None = None  # of this process

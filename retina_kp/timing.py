@@ -92,11 +92,8 @@ def cold_start(weights: str | Path, fixed: np.ndarray, moving: np.ndarray, other
 
 
 def _start_cold(weights: str, fixed: np.ndarray, moving: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    large = [
-        cv2.resize(image, None, fx=k, fy=k, interpolation=cv2.INTER_CUBIC)
-        for image in (fixed, moving)
-        if (k := LARGE_PX / max(image.shape))
-    ]
+    large = [cv2.resize(image, None, fx=(zoom := LARGE_PX / max(image.shape[:2])), fy=zoom, interpolation=cv2.INTER_CUBIC)
+             for image in (fixed, moving)]  # fmt: skip
     marks, registrar = [time.perf_counter()], Registrar.from_pretrained(weights)
     marks.append(time.perf_counter())
     for pair in ((fixed, moving), (fixed, moving), large, (fixed, other)):

@@ -26,14 +26,13 @@ from .dataset import SyntheticOptions
 from .files import write_csv, write_json
 from .phases import TrainConfig
 from .pke import PkeOptions
-from .processes import is_main
-from .state import read_state
+from .processes import is_main, read_history
 from .synthetic import DEEP_OCTA
 from .trainer import Trainer
 from .versions import code_version, commit
 
 log = logging.getLogger(__name__)
-# CF with everything, fields from a small OCT square to a wide camera; vessels seen only as projection artefacts too
+# Fields from a small OCT square to a wide camera; of vessels sometimes only the projection artefacts
 DRAWN = SyntheticOptions(field_deg=(14.0, 60.0), moving=("FA", "FA", "OCT", "OCTA", "OCTA", DEEP_OCTA))
 LITE = TrainConfig(steps_per_epoch=250, pool_size=1200, validation_pairs=48, moving_weight=0.5, precision="bf16", extra_points=192,
                    data=DRAWN)  # fmt: skip
@@ -88,8 +87,7 @@ def run_recipe(name: str, run_dir: str | Path, device: str = "cpu", shorten: flo
 
 def history_of(run_dir: Path) -> list[dict]:
     """The epochs of all phases of a recipe's run, in their order."""
-    stages = sorted(path.parent for path in run_dir.glob("[0-9]*_*/state.pt"))
-    return [{"stage": folder.name, **row} for folder in stages for row in read_state(folder / "state.pt", "cpu")["history"]]
+    return [{"stage": path.parent.name, **row} for path in sorted(run_dir.glob("[0-9]*_*/history.csv")) for row in read_history(path)]
 
 
 def train_recipe(args: argparse.Namespace) -> None:
