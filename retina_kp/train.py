@@ -12,7 +12,6 @@ import argparse
 import json
 import logging
 import platform
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,12 +91,14 @@ def history_of(run_dir: Path) -> list[dict]:
 
 def train_recipe(args: argparse.Namespace) -> None:
     """Train a recipe, then calibrate and publish its weights (the main process alone)."""
-    run_dir, started = Path(args.run_dir or f"outputs/runs/train-{args.recipe}"), time.time()
+    run_dir = Path(args.run_dir or f"outputs/runs/train-{args.recipe}")
     checkpoint = run_recipe(args.recipe, run_dir, args.device, args.shorten, workers=args.workers, tensorboard=args.tensorboard)
     if not is_main():
         return
-    write_csv(run_dir / "history.csv", history_of(run_dir))
-    about = {"recipe": args.recipe, "shortened_to": args.shorten, "seconds_this_run": round(time.time() - started), "commit": commit(),
+    history = history_of(run_dir)
+    write_csv(run_dir / "history.csv", history)
+    minutes = sum(row["seconds_per_step"] * row["step"] / row["epoch"] for row in history) / 60  # of all sittings
+    about = {"recipe": args.recipe, "shortened_to": args.shorten, "training_minutes": round(minutes, 1), "commit": commit(),
              "code": code_version(), "machine": platform.machine(), "threads": torch.get_num_threads()}  # fmt: skip
     target = Path(args.target or run_dir / f"{args.recipe}.safetensors")
     log.info("fitting steerers, and the confidence on %d pairs per kind", args.calibration_pairs)
