@@ -55,7 +55,8 @@ def test_settling_mends_a_hypothesis_that_is_somewhat_off(registrar, upright):
     raw = try_view(views0, views1, registrar.options, 0.0, 0.6, 0.6)
     raw.fit.H_1to0[:2, 2] += (9, -7)
     settled = settle(views0, views1, registrar.options, raw)
-    assert corner_error(raw.fit.H_1to0, truth, views1.base_hw) > 8 > 5 > corner_error(settled.fit.H_1to0, truth, views1.base_hw)
+    before, after = (corner_error(h.fit.H_1to0, truth, views1.base_hw) for h in (raw, settled))
+    assert before > 10 and after < 0.6 * before  # not 0: the pair is sheared, a search's hypothesis is a similarity
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1.0, (0, 0)), (0.35, (150, -60)), (2.5, (80, 40))])
