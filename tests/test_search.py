@@ -50,13 +50,13 @@ def test_nothing_promising_still_ends_with_the_best_of_all_stages(registrar, upr
     assert corner_error(found[0].fit.H_1to0, truth, views1.base_hw) < 8
 
 
-def test_settling_mends_a_hypothesis_that_is_somewhat_off(registrar, upright):
-    views0, views1, truth = views_and_truth(registrar, upright)
+def test_settling_mends_a_hypothesis_that_is_somewhat_off(registrar):
+    unsheared = PairOptions(size_px=512, rotation_deg=5, scale=(0.95, 1.05), min_overlap=0.8, shear=0)  # a hypothesis is a similarity
+    views0, views1, truth = views_and_truth(registrar, draw_pair(11, 4, ("CF", "FA"), unsheared))
     raw = try_view(views0, views1, registrar.options, 0.0, 0.6, 0.6)
     raw.fit.H_1to0[:2, 2] += (9, -7)
     settled = settle(views0, views1, registrar.options, raw)
-    before, after = (corner_error(h.fit.H_1to0, truth, views1.base_hw) for h in (raw, settled))
-    assert before > 10 and after < 0.6 * before  # not 0: the pair is sheared, a search's hypothesis is a similarity
+    assert corner_error(raw.fit.H_1to0, truth, views1.base_hw) > 8 > 5 > corner_error(settled.fit.H_1to0, truth, views1.base_hw)
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1.0, (0, 0)), (0.35, (150, -60)), (2.5, (80, 40))])
