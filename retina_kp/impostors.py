@@ -28,7 +28,7 @@ from .evaluation_run import side_by_side
 from .files import write_csv
 from .layouts import load_layout
 from .ledger import append_row, read_ledger
-from .methods import Method
+from .methods import CRASHED, Method
 from .progress import progress
 from .records import PairRecord
 from .versions import code_version
@@ -83,7 +83,7 @@ def try_impostor(impostor: Impostor, method: Method, key: str = "") -> dict:
     """What a method makes of an impostor: whether it accepts it or fails with an error, confidence and status."""
     fixed, moving = read_pair(impostor.fixed)[0], read_pair(impostor.moving)[1]
     result = method.register(fixed, moving if impostor.what == OTHER else moving[:, ::-1])
-    failed = result.status.startswith("error: ")
+    failed = result.status.startswith(CRASHED)
     return {"key": key, "kind": impostor.kind, "what": impostor.what, "fixed": impostor.fixed.pair_id, "moving": impostor.moving.pair_id,
             "accepted": result.ok, "failed": failed, "confidence": round(float(result.confidence), 4), "status": result.status}  # fmt: skip
 
@@ -91,7 +91,8 @@ def try_impostor(impostor: Impostor, method: Method, key: str = "") -> dict:
 def measure(impostors: Sequence[Impostor], method: Method, ledger: str | Path | None = None) -> list[dict]:
     """A row per impostor, see `try_impostor`; those in the ledger of the same images, weights and code are not tried again, unless they
     failed."""
-    done, prints = read_ledger(ledger), {r: pair_print(r) for i in impostors for r in (i.fixed, i.moving)}
+    done = read_ledger(ledger)
+    prints = {record: pair_print(record) for record in {r for i in impostors for r in (i.fixed, i.moving)}}
     about = [code_version(), method.fingerprint()]
     keys = [hashlib.sha256(json.dumps([*about, prints[i.fixed], prints[i.moving], i.what]).encode()).hexdigest()[:32] for i in impostors]
     rest = [(i, key) for i, key in zip(impostors, keys, strict=True) if key not in done]

@@ -20,6 +20,7 @@ from .true_keypoints import register_true_points
 
 PHASE_NOTEBOOKS = ("01_warmup", "02_geometric", "03_pke", "04_sim2real")
 NOT_FOUND = "found no transform"
+CRASHED = "error: "  # how the status of a method begins that raised an exception
 
 
 @dataclass(frozen=True)
@@ -43,24 +44,27 @@ class Method:
     def register_true_points(self, fixed: np.ndarray, moving: np.ndarray, H_1to0: np.ndarray, points=None) -> Registration:
         """The ceiling of ours, see `true_keypoints.register_true_points`; a crash is told as in `register`."""
         try:
-            registrar = _registrar(self.source, self.model, self.device)
-            return register_true_points(registrar, fixed, moving, H_1to0, points)
+            return register_true_points(self._registrar(), fixed, moving, H_1to0, points)
         except Exception as error:
             return _crashed(error, fixed, moving)
 
     def register(self, fixed: np.ndarray, moving: np.ndarray) -> Registration:
-        """The answer to a pair of images. A rival is sure of every answer (confidence NaN); NOT_FOUND and "error: …" are failures of a
+        """The answer to a pair of images. A rival is sure of every answer (confidence NaN); NOT_FOUND and CRASHED are failures of a
         method, every other status than "ok" is a refusal."""
         try:
             if self.ours:
-                return _registrar(self.source, self.model, self.device)(fixed, moving)
+                return self._registrar()(fixed, moving)
             return as_registration(RIVALS[self.source](fixed, moving), fixed.shape[:2], moving.shape[:2])
         except Exception as error:  # whatever it is, it is the answer of this method to this pair, and the others go on
             return _crashed(error, fixed, moving)
 
+    def _registrar(self) -> Registrar:
+        written = find_weights(self.source).stat()
+        return _registrar(self.source, self.model, self.device, (written.st_mtime_ns, written.st_size))
+
 
 def _crashed(error: Exception, fixed: np.ndarray, moving: np.ndarray) -> Registration:
-    return refused(f"error: {type(error).__name__}: {str(error).strip():.200}", fixed.shape[:2], moving.shape[:2])
+    return refused(f"{CRASHED}{type(error).__name__}: {str(error).strip():.200}", fixed.shape[:2], moving.shape[:2])
 
 
 def as_registration(H_1to0: np.ndarray | None, fixed_hw, moving_hw) -> Registration:
@@ -72,8 +76,8 @@ def as_registration(H_1to0: np.ndarray | None, fixed_hw, moving_hw) -> Registrat
 
 
 @lru_cache(maxsize=4)
-def _registrar(source: str, model: str, device: str) -> Registrar:
-    """One per process and weights."""
+def _registrar(source: str, model: str, device: str, written: tuple[int, int]) -> Registrar:
+    """One per process and file of weights as it is now; written: when, and its size."""
     return Registrar.from_pretrained(source, device=device, model=model)
 
 

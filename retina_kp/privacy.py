@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from .files import write_csv, write_text
 from .images import to_gray
+from .methods import CRASHED
 from .records import PairRecord
 
 SIDE_PX = 1024  # longer side of the copy that letters are looked for on
@@ -67,7 +68,7 @@ def reason_kind(reason: str) -> str:
 
 def without_message(status: str) -> str:
     """The status of a registration without what an error says of files: "error: OSError: /a/b.png" → "error: OSError"."""
-    return ": ".join(status.split(": ")[:2]) if status.startswith("error: ") else status
+    return ": ".join(status.split(": ")[:2]) if status.startswith(CRASHED) else status
 
 
 def pseudonyms(records: Iterable[PairRecord]) -> dict[str, tuple[str, str]]:

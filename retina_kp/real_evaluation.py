@@ -32,7 +32,7 @@ from .evaluation_pairs import (
 from .files import to_plain
 from .geometry import warp_points
 from .ledger import append_row, read_ledger
-from .methods import NOT_FOUND, Method
+from .methods import CRASHED, NOT_FOUND, Method
 from .metrics import judge, point_errors
 from .progress import progress
 from .records import PairRecord, Problem
@@ -59,8 +59,7 @@ class Unit:
 @dataclass(frozen=True)
 class Evaluation:
     """What an evaluation found. facts: one row per usable pair; rows: one per method, pair and stress, the
-    ceilings of ours first; problems: what was left out, or is
-    incomplete, and why."""
+    ceilings of ours first; problems: what was left out, or is incomplete, and why."""
 
     records: dict[str, PairRecord]
     facts: list[dict]
@@ -73,8 +72,8 @@ def evaluate(records: Sequence[PairRecord], methods: Sequence[Method], stresses:
     """Run every method on every pair as taken, and those named in ``stressed`` (default: all) under the other stresses too.
 
     ledger: a JSONL file to which each finished unit is appended at once; units that are in it already are not computed again, unless
-    images, truth, weights, settings or the code have changed. Pairs whose files or truth are unusable become problems. Parallel as
-    `joblib.parallel_config` says; alone without it.
+    images, truth, weights, settings or the code have changed, or the method had raised an error. Pairs whose files or truth are
+    unusable become problems. Parallel as `joblib.parallel_config` says; alone without it.
     """
     done = read_ledger(ledger)
     prints = [pair_print(record) for record in records]
@@ -110,7 +109,8 @@ def _run(units: Sequence[Unit], done: dict[str, dict], ledger: str | Path | None
     bar = progress(len(units), len(units) - len(rest), what)
     for row in Parallel(return_as="generator_unordered", batch_size=1)(delayed(run_unit)(unit) for unit in rest):
         done[row["key"]] = row
-        append_row(ledger, row)
+        if not str(row.get("status", "")).startswith(CRASHED):  # what ran out of memory once may go well next time
+            append_row(ledger, row)
         bar.update()
     bar.close()
     return [done[unit.key] | {"method": unit.name} for unit in units]
@@ -144,7 +144,7 @@ def measure(record: PairRecord, method: Method, stress: Stress = Stress()) -> di
     seconds = time.perf_counter() - started
     row = about(record) | {"method": method.name, "stress": stress.label, "factors": stress.changed(), "status": result.status}
     row |= {"confidence": result.confidence if method.ours else None, "seconds": seconds}
-    broken = result.status == NOT_FOUND or result.status.startswith("error: ")
+    broken = result.status == NOT_FOUND or result.status.startswith(CRASHED)
     row["outcome"] = "answered" if result.ok else "failed" if broken else "refused"
     if truth is not None:
         points1, points0 = warp_points(truth[0], R), truth[1]

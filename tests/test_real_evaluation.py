@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from retina_kp import evaluation_files as files
 from retina_kp import evaluation_tables as tables
 from retina_kp import methods as methods_module
 from retina_kp import real_evaluation, versions
+from retina_kp.checkpoints import find_weights, load_network, save_network
 from retina_kp.evaluation_columns import TABLES
 from retina_kp.evaluation_pairs import FIT, truth_points
 from retina_kp.files import to_plain
@@ -29,7 +31,7 @@ from retina_kp.stress import Stress
 
 PX = 768 / max(HW)  # one px of the small images, at 768
 IDENTITY = Method("identity", "identity", False)
-REAL = Path("/work/shared/data/real-dev")
+REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "real-dev"
 
 
 @pytest.fixture
@@ -111,6 +113,34 @@ def test_no_crash_of_a_method_stops_the_run(clinic, monkeypatch, ours):
     rows = evaluate(load_layout(clinic).records, [Method("m", "lite" if ours else "identity", ours)]).rows[-3:]
     assert [row["status"] for row in rows] == ["error: KeyError: 'no such layer'", "error: MemoryError: 8 GB", "ok"]
     assert [row["outcome"] for row in rows] == ["failed", "failed", "inaccurate"]
+
+
+def test_a_crash_is_tried_again(clinic, tmp_path, monkeypatch):
+    """Out of memory once; what was found stays."""
+    records = load_layout(clinic).records[:2]
+
+    def short_of_memory(fixed, moving):
+        raise MemoryError("8 GB")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(methods_module.RIVALS, "identity", short_of_memory)
+        first = evaluate(records, [IDENTITY], ledger=tmp_path / "units.jsonl").rows
+    ran = counting(monkeypatch)
+    again = evaluate(records, [IDENTITY], ledger=tmp_path / "units.jsonl").rows
+    assert {row["outcome"] for row in first} == {"failed"} and "failed" not in {row["outcome"] for row in again}
+    assert len(ran) == 2
+
+
+def test_weights_written_anew_are_loaded_anew(tmp_path):
+    """One process, one path: the registrar follows the file, as the fingerprint does."""
+    path = tmp_path / "mine.safetensors"
+    shutil.copy(find_weights("lite"), path)
+    method = Method("mine", str(path), True, device="cpu")
+    before, mark = method._registrar(), method.fingerprint()
+    assert method._registrar() is before
+    network, metadata = load_network(path)
+    save_network(path, network, {"calibration": metadata["calibration"] | {"bias": 7.0}}, half=True)
+    assert method.fingerprint() != mark and method._registrar().calibration["bias"] == 7
 
 
 def test_confidence_tells_a_warned_of_error_from_a_wrongly_accepted_one():
