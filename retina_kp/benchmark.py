@@ -7,10 +7,12 @@ python -m retina_kp.benchmark --tables usual,wide --pairs 500 --ours-only --proc
 from __future__ import annotations
 
 import argparse
+import hashlib
 import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -29,6 +31,7 @@ from .evaluation import (
     Trial,
     error_px,
     gather_trials,
+    kept_trials,
     kind_of,
     modalities,
     print_table,
@@ -38,6 +41,7 @@ from .evaluation import (
 from .grid_run import UPRIGHT, measure_grids, save_figures, start_figures
 from .grid_tables import crossed_rows, pivot
 from .grids import FACTORS, GRID_SEED, OURS, TOGETHER, grid_jobs
+from .networks import choose_device
 from .registration import Registrar
 from .rivals import RIVALS, Rival, choose_rivals
 from .samples import PairOptions, SamplePair, draw_pair
@@ -58,19 +62,16 @@ def print_start(figures: Mapping[str, float]) -> None:
 
 
 def compare(
-    registrar: Registrar, options: PairOptions, pairs: int, seed: int, moving: Sequence[str], rivals: Mapping[str, Rival]
-) -> list[dict]:
-    """Rows of ours and the rivals per kind of pairs, all on the same ones."""
-    rows = []
-    for kind in moving:
-        trials: dict[str, list[Trial]] = {}
-        for index in range(pairs):
-            pair = draw_pair(seed, index, modalities(kind), options)
-            trials.setdefault(OURS, []).append(run_trial(registrar, pair))
-            for name, rival in rivals.items():
-                trials.setdefault(name, []).append(run_rival(rival, pair))
-        rows += [{"method": name, **summarise_trials(own)[0]} for name, own in trials.items()]
-    return rows
+    registrar: Registrar, options: PairOptions, pairs: int, seed: int, kind: str, rivals: Mapping[str, Rival]
+) -> dict[str, list[Trial]]:
+    """Trials of ours and the rivals, all on the same pairs of a kind."""
+    trials: dict[str, list[Trial]] = {}
+    for index in range(pairs):
+        pair = draw_pair(seed, index, modalities(kind), options)
+        trials.setdefault(OURS, []).append(run_trial(registrar, pair))
+        for name, rival in rivals.items():
+            trials.setdefault(name, []).append(run_rival(rival, pair))
+    return trials
 
 
 def run_rival(rival: Rival, pair: SamplePair) -> Trial:
@@ -81,24 +82,34 @@ def run_rival(rival: Rival, pair: SamplePair) -> Trial:
     return Trial(kind_of(pair), H_1to0 is not None, error, error, float(H_1to0 is not None), seconds, True, {})
 
 
+def table_trials(args, name: str, kind: str, rivals: Mapping[str, Rival]) -> dict[str, list[Trial]]:
+    """Trials by method on the pairs of a kind in a table, kept in a file of --out."""
+    options, weights = TABLES[name][1], find_weights(args.weights)
+
+    def gather() -> dict[str, list[Trial]]:
+        if not rivals:
+            return {OURS: gather_trials(weights, args.seed, args.pairs, options, moving=(kind,), processes=args.processes)}
+        registrar = Registrar.from_pretrained(weights)
+        registrar(*[draw_pair(1, 1).fixed] * 2)  # the first call loads and plans
+        return compare(registrar, options, args.pairs, args.seed, kind, rivals)
+
+    about = {"weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(), "seed": args.seed, "pairs": args.pairs, "kind": kind,
+             "options": asdict(options), "rivals": list(rivals), "processes": args.processes}  # fmt: skip
+    return kept_trials(Path(args.out) / "tables" / f"{name} {'-'.join(modalities(kind))}.json", about, gather)
+
+
 def print_tables(args, rivals: Mapping[str, Rival]) -> None:
     """The tables asked for, of ours alone or beside rivals."""
-    registrar, gathered = None if args.ours_only else Registrar.from_pretrained(args.weights), []
-    if registrar is not None:
-        registrar(*[draw_pair(1, 1).fixed] * 2)  # the first call loads and plans
+    judged = []
     for name in args.tables:
-        title, options = TABLES[name]
-        print(f"\n{name}: {title}, 768x768 px   (success = mean corner error ≤ {RIGHT_PX:g} px)", flush=True)
-        if args.ours_only:
-            trials = gather_trials(args.weights, args.seed, args.pairs, options, moving=args.moving, processes=args.processes)
-            gathered += trials
-            print_table(summarise_trials(trials))
-        else:
-            print_table(compare(registrar, options, args.pairs, args.seed, args.moving, rivals))
-    if gathered:
-        told = np.array([t.confidence for t in gathered])
-        error = calibration_error(told, np.array([t.would_be_px <= FOUND_PX for t in gathered], float))
-        print(f"\nexpected calibration error over these {len(told)} pairs: {error:.3f}   (right = mean corner error ≤ {FOUND_PX:g} px)")
+        print(f"\n{name}: {TABLES[name][0]}, 768x768 px   (success = mean corner error ≤ {RIGHT_PX:g} px)", flush=True)
+        found = [table_trials(args, name, kind, rivals) for kind in args.moving]
+        print_table([{"method": method, **summarise_trials(own)[0]} for trials in found for method, own in trials.items()])
+        judged += [trial for trials in found for trial in trials[OURS]]
+    told, right = np.array([t.confidence for t in judged]), np.array([t.would_be_px <= FOUND_PX for t in judged], float)
+    off = calibration_error(told, right)
+    print(f"\n{OURS}: expected calibration error over these {len(told)} pairs: {off:.3f}   (right = mean corner error ≤ {FOUND_PX:g} px)")
+    print(f"every trial: {Path(args.out) / 'tables'}")
     print_start(start_figures(args.weights, args.seed))
 
 
@@ -138,7 +149,7 @@ def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rivals", default="", help=f"of {', '.join(RIVALS)}; default: SIFT+MAGSAC for tables, all for grids")
     parser.add_argument("--ours-only", action="store_true", help="leave the rivals out")
     parser.add_argument("--processes", type=int, default=1, help="side by side, of grids and with --ours-only; times are then longer")
-    parser.add_argument("--out", default="outputs/benchmark", help="folder of a grid's results; a second call goes on with them")
+    parser.add_argument("--out", default="outputs/benchmark", help="folder of results; a second call goes on with them")
     parser.add_argument("--weights", default="lite")
     parser.add_argument("--seed", type=int, default=None)
     args = parser.parse_args(argv)
@@ -170,7 +181,8 @@ def _split(text: str) -> list[str]:
 def main() -> None:
     args = read_arguments()
     rivals, missing = choose_rivals(args.rivals)
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, OpenCV {cv2.__version__}")
+    device = choose_device("auto").type
+    print(f"{platform.machine()}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}, OpenCV {cv2.__version__}")
     for name, why in missing.items():
         print(f"{name} left out: {why}")
     print_tables(args, rivals) if args.tables else run_grids(args, rivals, missing)

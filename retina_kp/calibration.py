@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-from dataclasses import asdict
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +16,13 @@ import numpy as np
 from .augment import AppearanceRange
 from .checkpoints import find_weights, load_network, read_metadata, save_network
 from .confidence import calibration_inputs, confidence
-from .evaluation import FOUND_PX, MOVING, Trial, gather_trials
-from .files import write_json
+from .evaluation import FOUND_PX, MOVING, Trial, gather_trials, kept_trials
 from .networks import choose_device
+from .processes import from_one
 from .registration import Registrar
 from .samples import PairOptions
 from .steering import fit_steerers
-from .versions import code_version
+from .versions import code_version, commit
 
 CALIBRATION_SEED = 77_002  # never used for training or validation
 # Kinds of pairs, as of `evaluation.modalities`. Not deep OCTA: what is right there looks so much like two eyes that real strangers pass.
@@ -39,9 +38,11 @@ def publish(checkpoint: str | Path, target: str | Path, pairs: int, about: dict,
     by DEFAULT_CALIBRATION whatever the checkpoint carried; they are kept in trials_path and used again for equal weights and code."""
     network, metadata = load_network(checkpoint)
     how = {"half": True, "steerers": fit_steerers(Registrar(network, device=device))}
-    draft = save_network(f"{trials_path}.safetensors", network, {}, **how)
-    trials = _kept_trials(trials_path, draft, pairs, device)
-    draft.unlink()
+    draft = save_network(f"{trials_path}.{os.getpid()}.safetensors", network, {}, **how)  # whoever else calibrates has another one
+    try:
+        trials = _kept_trials(trials_path, draft, pairs, device)
+    finally:
+        draft.unlink()
     known = [t for t in trials if t.evidence]
     calibration = fit_calibration(trials)
     right = np.array([t.would_be_px <= FOUND_PX for t in known], float)
@@ -55,16 +56,11 @@ def publish(checkpoint: str | Path, target: str | Path, pairs: int, about: dict,
 
 def _kept_trials(path: str | Path, checkpoint: str | Path, pairs: int, device: str) -> list[Trial]:
     """The trials of an earlier call when they belong to the same weights, number of pairs and code, else new ones."""
-    weights = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
-    belongs_to = {"weights_sha256": weights, "pairs": pairs, "code": code_version()}  # another search finds other evidence
-    if Path(path).is_file():
-        kept = json.loads(Path(path).read_text())
-        if kept["belongs_to"] == belongs_to:
-            return [Trial(**{k: np.inf if v is None else v for k, v in t.items()}) for t in kept["trials"]]
+    about = {"weights_sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(), "pairs": pairs}
     how = {"impostors": True, "moving": KINDS, "device": device, "processes": 2 if choose_device(device).type == "cpu" else 1}
-    trials = [t for options in CALIBRATION_SETS for t in gather_trials(checkpoint, CALIBRATION_SEED, pairs, options, **how)]
-    write_json(path, {"belongs_to": belongs_to, "trials": [asdict(t) for t in trials]})
-    return trials
+    sets = {f"set {number}": options for number, options in enumerate(CALIBRATION_SETS, 1)}
+    found = kept_trials(path, about, lambda: {k: gather_trials(checkpoint, CALIBRATION_SEED, pairs, o, **how) for k, o in sets.items()})
+    return [t for own in found.values() for t in own]
 
 
 def fit_calibration(trials: list[Trial]) -> dict[str, float]:
@@ -121,14 +117,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="lite", help="a shipped name or a checkpoint")
     parser.add_argument("--target", required=True, help="file for the result, in half precision")
-    parser.add_argument("--pairs", type=int, default=20, help="per kind and set; nearly as many impostors")
+    parser.add_argument("--pairs", type=from_one, default=20, help="per kind and set; nearly as many impostors")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--trials", default="outputs/calibration_trials.json", help="kept there, and used again for equal weights and code")
+    parser.add_argument("--trials", default="", help="kept there, and used again for equal weights and code; default: <target>.trials.json")
     args = parser.parse_args()
-    path = find_weights(args.weights)
-    fitted = ("retina_kp", "network", "options", "calibration", "calibration_figures", "phase")
-    about = {key: value for key, value in read_metadata(path).items() if key not in fitted}
-    print(publish(path, args.target, args.pairs, about, args.trials, args.device))
+    try:
+        path = find_weights(args.weights)
+        fitted = ("retina_kp", "network", "options", "calibration", "calibration_figures", "phase")
+        about = {key: value for key, value in read_metadata(path).items() if key not in fitted}
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    about |= {"calibration_commit": commit(), "calibration_code": code_version()}  # what the weights came with speaks of their training
+    print(publish(path, args.target, args.pairs, about, args.trials or f"{args.target}.trials.json", args.device))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from .files import to_plain, write_json
 from .geometry import corners, warp_points
 from .metrics import LONGER_SIDE_PX, auc25, mace
 from .processes import worker_pool
@@ -16,6 +18,7 @@ from .registration import Registrar
 from .result import Registration
 from .samples import PairOptions, SamplePair, draw_pair
 from .synthetic import RENDERERS
+from .versions import code_version
 
 MOVING = ("FA", "OCT", "OCTA")  # kinds of pairs by the moving image beside CF; "OCT-FA" is a pair without CF
 RIGHT_PX = 5.0  # mean corner error (longer side 768) up to which a registration counts as right
@@ -106,12 +109,23 @@ def _run_chunk(seed, count, options, impostors, modality, start) -> list[Trial]:
 
 
 def gather_trials(weights: str | Path, seed: int, per_kind: int, options: PairOptions = PairOptions(), impostors: bool = False,
-                  moving: Iterable[str] = MOVING, processes: int = 2, chunk: int = 10, device: str = "cpu") -> list[Trial]:  # fmt: skip
-    """All trials of `run_trials`, spread over processes that share the threads of this one, or its GPU; the same pairs whatever their
-    number."""
+                  moving: Iterable[str] = MOVING, processes: int = 2, chunk: int = 10, device: str = "auto") -> list[Trial]:  # fmt: skip
+    """The trials of `run_trials` on runs of ``chunk`` pairs (so the first pair of each has no impostor), spread over processes that share
+    the threads of this one, or its GPU; the same whatever their number."""
     jobs = [(seed, min(chunk, per_kind - start), options, impostors, m, start) for m in moving for start in range(0, per_kind, chunk)]
     with worker_pool(processes, _start_worker, str(weights), device) as pool:
         return [trial for trials in pool.map(_run_chunk, *zip(*jobs, strict=True)) for trial in trials]
+
+
+def kept_trials(path: str | Path, about: dict, gather: Callable[[], dict[str, list[Trial]]]) -> dict[str, list[Trial]]:
+    """Trials by method: those that an earlier call with equal ``about`` and code has left in a JSON file, or new ones, kept there."""
+    about, path = to_plain(about | {"code": code_version()}), Path(path)  # another search finds other evidence
+    if path.is_file() and (kept := json.loads(path.read_text(encoding="utf-8")))["belongs_to"] == about:
+        revived = {name: [{k: np.inf if v is None else v for k, v in t.items()} for t in own] for name, own in kept["trials"].items()}
+        return {name: [Trial(**t) for t in own] for name, own in revived.items()}
+    trials = gather()
+    write_json(path, {"belongs_to": about, "trials": {name: [asdict(t) for t in own] for name, own in trials.items()}})
+    return trials
 
 
 def summarise_trials(trials: list[Trial]) -> list[dict]:

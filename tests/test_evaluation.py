@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from retina_kp import PairOptions, Registrar, calibration
+from retina_kp import PairOptions, Registrar, calibration, evaluation
 from retina_kp.calibration import calibration_error, fit_calibration, risk_coverage
 from retina_kp.confidence import DEFAULT_CALIBRATION, confidence
 from retina_kp.evaluation import Trial, gather_trials, run_trial, run_trials, summarise_trials
@@ -79,7 +79,7 @@ def test_trials_are_kept_for_equal_weights_and_code_alone(tmp_path, monkeypatch)
     (checkpoint := tmp_path / "weights").write_bytes(b"a")
     first, again = (calibration._kept_trials(tmp_path / "trials.json", checkpoint, 2, "cpu") for _ in range(2))
     assert first == again and len(drawn) == len(calibration.CALIBRATION_SETS)
-    monkeypatch.setattr(calibration, "code_version", lambda: "another search")
+    monkeypatch.setattr(evaluation, "code_version", lambda: "another search")
     calibration._kept_trials(tmp_path / "trials.json", checkpoint, 2, "cpu")
     assert len(drawn) == 2 * len(calibration.CALIBRATION_SETS)
 
@@ -92,10 +92,11 @@ def test_calibration_error_by_hand():
 
 def test_processes_change_nothing_but_the_time():
     options = PairOptions(size_px=256, rotation_deg=10, scale=(0.95, 1.05), min_overlap=0.8)
-    here = list(run_trials(Registrar.from_pretrained("lite", device="cpu"), 3, 2, options, impostors=True, moving=("FA",)))
-    there = gather_trials("lite", 3, 2, options, impostors=True, moving=("FA",), processes=1)
-    assert [t.genuine for t in there] == [True, True, False]
-    assert [t.would_be_px for t in there] == pytest.approx([t.would_be_px for t in here], rel=1e-6)
+    here = list(run_trials(Registrar.from_pretrained("lite", device="cpu"), 3, 3, options, impostors=True, moving=("FA",)))
+    assert [t.genuine for t in here] == [True, True, False, True, False]
+    there = gather_trials("lite", 3, 3, options, impostors=True, moving=("FA",), processes=2, chunk=2)
+    assert [t.genuine for t in there] == [True, True, False, True]  # the first pair of a chunk has no impostor
+    assert [t.would_be_px for t in there] == pytest.approx([t.would_be_px for t in here[:4]], rel=1e-6)
 
 
 def test_risk_and_coverage_by_hand():
