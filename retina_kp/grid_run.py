@@ -89,6 +89,12 @@ def resume(folder: Path, settings: dict) -> list[dict]:
     return read_rows(trials) if trials.is_file() else []
 
 
+def earlier_run(trials: str | Path) -> tuple[list[dict], dict[str, float]]:
+    """The rows of a trials.csv of `measure_grids`, and the cold start that was measured with them; {} where no figures.json tells it."""
+    figures = Path(trials).with_name("figures.json")
+    return read_rows(trials), json.loads(figures.read_text(encoding="utf-8"))["cold_start"] if figures.is_file() else {}
+
+
 def _place(row: Mapping) -> tuple:
     return row["factor"], row["bin"], row["pair"], row["index"]
 

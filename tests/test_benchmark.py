@@ -1,5 +1,6 @@
 """The benchmark measures what it says: pairs lie in their bins, figures agree with a hand's, stages add up, a second call goes on."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import yaml  # noqa: E402
 
 from retina_kp import PairOptions, Registrar, benchmark, grid_run, grid_tables, grids, viz_benchmark  # noqa: E402
 from retina_kp.config import from_dict  # noqa: E402
-from retina_kp.evaluation import VALIDATION_SEED, Trial, error_px  # noqa: E402
+from retina_kp.evaluation import VALIDATION_SEED, Trial, error_px, summarise_trials  # noqa: E402
 from retina_kp.files import write_csv  # noqa: E402
 from retina_kp.report import notebook_parameters, project_root  # noqa: E402
 from retina_kp.rivals import RIVALS  # noqa: E402
@@ -159,8 +160,9 @@ def test_cold_start_tells_time_and_memory(easy_pair):
 def test_a_table_holds_ours_beside_the_rivals():
     options = PairOptions(size_px=256, rotation_deg=10, scale=(0.95, 1.05), min_overlap=0.8)
     rivals = {"none": lambda fixed, moving: None, "identity": lambda fixed, moving: np.eye(3)}
-    ours, none, identity = benchmark.compare(Registrar.from_pretrained("lite", device="cpu"), options, 2, 3, ["FA"], rivals)
-    assert [r["method"] for r in (ours, none, identity)] == ["retina_kp", "none", "identity"] and ours["success"] == 1
+    trials = benchmark.compare(Registrar.from_pretrained("lite", device="cpu"), options, 2, 3, "FA", rivals)
+    ours, none, identity = (summarise_trials(own)[0] for own in trials.values())
+    assert list(trials) == ["retina_kp", "none", "identity"] and ours["success"] == 1
     assert (none["refused"], none["success"]) == (1, 0) and (identity["wrong_accepted"], identity["refused"]) == (1, 0)
 
 
@@ -197,6 +199,13 @@ def test_trials_of_unknown_origin_are_not_continued(tmp_path):
     write_csv(tmp_path / "trials.csv", [row(1)])
     with pytest.raises(ValueError, match="another run .code: None → 'a'"):
         grid_run.resume(tmp_path, {"code": "a"})
+
+
+def test_an_earlier_run_is_shown_with_its_own_cold_start(tmp_path):
+    write_csv(tmp_path / "trials.csv", [row(1)])
+    assert grid_run.earlier_run(tmp_path / "trials.csv") == (grid_tables.read_rows(tmp_path / "trials.csv"), {})
+    grid_run.save_figures(tmp_path, [row(1)], {}, {"load_s": 0.5})
+    assert grid_run.earlier_run(tmp_path / "trials.csv")[1] == {"load_s": 0.5}
 
 
 def test_the_command_measures_prints_and_keeps(tmp_path, monkeypatch, capsys):
@@ -248,14 +257,21 @@ def test_settings_of_the_notebook_are_checked(tmp_path):
             from_dict(grid_run.BenchmarkSettings, known | given)
 
 
-def test_tables_of_ours_alone_tell_how_far_confidence_is_off(monkeypatch, capsys):
-    made_up = [Trial("FA", True, error, error, 0.9, 0.5, True, {}) for error in (1.0, 1.0, 6.0, 99.0)]
-    monkeypatch.setattr(benchmark, "gather_trials", lambda *args, **how: made_up)
+def test_tables_tell_how_far_confidence_is_off_and_keep_their_trials(tmp_path, monkeypatch, capsys):
+    """A second call measures nothing again; with other pairs it does."""
+    made_up = [Trial("FA", e < np.inf, e, e, 0.9, 0.5, True, {"inliers": 9.0}) for e in (1.0, 1.0, 6.0, np.inf)]
+    measured = []
+    monkeypatch.setattr(benchmark, "gather_trials", lambda *args, **how: measured.append(args[2]) or made_up)
     monkeypatch.setattr(benchmark, "start_figures", lambda *args: {"load_s": 0.5})
-    monkeypatch.setattr(sys, "argv", ["benchmark", "--tables", "wide", "--ours-only", "--moving", "FA"])
-    benchmark.main()
-    said = capsys.readouterr().out
-    assert "scale 0.33–3" in said and "CF-FA  4  0.5 " in said and "over these 4 pairs: 0.150" in said
+    for pairs in ("4", "4", "5"):
+        command = ["benchmark", "--tables", "wide", "--ours-only", "--moving", "FA", "--pairs", pairs, "--out", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", command)
+        benchmark.main()
+        said = capsys.readouterr().out
+        assert "scale 0.33–3" in said and "CF-FA  4  0.5 " in said and "over these 4 pairs: 0.150" in said
+    assert measured == [4, 5]
+    kept = json.loads((tmp_path / "tables" / "wide CF-FA.json").read_text(encoding="utf-8"))
+    assert [t["error_px"] for t in kept["trials"]["retina_kp"]] == [1, 1, 6, None] and kept["belongs_to"]["pairs"] == 5
 
 
 def test_the_full_parameters_exist_in_the_notebook():
