@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .evaluation_pairs import truth_points
 from .files import natural_order
-from .geometry import corners, warp_points
 from .images import ImageError, read_image, shrink, write_image
 from .layouts import load_layout
 from .metrics import judge, point_errors
@@ -146,7 +146,8 @@ def run_job(registrar: Registrar, job: Job) -> Outcome:
 
 
 def run_jobs(registrar: Registrar, jobs: Iterable[Job], folder: str | Path) -> list[Outcome]:
-    """Register every job and write per pair <name>.json, the transform files and <name>_registered.png into ``folder``.
+    """Register every job and write per pair <name>.json, the transform files and <name>_registered.png into ``folder``, in
+    place of what an earlier run has left there for it.
 
     ValueError when two jobs bear one name: their files would overwrite each other.
     """
@@ -156,6 +157,8 @@ def run_jobs(registrar: Registrar, jobs: Iterable[Job], folder: str | Path) -> l
         raise ValueError(f"several jobs are called {twice[0]!r}, and so would their files be: give each a name of its own")
     for job in jobs:
         outcome = run_job(registrar, job)
+        for old in (".json", ".tfm", "_transformation.txt", "_registered.png"):  # of an earlier run of this name
+            (Path(folder) / f"{job.name}{old}").unlink(missing_ok=True)
         if outcome.result is not None:
             outcome.result.save(Path(folder) / f"{job.name}.json")
             if outcome.result.ok:
@@ -174,9 +177,5 @@ def display_copies(outcome: Outcome, longer_side_px: int = 1000) -> tuple[np.nda
 def _truth_errors(record: PairRecord | None, result: Registration | None) -> np.ndarray | None:
     if record is None or result is None or not result.ok or not has_truth(record):
         return None
-    if record.points0_xy is not None:
-        points1, truth = record.points1_xy, record.points0_xy
-    else:
-        points1 = corners(result.moving_hw)
-        truth = warp_points(points1, np.linalg.inv(record.H_0to1))
+    points1, truth = truth_points(record, result.moving_hw)
     return point_errors(np.eye(3), result.map_to_fixed(points1), truth, result.fixed_hw)  # with the quadratic part, where there is one

@@ -204,6 +204,18 @@ def test_a_refused_pair_leaves_its_reason_and_no_transform(folder, registrar, tm
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["blank.json"]
 
 
+@pytest.mark.parametrize(("image", "left"), [(b"no image", []), (np.full((200, 200), 90, np.uint8), ["a.json"])])
+def test_a_second_run_of_a_name_leaves_nothing_of_the_first(folder, registrar, tmp_path, image, left):
+    """Registered at first; then the moving image can no longer be read, or shows nothing."""
+    shutil.copytree(folder / "moving", tmp_path / "moving")
+    (job, _) = find_jobs(folder / "fixed", tmp_path / "moving")
+    run_jobs(registrar, [job], tmp_path / "out")
+    assert (tmp_path / "out" / "a_registered.png").is_file()
+    job.moving.write_bytes(image) if isinstance(image, bytes) else write_image(job.moving, image)
+    run_jobs(registrar, [job], tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == left
+
+
 @pytest.mark.parametrize("truth", [{"H_0to1": np.eye(3)}, {"points0_xy": np.full((7, 2), 50.0), "points1_xy": np.full((7, 2), 50.0)}])
 def test_the_error_is_that_of_the_whole_transform(truth):
     """A stand-in result whose matrix is right and whose bent part is 5 px off."""
