@@ -37,13 +37,13 @@ train-lite: $(STAMP)
 	@$(PY) -m retina_kp.train lite $(ARGS)
 
 ablation: $(STAMP)
-	@$(PY) -m retina_kp.ablation
+	@$(PY) -m retina_kp.ablation $(ARGS)
 
 ladder: $(STAMP)
 	@$(PY) -m retina_kp.ladder $(ARGS)
 
 transfer: $(STAMP)
-	@$(PY) -m retina_kp.transfer
+	@$(PY) -m retina_kp.transfer $(ARGS)
 
 benchmark: $(STAMP)
 	@$(PY) -m retina_kp.benchmark $(ARGS)

@@ -24,7 +24,7 @@ from .keypoints import KeypointOptions, find_keypoints
 from .objective import TRUE_RADIUS_PX
 from .phases import TrainConfig
 from .pke import PkeOptions, mine
-from .processes import worker_pool
+from .processes import from_one, worker_pool
 from .registration import Registrar
 from .samples import CLINICAL, PairOptions
 from .trainer import Trainer, average
@@ -110,10 +110,10 @@ def _run_seed(seed: int, steps: int, pairs: int, folder: Path) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=from_one, default=3)
     parser.add_argument("--steps", type=int, default=400, help="per stage; an arm has three")
-    parser.add_argument("--pairs", type=int, default=48, help="whole pairs for the success")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--pairs", type=from_one, default=48, help="whole pairs for the success")
+    parser.add_argument("--processes", type=from_one, default=2)
     parser.add_argument("--folder", type=Path, default=Path("outputs/ablation"))
     args = parser.parse_args()
     if args.steps < 100 or args.steps % 100:

@@ -23,7 +23,7 @@ from .checkpoints import find_weights, read_metadata
 from .evaluation import MOVING, RIGHT_PX, USUAL, WIDE, print_table, run_trials
 from .files import write_csv, write_json
 from .geometry import TransformRange
-from .processes import worker_pool
+from .processes import from_one, worker_pool
 from .registration import Candidate, Registrar
 from .samples import CLINICAL
 from .synthetic import DEEP_OCTA
@@ -148,8 +148,8 @@ def main() -> None:
     parser.add_argument("--weights", default="lite", help="a shipped name or a checkpoint")
     parser.add_argument("--trained", default="", help="run folder of their recipe")
     parser.add_argument("--ingredients", action="store_true", help="train and measure INGREDIENTS, and nothing else")
-    parser.add_argument("--pairs", type=int, default=32, help="of each kind and set")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--pairs", type=from_one, default=32, help="of each kind and set")
+    parser.add_argument("--processes", type=from_one, default=2)
     parser.add_argument("--folder", type=Path, default=Path("outputs/ladder"))
     args = parser.parse_args()
     try:

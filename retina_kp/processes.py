@@ -3,6 +3,7 @@ saw all."""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import multiprocessing
 import os
@@ -11,8 +12,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -34,10 +36,27 @@ def end_with_parent() -> None:
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def worker_pool(processes: int, start: Callable | None = None, *arguments) -> ProcessPoolExecutor:
-    """New processes for jobs side by side, which share the threads of this one and end with it; each calls start(*arguments) first."""
+@contextmanager
+def worker_pool(processes: int, start: Callable | None = None, *arguments) -> Iterator[ProcessPoolExecutor]:
+    """New processes for jobs side by side, which share the threads of this one and end with it; each calls start(*arguments) first. An
+    exception within the block, Ctrl-C too, drops the jobs that have not begun."""
+    if processes < 1:
+        raise ValueError(f"processes: takes a whole number from 1, not {processes}")
     threads = max(torch.get_num_threads() // processes, 1)
-    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker, (threads, start, arguments))
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker, (threads, start, arguments))
+    done = False
+    try:
+        yield pool
+        done = True
+    finally:
+        pool.shutdown(cancel_futures=not done)
+
+
+def from_one(text: str) -> int:
+    """A whole number from 1, of an argument of a command."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"takes a whole number from 1, not {text}")
+    return int(text)
 
 
 def _start_worker(threads: int, start: Callable | None, arguments: tuple) -> None:

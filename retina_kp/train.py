@@ -3,7 +3,8 @@
 python -m retina_kp.train --config run.yaml --run-dir outputs/runs/x   one phase, from the fields of `TrainConfig` that differ from default
 python -m retina_kp.train lite                                         the shipped recipe: phase after phase, then steerers and confidence
 
-Both continue where they were interrupted. On n devices: accelerate launch -m retina_kp.train ..., with micro_batches a multiple of n.
+Both continue where they were interrupted. A phase runs on n devices too: accelerate launch -m retina_kp.train --config ..., with
+micro_batches a multiple of n. A recipe runs on one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import platform
 from dataclasses import replace
 from pathlib import Path
@@ -90,11 +92,9 @@ def history_of(run_dir: Path) -> list[dict]:
 
 
 def train_recipe(args: argparse.Namespace) -> None:
-    """Train a recipe, then calibrate and publish its weights (the main process alone)."""
+    """Train a recipe, then calibrate and publish its weights."""
     run_dir = Path(args.run_dir or f"outputs/runs/train-{args.recipe}")
     checkpoint = run_recipe(args.recipe, run_dir, args.device, args.shorten, workers=args.workers, tensorboard=args.tensorboard)
-    if not is_main():
-        return
     history = history_of(run_dir)
     write_csv(run_dir / "history.csv", history)
     minutes = sum(row["seconds_per_step"] * row["step"] / row["epoch"] for row in history) / 60  # of all sittings
@@ -130,6 +130,8 @@ def main(argv: list[str] | None = None) -> None:
     if not 0 < args.shorten <= 1:
         parser.error(f"--shorten: takes a fraction of the steps, above 0 and up to 1, not {args.shorten:g}")
     if args.recipe:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            parser.error("a recipe runs in one process, on one device; several train a phase each: --config")
         train_recipe(args)
     else:
         for name in ("shorten", "target", "calibration_pairs"):

@@ -21,7 +21,7 @@ from .config import from_dict
 from .evaluation import RIGHT_PX, print_table, run_trial, run_trials
 from .files import write_csv, write_json
 from .phases import TrainConfig
-from .processes import worker_pool
+from .processes import from_one, worker_pool
 from .pseudo_real import pseudo_real_pair, write_pseudo_real
 from .registration import Registrar
 from .runs import Settings, defaults, training_config
@@ -85,10 +85,10 @@ def _run_seed(seed: int, *how) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="lite", help="phase 3's: a shipped name or a checkpoint")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=from_one, default=3)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--pairs", type=int, default=72, help="of either domain to measure on")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--pairs", type=from_one, default=72, help="of either domain to measure on")
+    parser.add_argument("--processes", type=from_one, default=2)
     parser.add_argument("--folder", type=Path, default=Path("outputs/transfer"))
     args = parser.parse_args()
     if args.steps < 100 or args.steps % 100:

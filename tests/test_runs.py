@@ -16,7 +16,7 @@ from retina_kp import chain, report, runs
 from retina_kp.checkpoints import SHIPPED, save_network
 from retina_kp.config import from_dict, to_dict
 from retina_kp.networks import build_network
-from retina_kp.processes import read_history
+from retina_kp.processes import read_history, worker_pool
 from retina_kp.trainer import Trainer
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -204,6 +204,15 @@ if __name__ == "__main__":
         print(pool.submit(os.getpid).result(), flush=True)
         pool.submit(time.sleep, 600).result()
 """
+
+
+def test_an_error_drops_the_jobs_that_have_not_begun(tmp_path):
+    with pytest.raises(ZeroDivisionError), worker_pool(1) as pool:
+        jobs = [pool.submit(time.sleep, 0.2), pool.submit(divmod, 1, 0), *(pool.submit(Path.touch, tmp_path / str(k)) for k in range(40))]
+        jobs[1].result()
+    assert len(list(tmp_path.iterdir())) < 40 and jobs[-1].cancelled()
+    with pytest.raises(ValueError, match="whole number from 1, not 0"), worker_pool(0):
+        pass
 
 
 def test_a_pools_worker_ends_with_its_killed_parent(tmp_path):

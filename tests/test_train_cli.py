@@ -144,18 +144,25 @@ def test_one_phase_is_trained_and_not_twice(config_file, tmp_path, board, monkey
     assert (folder / "state.pt").read_bytes() == state and board == [folder, 1, 2]
 
 
-def test_only_the_main_process_monitors_and_publishes(tmp_path, board, monkeypatch):
+def test_only_the_main_process_monitors(config_file, tmp_path, board, monkeypatch):
+    monkeypatch.setattr(train, "is_main", lambda: False)
+    train.main(["--config", str(config_file), "--run-dir", str(tmp_path / "x"), "--device", "cpu", "--tensorboard"])
+    assert board == []
+
+
+def test_a_recipe_runs_its_phases_and_publishes_in_one_process(tmp_path, board, monkeypatch, capsys):
     published = []
     monkeypatch.setitem(train.RECIPES, "lite", [TINY, replace(TINY, phase="geometric")])
     monkeypatch.setattr(train, "publish", lambda checkpoint, *rest: published.append(checkpoint) or {})
-    monkeypatch.setattr(train, "is_main", lambda: False)
     arguments = ["lite", "--run-dir", str(tmp_path), "--device", "cpu", "--tensorboard"]
-    train.main(arguments)
-    assert published == [] and board == []
-    monkeypatch.setattr(train, "is_main", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit):
+        train.main(arguments)
+    assert "one process" in capsys.readouterr().err and published == [] and not list(tmp_path.glob("1_*"))
+    monkeypatch.delenv("WORLD_SIZE")
     train.main(arguments)
     assert published == [tmp_path / "2_geometric" / "checkpoint.safetensors"]
-    assert board == [tmp_path / "1_warmup", tmp_path / "2_geometric"]
+    assert [told for told in board if isinstance(told, Path)] == [tmp_path / "1_warmup", tmp_path / "2_geometric"]
     assert json.loads((tmp_path / "published.json").read_text())["recipe"] == "lite"
 
 
