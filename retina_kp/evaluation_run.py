@@ -27,7 +27,7 @@ def prepare(s: EvaluationSettings) -> Plan:
     """Load the pairs and choose methods; makes the run folder. ValueError or FileNotFoundError says what does not exist."""
     root = s.root and str(in_project(s.root))
     if not root:  # pairs to try out the notebook with; an evaluation of refusals alone would show little
-        samples = project_root() / "data" / "clinic" / f"{s.sample_pairs}_{s.seed}"
+        samples = project_root() / "data" / "pseudo_real" / f"{s.sample_pairs}_pairs_seed_{s.seed}_no_choroid"
         root = str(write_pseudo_real(samples, s.sample_pairs, s.seed, choroid_light=(0.0, 0.0)))
     layout = detect_layout(root) if s.layout == "auto" else s.layout
     inventory = load_layout(root, layout, s.mode or None)
