@@ -142,7 +142,7 @@ class Registrar:
         if not result.ok:
             mirrored = self._find(views0, self.views(moving[:, ::-1]))
             if mirrored.ok and mirrored.confidence >= self.options.sure_confidence:
-                return refused(f"{MIRRORED}: one image is the mirror image of the other; flip one of them", *sizes)
+                return result.refuse(f"{MIRRORED}: one image is the mirror image of the other; flip one of them")
         return result
 
     def _find(self, views0: ImageViews, views1: ImageViews) -> Registration:
