@@ -13,6 +13,7 @@ from .keypoints import Features
 
 MODELS = ("similarity", "affine", "homography", "quadratic", "auto")
 MIN_MATCHES = {"similarity": 3, "affine": 4, "homography": 8, "quadratic": 20}
+MAX_SCALE, MAX_ANISOTROPY, MAX_PERSPECTIVE = 4.0, 1.5, 0.25  # beyond them no two pictures of one eye differ
 
 
 @dataclass(frozen=True)
@@ -217,17 +218,17 @@ def cross_validated_residual(points0, points1, model: str, inliers: np.ndarray, 
     return float(np.fmin(np.concatenate(errors), threshold_px).mean())
 
 
-def implausible(H_1to0: np.ndarray, image1_hw, max_scale: float = 4.0, max_anisotropy: float = 1.5, max_perspective: float = 0.25) -> str:
+def implausible(H_1to0: np.ndarray, image1_hw) -> str:
     """Why a transform cannot be one between two images of an eye: "" when it can, else a reason in words."""
     shape = describe(H_1to0, image1_hw)
     if shape.mirrored:
         return "the transform mirrors the image"
-    if not 1 / max_scale <= shape.scale <= max_scale:
-        return f"scale {shape.scale:.3g} is not within 1/{max_scale:g} and {max_scale:g}"
-    if shape.anisotropy > max_anisotropy:
-        return f"stretch {shape.anisotropy:.2f} is beyond {max_anisotropy:g}"
-    if shape.perspective > max_perspective:
-        return f"perspective {shape.perspective:.2f} is beyond {max_perspective:g}"
+    if not 1 / MAX_SCALE <= shape.scale <= MAX_SCALE:
+        return f"scale {shape.scale:.3g} is not within 1/{MAX_SCALE:g} and {MAX_SCALE:g}"
+    if shape.anisotropy > MAX_ANISOTROPY:
+        return f"stretch {shape.anisotropy:.2f} is beyond {MAX_ANISOTROPY:g}"
+    if shape.perspective > MAX_PERSPECTIVE:
+        return f"perspective {shape.perspective:.2f} is beyond {MAX_PERSPECTIVE:g}"
     return ""
 
 

@@ -112,10 +112,6 @@ class Inventory:
             for name, group in sorted(groups.items())
         ]
 
-    def problems_table(self) -> list[dict]:
-        """One row per problem with the columns source and reason."""
-        return [{"source": p.source, "reason": p.reason} for p in self.problems]
-
 
 # ------------------------------------------------------------------ points
 

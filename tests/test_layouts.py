@@ -21,7 +21,7 @@ from retina_kp.records import (
     write_pairs_csv,
 )
 
-REAL = Path("/work/shared/data/real-dev")
+REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "real-dev"
 CF_HW, FA_HW = (313, 471), (257, 201)
 H_TRUE = np.array([[0.52, 0.06, 12.5], [-0.04, 0.61, 20.25], [1e-5, -2e-5, 1.0]])
 POINTS0 = np.array([[0.0, 0.0], [40.25, 60.5], [200, 31], [122.125, 200], [260, 250], [300.5, 100]])
@@ -167,7 +167,6 @@ def test_bad_points_are_reported_and_the_good_pair_stays(tmp_path, words):
     found = load_layout(tmp_path)
     assert [r.eye_id for r in found.records] == ["001"]
     assert len(found.problems) == 1 and words in reason(found, "002_01")
-    assert found.problems_table() == [{"source": found.problems[0].source, "reason": found.problems[0].reason}]
 
 
 def test_bad_files_are_reported(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from retina_kp.geometry import warp_points
 from retina_kp.stress import NEUTRAL, Stress, alter, stresses
 
-TOOL = Path("/work/shared/tools/evaluate_real.py")
+TOOL = Path(__file__).resolve().parents[2] / "shared" / "tools" / "evaluate_real.py"
 GEOMETRIC = [Stress(turn=30), Stress(turn=-75, scale=0.5), Stress(scale=1.6), Stress(shift=0.2), Stress(crop=0.7),
              Stress(turn=180, scale=2, shift=-0.1, crop=0.9)]  # fmt: skip
 
