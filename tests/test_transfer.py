@@ -6,8 +6,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 
 from retina_kp import transfer
+from retina_kp.config import from_dict
+from retina_kp.report import project_root
+from retina_kp.runs import Settings, defaults, training_config
 from retina_kp.transfer import ARMS, START, arm_config, measure, run_arm
 
 
@@ -15,6 +19,14 @@ def test_arms_differ_in_replay_alone(tmp_path):
     plan, control = (arm_config(ARMS[name], 1, 400, "lite", tmp_path) for name in ("phase 4", "phase 4 without replay"))
     assert (plan.files.share, control.files.share) == (0.8, 1.0)
     assert plan.total_steps == 400 and replace(plan, files=replace(plan.files, share=1.0)) == control
+
+
+def test_the_laptops_parameters_are_what_is_measured_here(tmp_path):
+    given = yaml.safe_load((project_root() / "notebooks" / "params" / "laptop.yaml").read_text(encoding="utf-8"))
+    known = defaults("sim2real")
+    assert {key: type(value) for key, value in given.items()} == {key: type(known[key]) for key in given}
+    laptop = training_config("sim2real", from_dict(Settings, known | given | {"data_root": str(tmp_path)}))
+    assert replace(laptop, init_from="lite") == arm_config(ARMS["phase 4"], 0, 300, "lite", tmp_path)
 
 
 def test_success_is_counted_by_hand(monkeypatch):
