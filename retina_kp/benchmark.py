@@ -7,7 +7,6 @@ python -m retina_kp.benchmark --tables usual,wide --pairs 500 --ours-only --proc
 from __future__ import annotations
 
 import argparse
-import hashlib
 import platform
 import sys
 import time
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 
 from .calibration import calibration_error
-from .checkpoints import find_weights
+from .checkpoints import find_weights, weights_sha256
 from .evaluation import (
     FOUND_PX,
     MOVING,
@@ -93,7 +92,7 @@ def table_trials(args, name: str, kind: str, rivals: Mapping[str, Rival]) -> dic
         registrar(*[draw_pair(1, 1).fixed] * 2)  # the first call loads and plans
         return compare(registrar, options, args.pairs, args.seed, kind, rivals)
 
-    about = {"weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(), "seed": args.seed, "pairs": args.pairs, "kind": kind,
+    about = {"weights_sha256": weights_sha256(weights), "seed": args.seed, "pairs": args.pairs, "kind": kind,
              "options": asdict(options), "rivals": list(rivals), "processes": args.processes}  # fmt: skip
     return kept_trials(Path(args.out) / "tables" / f"{name} {'-'.join(modalities(kind))}.json", about, gather)
 

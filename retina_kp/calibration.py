@@ -7,14 +7,13 @@ python -m retina_kp.calibration --weights RUN/checkpoint.safetensors --target mi
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 from pathlib import Path
 
 import numpy as np
 
 from .augment import AppearanceRange
-from .checkpoints import find_weights, load_network, read_metadata, save_network
+from .checkpoints import find_weights, load_network, read_metadata, save_network, weights_sha256
 from .confidence import calibration_inputs, confidence
 from .evaluation import FOUND_PX, MOVING, Trial, gather_trials, kept_trials
 from .networks import choose_device
@@ -56,7 +55,7 @@ def publish(checkpoint: str | Path, target: str | Path, pairs: int, about: dict,
 
 def _kept_trials(path: str | Path, checkpoint: str | Path, pairs: int, device: str) -> list[Trial]:
     """The trials of an earlier call when they belong to the same weights, number of pairs and code, else new ones."""
-    about = {"weights_sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(), "pairs": pairs}
+    about = {"weights_sha256": weights_sha256(checkpoint), "pairs": pairs}
     how = {"impostors": True, "moving": KINDS, "device": device, "processes": 2 if choose_device(device).type == "cpu" else 1}
     sets = {f"set {number}": options for number, options in enumerate(CALIBRATION_SETS, 1)}
     found = kept_trials(path, about, lambda: {k: gather_trials(checkpoint, CALIBRATION_SEED, pairs, o, **how) for k, o in sets.items()})

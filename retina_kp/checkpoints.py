@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -54,6 +55,11 @@ def find_weights(name: str | Path) -> Path:
         names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors"))) or "none"
         raise FileNotFoundError(f"no weights {str(name)!r}: give the path of a .safetensors file, or a shipped name ({names})")
     return path
+
+
+def weights_sha256(name: str | Path) -> str:
+    """Of the file that `find_weights` finds, hexadecimal."""
+    return hashlib.sha256(find_weights(name).read_bytes()).hexdigest()
 
 
 def load_network(name: str | Path):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .checkpoints import find_weights
+from .checkpoints import weights_sha256
 from .config import differences
 from .files import in_project, write_csv, write_json
 from .grid_tables import MEASURES, method_rows, read_rows, stage_rows, summarise
@@ -61,7 +60,7 @@ def measure_grids(folder: Path, jobs: Sequence[Job], weights: str, rivals: Seque
     """Rows of ours and the rivals on the pairs of ``jobs``, in this order. All that is measured is kept in ``folder``/trials.csv as it
     comes; what earlier calls with the same weights, seed, size and code have left there is not measured again, nor lost. ValueError when
     the folder is another run's."""
-    methods, sha256 = [OURS, *rivals], hashlib.sha256(find_weights(weights).read_bytes()).hexdigest()[:12]
+    methods, sha256 = [OURS, *rivals], weights_sha256(weights)[:12]
     sizes = sorted({cell.options.size_px for cell, _, _ in jobs})
     rows = resume(folder, {"weights": sha256, "seed": seed, "sizes_px": sizes, "code": code_version()[:12]})
     done = {(*_place(row), row["method"]) for row in rows}

@@ -11,7 +11,6 @@ rung uses that calibration. A second call continues.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .checkpoints import find_weights, read_metadata
+from .checkpoints import find_weights, read_metadata, weights_sha256
 from .evaluation import MOVING, RIGHT_PX, USUAL, WIDE, print_table, run_trials
 from .files import write_csv, write_json
 from .geometry import TransformRange
@@ -110,7 +109,7 @@ class RungRegistrar(Registrar):
 def measure(rung: Rung, pairs: int, folder: Path, calibration: dict | None) -> dict:
     """One row of the table: figures of a rung over ``pairs`` drawn pairs of each kind and set, kept in ``folder``. Within 2 and RIGHT_PX
     px: share of all pairs; seconds: median, on one thread of PyTorch's."""
-    weights = hashlib.sha256(find_weights(rung.weights).read_bytes()).hexdigest()
+    weights = weights_sha256(rung.weights)
     belongs_to = {"rung": asdict(rung) | {"weights": weights}, "pairs": pairs, "code": code_version(), "calibration": calibration}
     kept = folder / f"{rung.name.replace(':', ',')}.json"
     if kept.is_file() and (found := json.loads(kept.read_text(encoding="utf-8")))["belongs_to"] == belongs_to:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .checkpoints import SHIPPED, find_weights
+from .checkpoints import SHIPPED, find_weights, weights_sha256
 from .files import in_project
 from .geometry import describe
 from .registration import Registrar
@@ -39,7 +38,7 @@ class Method:
 
     def weights_sha256(self) -> str:
         """Of the file of our weights, hexadecimal; "" of a rival."""
-        return hashlib.sha256(find_weights(self.source).read_bytes()).hexdigest() if self.ours else ""
+        return weights_sha256(self.source) if self.ours else ""
 
     def register_true_points(self, fixed: np.ndarray, moving: np.ndarray, H_1to0: np.ndarray, points=None) -> Registration:
         """The ceiling of ours, see `true_keypoints.register_true_points`; a crash is told as in `register`."""
