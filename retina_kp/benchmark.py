@@ -94,7 +94,7 @@ def table_trials(args, name: str, kind: str, rivals: Mapping[str, Rival]) -> dic
 
     about = {"weights_sha256": weights_sha256(weights), "seed": args.seed, "pairs": args.pairs, "kind": kind,
              "options": asdict(options), "rivals": list(rivals), "processes": args.processes}  # fmt: skip
-    return kept_trials(Path(args.out) / "tables" / f"{name} {'-'.join(modalities(kind))}.json", about, gather)
+    return kept_trials(Path(args.out) / "tables", f"{name} {'-'.join(modalities(kind))}", about, gather)
 
 
 def print_tables(args, rivals: Mapping[str, Rival]) -> None:

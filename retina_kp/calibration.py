@@ -31,15 +31,15 @@ CALIBRATION_SETS = (PairOptions(), PairOptions(scale=(0.33, 3.0), min_overlap=0.
                     PairOptions(scale=(0.4, 2.5), min_overlap=0.25, appearance=AppearanceRange()))  # fmt: skip
 
 
-def publish(checkpoint: str | Path, target: str | Path, pairs: int, about: dict, trials_path: str | Path, device: str = "auto") -> dict:
+def publish(checkpoint: str | Path, target: str | Path, pairs: int, about: dict, trials_folder: str | Path, device: str = "auto") -> dict:
     """Fit steerers, calibrate on ``pairs`` drawn pairs of each of KINDS and set and nearly as many impostors; write all in half precision,
     with the calibration and ``about`` in the header; return the calibration's figures. Trials are those of the weights as written, judged
-    by DEFAULT_CALIBRATION whatever the checkpoint carried; they are kept in trials_path and used again for equal weights and code."""
+    by DEFAULT_CALIBRATION whatever the checkpoint carried; they are kept in a folder and used again for equal weights and code."""
     network, metadata = load_network(checkpoint)
     how = {"half": True, "steerers": fit_steerers(Registrar(network, device=device))}
-    draft = save_network(f"{trials_path}.{os.getpid()}.safetensors", network, {}, **how)  # whoever else calibrates has another one
+    draft = save_network(Path(trials_folder) / f"draft {os.getpid()}.safetensors", network, {}, **how)  # nobody else's
     try:
-        trials = _kept_trials(trials_path, draft, pairs, device)
+        trials = _kept_trials(trials_folder, draft, pairs, device)
     finally:
         draft.unlink()
     known = [t for t in trials if t.evidence]
@@ -53,13 +53,16 @@ def publish(checkpoint: str | Path, target: str | Path, pairs: int, about: dict,
     return figures
 
 
-def _kept_trials(path: str | Path, checkpoint: str | Path, pairs: int, device: str) -> list[Trial]:
+def _kept_trials(folder: str | Path, checkpoint: str | Path, pairs: int, device: str) -> list[Trial]:
     """The trials of an earlier call when they belong to the same weights, number of pairs and code, else new ones."""
-    about = {"weights_sha256": weights_sha256(checkpoint), "pairs": pairs}
     how = {"impostors": True, "moving": KINDS, "device": device, "processes": 2 if choose_device(device).type == "cpu" else 1}
-    sets = {f"set {number}": options for number, options in enumerate(CALIBRATION_SETS, 1)}
-    found = kept_trials(path, about, lambda: {k: gather_trials(checkpoint, CALIBRATION_SEED, pairs, o, **how) for k, o in sets.items()})
-    return [t for own in found.values() for t in own]
+
+    def gather() -> dict[str, list[Trial]]:
+        sets = enumerate(CALIBRATION_SETS, 1)
+        return {f"set {number}": gather_trials(checkpoint, CALIBRATION_SEED, pairs, options, **how) for number, options in sets}
+
+    about = {"weights_sha256": weights_sha256(checkpoint), "pairs": pairs}
+    return [trial for own in kept_trials(folder, "calibration trials", about, gather).values() for trial in own]
 
 
 def fit_calibration(trials: list[Trial]) -> dict[str, float]:
@@ -115,10 +118,9 @@ def risk_coverage(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="lite", help="a shipped name or a checkpoint")
-    parser.add_argument("--target", required=True, help="file for the result, in half precision")
+    parser.add_argument("--target", required=True, help="file for the result, in half precision; the trials stay in its folder")
     parser.add_argument("--pairs", type=from_one, default=20, help="per kind and set; nearly as many impostors")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--trials", default="", help="kept there, and used again for equal weights and code; default: <target>.trials.json")
     args = parser.parse_args()
     try:
         path = find_weights(args.weights)
@@ -127,7 +129,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     about |= {"calibration_commit": commit(), "calibration_code": code_version()}  # what the weights came with speaks of their training
-    print(publish(path, args.target, args.pairs, about, args.trials or f"{args.target}.trials.json", args.device))
+    print(publish(path, args.target, args.pairs, about, Path(args.target).parent, args.device))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -117,14 +118,17 @@ def gather_trials(weights: str | Path, seed: int, per_kind: int, options: PairOp
         return [trial for trials in pool.map(_run_chunk, *zip(*jobs, strict=True)) for trial in trials]
 
 
-def kept_trials(path: str | Path, about: dict, gather: Callable[[], dict[str, list[Trial]]]) -> dict[str, list[Trial]]:
-    """Trials by method: those that an earlier call with equal ``about`` and code has left in a JSON file, or new ones, kept there."""
-    about, path = to_plain(about | {"code": code_version()}), Path(path)  # another search finds other evidence
-    if path.is_file() and (kept := json.loads(path.read_text(encoding="utf-8")))["belongs_to"] == about:
-        revived = {name: [{k: np.inf if v is None else v for k, v in t.items()} for t in own] for name, own in kept["trials"].items()}
+def kept_trials(folder: str | Path, name: str, about: dict, gather: Callable[[], dict[str, list[Trial]]]) -> dict[str, list[Trial]]:
+    """Trials by method: those that an earlier call with equal ``about`` and code has left in the folder, or new ones, kept there in a JSON
+    file of this name and a mark."""
+    about = to_plain(about | {"code": code_version()})  # another search finds other evidence
+    path = Path(folder) / f"{name} {hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]}.json"
+    if path.is_file():
+        kept = json.loads(path.read_text(encoding="utf-8"))["trials"]
+        revived = {name: [{k: np.inf if v is None else v for k, v in t.items()} for t in own] for name, own in kept.items()}
         return {name: [Trial(**t) for t in own] for name, own in revived.items()}
     trials = gather()
-    write_json(path, {"belongs_to": about, "trials": {name: [asdict(t) for t in own] for name, own in trials.items()}})
+    write_json(path, {"about": about, "trials": {name: [asdict(t) for t in own] for name, own in trials.items()}})
     return trials
 
 

@@ -102,7 +102,7 @@ def train_recipe(args: argparse.Namespace) -> None:
              "code": code_version(), "machine": platform.machine(), "threads": torch.get_num_threads()}  # fmt: skip
     target = Path(args.target or run_dir / f"{args.recipe}.safetensors")
     log.info("fitting steerers, and the confidence on %d pairs per kind", args.calibration_pairs)
-    figures = publish(checkpoint, target, args.calibration_pairs, about, run_dir / "calibration_trials.json", args.device)
+    figures = publish(checkpoint, target, args.calibration_pairs, about, run_dir, args.device)
     write_json(run_dir / "published.json", {**about, **figures})
     log.info("%s  %s", target, figures)
 

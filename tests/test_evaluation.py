@@ -77,10 +77,11 @@ def test_trials_are_kept_for_equal_weights_and_code_alone(tmp_path, monkeypatch)
     drawn = []
     monkeypatch.setattr(calibration, "gather_trials", lambda *args, **how: drawn.append(1) or [trial(1.0)])
     (checkpoint := tmp_path / "weights").write_bytes(b"a")
-    first, again = (calibration._kept_trials(tmp_path / "trials.json", checkpoint, 2, "cpu") for _ in range(2))
+    first, again = (calibration._kept_trials(tmp_path, checkpoint, 2, "cpu") for _ in range(2))
     assert first == again and len(drawn) == len(calibration.CALIBRATION_SETS)
     monkeypatch.setattr(evaluation, "code_version", lambda: "another search")
-    calibration._kept_trials(tmp_path / "trials.json", checkpoint, 2, "cpu")
+    calibration._kept_trials(tmp_path, checkpoint, 2, "cpu")
+    assert len(list(tmp_path.glob("calibration trials *.json"))) == 2
     assert len(drawn) == 2 * len(calibration.CALIBRATION_SETS)
 
 
