@@ -19,7 +19,7 @@ from .layouts import load_layout
 from .metrics import judge, point_errors
 from .records import PairRecord
 from .registration import Registrar
-from .result import Registration
+from .result import Registration, saved_files
 
 log = logging.getLogger(__name__)
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
@@ -157,12 +157,13 @@ def run_jobs(registrar: Registrar, jobs: Iterable[Job], folder: str | Path) -> l
         raise ValueError(f"several jobs are called {twice[0]!r}, and so would their files be: give each a name of its own")
     for job in jobs:
         outcome = run_job(registrar, job)
-        for old in (".json", ".tfm", "_transformation.txt", "_registered.png"):  # of an earlier run of this name
-            (Path(folder) / f"{job.name}{old}").unlink(missing_ok=True)
+        result, registered = Path(folder) / f"{job.name}.json", Path(folder) / f"{job.name}_registered.png"
+        for old in (*saved_files(result), registered):  # of an earlier run of this name
+            old.unlink(missing_ok=True)
         if outcome.result is not None:
-            outcome.result.save(Path(folder) / f"{job.name}.json")
+            outcome.result.save(result)
             if outcome.result.ok:
-                write_image(Path(folder) / f"{job.name}_registered.png", outcome.result.warp(read_image(job.moving)))
+                write_image(registered, outcome.result.warp(read_image(job.moving)))
         log.info("%s: %s", job.name, outcome.error or outcome.result.status)
         outcomes.append(outcome)
     return outcomes
@@ -175,7 +176,6 @@ def display_copies(outcome: Outcome, longer_side_px: int = 1000) -> tuple[np.nda
 
 
 def _truth_errors(record: PairRecord | None, result: Registration | None) -> np.ndarray | None:
-    if record is None or result is None or not result.ok or not has_truth(record):
+    if record is None or result is None or not result.ok or (truth := truth_points(record, result.moving_hw)) is None:
         return None
-    points1, truth = truth_points(record, result.moving_hw)
-    return point_errors(np.eye(3), result.map_to_fixed(points1), truth, result.fixed_hw)  # with the quadratic part, where there is one
+    return point_errors(np.eye(3), result.map_to_fixed(truth[0]), truth[1], result.fixed_hw)  # with the quadratic part, where there is one

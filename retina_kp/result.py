@@ -179,8 +179,7 @@ class Registration:
         if path.suffix.lower() in (".tfm", ".txt"):
             name = path.with_suffix(".json").name
             raise ValueError(f"{path}: give the name of the JSON file, such as {name}; the others are written beside it")
-        path = path if path.suffix.lower() == ".json" else path.with_name(path.name + ".json")
-        itk, matrix = path.with_name(path.stem + ".tfm"), path.with_name(path.stem + "_transformation.txt")
+        path, itk, matrix = saved_files(path)
         texts = {}
         if self.ok:
             rows = [" ".join(f"{v:.10g}" for v in row) for row in self.H_1to0]
@@ -210,6 +209,13 @@ class Registration:
     def _need_ok(self, what: str) -> None:
         if not self.ok:
             raise ValueError(f"cannot {what}: this registration was refused ({self.status})")
+
+
+def saved_files(path: str | Path) -> tuple[Path, Path, Path]:
+    """What `Registration.save` may write for ``path``: JSON, ITK transform, matrix."""
+    path = Path(path).expanduser()
+    path = path if path.suffix.lower() == ".json" else path.with_name(path.name + ".json")
+    return path, path.with_name(path.stem + ".tfm"), path.with_name(path.stem + "_transformation.txt")
 
 
 def refused(reason: str, fixed_hw, moving_hw) -> Registration:
