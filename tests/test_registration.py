@@ -179,7 +179,7 @@ def test_mirrored_image_is_refused_and_told(registrar, pair, flip):
 
 
 def test_a_mirrored_image_turned_and_of_another_size_is_refused_and_told(registrar):
-    pair = draw_pair(12, 5, ("CF", "FA"), PairOptions(rotation_deg=140, min_rotation_deg=130, scale=(1.6, 1.8), min_overlap=0.9))
+    pair = draw_pair(13, 5, ("CF", "FA"), PairOptions(rotation_deg=140, min_rotation_deg=130, scale=(1.6, 1.8), min_overlap=0.9))
     mirrored = np.ascontiguousarray(np.fliplr(pair.moving))
     result = registrar(pair.fixed, mirrored)
     assert "flip" in refuses(result)
