@@ -62,7 +62,7 @@ class TrainConfig:
     final_rate_ratio: float = 1.0  # learning rate at the end, cosine from 1
     rise_steps: int = 50  # linear rise of the learning rate at the start
     weight_decay: float = 1e-4
-    precision: str = "fp32"  # bf16, fp16: the network's layers in half precision (bf16: half the time on processors that know it)
+    precision: str = "fp32"  # bf16, fp16: the network's layers in half precision; bf16 where the device knows it, fp32 elsewhere
     clip_norm: float = 5.0
     detector_weight: float = 1.0  # λ_det; a weight counts only in phases that use its loss
     descriptor_weight: float = 1.0  # λ_des

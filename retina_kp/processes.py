@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import logging
 import multiprocessing
 import os
 import re
@@ -22,8 +23,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .networks import choose_device
+from .networks import bfloat16_is_fast, choose_device
 
+log = logging.getLogger(__name__)
 ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -110,16 +112,20 @@ def is_main() -> bool:
 
 
 def new_accelerator(device: str, precision: str) -> Accelerator:
-    """An `Accelerator` for "cpu", "cuda" or "auto" (CUDA where there is one); ValueError for CUDA that is not there.
+    """An `Accelerator` for "cpu", "cuda" or "auto" (CUDA where there is one); ValueError for CUDA that is not there. Where bfloat16
+    would be emulated, which takes eight times as long as float32 on a CPU, "bf16" stands for "fp32".
 
     Its settings are global to the process, so those of an earlier run are dropped first; not so under several processes, whose settings
     come from the launcher."""
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device {device!r}: takes 'auto', 'cpu' or 'cuda'")
-    cpu = choose_device(device).type == "cpu"
+    chosen = choose_device(device)
+    if precision == "bf16" and not bfloat16_is_fast(chosen):
+        log.info("This %s does not compute in bfloat16; float32 is taken instead", chosen.type.upper())
+        precision = "fp32"
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=cpu, mixed_precision=ACCELERATE_PRECISION[precision])
+    return Accelerator(cpu=chosen.type == "cpu", mixed_precision=ACCELERATE_PRECISION[precision])
 
 
 def learning_norms(network: torch.nn.Module) -> list[_BatchNorm]:

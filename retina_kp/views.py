@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import cv2
 import numpy as np
 import torch
@@ -11,6 +9,7 @@ import torch
 from .geometry import image_center, jacobian, resize_matrix, similarity, translation, warp_points
 from .images import to_gray
 from .keypoints import Features, KeypointOptions, describe_points, extract
+from .networks import bfloat16_is_fast
 from .vessels import field_of_view_mask
 
 MAX_ENLARGE = 2.0  # pictures of an image are not blown up further
@@ -84,12 +83,3 @@ class ImageViews:
             shrunk = cv2.resize(self.original, hw[::-1], interpolation=cv2.INTER_AREA)
             self._copies[level] = shrunk, resize_matrix(self.original_hw, hw)
         return self._copies[level]
-
-
-@lru_cache
-def bfloat16_is_fast(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 natively; elsewhere it is emulated, slowly."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
-    return device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

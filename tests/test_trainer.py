@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from retina_kp import processes
 from retina_kp.checkpoints import load_network, read_metadata
 from retina_kp.config import from_dict
 from retina_kp.dataset import SyntheticOptions, SyntheticPairs
@@ -169,6 +170,15 @@ def test_triplet_training_resumes_with_its_random_numbers(tmp_path):
 def test_a_finished_run_is_not_trained_again(finished):
     again = Trainer(TINY, finished.run_dir)
     assert len(again.fit()) == 2 and equal(weights(again), weights(finished))
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_used_only_where_the_device_computes_in_it(tmp_path, monkeypatch, native):
+    monkeypatch.setattr(processes, "bfloat16_is_fast", lambda device: native)
+    trainer = Trainer(replace(TINY, precision="bf16"), tmp_path)
+    with trainer.accelerator.autocast():
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.bfloat16 if native else torch.float32)
 
 
 # ------------------------------------------------------------------ refusals

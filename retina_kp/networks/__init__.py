@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
 from .common import DenseOutput, LocalContrast, fold_batch_norm
@@ -35,4 +37,14 @@ def choose_device(device: str | torch.device) -> torch.device:
     return chosen
 
 
-__all__ = ["DenseOutput", "Lite", "LocalContrast", "NETWORKS", "SuperRetina", "build_network", "choose_device", "fold_batch_norm"]
+@lru_cache
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 natively; elsewhere it is emulated, slowly."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
+    return device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+__all__ = ["DenseOutput", "Lite", "LocalContrast", "NETWORKS", "SuperRetina", "bfloat16_is_fast", "build_network", "choose_device",
+           "fold_batch_norm"]  # fmt: skip
