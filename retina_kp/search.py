@@ -48,25 +48,39 @@ def search_stages(coarse: float) -> list[Stage]:
     c, up, down = coarse, coarse * STEP, coarse / STEP
     wide, very_wide = [(c, up), (up, c)], [(down, up), (up, down)]  # one field of view is STEP, STEP² times as wide as the other
     finer, very_wide = ([(f * scale0, f * scale1) for scale0, scale1 in pairs] for f, pairs in ((FINER, wide), (MUCH_FINER, very_wide)))
-    return [[(0.0, c, c)],
-            [(turn, c, c) for turn in TURNS[1:]],
+    return [[(turn, c, c) for turn in TURNS],
             [(turn, *scales) for scales in wide for turn in TURNS],
             [(turn, *scales) for scales in [(up, up), *finer] for turn in TURNS],
             [(turn, *scales) for scales in very_wide for turn in TURNS]]  # fmt: skip
 
 
 def hypotheses(views0: ImageViews, views1: ImageViews, options: RegistrarOptions, stages: list[Stage]) -> Iterator[Hypothesis]:
-    """Yield settled hypotheses: after each stage the strongest one if it is promising, at the end the strongest of those left over. The
-    caller looks at each closely and stops when one is right."""
+    """Yield settled hypotheses: the first promising one of each stage as soon as it is found, at the end the strongest of those left over.
+    The caller looks at each closely and stops when one is right."""
     waiting: list[Hypothesis] = []
     for stage in stages:
-        tried = [h for view in stage if (h := try_view(views0, views1, options, *view)) is not None]
-        tried = sorted(tried, key=lambda h: -h.support)[: options.settled_per_stage]
-        waiting += [h for raw in tried if (h := settle(views0, views1, options, raw)) is not None]
-        waiting = sorted(waiting, key=lambda h: -h.strength)
-        if waiting and waiting[0].strength >= options.promising_strength:
-            yield waiting.pop(0)
-    yield from waiting[: options.judged_at_end]
+        promising = False
+        for hypothesis in filter(None, _settled(views0, views1, options, stage)):
+            if promising or hypothesis.strength < options.promising_strength:
+                waiting.append(hypothesis)
+            else:
+                promising = True
+                yield hypothesis
+    yield from sorted(waiting, key=lambda h: -h.strength)[: options.judged_at_end]
+
+
+def _settled(views0: ImageViews, views1: ImageViews, options: RegistrarOptions, stage: Stage) -> Iterator[Hypothesis | None]:
+    """Settle settled_per_stage hypotheses of a stage: clear ones before another view is tried, then those with most support."""
+    clear, doubtful = 0, []
+    for view in stage:
+        raw = try_view(views0, views1, options, *view)
+        if raw is not None and raw.strength >= options.clear_strength and clear < options.settled_per_stage:
+            clear += 1
+            yield settle(views0, views1, options, raw)
+        elif raw is not None:
+            doubtful.append(raw)
+    for raw in sorted(doubtful, key=lambda h: -h.support)[: options.settled_per_stage - clear]:
+        yield settle(views0, views1, options, raw)
 
 
 def try_view(views0: ImageViews, views1: ImageViews, options: RegistrarOptions, angle_deg: float, scale0: float, scale1: float):

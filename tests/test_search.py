@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retina_kp import PairOptions, draw_pair
+from retina_kp import PairOptions, draw_pair, search
 from retina_kp.geometry import corner_error, similarity, warp_points
 from retina_kp.search import STEP, hypotheses, search_stages, settle, try_view
 
@@ -27,7 +27,7 @@ def test_stages_go_from_likely_to_unlikely_and_repeat_nothing():
     stages = search_stages(0.6)
     views = [view for stage in stages for view in stage]
     ratios = sorted({round(scale1 / scale0, 6) for _, scale0, scale1 in views})
-    assert stages[0] == [(0.0, 0.6, 0.6)] and len(set(views)) == len(views)
+    assert views[0] == (0.0, 0.6, 0.6) and {view[1:] for view in stages[0]} == {(0.6, 0.6)} and len(set(views)) == len(views)
     assert ratios == pytest.approx([STEP**-2, 1 / STEP, 1, STEP, STEP**2], rel=1e-5)
     for ratio in ratios:
         turns = {turn for turn, scale0, scale1 in views if abs(scale1 / scale0 - ratio) < 1e-5}
@@ -42,10 +42,26 @@ def test_the_first_hypothesis_is_right(registrar, upright, quarter_turns):
     assert corner_error(first.fit.H_1to0, truth, views1.base_hw) < 8
 
 
+def test_a_clear_hypothesis_ends_the_search_and_others_are_settled_only_on_demand(registrar, upright, monkeypatch):
+    views0, views1, _ = views_and_truth(registrar, upright, 1)
+    calls = {"try_view": [], "settle": []}
+    for name, found in calls.items():
+        function = getattr(search, name)
+        monkeypatch.setattr(search, name, lambda *args, f=function, found=found: found.append(args[3:]) or f(*args))
+    options = registrar.options
+    found = hypotheses(views0, views1, options, search_stages(options.coarse)[:1])
+    next(found)
+    turns = [turn for turn, *_ in calls["try_view"]]
+    assert turns in ([0.0, 90.0], [0.0, 90.0, 180.0, -90.0]) and len(calls["settle"]) == 1
+    rest = list(found)  # whoever is not satisfied gets what is left
+    assert len(calls["try_view"]) == 8 and len(calls["settle"]) == options.settled_per_stage
+    assert len(rest) <= options.settled_per_stage - 1
+
+
 def test_nothing_promising_still_ends_with_the_best_of_all_stages(registrar, upright):
     views0, views1, truth = views_and_truth(registrar, upright)
     options = registrar.options_for(promising_strength=1e6, judged_at_end=2)
-    found = list(hypotheses(views0, views1, options, search_stages(options.coarse)[:2]))
+    found = list(hypotheses(views0, views1, options, search_stages(options.coarse)[:1]))
     assert len(found) == 2 and found[0].strength >= found[1].strength
     assert corner_error(found[0].fit.H_1to0, truth, views1.base_hw) < 8
 
