@@ -102,8 +102,9 @@ def to_gray(image: np.ndarray) -> np.ndarray:
         white = 1
     else:
         raise ImageError(f"pixels of type {image.dtype} have no known white; pass the image through as_array first")
-    gray = image.astype(np.float32) / np.float32(white)
-    return (gray @ np.array(RGB_TO_GRAY, np.float32) if gray.ndim == 3 else gray).clip(0.0, 1.0)
+    gray = image.astype(np.float32)
+    gray = cv2.transform(gray, np.float32([RGB_TO_GRAY]) / np.float32(white)) if gray.ndim == 3 else gray / np.float32(white)
+    return gray.clip(0.0, 1.0)
 
 
 def white_of(image: np.ndarray) -> int:

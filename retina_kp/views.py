@@ -29,7 +29,7 @@ class ImageViews:
         self.fast = fast and bfloat16_is_fast(self.device)
         self.original, self.original_hw = to_gray(image), tuple(image.shape[:2])
         self.valid = field_of_view_mask(self.original)
-        self.contrast = float(self.original[self.valid].std())
+        self.contrast = float(cv2.meanStdDev(self.original, mask=self.valid.view(np.uint8))[1].item())
         scale = min(base_px / np.sqrt(self.valid.sum()), MAX_ENLARGE)
         self.finest = MAX_ENLARGE / scale  # scale of a picture, in px per base px, beyond which nothing is gained
         self.base_from_original = similarity(0, scale, (-0.5, -0.5), (-0.5, -0.5))
