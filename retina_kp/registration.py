@@ -39,7 +39,7 @@ class RegistrarOptions:
     settled_per_stage: int = 3  # hypotheses that are matched again with the moving image drawn in the fixed frame
     settle_radius_px: float = 20.0  # base px; a hypothesis may be so far off, and settles by a similarity with settle_threshold_px
     settle_threshold_px: float = 8.0
-    clear_strength: float = 4.0  # a hypothesis with so much is settled before another view is tried; of wrong ones hardly any has 2
+    clear_strength: float = 4.0  # a hypothesis with so much is settled before another view is tried
     promising_strength: float = 8.0  # a settled hypothesis with so much is looked at closely at once, others at the end
     judged_at_end: int = 3  # hypotheses that are looked at closely when nothing is sure after the last stage
     close_px: float = 560.0  # size of the close pictures of what both images show: the square root of their area
