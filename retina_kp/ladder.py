@@ -35,12 +35,11 @@ LADDER_SEED = 77_050  # of pairs that nothing was trained, calibrated or tuned o
 
 @dataclass(frozen=True)
 class Rung:
-    """One way to register. stages: how many of `search.search_stages` are tried, with 0 the images as they lie alone; turned: what is
-    turned to try one, descriptors or, as with weights that hold no steerers, pictures; accuracy: what the last pixels come from."""
+    """One way to register. turned: what is turned to try a turn, descriptors or, as with weights that hold no steerers, pictures; accuracy:
+    what the last pixels come from."""
 
     name: str
     weights: str = "lite"
-    stages: int = 4
     turned: str = "descriptors"  # or "pictures"
     accuracy: str = "maps"  # or "close matches", or "search"
     options: dict = field(default_factory=dict)
@@ -49,9 +48,9 @@ class Rung:
 FULL_SIZE = {"coarse": 1.0, "search_threshold_px": 10.0}  # the threshold stays what it is in base px
 BRUTE = FULL_SIZE | {"promising_strength": 1e9}
 RUNGS = (
-    Rung("search: as the images lie", stages=0),
-    Rung("search: every turn, no ratio of scale", stages=1),
-    Rung("search: every turn, one ratio of scale", stages=2),
+    Rung("search: as the images lie", options={"stages": 0}),
+    Rung("search: every turn, no ratio of scale", options={"stages": 1}),
+    Rung("search: every turn, one ratio of scale", options={"stages": 2}),
     Rung("search: pictures turned instead of descriptors", turned="pictures"),
     Rung("search: never ends early", options={"promising_strength": 1e9}),
     Rung("search: pictures of full size", options=FULL_SIZE),
@@ -87,8 +86,7 @@ class RungRegistrar(Registrar):
     def standing_on(cls, rung: Rung) -> RungRegistrar:
         """With the weights and options of a rung."""
         registrar = cls.from_pretrained(rung.weights, device="cpu", **rung.options)
-        registrar.rung, registrar.stages = rung, registrar.stages[: rung.stages] or [registrar.stages[0][:1]]
-        registrar.steerers = registrar.steerers if rung.turned == "descriptors" else None
+        registrar.rung, registrar.steerers = rung, registrar.steerers if rung.turned == "descriptors" else None
         return registrar
 
     def _look_closely(self, views0, views1, hypothesis) -> Candidate | None:

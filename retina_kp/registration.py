@@ -35,6 +35,7 @@ class RegistrarOptions:
     model: str = "affine"  # one of matching.MODELS
     base_px: float = 460.0
     coarse: float = 0.6  # size of the small pictures of the search, px per base px
+    stages: int = 4  # of the search: 4 any turn and scale, 1 any turn at like scale, 0 as the images lie; fewer refuse sooner
     search_threshold_px: float = 6.0  # agreement with a similarity while searching, px of the small pictures
     settled_per_stage: int = 3  # hypotheses that are matched again with the moving image drawn in the fixed frame
     settle_radius_px: float = 20.0  # base px; a hypothesis may be so far off, and settles by a similarity with settle_threshold_px
@@ -60,6 +61,8 @@ class RegistrarOptions:
     def __post_init__(self):
         if self.model not in MODELS:
             raise ValueError(f"unknown model {self.model!r}; there are {', '.join(MODELS)}")
+        if self.stages not in range(5):
+            raise ValueError(f"stages: the search has 0 to 4, not {self.stages}")
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Registrar:
     def __init__(self, network, options: RegistrarOptions = RegistrarOptions(), device: str = "auto", calibration: dict | None = None):
         self.device = choose_device(device)
         self.network = fold_batch_norm(network).to(self.device, memory_format=torch.channels_last)
-        self.options, self.calibration, self.stages = options, checked(calibration), search_stages(options.coarse)
+        self.options, self.calibration, self.stages = options, checked(calibration), search_stages(options.coarse, options.stages)
         self.steerers = getattr(network, "steerers", None)  # without, as in a run's checkpoint, the search turns pictures
 
     @classmethod

@@ -43,15 +43,17 @@ class Hypothesis:
         return self.fit.n_inliers * self.share
 
 
-def search_stages(coarse: float) -> list[Stage]:
-    """What is tried, cheap and likely things first; coarse: scale of the small pictures."""
+def search_stages(coarse: float, stages: int = 4) -> list[Stage]:
+    """What is tried, cheap and likely things first; coarse: scale of the small pictures; stages: how many, with 0 the images as they lie
+    alone."""
     c, up, down = coarse, coarse * STEP, coarse / STEP
     wide, very_wide = [(c, up), (up, c)], [(down, up), (up, down)]  # one field of view is STEP, STEP² times as wide as the other
     finer, very_wide = ([(f * scale0, f * scale1) for scale0, scale1 in pairs] for f, pairs in ((FINER, wide), (MUCH_FINER, very_wide)))
-    return [[(turn, c, c) for turn in TURNS],
-            [(turn, *scales) for scales in wide for turn in TURNS],
-            [(turn, *scales) for scales in [(up, up), *finer] for turn in TURNS],
-            [(turn, *scales) for scales in very_wide for turn in TURNS]]  # fmt: skip
+    everything = [[(turn, c, c) for turn in TURNS],
+                  [(turn, *scales) for scales in wide for turn in TURNS],
+                  [(turn, *scales) for scales in [(up, up), *finer] for turn in TURNS],
+                  [(turn, *scales) for scales in very_wide for turn in TURNS]]  # fmt: skip
+    return everything[:stages] or [[(0.0, c, c)]]
 
 
 def hypotheses(views0: ImageViews, views1: ImageViews, options: RegistrarOptions, stages: list[Stage]) -> Iterator[Hypothesis]:

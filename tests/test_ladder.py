@@ -26,7 +26,7 @@ def pair():
 
 def test_upright_search_does_not_find_an_upside_down_pair(pair):
     errors = {}
-    for rung in (WHOLE, Rung("every turn", stages=1), Rung("upright", stages=0)):
+    for rung in (WHOLE, Rung("every turn", options={"stages": 1}), Rung("upright", options={"stages": 0})):
         errors[rung.name] = run_trial(RungRegistrar.standing_on(rung), pair).would_be_px
     assert errors[WHOLE.name] < 5 and errors["every turn"] < 5 and errors["upright"] > 50
 
@@ -44,7 +44,7 @@ def test_accuracy_is_what_the_rung_says(pair):
 def test_rungs_differ_from_the_whole_in_one_respect_but_for_brute_force():
     assert len({rung.name for rung in RUNGS}) == len(RUNGS)
     for rung in RUNGS:
-        parts = (rung.stages != WHOLE.stages, rung.turned != WHOLE.turned, rung.accuracy != WHOLE.accuracy, bool(rung.options))
+        parts = (rung.turned != WHOLE.turned, rung.accuracy != WHOLE.accuracy, bool(rung.options))
         assert sum(parts) == 1 or rung.options == ladder.BRUTE
         assert all(value != getattr(RegistrarOptions(), name) for name, value in rung.options.items())
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retina_kp import PairOptions, draw_pair, search
+from retina_kp import PairOptions, RegistrarOptions, draw_pair, search
 from retina_kp.geometry import corner_error, similarity, warp_points
 from retina_kp.search import STEP, hypotheses, search_stages, settle, try_view
 
@@ -32,6 +32,14 @@ def test_stages_go_from_likely_to_unlikely_and_repeat_nothing():
     for ratio in ratios:
         turns = {turn for turn, scale0, scale1 in views if abs(scale1 / scale0 - ratio) < 1e-5}
         assert turns == {0.0, 45.0, 90.0, 135.0, 180.0, -45.0, -90.0, -135.0}
+
+
+def test_fewer_stages_are_the_first_ones_and_none_takes_the_images_as_they_lie():
+    everything = search_stages(0.6)
+    assert [search_stages(0.6, count) for count in (1, 2, 4)] == [everything[:1], everything[:2], everything]
+    assert search_stages(0.6, 0) == [[(0.0, 0.6, 0.6)]]
+    with pytest.raises(ValueError, match="stages: the search has 0 to 4, not 5"):
+        RegistrarOptions(stages=5)
 
 
 @pytest.mark.parametrize("quarter_turns", [0, 1, 2])
