@@ -28,7 +28,7 @@ from .trainer import Trainer
 NOTEBOOKS = {"warmup": "01_warmup", "geometric": "02_geometric", "pke": "03_pke", "sim2real": "04_sim2real"}
 PLAN = {"warmup": (20, 1e-3), "geometric": (20, 1e-3), "pke": (60, 3e-4), "sim2real": (40, 1e-4)}  # epochs and learning rate
 MIN_STEPS = 200  # shorter runs are tries: other runs do not start from them, unless they bear the same name
-STAND_IN_STEPS = 12
+STAND_IN_STEPS = 8
 S = TypeVar("S")
 
 
