@@ -8,14 +8,14 @@ a list of names under which image 0's frame comes back ("" = it never does).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from .augment import AppearanceRange, apply_field_of_view, random_field_of_view, randomise_appearance, to_gray_batch
-from .drawing import rasterise, view_matrix, visible_junctions
+from .caches import ByteCache, pack, unpack
+from .drawing import LAYERS, rasterise, view_matrix, visible_junctions
 from .geometry import (
     TransformRange,
     image_center,
@@ -27,7 +27,7 @@ from .geometry import (
     warp_layers,
     warp_points,
 )
-from .synthetic import Scene, anatomy_of, render, unpack_layers
+from .synthetic import Scene, anatomy_of, render
 from .vasculature import GrowthOptions, grow_retina
 
 
@@ -50,6 +50,7 @@ class SyntheticOptions:
 
 
 CACHE_PX = 640
+VIEW_CACHE_BYTES = 128 * 2**20  # of each process; some 1000 retinas
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,8 @@ class CachedView:
     annotated: np.ndarray
 
 
-@lru_cache(maxsize=1200)
-def draw_cached_view(seed: int, index: int, options: SyntheticOptions) -> CachedView:
-    """Grow and draw retina number ``index`` of a seed, looking from beyond the fovea to the far side of the disc; kept in memory."""
+def draw_view(seed: int, index: int, options: SyntheticOptions) -> CachedView:
+    """Grow and draw retina number ``index`` of a seed, looking from beyond the fovea to the far side of the disc."""
     rng = np.random.default_rng([seed, index])
     retina = grow_retina(rng, options.growth)
     low, high = np.log(options.field_deg)
@@ -80,8 +80,22 @@ def draw_cached_view(seed: int, index: int, options: SyntheticOptions) -> Cached
     return CachedView(layers, px_from_deg, anatomy_of(retina), xy, width, annotated)
 
 
+_views = ByteCache(VIEW_CACHE_BYTES)  # of this process
+
+
+def draw_cached_view(seed: int, index: int, options: SyntheticOptions) -> CachedView:
+    """`draw_view`, kept in memory: compressed, since layers are mostly empty (.03 to .2 MB, 2 to 5 ms to restore)."""
+
+    def draw() -> tuple[list[bytes], CachedView]:
+        view = draw_view(seed, index, options)
+        return pack(view.layers), replace(view, layers=np.zeros(0, np.uint8))
+
+    packed, view = _views.get((seed, index, options), draw)
+    return replace(view, layers=unpack(packed, (CACHE_PX, CACHE_PX)))
+
+
 class SyntheticPairs:
-    """Endless pairs from a pool of ``pool_size`` cached retinas, drawn on first use (3.3 MB each) and rendered anew every time."""
+    """Endless pairs from a pool of ``pool_size`` retinas, drawn on first use (.1 s each), rendered anew every time."""
 
     def __init__(self, seed: int, pool_size: int = 600, options: SyntheticOptions = SyntheticOptions(), pool_seed: int | None = None):
         self.seed, self.pool_size, self.options = seed, pool_size, options
@@ -105,11 +119,11 @@ class SyntheticPairs:
         H_0to1 = self._relative(batch_size, hw, strength, g)
         H_view_to_1 = H_0to1.numpy() @ H_view_to_0
         fixed, moving = ([str(rng.choice(pool)) for _ in views] for pool in (o.fixed, o.moving))
-        H = torch.from_numpy(np.concatenate([H_view_to_0, H_view_to_1]))
+        H = np.concatenate([H_view_to_0, H_view_to_1])
         image, vessels, known = self._render(views + views, H, fixed + moving, hw, g)
         valid = valid & known
         image = apply_field_of_view(randomise_appearance(image, g, o.appearance), valid, g, o.appearance)
-        points = pad_points([_junctions(v, h, m) for v, h, m in zip(views + views, H.numpy(), valid, strict=True)])
+        points = pad_points([_junctions(v, h, m) for v, h, m in zip(views + views, H, valid, strict=True)])
         everything = [_junctions(v, h, m, all_of_them=True) for v, h, m in zip(views, H_view_to_0, valid[:batch_size], strict=True)]
         b = batch_size
         return {"image0": image[:b], "image1": image[b:], "valid0": valid[:b], "valid1": valid[b:], "H_0to1": H_0to1,
@@ -133,23 +147,35 @@ class SyntheticPairs:
         ranges, chosen = self.options.relative.scaled(strength), []
         for _ in range(count):
             draws = random_homographies(20, hw, ranges, g)
-            good = [H for H in draws if overlap_fraction(H.numpy(), hw, hw, 8) >= self.options.min_overlap]
-            chosen.append(good[0] if good else random_homographies(1, hw, ranges.scaled(0.3), g)[0])
+            good = (H for H in draws if overlap_fraction(H.numpy(), hw, hw, 8) >= self.options.min_overlap)
+            H = next(good, None)
+            chosen.append(random_homographies(1, hw, ranges.scaled(0.3), g)[0] if H is None else H)
         return torch.stack(chosen)
 
-    def _render(self, views, H_view_to_image, modalities, hw, g):
-        warped = [warp_layers(v.layers, H, hw) for v, H in zip(views, H_view_to_image.numpy(), strict=True)]
-        layers = unpack_layers(torch.from_numpy(np.stack([w for w, _ in warped])))
-        known = torch.from_numpy(np.stack([k for _, k in warped]))[:, None]
-        deg_from_px = torch.from_numpy(np.stack([np.linalg.inv(v.px_from_deg) for v in views])) @ torch.linalg.inv(H_view_to_image)
-        scene = Scene(layers, deg_from_px, torch.tensor([v.anatomy for v in views]))
-        image = torch.zeros(len(views), 1, *hw)
+    def _render(self, views: list[CachedView], H_view_to_image: np.ndarray, modalities: list[str], hw, g):
+        """Pictures (B, 1, H, W); vessels and what the views cover, both (B, 1, H, W) bool.
+
+        Images of one modality are drawn together.
+        """
+        image, vessels = torch.empty(len(views), 1, *hw), torch.empty(len(views), 1, *hw, dtype=torch.bool)
+        known = torch.empty_like(vessels)
         for modality in sorted(set(modalities)):
-            index = torch.tensor([i for i, m in enumerate(modalities) if m == modality])
-            picture = render(modality, scene[index], g)
+            index = [i for i, m in enumerate(modalities) if m == modality]
+            scene, known[index] = _scene([views[i] for i in index], H_view_to_image[index], hw)
+            picture = render(modality, scene, g)
             image[index] = to_gray_batch(picture, g) if modality == "CF" else picture
-        vessels = torch.maximum(scene.layer("artery"), scene.layer("vein")) > 0.5
+            arteries, veins = (scene.layers[:, [LAYERS.index(kind)]] for kind in ("artery", "vein"))
+            vessels[index] = torch.maximum(arteries, veins) > 127
         return image, vessels, known
+
+
+def _scene(views: list[CachedView], H_view_to_image: np.ndarray, hw) -> tuple[Scene, torch.Tensor]:
+    """Views in the frames of images, and the (B, 1, H, W) bool mask of what they cover."""
+    warped = [warp_layers(v.layers, H, hw) for v, H in zip(views, H_view_to_image, strict=True)]
+    layers, known = (torch.from_numpy(np.stack(part)) for part in zip(*warped, strict=True))
+    deg_from_px = np.linalg.inv(np.stack([v.px_from_deg for v in views])) @ np.linalg.inv(H_view_to_image)
+    scene = Scene(layers, torch.from_numpy(deg_from_px), torch.tensor([v.anatomy for v in views]))
+    return scene, known[:, None]
 
 
 def _junctions(view: CachedView, H: np.ndarray, valid: torch.Tensor, min_width_px: float = 1.2, all_of_them: bool = False) -> torch.Tensor:

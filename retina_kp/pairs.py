@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 
 from .annotation import true_homography
 from .augment import AppearanceRange, apply_field_of_view, randomise_appearance
+from .caches import ByteCache, pack_gray, pack_masks, unpack_gray, unpack_masks
 from .dataset import pad_points
 from .geometry import (
     TransformRange,
@@ -40,12 +41,14 @@ POINT_KEYS = ("vessel_keypoints", "vessel_keypoints1", "points0", "points1")
 VESSEL_POLARITY = {"CF": "dark", "OCT": "dark", "FA": "bright", "OCTA": "bright"}
 
 
-def letterbox(image: np.ndarray, size_px: int) -> tuple[np.ndarray, np.ndarray]:
+def letterbox(image: np.ndarray, size_px: int, like_hw: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Fit an image (H, W) float32 into the middle of a black square of size_px, proportions kept to within half a pixel.
 
+    like_hw: size of another image of the same scene, on whose place in its square this one goes; its own by default.
     Returns the square and the (3, 3) matrix, px of the image → px of the square.
     """
-    hw = tuple(max(round(n * size_px / max(image.shape)), 1) for n in image.shape)
+    like_hw = like_hw or image.shape
+    hw = tuple(max(round(n * size_px / max(like_hw)), 1) for n in like_hw)
     small = cv2.resize(image, hw[::-1], interpolation=cv2.INTER_AREA if max(hw) < max(image.shape) else cv2.INTER_LINEAR)
     top, left = (size_px - hw[0]) // 2, (size_px - hw[1]) // 2
     square = np.zeros((size_px, size_px), np.float32)
@@ -54,14 +57,13 @@ def letterbox(image: np.ndarray, size_px: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """A pair on squares, before any random change: images and masks (1, 1, S, S); keypoints and points (N, 2) px; H_0to1 (3, 3)."""
+class _Labels:
+    """What is known of a pair on squares beside its pictures, before any random change.
 
-    image0: torch.Tensor
-    image1: torch.Tensor
-    valid0: torch.Tensor
-    valid1: torch.Tensor
-    vessel_mask0: torch.Tensor
+    masks: fields of view of image 0 and 1 and the vessels of image 0, packed; keypoints and points (N, 2) px; H_0to1 (3, 3).
+    """
+
+    masks: bytes
     keypoints0: torch.Tensor
     points0: torch.Tensor
     points1: torch.Tensor
@@ -72,27 +74,39 @@ class PairDataset:
     """Pairs of a list of records, in an order shuffled anew for every epoch, each time transformed and exposed differently.
 
     ranges: random transform of the moving image, None = none; appearance: random look of either image, None = as stored.
-    prealign: draw image 1 in the frame of image 0 before that, so that H_0to1 is the random transform alone. cache_pairs: how many decoded
-    pairs are kept in memory (11 bytes per pixel of the square). ValueError names records without truth.
+    prealign: draw image 1 in the frame of image 0 before that, so that H_0to1 is the random transform alone.
+    cache_bytes: of decoded pictures kept in memory (4 per pixel of the square and pair); labels are kept for every pair.
+    ValueError names records without truth.
     """
 
-    def __init__(self, records: Sequence[PairRecord], size_px: int = 512, ranges: TransformRange | None = None,
-                 appearance: AppearanceRange | None = None, seed: int = 0, prealign: bool = False, cache_pairs: int = 200):  # fmt: skip
+    def __init__(
+        self,
+        records: Sequence[PairRecord],
+        size_px: int = 512,
+        ranges: TransformRange | None = None,
+        appearance: AppearanceRange | None = None,
+        seed: int = 0,
+        prealign: bool = False,
+        cache_bytes: int = 2**28,
+    ):
         self.records, self.size_px, self.ranges, self.appearance = list(records), size_px, ranges, appearance
         self.seed, self.prealign = seed, prealign
         if not self.records:
             raise ValueError("no records: a data set needs at least one pair")
         self._H_0to1 = [true_homography(record) for record in self.records]
-        self._cache_pairs = cache_pairs
-        self._pair = lru_cache(maxsize=cache_pairs)(self._read)
+        self._cache_bytes = cache_bytes
+        self._forget()
+
+    def _forget(self) -> None:
+        self._pictures, self._labels = ByteCache(self._cache_bytes), {}
 
     def __getstate__(self) -> dict:
-        """Without the cache, which cannot be sent to a worker process."""
-        return {name: value for name, value in vars(self).items() if name != "_pair"}
+        """Without what is in memory: a worker process is not sent pictures."""
+        return {name: value for name, value in vars(self).items() if name not in ("_pictures", "_labels")}
 
     def __setstate__(self, state: dict) -> None:
         vars(self).update(state)
-        self._pair = lru_cache(maxsize=self._cache_pairs)(self._read)
+        self._forget()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -117,61 +131,112 @@ class PairDataset:
 
     def item(self, index: int, epoch: int = 0, strength: float = 1.0) -> dict:
         """Record ``index`` as it looks in an epoch: the entries of a batch without their first axis, points without padding."""
-        pair, hw, record = self._pair(index), (self.size_px, self.size_px), self.records[index]
+        (images, masks, labels), record = self._pair(index), self.records[index]
         g = torch.Generator().manual_seed(int(np.random.default_rng([self.seed, epoch, index, 1]).integers(2**62)))
-        H_0to1, image1, valid1, points1 = pair.H_0to1, pair.image1, pair.valid1, pair.points1
+        (valid0, valid1, vessels), H_0to1, points1 = masks.split(1), labels.H_0to1, labels.points1
         if self.ranges is not None:
             H_turn = self._random_transform(H_0to1, strength, g)
-            image1, known = warp_image(image1, H_turn[None], hw)
-            valid1 = known & (warp_image(valid1.float(), H_turn[None], hw)[0] > 0.99)
+            images[1:], valid1 = _warp_both(images[1:], valid1, H_turn)
             points1, H_0to1 = warp_points(points1.double(), H_turn).float(), H_turn @ H_0to1
-        images, valid = torch.cat([pair.image0, image1]), torch.cat([pair.valid0, valid1])
+        valid = torch.cat([valid0, valid1])
         if self.appearance is not None:
             images = apply_field_of_view(randomise_appearance(images, g, self.appearance), valid, g, self.appearance)
-        keypoints1 = warp_points(pair.keypoints0.double(), H_0to1).float()
-        return {"image0": images[0], "image1": images[1], "valid0": valid[0], "valid1": valid[1], "H_0to1": H_0to1 / H_0to1[2, 2],
-                "vessel_mask0": pair.vessel_mask0[0], "vessel_keypoints": pair.keypoints0, "vessel_keypoints1": _seen(keypoints1, valid1),
-                "points0": pair.points0, "points1": points1, "modalities": (record.modality0, record.modality1),
-                "sample_ids": record.pair_id}  # fmt: skip
+        keypoints1 = warp_points(labels.keypoints0.double(), H_0to1).float()
+        return {
+            "image0": images[0],
+            "image1": images[1],
+            "valid0": valid[0],
+            "valid1": valid[1],
+            "H_0to1": H_0to1 / H_0to1[2, 2],
+            "vessel_mask0": vessels[0],
+            "vessel_keypoints": labels.keypoints0,
+            "vessel_keypoints1": _seen(keypoints1, valid1),
+            "points0": labels.points0,
+            "points1": points1,
+            "modalities": (record.modality0, record.modality1),
+            "sample_ids": record.pair_id,
+        }
 
     def _random_transform(self, H_0to1: torch.Tensor, strength: float, g: torch.Generator) -> torch.Tensor:
         """(3, 3) square px of image 1 → px of its new frame; of 20 draws the first with MIN_OVERLAP, else the one with most."""
         hw = (self.size_px, self.size_px)
         draws = random_homographies(20, hw, self.ranges.scaled(strength), g)
-        overlaps = np.array([overlap_fraction((H @ H_0to1).numpy(), hw, hw, 8) for H in draws])
-        enough = np.flatnonzero(overlaps >= MIN_OVERLAP)
-        return draws[int(enough[0]) if len(enough) else int(overlaps.argmax())]
+        overlaps = []
+        for H in draws:
+            overlaps.append(overlap_fraction((H @ H_0to1).numpy(), hw, hw, 8))
+            if overlaps[-1] >= MIN_OVERLAP:
+                return H
+        return draws[int(np.argmax(overlaps))]
 
-    def _read(self, index: int) -> _Pair:
-        """Decode, letterbox, and find vessels and junctions. ImageError names an unreadable file."""
-        record = self.records[index]
-        gray0, gray1 = (to_gray(as_array(path)) for path in (record.image0, record.image1))
-        (image0, to0), (image1, to1) = letterbox(gray0, self.size_px), letterbox(gray1, self.size_px)
-        valid0, valid1 = (letterbox(field_of_view_mask(x).astype(np.float32), self.size_px)[0] > 0.99 for x in (gray0, gray1))
-        if record.vessel_mask0 is None:
-            mask = vessel_mask(image0, valid0, VESSEL_POLARITY.get(record.modality0, "both"))
+    def _pair(self, index: int) -> tuple[torch.Tensor, torch.Tensor, _Labels]:
+        """Images (2, 1, S, S), masks (3, 1, S, S) bool as in `_Labels`, and labels: the same from memory as from the files."""
+        if index not in self._labels:
+            grays = self._read(index)
+            self._labels[index] = self._find_labels(index, grays)
+            packed = self._pictures.get(index, lambda: self._fit(index, grays))
         else:
-            mask = letterbox(_read_mask(record, gray0.shape), self.size_px)[0] > 0.5
-        mask &= valid0
+            packed = self._pictures.get(index, lambda: self._fit(index, self._read(index)))
+        labels = self._labels[index]
+        masks = torch.from_numpy(unpack_masks(labels.masks, (3, 1, self.size_px, self.size_px)))
+        return torch.from_numpy(unpack_gray(packed)), masks, labels
+
+    def _read(self, index: int) -> list[np.ndarray]:
+        """Both images, gray, as large as they are. ImageError names an unreadable file."""
+        record = self.records[index]
+        return [to_gray(as_array(path)) for path in (record.image0, record.image1)]
+
+    def _fit(self, index: int, grays: list[np.ndarray]) -> np.ndarray:
+        """(2, 1, S, S) both images on their squares, packed."""
+        (image0, to0), (image1, to1) = (letterbox(gray, self.size_px) for gray in grays)
+        if self.prealign:
+            back = torch.linalg.inv(self._square_transform(index, to0, to1))
+            image1 = warp_image(torch.from_numpy(image1)[None, None], back[None], image1.shape)[0][0, 0].numpy()
+        return pack_gray(np.stack([image0, image1])[:, None])
+
+    def _square_transform(self, index: int, to0: np.ndarray, to1: np.ndarray) -> torch.Tensor:
+        """(3, 3) px of the square of image 0 → px of that of image 1."""
+        return torch.from_numpy(rescale_homography(self._H_0to1[index], to0, to1))
+
+    def _find_labels(self, index: int, grays: list[np.ndarray]) -> _Labels:
+        """Fields of view, vessels and junctions of a pair's gray images, and its points on the squares."""
+        record, (image0, to0), (_, to1) = self.records[index], *(letterbox(gray, self.size_px) for gray in grays)
+        fields = [field_of_view_mask(gray).astype(np.float32) for gray in grays]
+        valid0, valid1 = (letterbox(shown, self.size_px)[0] > 0.99 for shown in fields)
+        if record.vessel_mask0 is None:
+            vessels = vessel_mask(image0, valid0, VESSEL_POLARITY.get(record.modality0, "both"))
+        else:
+            vessels = read_vessel_mask(record.vessel_mask0, grays[0].shape, self.size_px)
+        vessels &= valid0
+        junctions = torch.from_numpy(skeleton_junctions(vessels)[0]).float()
+        keypoints = _seen(junctions, torch.from_numpy(valid0)[None, None])
         frames = ((record.points0_xy, to0), (record.points1_xy, to1))
         points = [torch.from_numpy(warp_points(np.zeros((0, 2)) if xy is None else xy, to)).float() for xy, to in frames]
-        tensors = [torch.from_numpy(x)[None, None] for x in (image0, image1, valid0, valid1, mask)]
-        keypoints = _seen(torch.from_numpy(skeleton_junctions(mask)[0]).float(), tensors[2])
-        H_0to1 = torch.from_numpy(rescale_homography(self._H_0to1[index], to0, to1))
+        H_0to1 = self._square_transform(index, to0, to1)
         if self.prealign:
-            back, hw = torch.linalg.inv(H_0to1), (self.size_px, self.size_px)
-            tensors[1], known = warp_image(tensors[1], back[None], hw)
-            tensors[3] = known & (warp_image(tensors[3].float(), back[None], hw)[0] > 0.99)
+            back = torch.linalg.inv(H_0to1)
+            known = torch.from_numpy(valid1)[None, None]
+            valid1 = _warp_both(known.float(), known, back)[1][0, 0].numpy()
             points[1], H_0to1 = warp_points(points[1].double(), back).float(), torch.eye(3, dtype=torch.float64)
-        return _Pair(*tensors, keypoints, *points, H_0to1)
+        return _Labels(pack_masks([valid0, valid1, vessels]), keypoints, *points, H_0to1)
 
 
-def _read_mask(record: PairRecord, image_hw) -> np.ndarray:
-    """The vessel mask of a record as (H, W) float32 of 0 and 1, brought to the size of image 0; any colour or level counts as vessel."""
-    strength = read_image(record.vessel_mask0)
+def _warp_both(image: torch.Tensor, valid: torch.Tensor, H: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """An image (1, 1, S, S) and its field of view, bool, in the frame that H (3, 3) leads to."""
+    warped, known = warp_image(torch.cat([image, valid.float()], 1), H[None], image.shape[-2:])
+    return warped[:, :1], known & (warped[:, 1:] > 0.99)
+
+
+def read_vessel_mask(path: Path, image_hw: tuple[int, int], size_px: int) -> np.ndarray:
+    """(S, S) bool vessels on the square of image 0, whose size is image_hw; any colour or level of the file is vessel.
+
+    A mask that is larger than its image is averaged straight onto the square: junctions survive that best.
+    """
+    strength = read_image(path)
     strength = strength.max(-1) if strength.ndim == 3 else strength
     mask = (strength > strength.max() / 2).astype(np.float32)
-    return mask if mask.shape == tuple(image_hw) else cv2.resize(mask, tuple(image_hw)[::-1], interpolation=cv2.INTER_NEAREST)
+    if mask.size < image_hw[0] * image_hw[1]:
+        mask = cv2.resize(mask, image_hw[::-1], interpolation=cv2.INTER_NEAREST)
+    return letterbox(mask, size_px, image_hw)[0] > 0.5
 
 
 def _seen(xy: torch.Tensor, valid: torch.Tensor, border_px: float = 2.0) -> torch.Tensor:

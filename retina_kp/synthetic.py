@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .drawing import CALIBRE_UNIT_DEG, LAYERS, rasterise
+from .drawing import CALIBRE_UNIT_DEG, LAYERS, LESIONS, rasterise
 from .geometry import pixel_grid, warp_points
 from .noise import blur, chance, smooth_noise, uniform
 from .vasculature import Retina
@@ -22,16 +22,17 @@ MODALITIES = ("CF", "FA", "OCT", "OCTA")
 
 @dataclass(frozen=True)
 class Scene:
-    """A batch of B views ready to be rendered. layers: (B, 8, H, W), coverage in [0, 1], the calibre layer in degrees;
-    deg_from_px: (B, 3, 3); anatomy: (B, 4) = disc x, disc y, disc radius, radius of the foveal avascular zone, in degrees."""
+    """A batch of B views ready to be rendered. deg_from_px: (B, 3, 3); layers: (B, 8, H, W), coverage in [0, 1], the calibre
+    layer in degrees, or uint8 as drawn; anatomy: (B, 4) = disc x, y and radius, radius of the foveal avascular zone, degrees."""
 
     layers: torch.Tensor
     deg_from_px: torch.Tensor
     anatomy: torch.Tensor
 
     def layer(self, name: str) -> torch.Tensor:
-        """(B, 1, H, W) layer by its name in LAYERS."""
-        return self.layers[:, LAYERS.index(name), None]
+        """(B, 1, H, W) float32 layer by its name in LAYERS."""
+        layer = self.layers[:, LAYERS.index(name), None]
+        return layer if layer.is_floating_point() else layer.float().mul_(_unit(name))
 
     def __getitem__(self, index) -> Scene:
         return Scene(self.layers[index], self.deg_from_px[index], self.anatomy[index])
@@ -44,9 +45,11 @@ class Scene:
 
 def unpack_layers(layers: torch.Tensor) -> torch.Tensor:
     """uint8 layers (…, 8, H, W) as drawn → float32: coverage in [0, 1], calibre in degrees."""
-    unit = torch.full((len(LAYERS), 1, 1), 1 / 255)
-    unit[LAYERS.index("calibre")] = CALIBRE_UNIT_DEG
-    return layers.float() * unit
+    return layers.float() * torch.tensor([_unit(name) for name in LAYERS])[:, None, None]
+
+
+def _unit(layer: str) -> float:
+    return CALIBRE_UNIT_DEG if layer == "calibre" else 1 / 255
 
 
 def anatomy_of(retina: Retina) -> list[float]:
@@ -68,33 +71,50 @@ class _Anatomy:
     """Soft maps (B, 1, H, W) of disc, cup and macula, and vessels with the thin ones fading out below a random width."""
 
     def __init__(self, scene: Scene, g: torch.Generator, thin_px: tuple[float, float]):
-        b, (h, w) = len(scene.layers), scene.layers.shape[-2:]
-        step = 4 if min(h, w) >= 64 else 1  # smooth maps are computed on a coarse grid
-        coarse = pixel_grid((h, w))[step // 2 :: step, step // 2 :: step]
+        b, hw = len(scene.layers), scene.layers.shape[-2:]
+        step = 4 if min(hw) >= 64 else 1  # smooth maps are computed on a coarse grid
+        coarse = pixel_grid(hw)[step // 2 :: step, step // 2 :: step]
         deg = warp_points(coarse.reshape(1, -1, 2).double(), scene.deg_from_px).nan_to_num(1e3).float()
         disc, radius, zone = scene.anatomy[:, None, :2], scene.anatomy[:, 2, None], scene.anatomy[:, 3, None]
         r_disc, r_fovea = (deg - disc.float()).norm(dim=-1) / radius.float(), deg.norm(dim=-1)
-
-        def full(values):
-            return F.interpolate(values.float().reshape(b, 1, *coarse.shape[:2]), (h, w), mode="bilinear")
-
         edge = uniform(g, b, 4, 12).reshape(b, 1)
-        self.disc = full(torch.sigmoid((1 - r_disc) * edge))
-        self.cup = full(torch.sigmoid((uniform(g, b, 0.2, 0.7).reshape(b, 1) - r_disc) * edge * 1.5))
-        self.halo = full(torch.exp(-((r_disc / 1.8) ** 2)))
-        self.macula = full(torch.exp(-((r_fovea / uniform(g, b, 1.5, 4.0).reshape(b, 1)) ** 2)))
-        self.avascular = full(torch.sigmoid((zone.float() - r_fovea) * 6))
-        self.rim = full(torch.exp(-(((r_disc - 1) / 0.12) ** 2)))
-        width_px = scene.layer("calibre") * scene.px_per_deg
-        visible = torch.sigmoid((width_px - uniform(g, b, *thin_px)) * 3)
-        solid = scene.layer("calibre").clamp_max(0.5) * 2
-        self.depth = (0.35 + 0.65 * solid) * visible  # thin vessels hold less blood (or dye)
-        self.artery, self.vein = scene.layer("artery") * self.depth, scene.layer("vein") * self.depth
-        self.vessels = torch.maximum(self.artery, self.vein)
+        cup_radius, reach = uniform(g, b, 0.2, 0.7).reshape(b, 1), uniform(g, b, 1.5, 4.0).reshape(b, 1)
+        self._maps = {
+            "disc": lambda: torch.sigmoid((1 - r_disc) * edge),
+            "cup": lambda: torch.sigmoid((cup_radius - r_disc) * edge * 1.5),
+            "halo": lambda: torch.exp(-((r_disc / 1.8) ** 2)),
+            "macula": lambda: torch.exp(-((r_fovea / reach) ** 2)),
+            "avascular": lambda: torch.sigmoid((zone.float() - r_fovea) * 6),
+            "rim": lambda: torch.exp(-(((r_disc - 1) / 0.12) ** 2)),
+        }
+        self._coarse_hw, self._hw = coarse.shape[:2], hw
+        width = scene.layer("calibre")
+        visible = (width * scene.px_per_deg).sub_(uniform(g, b, *thin_px)).mul_(3).sigmoid_()
+        depth = width.clamp(max=0.5).mul_(1.3).add_(0.35).mul_(visible)  # thin vessels hold less blood (or dye)
+        self.artery, self.vein = scene.layer("artery") * depth, scene.layer("vein") * depth
+
+    def __getattr__(self, name: str) -> torch.Tensor:
+        """A soft map, worked out when a renderer asks for it."""
+        if name not in self.__dict__.get("_maps", {}):
+            raise AttributeError(name)
+        values = self._maps.pop(name)().float().reshape(-1, 1, *self._coarse_hw)
+        self.__dict__[name] = F.interpolate(values, self._hw, mode="bilinear")
+        return self.__dict__[name]
 
 
 def _texture(g, b, hw, cells=(3, 9, 40), weights=(0.3, 0.4, 0.6)):
-    return sum(w * smooth_noise(g, b, hw, c) for c, w in zip(cells, weights, strict=True))
+    texture = torch.zeros(b, 1, *hw)
+    for cell, weight in zip(cells, weights, strict=True):
+        texture.add_(smooth_noise(g, b, hw, cell), alpha=weight)
+    return texture
+
+
+def _weighted_sum(*terms: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """(B, 1, H, W) sum of maps, each times its strength (B, 1, 1, 1); without temporary pictures, which cost most."""
+    total = terms[0][0] * terms[0][1]
+    for values, strength in terms[1:]:
+        total.addcmul_(values, strength)
+    return total
 
 
 def _choroid(g, b, hw, px_per_deg):
@@ -109,19 +129,28 @@ def render_cf(scene: Scene, g: torch.Generator, thin_px=(0.3, 1.6)) -> torch.Ten
     b, hw = len(scene.layers), scene.layers.shape[-2:]
     a = _Anatomy(scene, g, thin_px)
     base = torch.cat([uniform(g, b, 0.5, 0.9), uniform(g, b, 0.22, 0.5), uniform(g, b, 0.06, 0.3)], 1)
-    mottle = 1 + uniform(g, b, 0.01, 0.08) * _texture(g, b, hw) - uniform(g, b, 0.05, 0.45) * a.macula
+    grain = uniform(g, b, 0.01, 0.08)
+    mottle = _texture(g, b, hw).mul_(grain).add_(1).addcmul_(a.macula, -uniform(g, b, 0.05, 0.45))
     tessellation = uniform(g, b, -0.25, 0.25) * chance(g, b, 0.35) * _choroid(g, b, hw, scene.px_per_deg)
-    image = base * (mottle + tessellation)
+    image = base * mottle.add_(tessellation)
     pale = torch.cat([uniform(g, b, 0.8, 1.0), uniform(g, b, 0.6, 0.9), uniform(g, b, 0.35, 0.7)], 1)
-    image = image + (pale - image) * (a.disc * uniform(g, b, 0.2, 0.75) + a.cup * uniform(g, b, 0.05, 0.35)).clamp_max(1)
+    nerve = _weighted_sum((a.disc, uniform(g, b, 0.2, 0.75)), (a.cup, uniform(g, b, 0.05, 0.35)))
+    image.lerp_(pale, nerve.clamp_max_(1))
     blood = torch.tensor([0.25, 1.0, 0.8]).reshape(1, 3, 1, 1) * uniform(g, b, 0.5, 1.5)
-    absorb = a.vein + a.artery * uniform(g, b, 0.55, 0.95) + scene.layer("hemorrhage") * uniform(g, b, 0.6, 1.6)
-    exudate, drusen, scar = (scene.layer(n) for n in ("exudate", "drusen", "scar"))
-    deposits = exudate * uniform(g, b, 0.4, 0.95) + drusen * uniform(g, b, 0.15, 0.5) + scar * uniform(g, b, 0.1, 0.7)
-    image = image + (pale - image) * deposits.clamp_max(1)
-    image = image * torch.exp(-blood * absorb) * (1 - 0.5 * (blur(scar, 2.0) - scar).clamp_min(0))
-    reflex = scene.layer("reflex") * (scene.layer("artery") * uniform(g, b, 0.0, 0.35) + scene.layer("vein") * uniform(g, b, 0, 0.1))
-    return (image + reflex * base).clamp(0, 1)
+    bled, exudate, drusen, scar = (scene.layer(n) for n in LESIONS)
+    absorb = _weighted_sum((a.artery, uniform(g, b, 0.55, 0.95)), (bled, uniform(g, b, 0.6, 1.6))).add_(a.vein)
+    deposits = _weighted_sum((exudate, uniform(g, b, 0.4, 0.95)), (drusen, uniform(g, b, 0.15, 0.5)))
+    image.lerp_(pale, deposits.addcmul_(scar, uniform(g, b, 0.1, 0.7)).clamp_max_(1))
+    _absorb(image, absorb, blood)
+    image.mul_(1 - 0.5 * (blur(scar, 2.0) - scar).clamp_min_(0))
+    shine = _weighted_sum((scene.layer("artery"), uniform(g, b, 0, 0.35)), (scene.layer("vein"), uniform(g, b, 0, 0.1)))
+    return image.addcmul_(shine.mul_(scene.layer("reflex")), base).clamp_(0, 1)
+
+
+def _absorb(image: torch.Tensor, depth: torch.Tensor, strength: torch.Tensor) -> None:
+    """Darken an image (B, C, H, W) in place: depth (B, 1, H, W), strength (B, C, 1, 1)."""
+    for channel, each in zip(image.split(1, 1), strength.split(1, 1), strict=True):
+        channel.mul_((depth * -each).exp_())
 
 
 def render_fa(scene: Scene, g: torch.Generator, thin_px=(0.2, 1.4)) -> torch.Tensor:
@@ -151,15 +180,18 @@ def render_oct(scene: Scene, g: torch.Generator, thin_px=(0.4, 2.0)) -> torch.Te
     """OCT en-face projection (or infrared reflectance): vessels are shadows, seldom bright: (B, 1, H, W) in [0, 1]."""
     b, hw = len(scene.layers), scene.layers.shape[-2:]
     a = _Anatomy(scene, g, thin_px)
-    image = uniform(g, b, 0.35, 0.75) * (1 + uniform(g, b, 0.03, 0.2) * _texture(g, b, hw, (2, 6, 50)))
-    image = image * (1 - uniform(g, b, -0.3, 0.75) * a.macula) + a.disc * uniform(g, b, -0.5, 0.3) + a.rim * uniform(g, b, 0, 0.15)
+    level, grain = uniform(g, b, 0.35, 0.75), uniform(g, b, 0.03, 0.2)
+    image = _texture(g, b, hw, (2, 6, 50)).mul_(grain).add_(1).mul_(level)
+    image.mul_(1 - uniform(g, b, -0.3, 0.75) * a.macula)
+    image.addcmul_(a.disc, uniform(g, b, -0.5, 0.3)).addcmul_(a.rim, uniform(g, b, 0, 0.15))
     drusen, exudate, scar = (scene.layer(n) for n in ("drusen", "exudate", "scar"))
-    blobs = drusen * uniform(g, b, -0.3, 0.3) + exudate * uniform(g, b, -0.3, 0.3) + scar * uniform(g, b, -0.5, 0.4)
-    image = (image + blobs) * (1 - scene.layer("hemorrhage") * uniform(g, b, 0, 0.7))
-    shadow = a.vein * uniform(g, b, 0.3, 0.9) + a.artery * uniform(g, b, 0.25, 0.8)
+    image.addcmul_(drusen, uniform(g, b, -0.3, 0.3)).addcmul_(exudate, uniform(g, b, -0.3, 0.3))
+    image.addcmul_(scar, uniform(g, b, -0.5, 0.4))
+    image.mul_(1 - scene.layer("hemorrhage") * uniform(g, b, 0, 0.7))
+    shadow = _weighted_sum((a.vein, uniform(g, b, 0.3, 0.9)), (a.artery, uniform(g, b, 0.25, 0.8)))
     bright = chance(g, b, 0.15)
-    image = image * (1 - shadow.clamp_max(0.95) * (1 - bright)) + bright * shadow * 0.5
-    return image.clamp(0, 1)
+    image.mul_(1 - shadow.clamp_max(0.95) * (1 - bright)).addcmul_(shadow, bright * 0.5)
+    return image.clamp_(0, 1)
 
 
 def render_octa(scene: Scene, g: torch.Generator, thin_px=(0.1, 1.0)) -> torch.Tensor:
@@ -184,7 +216,7 @@ def render_deep_octa(scene: Scene, g: torch.Generator, thin_px=(0.3, 1.6)) -> to
     image = uniform(g, b, 0.15, 0.5) * (1 + uniform(g, b, 0.05, 0.35) * grain) * (1 - uniform(g, b, 0.2, 0.8) * voids)
     image = image + _capillaries(g, b, hw, scene.px_per_deg) * uniform(g, b, 0.0, 0.3) * (1 - a.avascular)
     patchy = torch.sigmoid(3 * smooth_noise(g, b, hw, max(hw) / 8) + uniform(g, b, 1, 4))
-    ghost = blur(a.vessels, uniform(g, b, 0.3, 1.2)) * patchy
+    ghost = blur(torch.maximum(a.artery, a.vein), uniform(g, b, 0.3, 1.2)) * patchy
     left = image + ghost * uniform(g, b, 0.15, 0.6)
     edges = (blur(ghost, 1.5) - ghost).clamp_min(0)
     taken = image * (1 - (ghost * uniform(g, b, 0.8, 1.6)).clamp_max(0.95)) + edges * uniform(g, b, 0, 0.25)

@@ -77,8 +77,7 @@ def vessel_mask(gray: np.ndarray, valid: np.ndarray | None = None, polarity: str
     if valid is not None:
         mask &= cv2.erode(valid.astype(np.uint8), np.ones((9, 9)), borderValue=1) > 0
     labels, count = ndimage.label(mask, np.ones((3, 3)))
-    sizes = ndimage.sum_labels(mask, labels, range(count + 1))
-    return mask & (sizes >= 40)[labels]
+    return mask & (np.bincount(labels[mask], minlength=count + 1) >= 40)[labels]
 
 
 def skeleton_junctions(mask: np.ndarray, merge_px: float = 5.0, spur_px: int = 6) -> tuple[np.ndarray, np.ndarray]:
@@ -94,13 +93,15 @@ def skeleton_junctions(mask: np.ndarray, merge_px: float = 5.0, spur_px: int = 6
     reach = int(np.ceil(merge_px / 2))
     zone = cv2.dilate(nodes.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)) > 0
     labels, count = ndimage.label(zone, np.ones((3, 3)))
-    centers = np.array(ndimage.center_of_mass(nodes, labels, range(1, count + 1)))[:, ::-1]
+    rows, columns = np.nonzero(nodes)
+    sums = [np.bincount(labels[nodes], weights, count + 1)[1:] for weights in (columns, rows, None)]
+    centers = np.stack(sums[:2], 1) / sums[2][:, None]
     rim = skeleton & ~zone
     kinds, keep = np.zeros(count, int), np.zeros(count, bool)
     for k, window in enumerate(ndimage.find_objects(labels)):
         window = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in window)
-        around = ndimage.binary_dilation(labels[window] == k + 1, np.ones((3, 3)))
-        branches = ndimage.label(rim[window] & around, np.ones((3, 3)))[1]
+        around = cv2.dilate((labels[window] == k + 1).astype(np.uint8), np.ones((3, 3)))
+        branches = cv2.connectedComponents(rim[window] & around, connectivity=8)[0] - 1  # the background is one, too
         kinds[k], keep[k] = (CROSSING if branches >= 4 else BIFURCATION), branches >= 3
     return centers[keep], kinds[keep]
 
@@ -113,12 +114,13 @@ def _neighbours(skeleton: np.ndarray) -> np.ndarray:
 def _cut_spurs(skeleton: np.ndarray, length_px: int) -> np.ndarray:
     """Remove side branches of at most length_px that end freely; whole isolated lines stay."""
     nodes = cv2.dilate((skeleton & (_neighbours(skeleton) >= 3)).astype(np.uint8), np.ones((3, 3))) > 0
-    labels, count = ndimage.label(skeleton & ~nodes, np.ones((3, 3)))
-    if not count:
-        return skeleton
-    size = ndimage.sum_labels(skeleton, labels, range(count + 1))
-    tips = ndimage.maximum(skeleton & (_neighbours(skeleton) == 1), labels, range(count + 1)) > 0
-    touches = ndimage.maximum(cv2.dilate(nodes.astype(np.uint8), np.ones((3, 3))), labels, range(count + 1)) > 0
-    spur = (size <= length_px) & tips & touches
+    count, labels = cv2.connectedComponents((skeleton & ~nodes).astype(np.uint8), connectivity=8)
+
+    def pixels(mask: np.ndarray) -> np.ndarray:
+        return np.bincount(labels[mask], minlength=count)
+
+    beside_nodes = cv2.dilate(nodes.astype(np.uint8), np.ones((3, 3))) > 0
+    ends_freely = pixels(skeleton & (_neighbours(skeleton) == 1)) > 0
+    spur = (pixels(skeleton) <= length_px) & ends_freely & (pixels(beside_nodes) > 0)
     spur[0] = False
-    return skeletonize(skeleton & ~spur[labels])
+    return skeletonize(skeleton & ~spur[labels]) if spur.any() else skeleton

@@ -5,7 +5,18 @@ import pytest
 import torch
 
 from retina_kp.augment import AppearanceRange
-from retina_kp.dataset import CACHE_PX, CachedView, SyntheticOptions, SyntheticPairs, _junctions, pad_points
+from retina_kp.caches import ByteCache
+from retina_kp.dataset import (
+    CACHE_PX,
+    VIEW_CACHE_BYTES,
+    CachedView,
+    SyntheticOptions,
+    SyntheticPairs,
+    _junctions,
+    draw_cached_view,
+    draw_view,
+    pad_points,
+)
 from retina_kp.drawing import LAYERS
 from retina_kp.geometry import overlap_fraction, sample_map, warp_image, warp_points
 
@@ -38,6 +49,26 @@ def points(batch: dict, i: int, key: str = "vessel_keypoints") -> torch.Tensor:
 
 def test_a_batch_does_not_depend_on_what_was_drawn_before(batches):
     assert same(SyntheticPairs(11, POOL, OPTIONS).batch(2, 4), batches[2])
+
+
+def test_a_batch_does_not_depend_on_what_is_in_memory(batches, monkeypatch):
+    monkeypatch.setattr("retina_kp.dataset._views", ByteCache(0))
+    assert same(SyntheticPairs(11, POOL, OPTIONS).batch(2, 4), batches[2])
+
+
+def test_a_view_in_memory_is_the_view_as_drawn(monkeypatch):
+    monkeypatch.setattr("retina_kp.dataset._views", ByteCache(VIEW_CACHE_BYTES))
+    drawn = draw_view(11, 0, OPTIONS)
+    for kept in (draw_cached_view(11, 0, OPTIONS) for _ in range(2)):
+        assert all(np.array_equal(value, getattr(kept, name)) for name, value in vars(drawn).items())
+
+
+def test_six_hundred_views_fit_in_memory(monkeypatch):
+    cache = ByteCache(VIEW_CACHE_BYTES)
+    monkeypatch.setattr("retina_kp.dataset._views", cache)
+    for index in range(4):
+        draw_cached_view(11, index, OPTIONS)
+    assert 600 * cache.bytes / 4 < VIEW_CACHE_BYTES
 
 
 def test_other_number_other_batch(batches):

@@ -11,11 +11,12 @@ from retina_kp.dataset import SyntheticOptions, SyntheticPairs
 from retina_kp.geometry import TransformRange, corner_error, corners, overlap_fraction, similarity, warp_points
 from retina_kp.images import write_image
 from retina_kp.layouts import load_layout
-from retina_kp.pairs import MIN_OVERLAP, PairDataset, letterbox
-from retina_kp.phases import TrainConfig
+from retina_kp.pairs import MIN_OVERLAP, PairDataset, letterbox, read_vessel_mask
 from retina_kp.records import PairRecord, replace_record
 from retina_kp.samples import write_aligned_folder
+from retina_kp.train_config import TrainConfig
 from retina_kp.trainer import Trainer
+from retina_kp.vessels import skeleton_junctions
 
 CF_HW, FA_HW = (313, 471), (257, 201)
 H_TRUE = np.array([[0.52, 0.06, 12.5], [-0.04, 0.61, 20.25], [1e-5, -2e-5, 1.0]])
@@ -175,6 +176,38 @@ def test_a_mask_of_twice_the_size_gives_the_same_vessels(record, tmp_path):
     assert torch.equal(same, masked(record, tmp_path, fork().repeat(2, 0).repeat(2, 1))["vessel_mask0"])
 
 
+@pytest.mark.parametrize("factor", [2, 3])
+def test_a_mask_larger_than_its_image_keeps_thin_lines_whole(tmp_path, factor):
+    """A line 1.5 px wide on an image of 256 px: of a mask of two or three times the size every other row is lost by taking the nearest."""
+    fine = np.zeros((256 * factor, 256 * factor), np.uint8)
+    ends = [(20, 60), (230, 190)], [(40, 220), (200, 30)]
+    for start, end in ends:
+        cv2.line(fine, *(tuple(int(v * factor) for v in point) for point in (start, end)), 255, round(1.5 * factor))
+    write_image(tmp_path / "mask.png", fine)
+    found = read_vessel_mask(tmp_path / "mask.png", (256, 256), 256)
+    share = fine.reshape(256, factor, 256, factor).mean((1, 3)) / 255
+    assert np.array_equal(found, share > 0.5)  # the oracle: a pixel is vessel where most of its area is
+    assert cv2.connectedComponents(found.astype(np.uint8), connectivity=8)[0] == 2  # one cross, and the background
+    assert len(skeleton_junctions(found)[0]) == 1
+
+
+def test_a_large_mask_lands_where_its_image_does(tmp_path):
+    """Proportions that leave borders: the mask is shrunk straight into the place of the image."""
+    hw, at = (100, 161), (120, 30)
+    mask = np.zeros((300, 483), np.uint8)
+    cv2.circle(mask, (3 * at[0] + 1, 3 * at[1] + 1), 20, 255, -1)
+    write_image(tmp_path / "mask.png", mask)
+    rows, columns = np.nonzero(read_vessel_mask(tmp_path / "mask.png", hw, 128))
+    expected = warp_points(np.array([at], float), letterbox(np.zeros(hw, np.float32), 128)[1])[0]
+    assert np.abs([columns.mean(), rows.mean()] - expected).max() < 0.3
+
+
+def test_a_mask_smaller_than_its_image_is_taken(tmp_path):
+    write_image(tmp_path / "mask.png", np.kron(np.eye(8), np.ones((10, 10))).astype(np.uint8))
+    found = read_vessel_mask(tmp_path / "mask.png", (160, 160), 160)
+    assert np.array_equal(found, np.kron(np.eye(8), np.ones((20, 20))) > 0)
+
+
 @pytest.mark.parametrize("level", [1, 255])
 def test_any_level_of_a_mask_counts_as_vessel(record, tmp_path, level):
     item = masked(record, tmp_path, (fork() > 0).astype(np.uint8) * level)
@@ -219,11 +252,43 @@ def test_the_order_depends_on_seed_and_epoch_only(several):
 
 
 def test_a_batch_does_not_depend_on_what_was_read_before(several):
-    warm = PairDataset(several, 64, WIDE, AppearanceRange(), cache_pairs=1)
+    warm = PairDataset(several, 64, WIDE, AppearanceRange(), cache_bytes=2 * 64**2 * 2)
     for step in range(3):
         warm.batch(step, 2)
     a, b = warm.batch(1, 2), PairDataset(several, 64, WIDE, AppearanceRange()).batch(1, 2)
     assert torch.equal(a["image1"], b["image1"]) and torch.equal(a["H_0to1"], b["H_0to1"])
+
+
+@pytest.mark.parametrize("prealign", [False, True])
+def test_pairs_read_again_are_the_pairs_in_memory(several, prealign):
+    """Nothing kept, everything kept, and read for the first time: the same items."""
+    forgetful, keeping = (
+        PairDataset(several, 96, WIDE, AppearanceRange(), prealign=prealign, cache_bytes=size) for size in (0, 2**28)
+    )
+    for epoch in range(2):
+        for index in range(3):
+            fresh = PairDataset(several, 96, WIDE, AppearanceRange(), prealign=prealign).item(index, epoch)
+            for item in (forgetful.item(index, epoch), keeping.item(index, epoch)):
+                assert all(torch.equal(v, item[k]) for k, v in fresh.items() if torch.is_tensor(v))
+
+
+def test_an_item_leaves_what_is_in_memory_as_it_was(several):
+    data = PairDataset(several, 64, WIDE, AppearanceRange())
+    before = [x.clone() for x in data._pair(0)[:2]]
+    data.item(0)["image0"].zero_()
+    assert all(torch.equal(a, b) for a, b in zip(before, data._pair(0)[:2], strict=True))
+
+
+def test_pictures_stay_within_their_bytes_and_labels_are_found_once(several, monkeypatch):
+    calls = []
+    monkeypatch.setattr("retina_kp.pairs.skeleton_junctions", lambda mask: calls.append(1) or skeleton_junctions(mask))
+    budget = 2 * (2 * 64**2 * 2 + 200)  # two pairs
+    data = PairDataset(several, 64, cache_bytes=budget)
+    for _ in range(2):
+        for index in range(len(several)):
+            data.item(index)
+            assert data._pictures.bytes <= budget
+    assert len(data._pictures) == 2 and len(calls) == len(several)
 
 
 def test_an_unreadable_file_is_named(record, tmp_path):

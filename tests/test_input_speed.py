@@ -1,0 +1,31 @@
+"""The command that measures how fast training pairs are prepared."""
+
+import cv2
+import pytest
+import torch
+
+from retina_kp import input_speed
+from retina_kp.dataset import SyntheticOptions, SyntheticPairs
+from retina_kp.input_speed import cost_of_one, main
+
+
+def test_every_source_has_a_row(capsys, monkeypatch):
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    monkeypatch.setattr(input_speed, "cost_of_one", input_speed._count_cost)  # without a new process each
+    assert main(["--size", "64", "--batch", "2", "--batches", "1", "--workers", "0"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows] == ["drawn", "files", "mix"] and "steps/s, 0 workers" in head
+    assert all(float(number) > 0 for row in rows for number in row.split()[1:-1])
+    torch.set_num_threads(threads[0])
+    cv2.setNumThreads(threads[1])
+
+
+def test_a_pair_costs_more_where_its_retina_has_to_be_drawn():
+    cost = cost_of_one(SyntheticPairs(0, 4, SyntheticOptions(size_px=64)), 2, 2)
+    assert 0 < cost["later"] < cost["first"] and cost["memory_mb"] > 0
+
+
+def test_a_folder_that_is_not_there_is_named(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        main(["--root", str(tmp_path / "nowhere"), "--workers", "0"])
+    assert "nowhere" in capsys.readouterr().err
