@@ -6,16 +6,16 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lab train train-lite ablation transfer ladder benchmark clean
+.PHONY: help demo test lab train train-lite ablation own-look ladder benchmark clean
 
 help:
 	@echo "make demo        register sample pairs with the shipped weights and write an HTML report"
 	@echo "make test        run the tests and replay the notebooks"
 	@echo "make lab         open JupyterLab in notebooks/"
-	@echo "make train       all four training phases, each by its notebook, with a report; full scale: ARGS=\"-f notebooks/params/full.yaml\""
+	@echo "make train       all four training phases, each by its notebook, with a report; a try-out, unless ARGS=\"-p recipe lite\" or more"
 	@echo "make train-lite  train the default network from nothing, on drawn retinas only, into outputs/runs/train-lite; hours, resumable"
 	@echo "make ablation    what each training phase brings; hours, resumable"
-	@echo "make transfer    what phase 4 brings to pictures of another look, and what it forgets; hours, resumable"
+	@echo "make own-look    what training on one's own folders brings, for pictures of a look that nothing was trained on; hours, resumable"
 	@echo "make ladder      what each ingredient of registration brings; hours, resumable"
 	@echo "make benchmark   success and time over turn, scale and overlap, beside classical methods; tables: ARGS=\"--tables usual,wide\""
 	@echo "make clean       remove .venv and caches (data/ and outputs/ stay)"
@@ -42,8 +42,8 @@ ablation: $(STAMP)
 ladder: $(STAMP)
 	@$(PY) -m retina_kp.ladder $(ARGS)
 
-transfer: $(STAMP)
-	@$(PY) -m retina_kp.transfer $(ARGS)
+own-look: $(STAMP)
+	@$(PY) -m retina_kp.own_look $(ARGS)
 
 benchmark: $(STAMP)
 	@$(PY) -m retina_kp.benchmark $(ARGS)

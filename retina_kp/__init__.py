@@ -3,12 +3,12 @@
 from .keypoints import Features
 from .metrics import PairResult, point_errors, summarise
 from .networks import build_network
-from .phases import TrainConfig
 from .records import Inventory, PairRecord
 from .registration import Registrar, RegistrarOptions
 from .result import Registration
 from .samples import PairOptions, draw_pair
 from .synthetic import MODALITIES, render
+from .train_config import TrainConfig
 from .trainer import Trainer
 
 __version__ = "0.1.0"

@@ -22,11 +22,11 @@ from .evaluation import RIGHT_PX, print_table, run_trials
 from .files import write_csv, write_json
 from .keypoints import KeypointOptions, find_keypoints
 from .objective import TRUE_RADIUS_PX
-from .phases import TrainConfig
 from .pke import PkeOptions, mine
 from .processes import from_one, worker_pool
 from .registration import Registrar
 from .samples import CLINICAL, PairOptions
+from .train_config import TrainConfig
 from .trainer import Trainer, average
 from .validation import ValidationSet, mined_precision
 from .versions import code_version
@@ -53,7 +53,8 @@ def stage_config(stages: tuple[str, ...], seed: int, steps: int, init_from: str)
     name, last = stages[-1], len(stages) == 3
     pke = replace(BASE.pke, content_ratio_max=0.95) if name == LOOSE else BASE.pke
     length = {"steps_per_epoch": min(BASE.steps_per_epoch, steps), "epochs": max(steps // BASE.steps_per_epoch, 1)}
-    return replace(BASE, phase=name.split(",")[0], seed=10 * seed + len(stages), init_from=init_from, pke=pke,
+    alone = {"loss_mov": 0.0} if name == "geometric" else {}  # the phases as SuperRetina has them
+    return replace(BASE, phase=name.split(",")[0], seed=10 * seed + len(stages), init_from=init_from, pke=pke, weights=alone,
                    final_rate_ratio=0.05 if last else 1.0, **length)  # fmt: skip
 
 

@@ -41,6 +41,13 @@ def true_homography(record: PairRecord) -> np.ndarray:
     return H
 
 
+def chosen_model(record: PairRecord) -> str:
+    """ "homography", "affine" or "similarity": what `true_homography` fits to a record's points; "none" for fewer than three."""
+    if record.points0_xy is None or len(record.points0_xy) < 3:
+        return "none"
+    return _choose_model(record.points0_xy, record.points1_xy, max(image_size(record.image1)))[0]
+
+
 def _fit(model: str, points0: np.ndarray, points1: np.ndarray, side_px: float) -> np.ndarray | None:
     """A RANSAC transform of one model, or None when the points define none."""
     threshold_px = RANSAC_THRESHOLD * side_px
@@ -114,13 +121,17 @@ def fixed_residuals(record: PairRecord) -> np.ndarray:
 
 
 def screen(records: Iterable[PairRecord], max_residual_px: float) -> tuple[list[PairRecord], list[dict], list[Problem]]:
-    """Records fit for training, one row per record (pair_id, points, residual_px, used), and why the others are left out.
+    """Records fit for training, one row per record (pair_id, points, model of the transform, residual_px, used), and why the others are
+    left out.
 
-    Left out: no transform, or a leave-one-out residual above max_residual_px (px at 768).
+    Left out: no transform, or a leave-one-out residual above max_residual_px (px at 768). The model is "given" where the record holds a
+    transform; below HOMOGRAPHY_POINTS well-spread points it stays a similarity.
     """
     used, rows, problems = [], [], []
     for record in records:
-        residual, why = leave_one_out_residual(record), ""
+        residual, why, model = leave_one_out_residual(record), "", "given"
+        if record.H_0to1 is None:
+            model = chosen_model(record)
         try:
             true_homography(record)
         except ValueError as error:
@@ -128,7 +139,7 @@ def screen(records: Iterable[PairRecord], max_residual_px: float) -> tuple[list[
         if not why and residual > max_residual_px:
             why = f"{record.pair_id}: leave-one-out residual {residual:.1f} px is above {max_residual_px:g} px; check its points"
         count = 0 if record.points0_xy is None else len(record.points0_xy)
-        rows.append({"pair_id": record.pair_id, "points": count, "residual_px": round(residual, 2), "used": not why})
+        rows.append({"pair_id": record.pair_id, "points": count, "model": model, "residual_px": round(residual, 2), "used": not why})
         if why:
             problems.append(Problem(str(record.image1), why))
         else:

@@ -1,43 +1,102 @@
-"""``make train``: the four training notebooks one after the other, each from the checkpoint of the one before it, with reports."""
+"""``make train``: the four training notebooks one after the other, each from the checkpoint of the one before it, with reports.
+
+All four configurations and both folders are looked at before the first step.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .report import NotebookError, count_figures, notebook_parameters, project_root, run_notebook, typed
-from .runs import NOTEBOOKS
+import torch
+
+from .config import from_dict
+from .networks import choose_device
+from .report import NotebookError, accepted_parameters, count_figures, from_here, project_root, run_notebook, typed
+from .run_data import RunFiles
+from .runs import NOTEBOOKS, Plan, Settings, plan, pseudo_real_folder
+from .training_files import FileSplit
+
+TAKEN = {
+    "run_name": "--name",
+    "resume": "--name",
+    "data_root": "--generated or --real",
+    "replay_root": "--generated",
+}
 
 
-def parameters_of(given: Mapping[str, Any], name: str, folders: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """The parameters of each notebook: of the given ones those that it has, texts converted to its types; init_from goes to the first
-    notebook only. ValueError for one that no notebook has."""
-    taken = {"run_name": "--name", "resume": "--name", "data_root": "--generated or --real"}
-    clash = next((key for key in given if key in taken), "")
-    if clash:
-        raise ValueError(f"{clash} belongs to one notebook; for all four give {taken[clash]}")
-    known = {phase: notebook_parameters(project_root() / "notebooks" / f"{stem}.ipynb") for phase, stem in NOTEBOOKS.items()}
-    unknown = sorted(set(given) - {key for has in known.values() for key in has})
-    if unknown:
-        raise ValueError(f"no training notebook has a parameter {unknown[0]!r}; see the third cell of notebooks/01_warmup.ipynb")
+def parameters_of(given: Mapping[str, Any], name: str, generated: str, real: str) -> dict[str, dict[str, Any]]:
+    """The parameters of each notebook: the given ones, texts converted to their types; init_from goes to the first notebook only.
+    ValueError for one that no notebook has, or that one notebook alone may have."""
+    if clash := next((key for key in given if key in TAKEN), ""):
+        raise ValueError(f"{clash} belongs to one notebook; for all four give {TAKEN[clash]}")
+    known = {p: accepted_parameters(project_root() / "notebooks" / f"{stem}.ipynb") for p, stem in NOTEBOOKS.items()}
+    if unknown := sorted(set(given) - {key for has in known.values() for key in has}):
+        raise ValueError(f"no training notebook has a parameter {unknown[0]!r}; see `Settings` in retina_kp/runs.py")
     chosen = {}
     for place, (phase, has) in enumerate(known.items()):
-        own = {key: typed(value, has[key]) if isinstance(value, str) else value for key, value in given.items() if key in has}
+        own = {key: typed(value, has[key]) if isinstance(value, str) else value for key, value in given.items()}
         if place:
             own.pop("init_from", None)
-        chosen[phase] = own | {"run_name": name, "resume": True} | ({"data_root": folders[phase]} if folders.get(phase) else {})
+        folders = {"data_root": generated} if phase != "sim2real" else {"data_root": real, "replay_root": generated}
+        chosen[phase] = own | {"run_name": name, "resume": True} | {k: v for k, v in folders.items() if v}
     return chosen
 
 
-def run_all(name: str, given: Mapping[str, Any], folders: Mapping[str, str], tell=print) -> list[Path]:
-    """Run the notebooks under one run name, which continues what is there already; returns the reports. folders: data_root by phase."""
-    reports = []
-    for phase, parameters in parameters_of(given, name, folders).items():
+def rehearse(chosen: Mapping[str, Mapping[str, Any]], tell: Callable[[str], None] = print) -> list[Plan]:
+    """Look at all four phases without a step: settings, device, folders, and what each of them would train on. ValueError names the phase
+    and what cannot be."""
+    plans: list[Plan] = []
+    for phase, parameters in chosen.items():
+        try:
+            settings = from_dict(Settings, dict(parameters))
+            if phase == "sim2real" and not settings.data_root:
+                settings = from_dict(Settings, dict(parameters) | {"data_root": pseudo_real_folder(8, 0)})
+            plans.append(plan(phase, settings, plans[-1].config if plans else None))
+            _check_machine(settings, plans[-1].config.micro_batches)
+            files = RunFiles.of(plans[-1].config)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{NOTEBOOKS[phase]}: {error}") from None
+        first = plans[-1].words()[0 if plans[-1].config.shortfalls() else 1]
+        tell(f"{NOTEBOOKS[phase]}: {first}")
+        for split in (files.files, files.replay):
+            for line in _in_words(split):
+                tell(f"    {line}")
+    return plans
+
+
+def _check_machine(settings: Settings, micro_batches: int) -> None:
+    """ValueError for a GPU that is not there, or processes that cannot share the work."""
+    device, processes = choose_device(settings.device), settings.processes
+    if processes > 1 and micro_batches % processes:
+        words = f"{micro_batches} cannot be shared out among {processes} processes; take a multiple"
+        raise ValueError(f"micro_batches: {words}")
+    if device.type == "cuda" and processes > torch.cuda.device_count():
+        raise ValueError(f"processes: {processes}, but PyTorch sees {torch.cuda.device_count()} GPUs")
+
+
+def _in_words(split: FileSplit) -> list[str]:
+    """What is trained and validated on, by kind, and how much was left out."""
+    lines = [
+        f"{row['kind']}: {row['pairs to train on']} pairs of {row['their eyes']} eyes train, "
+        f"{row['pairs to validate on']} of {row['eyes to validate on']} validate"
+        for row in split.counts()
+    ]
+    first = [f"{Path(p.source).name}: {p.reason}" for p in split.problems[:3]]
+    more = f" (and {len(split.problems) - 3} more)" if len(split.problems) > 3 else ""
+    return [*lines, *([f"left out or incomplete: {'; '.join(first)}{more}"] if first else [])]
+
+
+def run_all(name: str, given: Mapping[str, Any], generated: str = "", real: str = "", tell=print) -> list[Path]:
+    """Check all four, then run the notebooks under one run name, which continues what is there already; returns the reports."""
+    chosen, reports = parameters_of(given, name, generated, real), []
+    rehearse(chosen, tell)
+    for phase, parameters in chosen.items():
         result = run_notebook(NOTEBOOKS[phase], parameters)
         tell(f"{NOTEBOOKS[phase]}: {result.seconds:.0f} s, {count_figures(result.executed)} figures, {result.html}")
         reports.append(result.html)
@@ -46,23 +105,26 @@ def run_all(name: str, given: Mapping[str, Any], folders: Mapping[str, str], tel
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 after a short account of what went wrong."""
-    parser = argparse.ArgumentParser(prog="python -m retina_kp.chain", description="Train all four phases, each by its notebook.")
-    parser.add_argument(
-        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter, for notebooks that have it"
-    )
+    parser = argparse.ArgumentParser(prog="python -m retina_kp.chain", description="Train all four phases.")
+    about = "a parameter of the notebooks, e.g. -p recipe lite"
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=about)
     parser.add_argument("-f", metavar="FILE", help="YAML file of parameters, e.g. notebooks/params/full.yaml; -p overrules it")
-    parser.add_argument("--generated", default="", metavar="FOLDER", help="aligned pairs for phases 1 to 3 (default: drawn)")
-    parser.add_argument("--real", default="", metavar="FOLDER", help="pairs with point files for phase 4 (default: drawn)")
-    parser.add_argument("--name", default="", help="run name; the same name again continues (default: the time)")
+    about = "aligned pairs: phases 1 to 3 train on them, phase 4 must not forget them (default: drawn)"
+    parser.add_argument("--generated", default="", metavar="FOLDER", help=about)
+    about = "pairs with point files for phase 4 (default: pseudo-real ones, a rehearsal)"
+    parser.add_argument("--real", default="", metavar="FOLDER", help=about)
+    about = "run name; the same name again continues (default: the time)"
+    parser.add_argument("--name", default="", help=about)
     options = parser.parse_args(argv)
     name = options.name or f"{datetime.now():train_%Y-%m-%d_%H%M%S}"
-    folders = {phase: options.real if phase == "sim2real" else options.generated for phase in NOTEBOOKS}
     print(f"run {name}; to continue after an interruption: the same command with --name {name}", flush=True)
-    if options.f and not options.real:
+    if (options.f or options.generated) and not options.real:
         print("phase 4 takes a few pseudo-real pairs, a rehearsal; name your own with --real FOLDER", flush=True)
     try:
         given = import_module("papermill.iorw").read_yaml_file(options.f) if options.f else {}
-        run_all(name, given | dict(options.p), {phase: str(Path(folder).resolve()) for phase, folder in folders.items() if folder})
+        given |= {key: from_here(value, "") if key == "init_from" else value for key, value in options.p}
+        generated, real = (str(Path(f).expanduser().resolve()) if f else "" for f in (options.generated, options.real))
+        run_all(name, given, generated, real)
     except NotebookError as error:
         print(f"{error}\nTo continue: the same command with --name {name}", file=sys.stderr)
         return 2

@@ -19,12 +19,13 @@ from .diary import Page
 from .geometry import pixel_grid, sample_map, warp_points
 from .networks import DenseOutput, build_network
 from .objective import TRUE_RADIUS_PX, Objective, annotated_points
-from .phases import TrainConfig, get_phase
+from .phases import get_phase
 from .pke import PkeOptions, PkeRound, content_ratio, mine, peak_probability, view_filter
 from .processes import new_accelerator
-from .sources import FileSplit, join_batches, load_files
+from .run_data import RunFiles
+from .sources import join_batches
 from .state import read_state
-from .trainer import open_source
+from .train_config import TrainConfig
 from .value_map import ValueMap, expand
 
 MIN_POINTS = 5  # fewer points have no precision worth showing
@@ -45,16 +46,20 @@ class PkeRun:
     network: torch.nn.Module
     objective: Objective
     data: object
+    splits: list  # [first step, batch_size, micro_batches]: how the pairs of a step were split up from there on
 
-    def batch(self, number: int) -> dict:
-        """Micro-batch ``number`` as the run had it, on the CPU; vessel_keypoints hold the hand-annotated points, too."""
-        c = self.config
-        batch = self.data.batch(number, c.batch_size, c.strength(number // c.micro_batches))
-        return batch | {"vessel_keypoints": annotated_points(batch)}
+    def step_batches(self, step: int) -> list[dict]:
+        """The micro-batches of a step as the run had them, on the CPU; vessel_keypoints hold the hand-annotated points, too."""
+        _, batch_size, micro_batches = [split for split in self.splits if split[0] <= step][-1]
+        strength = self.config.strength(step)
+        batches = [self.data.batch(step * micro_batches + k, batch_size, strength) for k in range(micro_batches)]
+        return [batch | {"vessel_keypoints": annotated_points(batch)} for batch in batches]
 
     def pairs(self, count: int) -> dict:
-        """The first ``count`` pairs of the run, rounded up to whole batches, as one batch."""
-        return join_batches([self.batch(k) for k in range(-(-count // self.config.batch_size))])
+        """The first ``count`` pairs of the run, rounded up to whole steps, as one batch. ValueError for none."""
+        if count < 1:
+            raise ValueError(f"pairs: takes a whole number from 1, not {count!r}")
+        return join_batches([batch for k in range(-(-count // self.config.pairs_per_step)) for batch in self.step_batches(k)])
 
 
 def open_run(folder: str | Path, device: str = "cpu") -> PkeRun:
@@ -71,9 +76,8 @@ def open_run(folder: str | Path, device: str = "cpu") -> PkeRun:
     network.load_state_dict(state["network"])  # the checkpoint may be an epoch ahead
     objective = Objective(config)
     objective.load_state_dict(state["objective"])
-    files = load_files(config.files, config.seed) if config.files.share > 0 else FileSplit([], [])
     network = network.eval().to(new_accelerator(device, "fp32").device)
-    return PkeRun(folder, config, state["step"], state["history"], network, objective, open_source(config, files))
+    return PkeRun(folder, config, state["step"], state["history"], network, objective, RunFiles.of(config).source(config), state["splits"])
 
 
 # ------------------------------------------------------------------ one look at many pairs
@@ -177,9 +181,9 @@ class WatchedSample:
 
 def watched_samples(run: PkeRun, visits: int = 3) -> dict[int | str, WatchedSample]:
     """The samples of a run's diary, seen again as in their first ``visits`` pages: each shows another part of the frame."""
-    diary, m, views = run.objective.diary, run.config.micro_batches, {}
+    diary, views = run.objective.diary, {}
     steps = {page.step for k in diary.sample_ids for page in diary.pages(k)[:visits]}
-    for batch in (run.batch(step * m + k) for step in sorted(steps) for k in range(m)):
+    for batch in (batch for step in sorted(steps) for batch in run.step_batches(step)):
         for i, sample_id in enumerate(batch["sample_ids"]):
             if sample_id in diary.sample_ids:
                 views.setdefault(sample_id, []).append({k: v[i] for k, v in batch.items()})

@@ -23,10 +23,11 @@ from .evaluation import MOVING, RIGHT_PX, USUAL, WIDE, print_table, run_trials
 from .files import write_csv, write_json
 from .geometry import TransformRange
 from .processes import from_one, worker_pool
+from .recipes import DRAWN, RECIPES
 from .registration import Candidate, Registrar
 from .samples import CLINICAL
 from .synthetic import DEEP_OCTA
-from .train import DRAWN, LITE, train_phase
+from .train import train_phase
 from .versions import code_version
 
 SETS = {"usual": (USUAL, (*MOVING, DEEP_OCTA)), "wide": (WIDE, MOVING)}
@@ -63,8 +64,16 @@ RUNGS = (
     *(Rung(f"model: {name}", options={"model": name}) for name in ("similarity", "homography", "quadratic", "auto")),
 )
 WHOLE = Rung("all, as shipped")
-SHORT = replace(LITE, phase="geometric", epochs=4, seed=5, pool_size=400, pool_seed=2, validation_pairs=24, curriculum_steps=500,
-                final_rate_ratio=0.03)  # fmt: skip
+SHORT = replace(
+    RECIPES["lite"]["geometric"],
+    epochs=4,
+    seed=5,
+    pool_size=400,
+    pool_seed=2,
+    validation_pairs=24,
+    curriculum_steps=500,
+    rise_steps=50,
+)
 INGREDIENTS = {
     "short training": SHORT,
     "short training, no curriculum": replace(SHORT, curriculum_steps=0),
@@ -72,7 +81,7 @@ INGREDIENTS = {
     "short training, no projection artefacts": replace(SHORT, data=replace(DRAWN, moving=("FA", "FA", "OCT", "OCTA", "OCTA"))),
     "short training, turns up to 10°": replace(SHORT, data=replace(DRAWN, relative=TransformRange(rotation_deg=10.0))),
     "short training, descriptors at junctions alone": replace(SHORT, extra_points=0),
-    "short training, moving detector without labels": replace(SHORT, moving_weight=0.0),
+    "short training, moving detector without labels": replace(SHORT, weights={"loss_mov": 0.0}),
     "short training, 40 retinas": replace(SHORT, pool_size=40),
 }
 

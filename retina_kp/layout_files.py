@@ -95,7 +95,10 @@ def _affine_0to1(root: Path, number: str) -> np.ndarray | None:
 
 def csv_record(folder: Path, row: dict[str, str], found: Inventory, resized: list[Path]) -> PairRecord:
     image0_hw, image1_hw = checked_hw(folder / row["image0"]), checked_hw(folder / row["image1"])
-    H_0to1 = np.reshape(parse_numbers(row["H_0to1"], 9), (3, 3)) if row.get("H_0to1") else None
+    transform = [row[name] for name in ("H_0to1", "T_0to1") if row.get(name)]  # two names of one thing
+    if len(set(transform)) > 1:
+        raise ValueError("H_0to1 and T_0to1 differ; both mean the transform fixed px → moving px, so leave one out")
+    H_0to1 = np.reshape(parse_numbers(transform[0], 9), (3, 3)) if transform else None
     if H_0to1 is not None and np.linalg.det(jacobian(as_homography(H_0to1), image_center(image0_hw))) <= 0:
         raise ValueError("H_0to1 mirrors the retina; check its rows, and whether it maps x y or row column")
     points = [read_points(folder / row[name]) if row.get(name) else None for name in ("points0", "points1")]

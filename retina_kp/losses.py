@@ -63,7 +63,7 @@ def geometric_loss(det0, det1, H_0to1: torch.Tensor, valid0: torch.Tensor, valid
     return dice_loss(det0.detach(), seen1, covisible)
 
 
-def pke_geometric_loss(out0, out1, labels: torch.Tensor, batch: dict, sigma_px: float) -> Term:
+def labelled_geometric_loss(out0, out1, labels: torch.Tensor, batch: dict, sigma_px: float) -> Term:
     """l_geo_pke: Dice of det1 seen in the fixed frame with Gaussian labels (B, N, 2) px, the teacher, over pixels that both images see."""
     map0_hw, stride = out0.detector.shape[-2:], out0.detector_stride
     seen1, both = in_fixed_frame(out1.detector.float(), batch["H_0to1"], batch["valid0"], batch["valid1"], stride, map0_hw)
@@ -80,13 +80,15 @@ def in_fixed_frame(map1: torch.Tensor, H_0to1: torch.Tensor, valid0: torch.Tenso
     return seen1, both.transpose(1, 2).reshape(shape) > 0.99
 
 
-def descriptor_pairs(desc0, desc1, points0_xy, H_0to1, valid1, stride: int):
+def descriptor_pairs(desc0, desc1, points0_xy, H_0to1, valid1, stride: int, points1_xy: torch.Tensor | None = None):
     """Read descriptors at points of image 0 and at their true correspondents.
 
-    points0_xy: (B, N, 2) px, NaN = no point. Returns unit vectors (B, N, D) twice, the correspondents (B, N, 2) and usable (B, N) bool:
-    the correspondent lies inside image 1's field of view.
+    points0_xy: (B, N, 2) px, NaN = no point; points1_xy: (B, N, 2) px, correspondents that are known better than by H_0to1, NaN where they
+    are not. Returns unit vectors (B, N, D) twice, the correspondents (B, N, 2) and usable (B, N) bool: the correspondent lies inside image
+    1's field of view.
     """
-    points1_xy = warp_points(points0_xy.double(), H_0to1.double()).float()
+    mapped = warp_points(points0_xy.double(), H_0to1.double()).float()
+    points1_xy = mapped if points1_xy is None else torch.where(torch.isfinite(points1_xy), points1_xy, mapped)
     usable = inside(points1_xy, valid1.shape[-2:]) & torch.isfinite(points0_xy).all(-1)
     usable &= sample_map(valid1.float(), points1_xy, 1)[..., 0] > 0.99
     d0 = F.normalize(sample_map(desc0, points0_xy.float(), stride), dim=-1)
@@ -101,10 +103,22 @@ def _too_close(points_xy: torch.Tensor, radius_px: float) -> torch.Tensor:
     return near & ~torch.eye(xy.shape[1], dtype=torch.bool, device=xy.device)
 
 
-def infonce_loss(desc0, desc1, points0_xy, H_0to1, valid1, stride: int, temperature: float = 0.07, exclusion_px: float = 10.0) -> Term:
+def infonce_loss(
+    desc0,
+    desc1,
+    points0_xy,
+    H_0to1,
+    valid1,
+    stride: int,
+    temperature: float = 0.07,
+    exclusion_px: float = 10.0,
+    points1_xy: torch.Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Term:
     """Symmetric InfoNCE over the points of one pair (van den Oord et al. 2018, eq. 4): each point must pick its correspondent among all
-    others of the other image, but for those within exclusion_px of it. Inputs as in `descriptor_pairs`."""
-    d0, d1, points1, usable = descriptor_pairs(desc0, desc1, points0_xy, H_0to1, valid1, stride)
+    others of the other image, but for those within exclusion_px of it. Inputs as in `descriptor_pairs`; nothing is
+    random, the generator is not used."""
+    d0, d1, points1, usable = descriptor_pairs(desc0, desc1, points0_xy, H_0to1, valid1, stride, points1_xy)
     logits = d0 @ d1.transpose(1, 2) / temperature
     pair = usable[:, :, None] & usable[:, None]
     target = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
@@ -119,11 +133,21 @@ def infonce_loss(desc0, desc1, points0_xy, H_0to1, valid1, stride: int, temperat
     return Term(total / max(n, 1), n)
 
 
-def triplet_loss(desc0, desc1, points0_xy, H_0to1, valid1, stride: int, margin: float = 0.8, exclusion_px: float = 10.0,
-                 generator: torch.Generator | None = None) -> Term:  # fmt: skip
+def triplet_loss(
+    desc0,
+    desc1,
+    points0_xy,
+    H_0to1,
+    valid1,
+    stride: int,
+    margin: float = 0.8,
+    exclusion_px: float = 10.0,
+    points1_xy: torch.Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Term:
     """SuperRetina's descriptor loss (Liu et al. 2022, eq. 6): margin triplets on cosine distance with the hardest and one random
     negative, plus global orthogonality of non-matching pairs (Zhang et al. 2017, eq. 6). Inputs as in `descriptor_pairs`."""
-    d0, d1, points1, usable = descriptor_pairs(desc0, desc1, points0_xy, H_0to1, valid1, stride)
+    d0, d1, points1, usable = descriptor_pairs(desc0, desc1, points0_xy, H_0to1, valid1, stride, points1_xy)
     similarity = d0 @ d1.transpose(1, 2)
     positive = similarity.diagonal(dim1=1, dim2=2)
     eye = torch.eye(similarity.shape[1], dtype=torch.bool, device=similarity.device)

@@ -10,7 +10,7 @@ from pathlib import Path
 OnEpoch = Callable[[list[dict]], None]
 # What one line tells, in this order, where the history has it.
 SHORT = {"total": "loss", "gt_matched_right": "ceiling", "det_success": "registered", "repeatability": "repeatability",
-         "pke_promoted": "promoted", "files_det_success": "files registered"}  # fmt: skip
+         "pke_promoted": "promoted", "replay_det_success": "replay registered"}  # fmt: skip
 
 
 def combine(*callbacks: OnEpoch) -> OnEpoch:
@@ -85,7 +85,7 @@ def _scalar_name(column: str) -> str:
     for prefix, group in (
         ("loss_", "loss"),
         ("pke_", "pke"),
-        ("files_", "validation on files"),
+        ("replay_", "validation on replay"),
         ("gt_", "validation"),
         ("det_", "validation"),
     ):
@@ -110,7 +110,7 @@ def _picture(history: Sequence[Mapping], losses: Sequence[str]):
     import matplotlib.pyplot as plt
     from IPython.display import Image
 
-    from .viz_training import plot_run
+    from .viz_history import plot_run
 
     figure, png = plot_run(history, losses), io.BytesIO()
     figure.savefig(png, format="png", dpi=90)

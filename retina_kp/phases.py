@@ -1,41 +1,162 @@
-"""A training phase is data: which losses count, and whether PKE makes the labels. `TrainConfig` holds all that decides a run's outcome."""
+"""The four phases. A phase is a list of losses, each with its weight, and says whether PKE makes the labels.
+
+To add a loss: write a function `(context) -> Term`, make it a `Loss`, and put it into the list of a phase. `TrainConfig.weights` changes a
+weight by the loss's name; a weight of 0 leaves the loss out.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from .dataset import SyntheticOptions
-from .losses import DESCRIPTOR_LOSSES
-from .pke import PkeOptions
-from .sources import FileOptions
+import torch
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+from .losses import DESCRIPTOR_LOSSES, Term, dice_loss, gaussian_labels, geometric_loss, labelled_geometric_loss
+from .networks.common import DenseOutput
+
+
+@dataclass(frozen=True)
+class LossContext:
+    """What a loss may look at: the network's answers to one batch, and the points that belong to it. Points are NaN-padded px."""
+
+    out0: DenseOutput
+    out1: DenseOutput
+    batch: dict  # as in `dataset`
+    labels_xy: torch.Tensor  # (B, N, 2) of image 0: what det0 is taught; annotated points, with PKE the promoted ones too
+    anchors0_xy: torch.Tensor  # (B, A, 2) of image 0: where descriptors are held to the truth
+    anchors1_xy: torch.Tensor | None  # (B, A, 2) of image 1, where known better than by H_0to1; NaN elsewhere
+    mined_xy: torch.Tensor | None  # (B, M, 2) of image 0: what PKE has just confirmed; None without PKE
+    label_sigma_px: float
+    descriptor_loss: str  # a name in DESCRIPTOR_LOSSES
+    exclusion_px: float
+    generator: torch.Generator
+
+    def label_map(self, points_xy: torch.Tensor) -> torch.Tensor:
+        """Points as a soft map of the detector's size, (B, 1, h, w)."""
+        return gaussian_labels(points_xy, self.out0.detector.shape[-2:], self.out0.detector_stride, self.label_sigma_px)
+
+    def describe(self, points0_xy: torch.Tensor, points1_xy: torch.Tensor | None = None) -> Term:
+        """The chosen descriptor loss at points of image 0 and their partners."""
+        loss, b = DESCRIPTOR_LOSSES[self.descriptor_loss], self.batch
+        return loss(
+            self.out0.descriptors,
+            self.out1.descriptors,
+            points0_xy,
+            b["H_0to1"],
+            b["valid1"],
+            self.out0.descriptor_stride,
+            exclusion_px=self.exclusion_px,
+            points1_xy=points1_xy,
+            generator=self.generator,
+        )
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A named loss. term(context) gives its value, or None where this batch holds nothing for it; formula is LaTeX."""
+
+    name: str  # its column in a run's history
+    term: Callable[[LossContext], Term | None]
+    weight: float
+    formula: str
+    about: str
+
+
+def _detector(c: LossContext) -> Term:
+    return dice_loss(c.out0.detector, c.label_map(c.labels_xy))
+
+
+def _descriptor(c: LossContext) -> Term:
+    return c.describe(c.anchors0_xy, c.anchors1_xy)
+
+
+def _geometric(c: LossContext) -> Term:
+    b = c.batch
+    return geometric_loss(
+        c.out0.detector, c.out1.detector, b["H_0to1"], b["valid0"], b["valid1"], c.out0.detector_stride
+    )
+
+
+def _geometric_pke(c: LossContext) -> Term:
+    return labelled_geometric_loss(c.out0, c.out1, c.labels_xy, c.batch, c.label_sigma_px)
+
+
+def _moving(c: LossContext) -> Term | None:
+    known = c.batch.get("vessel_keypoints1")
+    return None if known is None else dice_loss(c.out1.detector, c.label_map(known))
+
+
+def _exploration(c: LossContext) -> Term | None:
+    return c.describe(c.mined_xy) if c.mined_xy is not None and c.mined_xy.shape[1] else None
+
+
+DETECTOR = Loss(
+    "loss_det",
+    _detector,
+    1.0,
+    r"\mathrm{Dice}(P_0,\,Y_0),\quad Y_0(u)=\max_k e^{-\|u-p_k\|^2/2\sigma^2}",
+    "the fixed detector fires at the labels p_k and nowhere else",
+)
+DESCRIPTOR = Loss(
+    "loss_des",
+    _descriptor,
+    1.0,
+    r"-\tfrac1N\sum_k \log\frac{e^{d_0(p_k)\cdot d_1(Hp_k)/\tau}}{\sum_j e^{d_0(p_k)\cdot d_1(Hp_j)/\tau}}",
+    "a point's descriptor finds its true partner among all others, both ways",
+)
+GEOMETRIC = Loss(
+    "loss_geo",
+    _geometric,
+    0.5,
+    r"\mathrm{Dice}\big(P_0,\;P_1\circ H\big)\ \text{where both images see}",
+    "the moving detector, seen in the fixed frame, fires where the fixed one does",
+)
+MOVING = Loss(
+    "loss_mov",
+    _moving,
+    0.5,
+    r"\mathrm{Dice}(P_1,\,Y_1)",
+    "the moving detector fires at the junctions that image 1 shows; not in SuperRetina",
+)
+GEOMETRIC_PKE = Loss(
+    "loss_geo_pke",
+    _geometric_pke,
+    0.5,
+    r"\mathrm{Dice}\big(Y_{\mathrm{PKE}},\;P_1\circ H\big)",
+    "the moving detector fires at the labels, the grown ones included",
+)
+EXPLORATION = Loss(
+    "loss_explore",
+    _exploration,
+    1.0,
+    r"\text{loss\_des at the points that PKE has just mined}",
+    "descriptors are trained at hundreds of points that nobody clicked",
+)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Which losses take part, and with PKE on, whose labels they use; their weights λ are in the run's configuration.
-
-    loss_det: Dice between det0 and the labels of image 0, which are the annotated points, with PKE also the promoted ones. loss_des:
-    descriptors at annotated points and their true correspondents, and at extra_points random places of a pair (not in SuperRetina: twelve
-    clicks alone teach twelve places). loss_geo: Dice between det0 and det1 seen in the fixed frame.
-    loss_geo_pke: the same with the labels as teacher. loss_explore: loss_des at the points that PKE has just mined. loss_mov: Dice between
-    det1 and the junctions that image 1 shows, where the data knows them (not in SuperRetina either).
-    """
+    """title; losses with their weights; pke: whether labels grow."""
 
     title: str
-    losses: tuple[str, ...]
+    losses: tuple[Loss, ...]
     pke: bool = False
 
 
+# Phase 4 weighs its detector little: clicked points are few of the junctions, and a full weight teaches silence about the others.
 PHASES = {
-    "warmup": Phase("1 · warm-up: descriptor and fixed detector", ("loss_det", "loss_des")),
-    "geometric": Phase("2 · geometric warm-up: the moving detector follows", ("loss_det", "loss_des", "loss_geo", "loss_mov")),
-    "pke": Phase("3 · PKE: the detector explores, the descriptor holds the line", ("loss_det", "loss_des", "loss_geo_pke"), pke=True),
+    "warmup": Phase("1 · warm-up: descriptor and fixed detector", (DETECTOR, DESCRIPTOR)),
+    "geometric": Phase(
+        "2 · geometric warm-up: the moving detector follows", (DETECTOR, DESCRIPTOR, GEOMETRIC, MOVING)
+    ),
+    "pke": Phase(
+        "3 · PKE: the detector explores, the descriptor holds the line", (DETECTOR, DESCRIPTOR, GEOMETRIC_PKE), pke=True
+    ),
     "sim2real": Phase(
-        "4 · sim-to-real: real pairs with computed H, and replay", ("loss_det", "loss_des", "loss_geo_pke", "loss_explore"), pke=True
-    ),  # fmt: skip
+        "4 · sim-to-real: real pairs with computed H, and replay",
+        (replace(DETECTOR, weight=0.2), DESCRIPTOR, replace(GEOMETRIC_PKE, weight=0.2), EXPLORATION),
+        pke=True,
+    ),
 }
 
 
@@ -46,72 +167,17 @@ def get_phase(name: str) -> Phase:
     return PHASES[name]
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides the outcome of a training run. Device, workers and the number of processes are no part of it."""
-
-    phase: str = "warmup"
-    network: str = "lite"
-    network_options: dict = field(default_factory=dict)
-    init_from: str = ""  # weights to start from; "" = fresh
-    epochs: int = 2
-    steps_per_epoch: int = 20
-    batch_size: int = 6  # pairs that go through the network at once
-    micro_batches: int = 1  # batches whose gradients make one step, shared out among the processes
-    learning_rate: float = 1e-3
-    final_rate_ratio: float = 1.0  # learning rate at the end, cosine from 1
-    rise_steps: int = 50  # linear rise of the learning rate at the start
-    weight_decay: float = 1e-4
-    precision: str = "fp32"  # bf16, fp16: the network's layers in half precision; bf16 where the device knows it, fp32 elsewhere
-    clip_norm: float = 5.0
-    detector_weight: float = 1.0  # λ_det; a weight counts only in phases that use its loss
-    descriptor_weight: float = 1.0  # λ_des
-    geometric_weight: float = 0.5  # λ_geo
-    exploration_weight: float = 0.5  # λ of descriptors at mined points
-    moving_weight: float = 0.0  # of the moving detector's own labels, which SuperRetina does not use
-    descriptor_loss: str = "infonce"
-    exclusion_px: float = 10.0  # points nearer than this are no negatives of each other
-    extra_points: int = 48  # random points per pair beside the junctions
-    label_sigma_px: float = 2.0
-    curriculum_steps: int = 0  # the relative transform widens from curriculum_start to full over so many steps
-    curriculum_start: float = 0.4
-    seed: int = 0
-    pool_size: int = 600  # different retinas
-    pool_seed: int = 0  # which retinas; phases that share it share the drawn pool
-    data: SyntheticOptions = SyntheticOptions()
-    files: FileOptions = FileOptions()
-    pke: PkeOptions = PkeOptions()
-    validation_pairs: int = 24
-
-    def __post_init__(self):
-        get_phase(self.phase)
-        for name, known in (("precision", PRECISIONS), ("descriptor_loss", tuple(DESCRIPTOR_LOSSES))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; there are {', '.join(known)}")
-        for name in ("epochs", "steps_per_epoch", "batch_size", "micro_batches", "pool_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: takes a whole number from 1, not {getattr(self, name)!r}")
-        if 0 < self.files.share < 1 and self.files.size_px != self.data.size_px:
-            raise ValueError(
-                f"files.size_px {self.files.size_px} and data.size_px {self.data.size_px} must be equal: both are in every batch"
-            )
-        together, rarer = self.batch_size * self.micro_batches, min(self.files.share, 1 - self.files.share)
-        if 0 < rarer and together * rarer < 1 - 1e-9:
-            least = math.ceil(1 / rarer - 1e-9)
-            raise ValueError(f"files.share: {self.files.share:g} of {together} pairs leaves updates without one kind of pair, and replay "
-                             f"must be in each; let batch_size · micro_batches be {least} or more")  # fmt: skip
-        weights = {name: getattr(self, name) for name in ("detector_weight", "descriptor_weight", "geometric_weight", "exploration_weight",
-                                                          "moving_weight")}  # fmt: skip
-        wrong = [name for name, value in weights.items() if not value >= 0]
-        if wrong or not any(weights.values()):
-            raise ValueError(f"{wrong[0] if wrong else 'the loss weights'}: takes a number from 0, and one at least must be above 0")
-
-    @property
-    def total_steps(self) -> int:
-        return self.epochs * self.steps_per_epoch
-
-    def strength(self, step: int) -> float:
-        """How wide the random transforms are at a step, in [0, 1]."""
-        if self.curriculum_steps == 0:
-            return 1.0
-        return min(1.0, self.curriculum_start + (1 - self.curriculum_start) * step / self.curriculum_steps)
+def weighted_losses(phase: str, weights: dict[str, float] | None = None) -> list[Loss]:
+    """The losses of a phase that count, with their weights changed by name; ValueError for a name that the phase has not, a weight below 0,
+    or nothing left."""
+    weights, losses = dict(weights or {}), get_phase(phase).losses
+    known = [loss.name for loss in losses]
+    for name, value in weights.items():
+        if name not in known:
+            raise ValueError(f"weights.{name}: phase {phase!r} has no such loss; it has {', '.join(known)}")
+        if not value >= 0:
+            raise ValueError(f"weights.{name}: takes a number from 0, not {value!r}")
+    chosen = [replace(loss, weight=float(weights.get(loss.name, loss.weight))) for loss in losses]
+    if not any(loss.weight for loss in chosen):
+        raise ValueError(f"weights: one loss at least must count in phase {phase!r}")
+    return [loss for loss in chosen if loss.weight]

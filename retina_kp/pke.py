@@ -6,6 +6,7 @@ After SuperRetina (Liu et al. 2022, section 3.3), across modalities under H_0to1
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 
@@ -42,7 +43,7 @@ class PkeOptions:
     demotion_value: float = 1.5  # ... until it falls below this
     max_recorded_points: int = 1000  # remembered per sample: promoted ones first, then high values
     guard_max_drop: float = 0.05  # GT accuracy (a share) may fall this far below its best before PKE pauses; it resumes within half of it
-    guard_max_drop_files: float = 0.1  # the same on validation pairs from files, which are few
+    guard_max_drop_files: float = 0.1  # the same on pairs from files, which are few
 
     def __post_init__(self):
         low = {"content_ratio_max": 1e-3, "nms_radius_px": 1e-3, "value_gain": 1e-3}
@@ -157,35 +158,37 @@ def pad_rows(rows: list[torch.Tensor]) -> torch.Tensor:
 
 
 class PkeGuard:
-    """Pauses PKE (active = False) when accuracy falls more than guard_max_drop below its best, on drawn pairs or on those from files, and
-    resumes it when both are back within half of that. While it pauses nothing is mined or booked, and labels are the annotation alone: what
-    the fall throws doubt on does not teach. best, files_best begin with the first value, measured ahead of the phase; reason says why."""
+    """Pauses PKE (active = False) when the accuracy on pairs that the run trains on falls more than guard_max_drop below its best, and
+    resumes it when all are back within half of that. While it pauses nothing is mined or booked, and labels are the annotation alone: what
+    the fall throws doubt on does not teach. best begins with the first value, measured ahead of the phase; reason says why."""
 
     def __init__(self, options: PkeOptions = PkeOptions()):
         self.options, self.active, self.reason = options, True, "active: no accuracy measured yet"
-        self.best = self.files_best = float("-inf")
+        self.best: dict[str, float] = {}
 
-    def update(self, accuracy: float, files_accuracy: float = float("nan")) -> bool:
-        """Take in GT-alignment accuracies in [0, 1] and return `active`; NaN, nothing measured, changes nothing but the reason."""
-        o, share = self.options, 1.0 if self.active else 0.5
-        drawn, files = _Measured(accuracy, self.best, share * o.guard_max_drop), _Measured(
-            files_accuracy, self.files_best, share * o.guard_max_drop_files)  # fmt: skip
-        self.best, self.files_best = drawn.best, files.best
-        told = [m for m in (drawn, files) if m.value == m.value]
+    def update(self, accuracies: Mapping[str, float]) -> bool:
+        """Take in GT-alignment accuracies in [0, 1] by the name of what they were measured on, and return `active`. Of "drawn pairs" the
+        allowed drop is guard_max_drop, of all others, which are fewer, guard_max_drop_files. NaN, nothing measured, changes nothing."""
+        share, told = 1.0 if self.active else 0.5, []
+        for name, value in accuracies.items():
+            allowed = share * (self.options.guard_max_drop if name == "drawn pairs" else self.options.guard_max_drop_files)
+            measured = _Measured(value, self.best.get(name, float("-inf")), allowed)
+            self.best[name] = measured.best
+            if measured.value == measured.value:
+                told.append((name, measured))
         if told:
-            self.active = all(m.holds for m in told)
-        words = [str(drawn)] + [f"on files {files}"] * (files in told)
-        self.reason = f"{'active' if self.active else 'paused'}: {'; '.join(words)}"
+            self.active = all(m.holds for _, m in told)
+        words = "; ".join(f"{name}: {m}" for name, m in told) or "no accuracy measured"
+        self.reason = f"{'active' if self.active else 'paused'}: {words}"
         return self.active
 
     def state_dict(self) -> dict:
         """Plain values for a checkpoint."""
-        return {"best": self.best, "files_best": self.files_best, "active": self.active, "reason": self.reason}
+        return {"best": dict(self.best), "active": self.active, "reason": self.reason}
 
     def load_state_dict(self, state: dict) -> None:
         """Take over a `state_dict`."""
-        self.best, self.active, self.reason = state["best"], state["active"], state["reason"]
-        self.files_best = state.get("files_best", float("-inf"))  # runs begun before files were guarded can be continued
+        self.best, self.active, self.reason = dict(state["best"]), state["active"], state["reason"]
 
 
 class _Measured:

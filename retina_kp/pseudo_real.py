@@ -1,4 +1,5 @@
-"""A "pseudo-real" clinic: CF-FA pairs of a look that the training renderer never draws, annotated as if by hand, in layout 2.
+"""A "pseudo-real" clinic: CF-FA pairs of a look that the training renderer never draws, annotated as if by hand, in layout 2, and aligned
+eyes of that look in layout 1.
 
 Stand-in for patients' pairs wherever phase 4 (sim-to-real) is shown. Fixed is a hazy, over-sharpened photograph of a tessellated fundus:
 the choroid's broad bands cross the retina's vessels. Moving is a late angiogram: the dye has left the retina's lumina and stains their
@@ -41,10 +42,17 @@ class PseudoRealPair(SamplePair):
     gross: np.ndarray
 
 
-def write_pseudo_real(root: str | Path, count: int, seed: int = 0, size_px: int = 512, choroid_light=CHOROID_LIGHT) -> Path:
+def write_pseudo_real(
+    root: str | Path,
+    count: int,
+    seed: int = 0,
+    size_px: int = 512,
+    choroid_light=CHOROID_LIGHT,
+    turn_deg: tuple[float, float] = (0.0, ROTATION_DEG),
+) -> Path:
     """Write ``count`` pairs as ROOT/operation_pre_filtered_cffa/<eye>_<visit>/<eye>_{01,02}.{png,txt}, two per eye. Returns ROOT."""
     for index in range(count):
-        pair, eye = pseudo_real_pair(seed, index, size_px, choroid_light), f"{index // 2 + 1:03d}"
+        pair, eye = pseudo_real_pair(seed, index, size_px, choroid_light, turn_deg), f"{index // 2 + 1:03d}"
         stem = Path(root) / "operation_pre_filtered_cffa" / f"{eye}_{index % 2 + 1:02d}" / eye
         for side, image, points_xy in (("01", pair.fixed, pair.points0_xy), ("02", pair.moving, pair.points1_xy)):
             write_image(f"{stem}_{side}.png", image)
@@ -52,15 +60,44 @@ def write_pseudo_real(root: str | Path, count: int, seed: int = 0, size_px: int 
     return Path(root)
 
 
-def pseudo_real_pair(seed: int, index: int, size_px: int = 512, choroid_light: tuple[float, float] = CHOROID_LIGHT) -> PseudoRealPair:
+def write_pseudo_generated(root: str | Path, count: int, seed: int = 0, size_px: int = 512) -> Path:
+    """Write ``count`` aligned eyes of the clinic's look in layout 1: ROOT/<n>_N/<n>_N_{cf,fa,seg}.png. Returns ROOT."""
+    for index in range(count):
+        name = f"{index + 1}_N"
+        for suffix, image in zip(("cf", "fa", "seg"), aligned_images(seed, index, size_px), strict=True):
+            write_image(Path(root) / name / f"{name}_{suffix}.png", image)
+    return Path(root)
+
+
+def aligned_images(seed: int, index: int, size_px: int = 512) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An eye that no pair of the clinic shows: fundus (S, S, 3), late angiogram (S, S) in the same frame, vessel mask (S, S), all uint8."""
+    rng = np.random.default_rng([SEED_DOMAIN, seed, index, 2])
+    retina, choroid, hw = _eye(rng), _choroid(rng), (size_px, size_px)
+    looks_at = retina.disc_xy * rng.uniform(0.2, 0.6) + rng.normal(0, 1.0, 2)
+    view, valid = view_matrix(hw, rng.uniform(34, 48), tuple(looks_at), rng.uniform(-8, 8)), _in_field(pixel_grid(hw).numpy(), hw)
+    fixed, vessels = _photograph(rng, _fundus, retina, view, valid)
+    behind = np.max([_draw(tree, view @ placed, hw)[:2].max(0) for tree, placed in choroid], 0)
+    look = partial(_late_angiogram, choroid=behind, choroid_light=CHOROID_LIGHT)
+    moving = _photograph(rng, look, retina, view, valid)[0][..., 1].copy()
+    return fixed, moving, (vessels & valid).astype(np.uint8) * 255
+
+
+def pseudo_real_pair(
+    seed: int,
+    index: int,
+    size_px: int = 512,
+    choroid_light: tuple[float, float] = CHOROID_LIGHT,
+    turn_deg: tuple[float, float] = (0.0, ROTATION_DEG),
+) -> PseudoRealPair:
     """Pair number ``index`` of a seed with its truth; pairs 2k and 2k + 1 show one eye. The longer side of image 0 measures size_px.
-    choroid_light: range of the light of the vessels that only the angiogram shows; (0, 0) leaves them out, and the pair is easier."""
+    choroid_light: range of the light of the vessels that only the angiogram shows; (0, 0) leaves them out, and the pair is easier.
+    turn_deg: range of the turn's size; its sense is either."""
     rng, own = np.random.default_rng([SEED_DOMAIN, seed, index]), np.random.default_rng([SEED_DOMAIN, seed, index // 2, 1])
     retina, choroid = _eye(own), _choroid(own)
     hw0, hw1 = (round(0.8 * size_px), size_px), (round(0.75 * size_px), round(0.9 * size_px))
     valid0, valid1 = (_in_field(pixel_grid(hw).numpy(), hw) for hw in (hw0, hw1))
     for _ in range(100):
-        view0, H_0to1 = _cameras(rng, retina, hw0, hw1)
+        view0, H_0to1 = _cameras(rng, retina, hw0, hw1, turn_deg)
         junctions = visible_junctions(retina, view0, hw0, min_width_px=1.5)[0]
         junctions = junctions[_in_field(junctions, hw0, 6.0)]
         shared = junctions[_in_field(warp_points(junctions, H_0to1), hw1, 6.0)]
@@ -99,11 +136,12 @@ def _draw(retina: Retina, view: np.ndarray, hw) -> np.ndarray:
     return unpack_layers(torch.from_numpy(rasterise(retina, view, hw))).numpy()
 
 
-def _cameras(rng, retina: Retina, hw0, hw1) -> tuple[np.ndarray, np.ndarray]:
+def _cameras(rng, retina: Retina, hw0, hw1, turn_deg) -> tuple[np.ndarray, np.ndarray]:
     """(3, 3) degrees → px of image 0, and H_0to1."""
     looks_at = retina.disc_xy * rng.uniform(0.2, 0.6) + rng.normal(0, 1.0, 2)
     view0 = view_matrix(hw0, rng.uniform(34, 48), tuple(looks_at), rng.uniform(-8, 8))
-    scale, angle = np.exp(rng.uniform(*np.log(SCALE))), rng.uniform(-ROTATION_DEG, ROTATION_DEG)
+    scale, turn = np.exp(rng.uniform(*np.log(SCALE))), rng.uniform(-1, 1)
+    angle = turn * (turn_deg[1] - turn_deg[0]) + np.copysign(turn_deg[0], turn)
     shear, target = np.eye(3), np.array(image_center(hw1)) + rng.uniform(-SHIFT, SHIFT, 2) * hw1[1]
     shear[:2, :2] += rng.uniform(-SHEAR, SHEAR, (2, 2))
     return view0, similarity(angle, scale, image_center(hw0), target) @ shear

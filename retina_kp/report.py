@@ -63,18 +63,26 @@ def project_root() -> Path:
     return root
 
 
-def new_run_folder(notebook: str | Path, run_name: str = "", root: Path | None = None) -> Path:
-    """Create outputs/runs/<notebook>/<run name or local time>; a named one may exist already; ValueError for an odd name.
+def runs_root(given: str = "") -> Path:
+    """Where run folders lie, by notebook: the given folder, that of the environment variable RETINA_KP_RUNS, or outputs/runs."""
+    return project_root() / (Path(given or os.environ.get("RETINA_KP_RUNS") or "outputs/runs").expanduser())
+
+
+def new_run_folder(notebook: str | Path, run_name: str = "", root: Path | None = None, make: bool = True) -> Path:
+    """Create outputs/runs/<notebook>/<run name or local time>, or with make=False only name it; a named one may exist already; ValueError
+    for an odd name.
 
     An absolute path as run name is the folder itself: so the runner gives a notebook the folder of its report."""
     if Path(run_name).is_absolute():
-        Path(run_name).mkdir(parents=True, exist_ok=True)
+        if make:
+            Path(run_name).mkdir(parents=True, exist_ok=True)
         return Path(run_name)
     if run_name and not re.fullmatch(r"\w[\w.+ -]*", run_name):
         raise ValueError(f"run name {run_name!r}: use letters, digits, dot, plus, minus, underscore, and no slash")
-    base = (project_root() / "outputs" / "runs" if root is None else Path(root)) / Path(notebook).name.removesuffix(".ipynb")
+    base = (runs_root() if root is None else Path(root)) / Path(notebook).name.removesuffix(".ipynb")
     folder = base / (run_name or f"{datetime.now():%Y-%m-%d_%H%M%S_%f}")
-    folder.mkdir(parents=True, exist_ok=bool(run_name))
+    if make:
+        folder.mkdir(parents=True, exist_ok=bool(run_name))
     return folder
 
 
@@ -98,9 +106,17 @@ def notebook_parameters(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{Path(path).name}, parameters cell: expected only `name = literal  # help`, one per line ({error})") from error
 
 
+def accepted_parameters(path: str | Path) -> dict[str, Any]:
+    """Names and defaults of all that a notebook takes: its parameters cell, and the fields of the settings that its metadata name
+    ("retina_kp": {"settings": "module:class"}), of which the cell shows those that people turn."""
+    module, _, name = _read(path).metadata.get("retina_kp", {}).get("settings", "").partition(":")
+    rest = dataclasses.asdict(getattr(import_module(module), name)()) if module else {}
+    return rest | notebook_parameters(path)
+
+
 def _checked_parameters(given: Mapping[str, Any], source: Path) -> dict[str, Any]:
     """Given parameters as papermill can inject them; ValueError for a name or a type that the notebook does not have."""
-    known, checked = notebook_parameters(source) if given else {}, {}
+    known, checked = accepted_parameters(source) if given else {}, {}
     for key, value in to_plain(dict(given)).items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
@@ -116,7 +132,7 @@ def _checked_parameters(given: Mapping[str, Any], source: Path) -> dict[str, Any
 def _one_folder(source: Path, parameters: Mapping[str, Any], out_dir: str | Path | None) -> tuple[Path, dict[str, Any]]:
     """The folder of a run, which is that of its report, and the parameters with it as run_name where the notebook has one."""
     try:
-        known = notebook_parameters(source)
+        known = accepted_parameters(source)
     except ValueError:  # a notebook without parameters
         known = {}
     wanted = known | dict(parameters)
@@ -126,7 +142,7 @@ def _one_folder(source: Path, parameters: Mapping[str, Any], out_dir: str | Path
     if wanted.get("resume") and not name and out_dir is None:
         raise ValueError(f"{source.name}: resume = True needs run_name or the folder: which run is to be continued?")
     if out_dir is None:
-        out_dir = new_run_folder(source, name, project_root() / Path(root).expanduser() if root else None)
+        out_dir = new_run_folder(source, name, runs_root(root))
     Path(out_dir).mkdir(parents=True, exist_ok=True)
     out_dir = Path(out_dir).resolve()
     return out_dir, dict(parameters) | ({"run_name": str(out_dir)} if "run_name" in known else {})
@@ -196,11 +212,12 @@ def count_figures(notebook: str | Path) -> int:
 
 
 def typed(text: str, default: Any) -> Any:
-    """Command-line text as the type of the parameter's default; left as text when it cannot be, for the check to refuse."""
+    """Command-line text as the type of the parameter's default, a list's items parted by commas; left as text when it cannot be, for the
+    check to refuse."""
     try:
         return text if isinstance(default, str) else json.loads({"True": "true", "False": "false"}.get(text, text))
     except ValueError:
-        return text
+        return [item.strip() for item in text.split(",")] if isinstance(default, list) else text
 
 
 def from_here(text: str, default) -> str:
@@ -221,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout", type=int, metavar="SECONDS", help="limit per cell")
     options = parser.parse_args(argv)
     try:
-        known = notebook_parameters(_find_notebook(options.notebook)) if options.p else {}
+        known = accepted_parameters(_find_notebook(options.notebook)) if options.p else {}
         given = import_module("papermill.iorw").read_yaml_file(options.f) if options.f else {}
         given |= {
             name: typed(text if name == "run_name" else from_here(text, known.get(name, "")), known.get(name, ""))

@@ -1,87 +1,97 @@
-"""What the notebooks 01 to 05 share: their parameters, run folders, starting weights and how a run is watched."""
+"""What the notebooks 01 to 05 share: their parameters, what a run builds on, its folder, and how it is watched."""
 
 from __future__ import annotations
 
 import ast
 import difflib
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
 from . import pseudo_real
 from .checkpoints import SHIPPED, find_weights, read_metadata
 from .config import from_dict, to_dict
-from .dataset import SyntheticOptions
 from .files import in_project, write_json, write_text
 from .monitoring import combine, lines, live_figure, tensorboard
-from .objective import WEIGHT_OF
-from .phases import PHASES, TrainConfig
-from .pke import PkeOptions
+from .phases import PHASES
 from .processes import launch
-from .report import new_run_folder, notebook_parameters, project_root
-from .sources import FileOptions
+from .recipes import RATES, REAL_SHARE, get_recipe, sized
+from .report import new_run_folder, project_root, runs_root
 from .state import read_state
+from .train_config import STAND_IN, TrainConfig
 from .trainer import Trainer
+from .training_files import FileOptions
 
 NOTEBOOKS = {"warmup": "01_warmup", "geometric": "02_geometric", "pke": "03_pke", "sim2real": "04_sim2real"}
-PLAN = {"warmup": (20, 1e-3), "geometric": (20, 1e-3), "pke": (60, 3e-4), "sim2real": (40, 1e-4)}  # epochs and learning rate
-MIN_STEPS = 200  # shorter runs are tries: other runs do not start from them, unless they bear the same name
 STAND_IN_STEPS = 8
+DRAWN = "drawn"  # as a folder's name: no folder, but drawn pairs
+INHERITED = ("network", "network_options", "steps_per_epoch", "batch_size", "micro_batches", "precision", "pool_size",
+             "validation_pairs")  # fmt: skip
 S = TypeVar("S")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The parameters of a training notebook; those with a default here belong to single phases. px of the training images."""
+    """The parameters of a training notebook: those in its parameters cell and the rest, which `-p` and `-f` take as well. 0 and "" stand
+    for what the recipe says, or the run that is built on."""
 
-    epochs: int  # 0 takes the full schedule's
-    steps_per_epoch: int
-    batch_size: int
-    micro_batches: int
-    image_size: int
-    learning_rate: float  # 0 takes the full schedule's
-    network: str
-    data_root: str  # "" draws
-    layout: str
-    mode: str
-    pool_size: int
-    validation_pairs: int
-    detector_weight: float
-    descriptor_weight: float
-    device: str
-    precision: str
-    processes: int
-    workers: int
-    seed: int
-    init_from: str
-    run_name: str
-    resume: bool
-    runs_root: str
-    tensorboard: bool
-    geometric_weight: float = 0.5
-    annotated_share: float = 1.0  # 0 takes all, and half in a try
-    min_probability: float = 0.2
-    content_ratio_max: float = 0.8
-    max_new_points: int = 300
-    real_share: float = 1.0
-    exploration_weight: float = 0.5
+    recipe: str = ""
+    epochs: int = 0
+    steps_per_epoch: int = 0
+    batch_size: int = 0
+    image_size: int = 0
+    learning_rate: float = 0.0
+    network: str = ""
+    data_root: str = ""
+    mode: str | list[str] = field(default_factory=list)
+    device: str = "auto"
+    init_from: str = ""
+    run_name: str = ""
+    resume: bool = False
+    # phase 4
+    replay_root: str = ""
+    real_share: float = 0.0
     prealign: bool = False
-    max_residual_px: float = 25.0
+    max_residual_px: float = 0.0
+    clicked_anchor_px: float = 0.0
+    # PKE
+    min_probability: float = 0.0
+    content_ratio_max: float = 0.0
+    max_new_points: int = 0
+    annotated_share: float = 0.0
+    # the rest
+    layout: str = ""
+    weights: dict[str, float] = field(default_factory=dict)
+    extra_points: int = 0
+    micro_batches: int = 0
+    pool_size: int = 0
+    validation_pairs: int = 0
+    precision: str = ""
+    processes: int = 1
+    workers: int = 0
+    seed: int = -1
+    runs_root: str = ""
+    tensorboard: bool = False
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        return tuple(filter(None, [self.mode] if isinstance(self.mode, str) else self.mode))
 
 
 def read_settings(namespace: Mapping, kind: type[S] = Settings) -> S:
-    """The settings among a notebook's variables. ValueError names one that is missing or of the wrong type, or that papermill has injected
-    although the parameters cell does not know it (papermill itself only warns)."""
-    cells = list(namespace.get("In", ()))
+    """The settings among a notebook's variables. ValueError names one of the wrong type, or one that papermill has injected although nobody
+    knows it (papermill itself only warns)."""
+    cells, known = list(namespace.get("In", ())), [f.name for f in fields(kind)]
     for own, injected in zip(cells, cells[1:], strict=False):
         for name in _assigned(injected) if injected.startswith("# Parameters") else ():
-            if name not in _assigned(own):
-                near = difflib.get_close_matches(name, _assigned(own), 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_assigned(own))}"
+            if name not in (allowed := dict.fromkeys([*_assigned(own), *known])):
+                near = difflib.get_close_matches(name, allowed, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(allowed)}"
                 raise ValueError(f"no parameter {name!r} here; {hint}")
-    return from_dict(kind, {f.name: namespace[f.name] for f in fields(kind) if f.name in namespace})
+    return from_dict(kind, {name: namespace[name] for name in known if name in namespace})
 
 
 def _assigned(source: str) -> list[str]:
@@ -89,39 +99,203 @@ def _assigned(source: str) -> list[str]:
     return [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
 
 
-def training_config(phase: str, s: Settings) -> TrainConfig:
-    """The configuration that a notebook's settings stand for; init_from is left open."""
-    epochs, rate = (given or planned for given, planned in zip((s.epochs, s.learning_rate), PLAN[phase], strict=True))
-    steps, expands = epochs * s.steps_per_epoch, PHASES[phase].pke
-    share = (s.real_share if phase == "sim2real" else 1.0) if s.data_root else 0.0
-    if phase == "sim2real" and not share > 0:
-        raise ValueError("real_share: phase 4 needs real pairs, so take a number above 0, and name their folder in data_root")
-    annotated = s.annotated_share or (0.5 if steps < MIN_STEPS else 1.0)
-    root = str(in_project(s.data_root)) if s.data_root else ""
-    pke = PkeOptions(s.min_probability, s.min_probability, s.content_ratio_max, max_new_points=s.max_new_points)
-    drawn = SyntheticOptions(s.image_size, zoom=_zoom(s.image_size), annotated_share=annotated, frames_per_retina=int(expands))
-    files = FileOptions(root, s.layout, s.mode, share, size_px=s.image_size, prealign=s.prealign, max_residual_px=s.max_residual_px)
-    return TrainConfig(
-        phase=phase, network=s.network, epochs=epochs, steps_per_epoch=s.steps_per_epoch, batch_size=s.batch_size,
-        micro_batches=s.micro_batches, learning_rate=rate,
-        final_rate_ratio=1.0 if phase == "warmup" else 0.1, rise_steps=min(50, max(steps // 5, 1)), precision=s.precision,
-        detector_weight=s.detector_weight, descriptor_weight=s.descriptor_weight, geometric_weight=s.geometric_weight,
-        exploration_weight=s.exploration_weight, extra_points=96, curriculum_steps=500 if phase == "warmup" and steps >= 1000 else 0,
-        seed=s.seed, pool_size=s.pool_size, pke=pke, validation_pairs=s.validation_pairs, data=drawn, files=files)  # fmt: skip
+# ------------------------------------------------------------------ from settings to a configuration
 
 
-def _zoom(size_px: int) -> tuple[float, float]:
-    """Images show of a drawn retina what those of 256 px do; small ones less (vessels would vanish), large ones no blurred small parts."""
-    scale = max(size_px / SyntheticOptions().size_px, 0.8)
-    low, high = (zoom * scale for zoom in SyntheticOptions().zoom)
-    return low, min(high, max(1.5, 2 * low))
+def training_config(phase: str, s: Settings, before: TrainConfig | None = None) -> TrainConfig:
+    """The configuration of a new run; init_from is left open. before: of the run of the previous phase, whose recipe, scale and data it
+    keeps where the settings say nothing else. ValueError names a setting that cannot be."""
+    config = get_recipe(s.recipe or (before and before.recipe) or "try")[phase]
+    if before and not s.recipe:
+        own = get_recipe(before.recipe)[before.phase] if before.recipe else TrainConfig()
+        changed = {k: getattr(before, k) for k in INHERITED if getattr(before, k) != getattr(own, k)}
+        config = replace(config, **changed)
+        if before.size_px != own.size_px:
+            config = replace(config, data=sized(config.data, before.size_px))
+    config = _of_data(phase, _of_scale(config, s), s, before)
+    if not config.shortfalls() and config.recipe == "try" and not s.annotated_share:
+        config = replace(config, data=replace(config.data, annotated_share=1.0))  # only a try needs something to find
+    return config
 
 
-def open_folder(phase: str, s: Settings) -> Path:
+def _given(s: Settings, *names: str) -> dict:
+    return {name: value for name in names if (value := getattr(s, name))}
+
+
+def _of_scale(config: TrainConfig, s: Settings) -> TrainConfig:
+    """The configuration with what the settings give but for data. The learning rate suits the network."""
+    network = s.network or config.network
+    if network not in RATES:
+        raise ValueError(f"network: takes {' or '.join(RATES)}, not {network!r}")
+    rate = s.learning_rate or (config.learning_rate if network == config.network
+                               else config.learning_rate * RATES[network] / RATES[config.network])  # fmt: skip
+    options = config.network_options if network == config.network else {}
+    config = replace(config, network=network, network_options=options, learning_rate=rate, weights=_weights(config, s),
+                     **_given(s, "epochs", "steps_per_epoch", "batch_size", "micro_batches", "precision", "pool_size", "validation_pairs",
+                              "extra_points", "clicked_anchor_px"))  # fmt: skip
+    if s.seed >= 0:
+        config = replace(config, seed=s.seed)
+    steps = config.total_steps
+    config = replace(config, rise_steps=min(config.rise_steps, max(steps // 5, 1)), curriculum_steps=min(config.curriculum_steps, steps))
+    if s.image_size:
+        config = replace(config, data=sized(config.data, s.image_size))
+    if s.annotated_share:
+        config = replace(config, data=replace(config.data, annotated_share=s.annotated_share))
+    pke = _given(s, "content_ratio_max", "max_new_points")
+    if s.min_probability:
+        pke |= {"candidate_min_probability": s.min_probability, "pke_min_probability": s.min_probability}
+    return replace(config, pke=replace(config.pke, **pke))
+
+
+def _weights(config: TrainConfig, s: Settings) -> dict[str, float]:
+    """The given weights of losses that this phase has: all four phases may get the same ones. ValueError for a name that none has."""
+    named = {phase: {loss.name for loss in PHASES[phase].losses} for phase in PHASES}
+    if unknown := sorted(set(s.weights) - set().union(*named.values())):
+        raise ValueError(f"weights: no loss is called {unknown[0]!r}; there are {', '.join(sorted(set().union(*named.values())))}")
+    return config.weights | {name: value for name, value in s.weights.items() if name in named[config.phase]}
+
+
+def _of_data(phase: str, config: TrainConfig, s: Settings, before: TrainConfig | None) -> TrainConfig:
+    """The configuration with its folders: files alone in phases 1 to 3, in phase 4 beside what they are not to displace."""
+    kept = before.files if before and before.files.share else FileOptions()  # what the phase before was trained on
+    root, real = _folder(s.data_root), phase == "sim2real"
+    files = FileOptions(root, s.layout or "auto", s.modes, size_px=config.data.size_px, **_given(s, "prealign", "max_residual_px"))
+    if not real:
+        if not s.data_root and kept.root:
+            files = replace(kept, size_px=config.data.size_px, mode=s.modes or kept.mode)
+        return replace(config, files=replace(files, share=1.0) if files.root else FileOptions(size_px=config.data.size_px))
+    share = s.real_share or REAL_SHARE
+    if not root or not 0 < share <= 1:
+        raise ValueError("data_root, real_share: phase 4 needs a folder of real pairs, and a share above 0 and up to 1")
+    replay = FileOptions(_folder(s.replay_root), "auto", s.modes, size_px=config.data.size_px)
+    if not s.replay_root and kept.root:
+        replay = replace(kept, size_px=config.data.size_px)
+    replay = replace(replay, share=round(1 - share, 9)) if replay.root and share < 1 else FileOptions(size_px=config.data.size_px)
+    return replace(config, files=replace(files, share=share), replay=replay)
+
+
+def _folder(root: str) -> str:
+    return "" if root in ("", DRAWN) else str(in_project(root).absolute())
+
+
+# ------------------------------------------------------------------ what a run builds on
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that is about to begin or to go on: its configuration, its folder, what it starts from in a sentence."""
+
+    phase: str
+    settings: Settings
+    config: TrainConfig
+    folder: Path
+    start: str
+
+    def open(self) -> Trainer:
+        """The run's trainer, its folder made. Where the phase before has left nothing, a stand-in for it is trained first, in seconds."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not Path(self.config.init_from or ".").exists():
+            _train_stand_in(self.config, self.folder, self.settings.device)
+        return Trainer(self.config, self.folder, self.settings.device, workers=self.settings.workers)
+
+    def words(self) -> list[str]:
+        """What will happen, a sentence each; the first one says so where it is but a try."""
+        c, said = self.config, []
+        if short := c.shortfalls():
+            said.append(f"A TRY, no training: {'; '.join(short)}. No later phase builds on it unless it has the same run_name.")
+        said.append(f"{c.epochs} epochs of {c.steps_per_epoch} steps, {c.pairs_per_step} pairs of {c.size_px} px a step; {c.network}, "
+                    f"recipe {c.recipe}, learning rate {c.learning_rate:g}.")  # fmt: skip
+        parts = {c.files.root: c.files.share, c.replay.root: c.replay.share, f"{c.pool_size} drawn retinas": c.drawn_share}
+        said.append("Pairs: " + ", ".join(f"{share:.0%} {name}" for name, share in parts.items() if share > 0) + ".")
+        return [*said, f"Weights: {self.start}.", f"Results: {self.folder}"]
+
+    def _repr_html_(self) -> str:
+        first, *rest = (html.escape(line) for line in self.words())
+        style = "background:#fff3cd;border-left:6px solid #d39e00;padding:.6em 1em;color:#3d2f00"
+        first = f'<div style="{style}"><b>{first}</b></div>' if self.config.shortfalls() else first
+        return "<br>".join([first, *rest])
+
+    def __repr__(self) -> str:
+        return "\n".join(self.words())
+
+
+def plan(phase: str, settings: Settings | Mapping, before: TrainConfig | None = None) -> Plan:
+    """What a notebook's variables (or settings) stand for. A run that was begun goes on as it was begun. A new one starts from init_from,
+    or builds on the newest run of the phase before (`find_checkpoint`), or on a stand-in. Nothing is written yet.
+
+    before: the configuration of the phase before, where that is still to be run. ValueError for settings that cannot be."""
+    s = settings if isinstance(settings, Settings) else read_settings(settings)
+    folder = run_folder(phase, s)
+    if (folder / "state.pt").is_file():
+        return _continued(phase, s, folder)
+    found, planned = None, before is not None
+    if not planned and not s.init_from and phase != "warmup":
+        found = find_checkpoint(_previous(phase), s)
+        before = from_dict(TrainConfig, read_metadata(found)["config"]) if found else None
+    config = training_config(phase, s, before)
+    if s.init_from:
+        start, said = find_weights(s.init_from), f"{s.init_from}, as asked"
+        config = _of_network(config, start, s)
+    elif config.init_from and not planned and not found:
+        start, said = find_weights(config.init_from), f"{config.init_from}, as the recipe says"
+    elif phase == "warmup":
+        start, said = "", "random ones"
+    elif planned:
+        start = folder.parents[1] / NOTEBOOKS[before.phase] / folder.name / "checkpoint.safetensors"
+        said = f"those of {NOTEBOOKS[before.phase]}"
+    elif found:
+        start, said = found, f"{_short(found)}, {read_metadata(found)['step']} steps of {NOTEBOOKS[_previous(phase)]}"
+    else:
+        start = folder / STAND_IN / _previous(phase) / "checkpoint.safetensors"
+        said = f"a STAND-IN for {NOTEBOOKS[_previous(phase)]}, of which no run to build on was found: {STAND_IN_STEPS} steps from " + (
+            f"the shipped {config.network!r} weights" if _shipped(config.network) else "random weights")  # fmt: skip
+    return Plan(phase, s, replace(config, init_from=str(start)), folder, said)
+
+
+def _previous(phase: str) -> str:
+    return list(PHASES)[list(PHASES).index(phase) - 1]
+
+
+def _shipped(network: str) -> Path | None:
+    return path if (path := SHIPPED / f"{network}.safetensors").is_file() else None
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(project_root())) if path.is_relative_to(project_root()) else str(path)
+
+
+def _of_network(config: TrainConfig, weights: Path, s: Settings) -> TrainConfig:
+    """The configuration for the network that some weights belong to, unless another one is named, which the trainer refuses."""
+    about = read_metadata(weights)
+    if s.network or about["network"] not in RATES or about["network"] == config.network:
+        return config
+    return training_config(config.phase, replace(s, network=about["network"]))
+
+
+def _continued(phase: str, s: Settings, folder: Path) -> Plan:
+    """A run as it was begun, with what the settings give now; the trainer refuses what may not change."""
+    begun = read_state(folder / "state.pt")
+    config = from_dict(TrainConfig, begun["config"])
+    changed = _of_scale(config, s)
+    if s.data_root or s.replay_root or s.real_share:
+        s_all = replace(s, mode=list(s.modes or config.files.mode), real_share=s.real_share or config.files.share)
+        changed = _of_data(phase, changed, s_all, _trained_on_what_is_replayed(config))
+    start = str(find_weights(s.init_from)) if s.init_from else config.init_from
+    said = f"its own, after step {begun['step']} of {changed.total_steps}"
+    return Plan(phase, s, replace(changed, init_from=start), folder, said)
+
+
+def _trained_on_what_is_replayed(config: TrainConfig) -> TrainConfig:
+    """A configuration whose files are those that this one replays: what `_of_data` takes for the run before."""
+    files = replace(config.replay, share=1.0) if config.replay.root else FileOptions()
+    return replace(config, phase="geometric", weights={}, files=files, replay=FileOptions())
+
+
+def run_folder(phase: str, s: Settings) -> Path:
     """The folder of this run. ValueError when a run of this name was begun and is not to be continued, or when nothing says which one."""
     if s.resume and not s.run_name:
         raise ValueError("resume = True needs run_name: which run of this notebook is to be continued?")
-    folder = new_run_folder(NOTEBOOKS[phase], s.run_name, runs_folder(s))
+    folder = new_run_folder(NOTEBOOKS[phase], s.run_name, runs_folder(s), make=False)
     if (folder / "state.pt").is_file() and not s.resume:
         raise ValueError(f"{folder} holds a run already: set resume = True to continue it, or take another run_name")
     return folder
@@ -129,69 +303,41 @@ def open_folder(phase: str, s: Settings) -> Path:
 
 def runs_folder(s: Settings) -> Path:
     """Where the folders of runs lie, by notebook."""
-    return project_root() / (Path(s.runs_root).expanduser() if s.runs_root else Path("outputs") / "runs")
+    return runs_root(s.runs_root)
 
 
 def find_checkpoint(phase: str, s: Settings) -> Path | None:
-    """Checkpoint of a phase to build on: that of a run with our name, else the newest that went to its end, was no mere try (MIN_STEPS) and
-    has our network and image size."""
+    """Checkpoint of a phase to build on: that of a run with our name, else the newest that went to its end, is no try
+    (`TrainConfig.shortfalls`) and has the network, image size, recipe and data that the settings name."""
     folder = runs_folder(s) / NOTEBOOKS[phase]
     name = Path(s.run_name).name  # the runner gives the whole path
     if name and (named := folder / name / "checkpoint.safetensors").is_file():
         return named
+    wanted = s.replay_root if phase == "pke" else s.data_root
     for path in sorted(folder.glob("*/checkpoint.safetensors"), key=lambda p: p.stat().st_mtime, reverse=True):
-        about = read_metadata(path)
-        config, size_px = about["config"], about["config"]["data"]["size_px"]
-        if about["step"] == config["epochs"] * config["steps_per_epoch"] >= MIN_STEPS and (about["network"], size_px) == (
-            s.network,
-            s.image_size,
-        ):
+        try:
+            about = read_metadata(path)
+            config = from_dict(TrainConfig, about["config"])
+        except (ValueError, KeyError):  # of an older version, or damaged
+            continue
+        fits = about["step"] == config.total_steps and not config.shortfalls()
+        fits &= s.network in ("", config.network) and s.image_size in (0, config.size_px) and s.recipe in ("", config.recipe)
+        if fits and (not wanted or _folder(wanted) == config.files.root):
             return path
     return None
 
 
-def starting_weights(config: TrainConfig, s: Settings, folder: Path) -> tuple[TrainConfig, str]:
-    """The configuration with its starting weights filled in, and a sentence about them: those that a continued run began with; init_from;
-    the previous phase's checkpoint; or a stand-in for it, trained here in a few steps."""
+def _train_stand_in(config: TrainConfig, folder: Path, device: str) -> None:
+    """Weights in place of the previous phase's: a few steps of it on drawn pairs, from the shipped weights where the network has some, else
+    of all phases before."""
     previous = list(PHASES)[: list(PHASES).index(config.phase)]
-    if (folder / "state.pt").is_file():
-        begun = read_state(folder / "state.pt")
-        start, said = begun["config"]["init_from"], f"continues at step {begun['step']} of {config.total_steps}"
-        start = find_weights(s.init_from) if s.init_from else start  # other weights than it began with are refused by `Trainer.resume`
-    elif s.init_from:
-        start = find_weights(s.init_from)
-        said = f"starts from {s.init_from}, as asked"
-    elif not previous:
-        start, said = "", "starts from random weights"
-    elif found := find_checkpoint(previous[-1], s):
-        start, said = found, f"starts from {_short(found)}, {read_metadata(found)['step']} steps of {NOTEBOOKS[previous[-1]]}"
-    else:
-        start, said = _stand_in(config, previous, folder, s.device)
-    return replace(config, init_from=str(start)), said
-
-
-def _stand_in(config: TrainConfig, previous: Sequence[str], folder: Path, device: str) -> tuple[Path | str, str]:
-    """Weights in place of the previous phase's: a few steps of it on drawn pairs, from the shipped weights where the network has some."""
-    shipped = SHIPPED / f"{config.network}.safetensors"
-    start = shipped if shipped.is_file() else ""
-    for phase in (phases := previous[-1:] if start else previous):
+    start = _shipped(config.network) or ""
+    for phase in previous[-1:] if start else previous:
         frames = replace(config.data, frames_per_retina=1 if PHASES[phase].pke else 0)
-        short = replace(config, phase=phase, epochs=1, steps_per_epoch=STAND_IN_STEPS, learning_rate=3e-4, rise_steps=4,
-                        init_from=str(start), validation_pairs=0, data=frames, files=FileOptions())  # fmt: skip
-        Trainer(short, folder / "stand_in" / phase, device).fit()
-        start = folder / "stand_in" / phase / "checkpoint.safetensors"
-    origin = f"the shipped {config.network!r} weights" if shipped.is_file() else "random weights"
-    wanted = f"STAND-IN for {NOTEBOOKS[previous[-1]]}, of which no run with {config.network!r} at {config.data.size_px} px was found"
-    return start, f"{wanted}:\n{STAND_IN_STEPS} steps of {', '.join(phases)} from {origin}"
-
-
-def _short(path: Path) -> str:
-    return str(path.relative_to(project_root())) if path.is_relative_to(project_root()) else str(path)
-
-
-def defaults(phase: str) -> dict:
-    """Parameters of a phase's notebook as they stand in its file."""
-    return notebook_parameters(project_root() / "notebooks" / f"{NOTEBOOKS[phase]}.ipynb")
+        short = replace(config, phase=phase, epochs=1, steps_per_epoch=STAND_IN_STEPS, learning_rate=3e-4, rise_steps=4, weights={},
+                        init_from=str(start), validation_pairs=0, data=frames, files=FileOptions(), replay=FileOptions())  # fmt: skip
+        Trainer(short, folder / STAND_IN / phase, device).fit()
+        start = folder / STAND_IN / phase / "checkpoint.safetensors"
 
 
 def pke_run(run: str, s: Settings, folder: Path) -> tuple[Path, str]:
@@ -199,17 +345,17 @@ def pke_run(run: str, s: Settings, folder: Path) -> tuple[Path, str]:
     unless that has been done already."""
     if run:
         return in_project(run), f"diagnosed: {run}"
-    config, start = starting_weights(training_config("pke", s), s, folder)
-    Trainer(config, folder / "stand_in" / "pke", s.device, workers=s.workers).fit()
-    said = f"STAND-IN for a run of {NOTEBOOKS['pke']}: {config.total_steps} steps, too few to judge the method by; it {start}"
-    return folder / "stand_in" / "pke", said
+    inner = replace(s, run_name=str(folder / STAND_IN / "pke"), resume=True)
+    stand_in = plan("pke", inner)
+    stand_in.open().fit()
+    said = f"STAND-IN for a run of {NOTEBOOKS['pke']}: {stand_in.config.total_steps} steps, too few to judge the method by"
+    return stand_in.folder, f"{said}; weights: {stand_in.start}"
 
 
 def train(trainer: Trainer, log_to_tensorboard: bool = False, processes: int = 1) -> list[dict]:
     """Fit with a live figure and a line per epoch, in this process or in several of their own; a complete run is shown, not trained.
     Returns the history."""
-    losses = [name for name in trainer.objective.phase.losses if getattr(trainer.config, WEIGHT_OF[name])]
-    figure, trained = live_figure(losses), []
+    figure, trained = live_figure([loss.name for loss in trainer.config.losses]), []
     callbacks = [figure, lines(), *([tensorboard(trainer.run_dir)] if log_to_tensorboard else [])]
     on_epoch = combine(*callbacks, trained.append)
     if processes > 1:
@@ -220,6 +366,13 @@ def train(trainer: Trainer, log_to_tensorboard: bool = False, processes: int = 1
     if not trained:
         figure(history)
     return history
+
+
+def phase_4_settings(namespace: Mapping) -> Settings:
+    """The settings of notebook 04: where they name no real pairs and go on with no run, pseudo-real ones stand in for them."""
+    s = read_settings(namespace)
+    begun = s.run_name and (new_run_folder(NOTEBOOKS["sim2real"], s.run_name, runs_folder(s)) / "state.pt").is_file()
+    return s if s.data_root or begun else replace(s, data_root=pseudo_real_folder(8, 0))
 
 
 def pseudo_real_folder(count: int, seed: int) -> str:

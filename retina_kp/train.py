@@ -23,28 +23,15 @@ from accelerate import PartialState
 
 from .calibration import publish
 from .config import from_dict
-from .dataset import SyntheticOptions
 from .files import write_csv, write_json
-from .phases import TrainConfig
-from .pke import PkeOptions
 from .processes import is_main, read_history
-from .synthetic import DEEP_OCTA
+from .recipes import RECIPES, get_recipe
+from .train_config import TrainConfig
 from .trainer import Trainer
 from .versions import code_version, commit
 
 log = logging.getLogger(__name__)
-# Fields from a small OCT square to a wide camera; of vessels sometimes only the projection artefacts
-DRAWN = SyntheticOptions(field_deg=(14.0, 60.0), moving=("FA", "FA", "OCT", "OCTA", "OCTA", DEEP_OCTA))
-LITE = TrainConfig(steps_per_epoch=250, pool_size=1200, validation_pairs=48, moving_weight=0.5, precision="bf16", extra_points=192,
-                   data=DRAWN)  # fmt: skip
-RECIPES: dict[str, list[TrainConfig]] = {
-    "lite": [
-        replace(LITE, phase="warmup", epochs=2, curriculum_steps=500),
-        replace(LITE, phase="geometric", epochs=44, seed=1, rise_steps=250, final_rate_ratio=0.03),
-        replace(LITE, phase="pke", epochs=4, seed=2, learning_rate=3e-4, final_rate_ratio=0.02, pool_size=300,
-                data=replace(DRAWN, frames_per_retina=2), pke=PkeOptions(candidate_min_probability=0.3, pke_min_probability=0.3)),
-    ],
-}  # fmt: skip
+STAGES = ("warmup", "geometric", "pke")  # of a recipe that ends in published weights; phase 4 needs somebody's pairs
 
 
 def read_config(path: str | Path) -> TrainConfig:
@@ -76,10 +63,8 @@ def run_recipe(name: str, run_dir: str | Path, device: str = "cpu", shorten: flo
     shorten < 1 runs that fraction of the steps, for trying out; how: the other options of `train_phase`. Returns the last checkpoint.
     ValueError for an unknown recipe.
     """
-    if name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}")
-    checkpoint = ""
-    for place, config in enumerate(RECIPES[name], 1):
+    recipe, checkpoint = get_recipe(name), ""
+    for place, config in enumerate((recipe[phase] for phase in STAGES), 1):
         steps = max(int(config.steps_per_epoch * shorten), 1)
         config = replace(config, steps_per_epoch=steps, init_from=str(checkpoint))
         checkpoint = train_phase(config, Path(run_dir) / f"{place}_{config.phase}", device, **how)

@@ -21,24 +21,27 @@ from tqdm.auto import tqdm
 
 from .checkpoints import load_network, save_network
 from .config import differences, to_dict
-from .dataset import SyntheticPairs
 from .files import write_csv, write_json
+from .health import DetectorWatch, TrainingStopped
 from .networks import build_network
 from .objective import Objective
-from .pairs import PairDataset
-from .phases import TrainConfig, get_phase
 from .processes import join_statistics, new_accelerator, statistics
-from .sources import FileSplit, MixedPairs, load_files, stream
+from .run_data import RunFiles, trained_on
+from .sources import stream
 from .state import read_state, sweep, write_state
-from .validation import ValidationSet, save_keypoint_figures
+from .train_config import TrainConfig
+from .validation import save_keypoint_figures
 
 log = logging.getLogger(__name__)
 GUARDED = "gt_matched_right"  # the figure that PKE must not lower
-FROM_FILES = "files_"  # prefix of figures that were measured on validation pairs from files
+FREE_ON_RESUME = ("batch_size", "micro_batches")  # what may change, as long as a step holds as many pairs
 
 
 class Trainer:
-    """Train one phase; `fit` can be called again after any interruption and continues from the last complete epoch."""
+    """Train one phase; `fit` can be called again after any interruption and continues from the last complete epoch.
+
+    data: a source of batches in place of what the configuration says: it answers ``batch(index, batch_size, strength)`` with batches as in
+    `dataset`, where T_0to1 is taken for H_0to1, too."""
 
     def __init__(self, config: TrainConfig, run_dir: str | Path, device: str = "cpu", data=None, workers: int = 0):
         self.config, self.run_dir, self.workers = config, Path(run_dir), workers
@@ -50,11 +53,13 @@ class Trainer:
         self.network = self._initial_network().to(memory_format=torch.channels_last).train()
         self.optimiser = torch.optim.AdamW(self.network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True)
         self.model, self.optimiser = self.accelerator.prepare(self.network, self.optimiser)
-        self.files = load_files(config.files, config.seed) if config.files.share > 0 else FileSplit([], [])
-        self.data = data if data is not None else open_source(config, self.files)
-        self.validations = self._validation_sets() if self.accelerator.is_main_process else {}
-        self.objective = Objective(config)
-        self.step_index, self.history, self._batches = 0, [], None
+        self.run_files = RunFiles.of(config)
+        self.files, self.replay = self.run_files.files, self.run_files.replay
+        self.data = data if data is not None else self.run_files.source(config)
+        self.validations = self.run_files.validation_sets(config) if self.accelerator.is_main_process else {}
+        self.objective, self.watch = Objective(config), DetectorWatch(config)
+        self.step_index, self.history, self._batches, self._waited = 0, [], None, 0.0
+        self.splits = [[0, config.batch_size, config.micro_batches]]  # from which step on steps were made of which batches
 
     def _initial_network(self):
         if not self.config.init_from:
@@ -64,14 +69,6 @@ class Trainer:
             raise ValueError(f"{self.config.init_from} holds network {metadata['network']!r}, the config wants {self.config.network!r}")
         network.steerers = None  # they belong to the weights as they were
         return network
-
-    def _validation_sets(self) -> dict[str, ValidationSet]:
-        """By the prefix of their figures: drawn pairs, and as many from files."""
-        c, mining = self.config, self.config.pke if get_phase(self.config.phase).pke else None
-        sets = {"": ValidationSet.drawn(c.validation_pairs, c.data, mining=mining)}
-        if chosen := self.files.some_validation(c.validation_pairs, c.seed):
-            sets[FROM_FILES] = ValidationSet.of_files(chosen, c.files.size_px, mining=mining)
-        return sets
 
     # ------------------------------------------------------------------ one step
 
@@ -93,6 +90,8 @@ class Trainer:
         return self._to_device(self.data.batch(number, self.config.batch_size, strength))
 
     def _to_device(self, batch: dict) -> dict:
+        if "H_0to1" not in batch and "T_0to1" in batch:
+            batch = batch | {"H_0to1": batch["T_0to1"]}
         return {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in batch.items()}
 
     def _next_batch(self) -> dict:
@@ -101,10 +100,14 @@ class Trainer:
             numbers = [k for step in range(self.step_index, c.total_steps) for k in self.own_numbers(step)]
             strengths = [c.strength(k // c.micro_batches) for k in numbers]
             self._batches = stream(self.data, numbers, c.batch_size, strengths, self.workers)
-        return self._to_device(next(self._batches))
+        started = time.perf_counter()
+        batch = next(self._batches)
+        self._waited += time.perf_counter() - started
+        return self._to_device(batch)
 
     def step(self) -> dict[str, float]:
-        """One update; returns the loss terms as numbers. FloatingPointError names the step when the loss is not finite."""
+        """One update; returns the loss terms as numbers. TrainingStopped names the step when loss or gradient is not finite, and when the
+        detector has gone silent."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(self.step_index)
         self.optimiser.zero_grad(set_to_none=True)
@@ -113,23 +116,34 @@ class Trainer:
             with nullcontext() if k == numbers[-1] else self.accelerator.no_sync(self.model):  # exchange gradients once per step
                 judged = self.objective(self.model, self._next_batch(), k)
                 if not torch.isfinite(judged.total):
-                    hint = f"lower learning_rate ({self.config.learning_rate:g})"
-                    raise FloatingPointError(f"the loss is {judged.total.item()} at step {self.step_index}; {hint}")
+                    raise TrainingStopped(self._advice(f"the loss is {judged.total.item()} at step {self.step_index}"))
                 self.accelerator.backward(judged.total / len(numbers))
             rows.append({name: float(v.detach()) if torch.is_tensor(v) else float(v) for name, v in judged.figures.items()})
             visits += judged.visits
-        self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        if self.accelerator.scaler is None and not torch.isfinite(torch.as_tensor(norm)):  # the scaler skips such a step by itself
+            raise TrainingStopped(self._advice(f"the gradient is not finite at step {self.step_index}"))
         self.optimiser.step()
         join_statistics(self.accelerator, self.network, before, len(numbers))
         self.objective.book(gather_object(visits), self.step_index)
         self.step_index += 1
-        return average(gather_object(rows))
+        row = average(gather_object(rows))
+        if wrong := self.watch.verdict(self.step_index, row["mean_det0"], row["labels0"]):
+            raise TrainingStopped(self._advice(wrong))
+        return row
+
+    def _advice(self, what: str) -> str:
+        """What went wrong, and how to go on."""
+        checkpoint, rate = self.run_dir / "checkpoint.safetensors", self.config.learning_rate
+        kept = f" {checkpoint}, of the epoch before, is sound: give it as init_from." if checkpoint.is_file() else ""
+        return f"{what}. Begin a new run with a lower learning_rate than {rate:g} (superretina: 1e-4).{kept}"
 
     # ------------------------------------------------------------------ the run
 
     def fit(self, on_epoch: Callable[[list[dict]], None] | None = None) -> list[dict]:
         """Train to the last epoch; returns the history, one dict per epoch. on_epoch(history) is called after each, by the main process."""
         self._batches, main, total = None, self.accelerator.is_main_process, self.config.total_steps
+        self.watch = DetectorWatch(self.config)
         if main:
             sweep(self.run_dir)
         if not self.resume():
@@ -152,7 +166,7 @@ class Trainer:
         return self.history
 
     def _epoch(self, bar) -> dict:
-        started, rows = time.perf_counter(), []
+        started, rows, self._waited = time.perf_counter(), [], 0.0
         for _ in range(self.config.steps_per_epoch):
             rows.append(self.step())
             bar.update()
@@ -160,7 +174,8 @@ class Trainer:
         seconds = time.perf_counter() - started
         row = {"epoch": self.step_index // self.config.steps_per_epoch, "step": self.step_index, **average(rows)}
         row |= self._validate()
-        row |= {"learning_rate": self.learning_rate(self.step_index - 1), "seconds_per_step": seconds / self.config.steps_per_epoch}
+        row |= {"learning_rate": self.learning_rate(self.step_index - 1), "seconds_per_step": seconds / self.config.steps_per_epoch,
+                "waiting_share": self._waited / seconds}  # fmt: skip
         if self.objective.phase.pke:
             self._guard(row)
             row["pke_active"] = float(self.objective.guard.active)
@@ -177,7 +192,10 @@ class Trainer:
         return broadcast_object_list(figures)[0]
 
     def _guard(self, figures: dict) -> None:
-        self.objective.guard.update(*(figures.get(prefix + GUARDED, float("nan")) for prefix in ("", FROM_FILES)))
+        """Let the accuracy on what the run trains on decide whether PKE goes on; the main process knows its name."""
+        known = [p for p in trained_on(self.config) if p in self.validations]
+        told = [{self.validations[p].title: figures.get(p + GUARDED, math.nan) for p in known}]
+        self.objective.guard.update(broadcast_object_list(told)[0])
 
     def save(self) -> None:
         """Write checkpoint, state and history; each file is complete or absent, and state.pt comes last."""
@@ -192,7 +210,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             state = {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step_index,
                      "objective": self.objective.state_dict(), "history": self.history, "config": to_dict(self.config),
-                     "pairs": self.files.ids}  # fmt: skip
+                     "pairs": self.run_files.ids, "splits": self.splits}  # fmt: skip
             if self.accelerator.scaler is not None:
                 state["scaler"] = self.accelerator.scaler.state_dict()
             write_state(self.run_dir / "state.pt", state)
@@ -209,29 +227,30 @@ class Trainer:
         if not broadcast_object_list([path.is_file()])[0]:  # of the main process: a late one might see what the main one has just written
             return False
         state = read_state(path, self.device)
-        differing = differences(state["config"], to_dict(self.config))
-        if differing:
-            advice = "Use another run folder, or the old settings"
-            raise ValueError(f"{path} belongs to another configuration: {'; '.join(differing)}. {advice}")
-        if changed := self.files.changes(state.get("pairs")):
-            raise ValueError(f"{path}: {self.config.files.root} has changed since ({changed}). Use another run folder, or the old files")
+        self._check_same(path, state)
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.objective.load_state_dict(state["objective"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.step_index, self.history = state["step"], state["history"]
+        self.step_index, self.history, self.splits = state["step"], state["history"], state["splits"]
+        now = [self.config.batch_size, self.config.micro_batches]
+        if self.splits[-1][1:] != now:
+            self.splits.append([self.step_index, *now])
         return True
 
-
-def open_source(config: TrainConfig, files: FileSplit):
-    """The run's batches: drawn pairs, files, or both mixed (`FileOptions.share`)."""
-    drawn = SyntheticPairs(config.seed, config.pool_size, config.data, config.pool_seed)
-    if not files.train:
-        return drawn
-    o = config.files
-    read = PairDataset(files.train, o.size_px, o.ranges, o.appearance, config.seed, o.prealign)
-    return MixedPairs(read, drawn, o.share)
+    def _check_same(self, path: Path, state: dict) -> None:
+        """ValueError unless the state is of this configuration and of these files. The pairs of a step may be split up otherwise."""
+        old, new = dict(state["config"]), to_dict(self.config)
+        if old["batch_size"] * old["micro_batches"] == self.config.pairs_per_step:
+            old |= {key: new[key] for key in FREE_ON_RESUME}
+        if differing := differences(old, new):
+            advice = "Use another run folder, or the old settings"
+            if any(line.startswith(FREE_ON_RESUME) for line in differing):
+                advice += " (batch_size may change where micro_batches makes up for it)"
+            raise ValueError(f"{path} belongs to another configuration: {'; '.join(differing)}. {advice}")
+        if changed := self.run_files.changes(state["pairs"]):
+            raise ValueError(f"{path}: the pairs have changed since ({changed}). Use another run folder, or the old files")
 
 
 def average(rows: list[dict]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What a training run is watched by: the GT-alignment ceiling beside the real detector, on synthetic pairs that training never sees."""
+"""What a training run is watched by: the GT-alignment ceiling beside the real detector, on pairs that training never sees."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .dataset import SyntheticOptions, SyntheticPairs
-from .geometry import corner_error
+from .geometry import corner_error, inside
 from .keypoints import KeypointOptions, extract
 from .losses import descriptor_pairs
 from .matching import Fit, fit_transform, mutual_matches
@@ -18,6 +18,7 @@ from .metrics import inlier_rate, matching_score, repeatability
 from .pairs import PairDataset
 from .pke import PkeOptions, mine
 from .records import PairRecord
+from .training_files import FileOptions
 from .true_keypoints import align_true_points
 
 VALIDATION_SEED = 987_654
@@ -25,35 +26,62 @@ ALIGNMENT = ("affine", 4.0)  # model, and px within which matches agree with it
 MINING_RATIO = 0.9  # content filter of validation, wider than in training: it shows what training leaves out (phase 3)
 TRUE_RADIUS_PX = 5.0  # a mined point so near to a true junction is right
 GOOD_CORNER_PX = 10.0  # a validation registration within this mean corner error counts as a success
+FIGURES = ("gt_matched_right", "gt_match_px", "gt_match_mse", "gt_success", "gt_corner_px", "repeatability", "matching_score",
+           "inlier_rate", "points0", "points1", "det_success", "det_corner_px")  # fmt: skip
 
 
 class ValidationSet:
-    """A fixed list of batches, drawn or read once. mining: also tell what PKE would mine there, by a content ratio of MINING_RATIO."""
+    """A fixed list of batches, drawn or read once. title: what they are; kind: "drawn" or "files"; mining: also tell what PKE would mine
+    there, by a content ratio of MINING_RATIO."""
 
-    def __init__(self, batches: list[dict], mining: PkeOptions | None = None):
-        self.batches, self.mining = batches, mining
+    def __init__(self, batches: list[dict], mining: PkeOptions | None = None, title: str = "pairs", kind: str = "drawn"):
+        self.batches, self.mining, self.title, self.kind = batches, mining, title, kind
+
+    def __len__(self) -> int:
+        return sum(len(batch["image0"]) for batch in self.batches)
 
     @classmethod
-    def drawn(cls, pairs: int, options: SyntheticOptions = SyntheticOptions(), seed: int = VALIDATION_SEED, batch_size: int = 8,
-              mining: PkeOptions | None = None):  # fmt: skip
+    def drawn(
+        cls,
+        pairs: int,
+        options: SyntheticOptions = SyntheticOptions(),
+        seed: int = VALIDATION_SEED,
+        batch_size: int = 8,
+        mining: PkeOptions | None = None,
+    ) -> ValidationSet:
         """``pairs`` synthetic pairs of retinas that training never shows."""
         data = SyntheticPairs(seed, max(pairs, 1), options)
         sizes = [batch_size] * (pairs // batch_size) + ([pairs % batch_size] if pairs % batch_size else [])
-        return cls([data.batch(i, n) for i, n in enumerate(sizes)], mining)
+        return cls([data.batch(i, n) for i, n in enumerate(sizes)], mining, "drawn pairs", "drawn")
 
     @classmethod
-    def of_files(cls, records: Sequence[PairRecord], size_px: int, batch_size: int = 8, mining: PkeOptions | None = None):
-        """Every pair once, as it is: neither turned nor recoloured."""
-        data = PairDataset(records, size_px)
-        batches = [data.batch_from(i, min(batch_size, len(data) - i)) for i in range(0, len(data), batch_size)]
-        return cls(batches, mining)
+    def of_files(
+        cls,
+        records: Sequence[PairRecord],
+        options: FileOptions,
+        pairs: int,
+        batch_size: int = 8,
+        mining: PkeOptions | None = None,
+    ) -> ValidationSet:
+        """Pairs with clicked points as they are, each once: they lie as real pairs lie. Pairs without are aligned by construction, and a
+        network that knows nothing would find the identity; so they are shown turned, scaled, shifted and recoloured as in training
+        (options.ranges, options.appearance) by seeded draws, again and again up to ``pairs``."""
+        as_they_lie = [r for r in records if r.points0_xy is not None]
+        aligned, batches = [r for r in records if r.points0_xy is None], []
+        if as_they_lie:
+            data = PairDataset(as_they_lie, options.size_px)
+            batches += _batches(data, len(as_they_lie), batch_size)
+        if aligned:
+            data = PairDataset(aligned, options.size_px, options.ranges, options.appearance, VALIDATION_SEED)
+            batches += _batches(data, max(pairs - len(as_they_lie), len(aligned)), batch_size)
+        return cls(batches, mining, f"pairs of {Path(options.root).name}", "files")
 
     @torch.inference_mode()
     def evaluate(self, network, device="cpu") -> dict[str, float]:
         """Means over all pairs. ``gt_*``: keypoints are the true junctions (perfect detector), the ceiling of descriptor and geometry;
         ``det_*``: the detector's own keypoints. Errors in px of the validation images, MSE in px²; a failed pair has no error and counts as
-        no success. ``would_mine``, ``would_mine_precision``: points per image that PKE would mine, and how many of them are true junctions
-        where those are known."""
+        no success; without pairs all are NaN. ``would_mine``, ``would_mine_precision``: points per image that PKE would mine, and how many
+        of them are true junctions where those are known."""
         was_training = network.training
         network.eval()
         rows = []
@@ -65,8 +93,12 @@ class ValidationSet:
             for i in range(len(batch["image0"])):
                 rows.append(_ceiling(batch, outputs, i) | _detected(batch, features, i) | mined[i])
         network.train(was_training)
-        keys = rows[0] if rows else []
+        keys = rows[0] if rows else FIGURES
         return {k: float(np.nanmean(v)) if np.isfinite(v := np.array([r[k] for r in rows], float)).any() else float("nan") for k in keys}
+
+
+def _batches(data: PairDataset, count: int, batch_size: int) -> list[dict]:
+    return [data.batch_from(k, min(batch_size, count - k)) for k in range(0, count, batch_size)]
 
 
 def _success(fit: Fit | None, H_0to1, image_hw, prefix: str) -> dict[str, float]:
@@ -126,6 +158,15 @@ def mined_precision(points_xy: torch.Tensor, true_xy: torch.Tensor, radius_px: f
     return float(right.sum() / points.sum()) if points.any() else float("nan")
 
 
+def _true_points(batch: dict, side: int) -> torch.Tensor:
+    """(B, N, 2) px of an image, NaN-padded: the junctions that it shows, and the points that were clicked inside its frame."""
+    points = batch["vessel_keypoints" if side == 0 else "vessel_keypoints1"]
+    if (clicked := batch.get(f"points{side}")) is None:
+        return points
+    framed = inside(clicked, batch[f"image{side}"].shape[-2:])[..., None]
+    return torch.cat([points, torch.where(framed, clicked, torch.nan)], 1)
+
+
 def save_keypoint_figures(network, validation: ValidationSet, folder: Path, device="cpu", prefix: str = "") -> list[Path]:
     """Write fixed_kps.png, moving_kps.png (green predictions above 0.3 on red truth) and vessel_keypoints_extracted.png (truth alone), each
     name after ``prefix``."""
@@ -141,7 +182,7 @@ def save_keypoint_figures(network, validation: ValidationSet, folder: Path, devi
     network.eval()
     written = []
     for name, side in (("fixed_kps", 0), ("moving_kps", 1), ("vessel_keypoints_extracted", 0)):
-        images, truth = batch[f"image{side}"][:count], batch["vessel_keypoints" if side == 0 else "vessel_keypoints1"][:count]
+        images, truth = batch[f"image{side}"][:count], _true_points(batch, side)[:count]
         found = extract(network, images.to(device), batch[f"valid{side}"][:count].to(device), KeypointOptions(min_probability=0.3))
         figure = Figure(figsize=(3.0 * count, 3.3), layout="constrained")
         for i, ax in enumerate(figure.subplots(1, count, squeeze=False)[0]):

@@ -13,7 +13,7 @@ from retina_kp.checkpoints import find_weights, load_network, read_metadata, sav
 from retina_kp.config import differences, from_dict, to_dict
 from retina_kp.files import in_project
 from retina_kp.networks import build_network
-from retina_kp.phases import TrainConfig
+from retina_kp.train_config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from retina_kp import pke
 from retina_kp.config import from_dict, to_dict
 from retina_kp.geometry import from_cells, pixel_grid, similarity, warp_points
-from retina_kp.losses import gaussian_labels, pke_geometric_loss
+from retina_kp.losses import gaussian_labels, labelled_geometric_loss
 from retina_kp.networks import DenseOutput
 from retina_kp.pke import PkeGuard, PkeOptions, content_filter, mine
 from retina_kp.validation import mined_precision
@@ -183,7 +183,7 @@ def test_half_precision_maps_and_autocast(dtype):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = mine(*half, batch_of())
         labels = expand(ValueMap(), found, batch_of())
-        assert pke_geometric_loss(*half, SEEN[None], batch_of(), 2.0).value < 0.1
+        assert labelled_geometric_loss(*half, SEEN[None], batch_of(), 2.0).value < 0.1
     assert near(found.points0_xy[0], SEEN, 0.8) and found.points0_xy[0].dtype == labels.dtype == torch.float32
 
 
@@ -226,7 +226,7 @@ def test_state_goes_through_torch_load_exactly():
     value_map, guard = ValueMap(), PkeGuard()
     for k, n in ((3, 4), ("p", 9), (3, 4), ("empty", 0), ("", 5)):
         value_map.visit(k, LATTICE[:n] / 3, torch.ones(len(value_map.record(k)), dtype=torch.bool))
-    guard.update(0.9), guard.update(0.5)
+    guard.update({"drawn pairs": 0.9}), guard.update({"drawn pairs": 0.5})
     torch.save({"map": value_map.state_dict(), "guard": guard.state_dict()}, file := io.BytesIO())
     state, copies = torch.load(io.BytesIO(file.getvalue()), weights_only=True), (ValueMap(), PkeGuard())
     copies[0].load_state_dict(state["map"]), copies[1].load_state_dict(state["guard"])
@@ -298,11 +298,11 @@ def test_only_points_that_could_be_found_decay():
 def test_geometric_loss_pulls_det1_onto_labels_that_both_images_see():
     out0, out1 = scene()
     det0, det1 = out0.detector.requires_grad_(), out1.detector.requires_grad_()
-    term = pke_geometric_loss(out0, out1, LATTICE[None], batch_of(), 2.0)  # 0.9 of the labels, read between cells
+    term = labelled_geometric_loss(out0, out1, LATTICE[None], batch_of(), 2.0)  # 0.9 of the labels, read between cells
     term.value.backward()
     assert term.n_used == 1 and 0 < term.value < 0.06 and det0.grad is None and det1.grad.abs().sum() > 0
-    assert pke_geometric_loss(out0, out1, SEEN[None], batch_of(H=torch.eye(3).double()), 2.0).value > 0.8
-    assert pke_geometric_loss(out0, out1, torch.full((1, 1, 2), NAN), batch_of(), 2.0).n_used == 0
+    assert labelled_geometric_loss(out0, out1, SEEN[None], batch_of(H=torch.eye(3).double()), 2.0).value > 0.8
+    assert labelled_geometric_loss(out0, out1, torch.full((1, 1, 2), NAN), batch_of(), 2.0).n_used == 0
 
 
 def test_precision_by_hand():
@@ -314,19 +314,31 @@ def test_precision_by_hand():
 
 def test_guard_pauses_on_a_fall_and_resumes_on_recovery_only():
     guard = PkeGuard()
-    story = [guard.update(accuracy) for accuracy in (0.60, 0.55, 0.90, 0.85, 0.849, 0.86, 0.874, NAN, 0.875, NAN)]
-    assert story == [True, True, True, True, False, False, False, False, True, True] and guard.best == 0.9
-    guard.update(0.7)
-    assert guard.reason == "paused: accuracy 0.700, best 0.900, allowed drop 0.05"
+    told = (0.60, 0.55, 0.90, 0.85, 0.849, 0.86, 0.874, NAN, 0.875, NAN)
+    story = [guard.update({"drawn pairs": accuracy}) for accuracy in told]
+    assert story == [True, True, True, True, False, False, False, False, True, True]
+    assert guard.best == {"drawn pairs": 0.9}
+    guard.update({"drawn pairs": 0.7})
+    assert guard.reason == "paused: drawn pairs: accuracy 0.700, best 0.900, allowed drop 0.05"
 
 
-def test_guard_watches_pairs_from_files_with_a_limit_of_their_own():
+def test_guard_watches_all_that_is_trained_on_and_files_with_a_limit_of_their_own():
     guard = PkeGuard()
-    assert guard.update(0.8, 0.6) and guard.update(0.8, 0.51)
-    assert not guard.update(0.8, 0.49)
-    assert guard.reason == "paused: accuracy 0.800, best 0.800, allowed drop 0.05; on files accuracy 0.490, best 0.600, allowed drop 0.1"
-    assert not guard.update(0.8, 0.54) and guard.update(0.8, 0.55), "back within half of the limit"
-    assert guard.update(NAN, 0.55) and not guard.update(0.74, 0.6)
-    old = {key: value for key, value in guard.state_dict().items() if key != "files_best"}
-    (copy := PkeGuard()).load_state_dict(old)
-    assert (copy.best, copy.files_best, copy.active) == (0.8, float("-inf"), False)
+
+    def told(drawn, files):
+        return guard.update({"drawn pairs": drawn, "pairs of mine": files})
+
+    assert told(0.8, 0.6) and told(0.8, 0.51)
+    assert not told(0.8, 0.49)
+    drawn = "drawn pairs: accuracy 0.800, best 0.800, allowed drop 0.05"
+    assert guard.reason == f"paused: {drawn}; pairs of mine: accuracy 0.490, best 0.600, allowed drop 0.1"
+    assert not told(0.8, 0.54) and told(0.8, 0.55), "back within half of the limit"
+    assert told(NAN, 0.55) and not told(0.74, 0.6)
+    (copy := PkeGuard()).load_state_dict(guard.state_dict())
+    assert (copy.best, copy.active) == ({"drawn pairs": 0.8, "pairs of mine": 0.6}, False)
+
+
+def test_what_a_run_does_not_train_on_says_nothing():
+    guard = PkeGuard()
+    assert guard.update({"pairs of mine": 0.8}) and guard.update({}) and "no accuracy measured" in guard.reason
+    assert guard.update({"pairs of mine": 0.75}) and list(guard.best) == ["pairs of mine"]

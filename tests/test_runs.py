@@ -1,5 +1,6 @@
-"""The training notebooks' common ground: strict parameters, run folders, starting weights, the full-scale file, all four in a chain."""
+"""The training notebooks' common ground: strict parameters, what a run builds on, recipes, all four in a chain."""
 
+import csv
 import os
 import re
 import signal
@@ -13,184 +14,322 @@ import pytest
 import yaml
 
 from retina_kp import chain, report, runs
-from retina_kp.checkpoints import SHIPPED, save_network
+from retina_kp.checkpoints import SHIPPED, read_metadata, save_network
 from retina_kp.config import from_dict, to_dict
-from retina_kp.networks import build_network
+from retina_kp.networks import NETWORKS, build_network
+from retina_kp.phases import PHASES
 from retina_kp.processes import read_history, worker_pool
+from retina_kp.recipes import RATES, RECIPES, get_recipe
+from retina_kp.runs import Settings, find_checkpoint, plan, training_config
+from retina_kp.samples import write_aligned_folder
 from retina_kp.trainer import Trainer
 
+PROMISED = {"01_warmup": 4, "02_geometric": 3, "03_pke": 3, "04_sim2real": 4}  # figures
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 FULL = yaml.safe_load((NOTEBOOKS / "params" / "full.yaml").read_text(encoding="utf-8"))
 DEFAULTS = {phase: report.notebook_parameters(NOTEBOOKS / f"{stem}.ipynb") for phase, stem in runs.NOTEBOOKS.items()}
-OWN = "epochs = 2  # how many\nseed = 0  # of all"
+OWN = "epochs = 2  # how many\nrun_name = ''  # of the folder"
 TINY = {"epochs": 1, "steps_per_epoch": 2, "batch_size": 2, "image_size": 64, "pool_size": 2, "validation_pairs": 2}
-ROOTS = {phase: {"data_root": "x"} if phase == "sim2real" else {} for phase in runs.NOTEBOOKS}  # phase 4 has real pairs
-PROMISED = {"01_warmup": 4, "02_geometric": 3, "03_pke": 3, "04_sim2real": 4}
 
 
-def settings(phase: str = "geometric", **changes) -> runs.Settings:
-    return replace(from_dict(runs.Settings, DEFAULTS[phase]), **changes)
+def settings(**changes) -> Settings:
+    return Settings(**changes)
+
+
+def config_of(phase: str, before=None, **changes):
+    roots = {"data_root": "x"} if phase == "sim2real" else {}  # phase 4 has real pairs
+    return training_config(phase, Settings(**roots | changes), before)
 
 
 # ------------------------------------------------------------------ parameters
 
 
 @pytest.mark.parametrize("phase", runs.NOTEBOOKS)
-def test_a_notebooks_parameters_are_settings(phase):
-    s = runs.read_settings(DEFAULTS[phase] | ROOTS[phase])
-    assert to_dict(s).items() >= (DEFAULTS[phase] | ROOTS[phase]).items()
-    config = runs.training_config(phase, s)
-    assert config.phase == phase and config.data.size_px == s.image_size
+def test_a_notebooks_parameters_are_settings_and_few(phase):
+    s = runs.read_settings(DEFAULTS[phase])
+    assert to_dict(s).items() >= DEFAULTS[phase].items() and s == Settings(), "the defaults leave all to the recipe"
+    assert len(DEFAULTS[phase]) <= 15
+    taken = report.accepted_parameters(NOTEBOOKS / f"{runs.NOTEBOOKS[phase]}.ipynb")
+    assert set(taken) == set(to_dict(Settings())), "the rest is taken by -p and -f"
 
 
 @pytest.mark.parametrize("phase", runs.NOTEBOOKS)
 def test_full_scale_fits_every_notebook(phase):
-    unknown = set(FULL) - set(DEFAULTS[phase])
-    assert not unknown, f"notebooks/params/full.yaml has keys that {runs.NOTEBOOKS[phase]} does not know: {unknown}"
-    wrong = {key: value for key, value in FULL.items() if type(value) is not type(DEFAULTS[phase][key])}
-    assert not wrong, f"of another type than the notebook's default: {wrong}"
-    config = runs.training_config(phase, settings(phase, **FULL | ROOTS[phase]))
+    s = from_dict(Settings, FULL | ({"data_root": "x"} if phase == "sim2real" else {}))
+    config = training_config(phase, s)
     assert config.data.size_px == 768 and config.epochs == {"warmup": 20, "geometric": 20, "pke": 60, "sim2real": 40}[phase]
-    assert 0 < config.learning_rate <= 1e-3
+    assert config.network == "superretina" and 0 < config.learning_rate <= 1e-4 and not config.shortfalls()
 
 
 @pytest.mark.parametrize(("injected", "message"), [
     ("# Parameters\nepoch = 3\n", "no parameter 'epoch' here; did you mean 'epochs'?"),
-    ("# Parameters\nzzz = 3\n", "no parameter 'zzz' here; there are epochs, seed"),
+    ("# Parameters\nzzz = 3\n", "no parameter 'zzz' here; there are epochs, run_name, recipe"),
 ])  # fmt: skip
 def test_what_papermill_injects_must_be_a_parameter(injected, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         runs.read_settings(DEFAULTS["warmup"] | {"In": ["", "import os", OWN, injected, "settings = ..."]})
 
 
-def test_known_parameters_may_be_injected():
-    namespace = DEFAULTS["warmup"] | {"seed": 5, "In": ["", OWN, "# Parameters\nseed = 5\n"], "later": 1}
-    assert runs.read_settings(namespace).seed == 5
+def test_parameters_that_the_notebook_does_not_show_may_be_injected():
+    namespace = DEFAULTS["warmup"] | {"workers": 5, "In": ["", OWN, "# Parameters\nworkers = 5\n"], "later": 1}
+    assert runs.read_settings(namespace).workers == 5
 
 
-@pytest.mark.parametrize(("changes", "message"), [({"epochs": "3"}, "epochs: takes int, got '3'"), ({"resume": 1}, "resume: takes bool")])
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"epochs": "3"}, "epochs: takes int, got '3'"),
+    ({"resume": 1}, "resume: takes bool"),
+    ({"weights": 2.0}, "weights: takes dict"),
+    ({"mode": 3}, "mode: takes"),
+])  # fmt: skip
 def test_a_wrong_type_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         runs.read_settings(DEFAULTS["pke"] | changes)
 
 
-def test_a_missing_parameter_is_named():
-    with pytest.raises(ValueError, match="batch_size: Settings needs a value"):
-        runs.read_settings({k: v for k, v in DEFAULTS["pke"].items() if k != "batch_size"})
+@pytest.mark.parametrize("mode", ["cffa", ["cffa"], ["cffa", "cfoct"]])
+def test_mode_is_a_name_or_several(mode):
+    config = config_of("warmup", data_root="x", mode=mode)
+    assert config.files.mode == (("cffa", "cfoct") if len(mode) == 2 else ("cffa",))
+    assert report.typed("cffa, cfoct", []) == ["cffa", "cfoct"] and report.typed('["cffa"]', []) == ["cffa"]
+
+
+# ------------------------------------------------------------------ recipes
+
+
+def test_there_is_one_recipe_and_the_shipped_weights_tell_of_it():
+    """The stages that the model card names, as the notebooks read them."""
+    lite = RECIPES["lite"]
+    assert [(c.total_steps, c.seed, c.pool_size) for c in lite.values()][:3] == [(500, 0, 1200), (11000, 1, 1200), (1000, 2, 300)]
+    with open(SHIPPED / "lite.csv", encoding="utf-8", newline="") as file:
+        log = list(csv.DictReader(file))
+    for place, config in enumerate(list(lite.values())[:3], 1):
+        own = [row for row in log if row["stage"] == f"{place}_{config.phase}"]
+        assert len(own) == config.epochs and int(own[-1]["step"]) == config.total_steps
+        assert max(float(row["learning_rate"]) for row in own) == pytest.approx(config.learning_rate, rel=0.2)
+    for phase in PHASES:
+        assert config_of(phase, recipe="lite").losses == lite[phase].losses
+    assert [loss.name for loss in lite["geometric"].losses] == ["loss_det", "loss_des", "loss_geo", "loss_mov"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_complete(name):
+    recipe = get_recipe(name)
+    assert list(recipe) == list(PHASES) and all(c.phase == phase and c.recipe == name for phase, c in recipe.items())
+    assert all(bool(c.shortfalls()) == (name == "try") for c in recipe.values())
+
+
+def test_every_network_has_a_rate_and_keeps_it():
+    assert set(RATES) == set(NETWORKS)
+    assert config_of("warmup", recipe="full").learning_rate == 1e-4
+    assert config_of("warmup", recipe="lite", network="superretina").learning_rate == pytest.approx(1e-4)
+    assert config_of("warmup", recipe="full", network="lite").learning_rate == pytest.approx(1e-3)
+    assert config_of("warmup", recipe="lite", network="superretina", learning_rate=3e-4).learning_rate == 3e-4
 
 
 def test_small_images_show_less_and_large_ones_are_not_blurred():
-    zooms = [runs.training_config("warmup", settings("warmup", image_size=size)).data.zoom for size in (64, 256, 768)]
+    zooms = [config_of("warmup", image_size=size).data.zoom for size in (64, 256, 768)]
     assert zooms[0][0] == pytest.approx(0.304) and zooms[1] == (0.38, 1.5) and zooms[2] == pytest.approx((1.14, 2.28))
 
 
-# ------------------------------------------------------------------ folders and weights
+def test_weights_go_to_the_phases_that_have_the_loss():
+    given = {"loss_geo": 1.0, "loss_explore": 0.0}
+    assert config_of("warmup", weights=given).weights == {}
+    assert config_of("geometric", weights=given).weights == {"loss_geo": 1.0}
+    assert "loss_explore" not in [loss.name for loss in config_of("sim2real", weights=given).losses]
+    with pytest.raises(ValueError, match="no loss is called 'loss_geometric'; there are loss_des, "):
+        config_of("warmup", weights={"loss_geometric": 1.0})
+
+
+def test_half_of_the_junctions_are_hidden_in_a_try_only():
+    tried, real = config_of("pke"), config_of("pke", epochs=60, steps_per_epoch=50, image_size=256, pool_size=100)
+    assert (tried.data.annotated_share, real.data.annotated_share) == (0.5, 1.0) and not real.shortfalls()
+    assert config_of("pke", annotated_share=0.7).data.annotated_share == 0.7
+
+
+# ------------------------------------------------------------------ folders
+
+
+def test_phases_1_to_3_train_on_files_alone_and_phase_4_replays_what_they_were_trained_on():
+    before = config_of("pke", data_root="/aligned", mode="cffa")
+    assert before.files.share == 1.0 and before.drawn_share == 0
+    config = config_of("sim2real", before, data_root="/real")
+    assert (config.files.root, config.files.share) == ("/real", 0.8)
+    assert (config.replay.root, config.replay.share, config.replay.mode) == ("/aligned", 0.2, ("cffa",))
+    assert config.drawn_share == 0 and config.files.mode == ()
+    other = config_of("sim2real", before, data_root="/real", replay_root="/else", real_share=0.6)
+    assert (other.replay.root, other.replay.share) == ("/else", 0.4)
+    drawn = config_of("sim2real", before, data_root="/real", replay_root="drawn")
+    assert drawn.replay.share == 0 and drawn.drawn_share == pytest.approx(0.2)
+    alone = config_of("sim2real", before, data_root="/real", real_share=1.0)
+    assert alone.replay.share == alone.drawn_share == 0
+
+
+def test_phase_4_needs_real_pairs():
+    for changes in ({"real_share": 1.2, "data_root": "x"}, {"data_root": ""}, {"data_root": "drawn"}):
+        with pytest.raises(ValueError, match="phase 4 needs a folder of real pairs, and a share"):
+            config_of("sim2real", **changes)
+
+
+# ------------------------------------------------------------------ what a run builds on
 
 
 def test_a_begun_run_is_continued_only_when_asked(tmp_path):
     s = settings(run_name="a", runs_root=str(tmp_path))
-    folder = runs.open_folder("geometric", s)
-    assert folder == tmp_path / "02_geometric" / "a" and runs.open_folder("geometric", s) == folder
+    folder = runs.run_folder("geometric", s)
+    assert folder == tmp_path / "02_geometric" / "a" and not folder.exists(), "named, not made"
+    folder.mkdir(parents=True)
     (folder / "state.pt").touch()
     with pytest.raises(ValueError, match="set resume = True"):
-        runs.open_folder("geometric", s)
-    assert runs.open_folder("geometric", replace(s, resume=True)) == folder
+        runs.run_folder("geometric", s)
+    assert runs.run_folder("geometric", replace(s, resume=True)) == folder
     with pytest.raises(ValueError, match="resume = True needs run_name"):
-        runs.open_folder("geometric", replace(s, resume=True, run_name=""))
+        runs.run_folder("geometric", replace(s, resume=True, run_name=""))
 
 
-def write_checkpoint(root: Path, name: str, age: int, steps: int = 500, size_px: int = 160, width: float = 0.25) -> Path:
-    """A checkpoint of phase 1 as a run of 500 steps leaves it."""
-    path = root / "01_warmup" / name / "checkpoint.safetensors"
-    config = runs.training_config("warmup", settings("warmup", epochs=5, steps_per_epoch=100, image_size=size_px))
-    save_network(path, build_network("lite", width=width), {"phase": "warmup", "step": steps, "config": to_dict(config)})
+def write_checkpoint(root: Path, name: str, age: int, phase: str = "warmup", steps: int = 500, init_from: str = "", **changes) -> Path:
+    """A checkpoint as a run of 500 steps at 256 px leaves it."""
+    path = root / runs.NOTEBOOKS[phase] / name / "checkpoint.safetensors"
+    scale = {"recipe": "lite", "epochs": 5, "steps_per_epoch": 100, "image_size": 256}
+    config = replace(config_of(phase, **scale | changes), init_from=init_from)
+    save_network(path, build_network("lite", width=0.25), {"phase": phase, "step": steps, "config": to_dict(config)})
     os.utime(path, (1e9 - age, 1e9 - age))
     return path
 
 
-def test_the_newest_complete_run_of_our_kind_is_built_upon(tmp_path):
+def test_the_newest_real_run_is_built_upon(tmp_path):
     s = settings(runs_root=str(tmp_path))
-    assert runs.find_checkpoint("warmup", s) is None
-    write_checkpoint(tmp_path, "older", 50)
-    right = write_checkpoint(tmp_path, "right", 40)
-    write_checkpoint(tmp_path, "interrupted", 30, steps=400)
-    write_checkpoint(tmp_path, "other size", 20, size_px=768)
-    assert runs.find_checkpoint("warmup", s) == right
-    assert runs.find_checkpoint("warmup", replace(s, network="superretina")) is None
-    for name in ("older", str(tmp_path / "02_geometric" / "older")):  # as a user and as the runner gives it
-        assert runs.find_checkpoint("warmup", replace(s, run_name=name)).parent.name == "older"
-    config, said = runs.starting_weights(runs.training_config("geometric", s), s, tmp_path / "new")
-    assert config.init_from == str(right) and "starts from" in said and "500 steps of 01_warmup" in said
+    assert find_checkpoint("warmup", s) is None
+    write_checkpoint(tmp_path, "older", 90)
+    right = write_checkpoint(tmp_path, "right", 80)
+    write_checkpoint(tmp_path, "interrupted", 70, steps=400)
+    write_checkpoint(tmp_path, "few steps", 60, epochs=1, steps=100)
+    write_checkpoint(tmp_path, "small", 50, image_size=160)
+    write_checkpoint(tmp_path, "few retinas", 40, pool_size=4)
+    write_checkpoint(tmp_path, "on a stand-in", 30, init_from=str(tmp_path / "stand_in" / "warmup" / "checkpoint.safetensors"))
+    assert find_checkpoint("warmup", s) == right
+    assert find_checkpoint("warmup", replace(s, network="superretina")) is None
+    assert find_checkpoint("warmup", replace(s, image_size=384)) is None
+    for name in ("older", "small", str(tmp_path / "02_geometric" / "older")):  # as a user and as the runner gives it
+        assert find_checkpoint("warmup", replace(s, run_name=name)).parent.name == Path(name).name
 
 
-def test_a_try_is_not_built_upon(tmp_path, monkeypatch):
-    write_checkpoint(tmp_path, "short", 0)
-    monkeypatch.setattr(runs, "MIN_STEPS", 501)
-    assert runs.find_checkpoint("warmup", settings(runs_root=str(tmp_path))) is None
+def test_the_users_own_command_goes_on_at_the_scale_and_on_the_data_of_the_run_before(tmp_path):
+    """papermill 03_pke.ipynb out.ipynb -p epochs 60"""
+    scale = {"image_size": 320, "batch_size": 3, "pool_size": 77, "data_root": "/aligned", "mode": "cffa"}
+    before = write_checkpoint(tmp_path, "mine", 10, "geometric", **scale)
+    found = plan("pke", settings(epochs=60, runs_root=str(tmp_path)))
+    c = found.config
+    assert c.init_from == str(before) and not c.shortfalls() and c.recipe == "lite"
+    assert (c.epochs, c.steps_per_epoch, c.size_px, c.batch_size, c.pool_size) == (60, 100, 320, 3, 77)
+    assert (c.files.root, c.files.share, c.files.mode) == ("/aligned", 1.0, ("cffa",))
+    assert "A TRY" not in repr(found) and "500 steps of 02_geometric" in repr(found) and "100% /aligned" in repr(found)
+    other = plan("pke", settings(data_root="/elsewhere", runs_root=str(tmp_path)))
+    assert "STAND-IN" in other.start, "a run on other data is no run of this data's phase 2"
+    drawn = plan("pke", settings(data_root="drawn", runs_root=str(tmp_path)))
+    assert "STAND-IN" in drawn.start and drawn.config.files.share == 0
+
+
+def test_with_nothing_to_build_on_the_first_line_says_a_try_and_no_later_phase_takes_it(tmp_path):
+    found = plan("pke", settings(epochs=60, runs_root=str(tmp_path)))
+    assert found.config.total_steps == 300 and found.config.size_px == 160
+    first = found.words()[0]
+    assert first.startswith("A TRY, no training: images of 160 px") and "4 drawn retinas" in first and "stand-in" in first
+    assert repr(found).startswith("A TRY") and "<b>A TRY" in found._repr_html_()
+    save_network(
+        found.folder / "checkpoint.safetensors", build_network("lite", width=0.25), {"step": 300, "config": to_dict(found.config)}
+    )
+    assert find_checkpoint("pke", settings(runs_root=str(tmp_path))) is None
+
+
+def test_phase_4_replays_the_folder_of_the_run_it_builds_on(tmp_path):
+    write_checkpoint(tmp_path, "mine", 10, "pke", data_root="/aligned")
+    c = plan("sim2real", settings(data_root="/real", runs_root=str(tmp_path))).config
+    assert (c.files.root, c.replay.root, c.replay.share) == ("/real", "/aligned", 0.2)
+    assert c.size_px == c.replay.size_px == c.data.size_px == 384, "the recipe's own, which the run before kept to"
 
 
 def test_weights_can_be_named(tmp_path):
     s = settings(init_from="lite", runs_root=str(tmp_path))
-    config, said = runs.starting_weights(runs.training_config("geometric", s), s, tmp_path)
-    assert config.init_from == str(SHIPPED / "lite.safetensors") and "as asked" in said
+    found = plan("geometric", s)
+    assert found.config.init_from == str(SHIPPED / "lite.safetensors") and found.start == "lite, as asked"
     with pytest.raises(FileNotFoundError):
-        runs.starting_weights(config, replace(s, init_from="no/such/file"), tmp_path)
-    fresh = runs.training_config("warmup", settings("warmup"))
-    assert runs.starting_weights(fresh, settings("warmup"), tmp_path) == (fresh, "starts from random weights")
+        plan("geometric", replace(s, init_from="no/such/file"))
+    fresh = plan("warmup", settings(runs_root=str(tmp_path)))
+    assert (fresh.config.init_from, fresh.start) == ("", "random ones")
+
+
+def test_the_recipe_for_ones_own_folders_begins_with_the_shipped_weights(tmp_path):
+    """In phase 1, in phase 4 alone, and from phase to phase where there is one to build on."""
+    s = settings(recipe="finetune", runs_root=str(tmp_path))
+    for phase, roots in (("warmup", {}), ("sim2real", {"data_root": "/real"})):
+        found = plan(phase, replace(s, **roots))
+        assert found.config.init_from == str(SHIPPED / "lite.safetensors") and found.start == "lite, as the recipe says"
+        assert not found.config.shortfalls()
+    before = write_checkpoint(tmp_path, "mine", 10, "pke", recipe="finetune")
+    assert plan("sim2real", replace(s, data_root="/real")).config.init_from == str(before)
+    fresh = plan("sim2real", settings(recipe="lite", data_root="/real", runs_root=str(tmp_path / "none")))
+    assert "STAND-IN" in fresh.start
 
 
 def test_a_stand_in_is_trained_and_a_continued_run_keeps_it(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "STAND_IN_STEPS", 1)
-    s = settings(runs_root=str(tmp_path), run_name="a", **TINY)
-    folder = runs.open_folder("geometric", s)
-    config, said = runs.starting_weights(runs.training_config("geometric", s), s, folder)
-    assert said.startswith("STAND-IN for 01_warmup") and Path(config.init_from).is_relative_to(folder / "stand_in")
-    Trainer(config, folder).fit()
-    again, said = runs.starting_weights(runs.training_config("geometric", s), s, folder)
-    assert again == config and said == "continues at step 2 of 2"
+    s = settings(runs_root=str(tmp_path), run_name="a", resume=True, **TINY)
+    first = plan("geometric", s)
+    assert first.start.startswith("a STAND-IN for 01_warmup") and not first.folder.exists(), "nothing is trained yet"
+    first.open().fit()
+    assert Path(first.config.init_from).is_relative_to(first.folder / "stand_in") and Path(first.config.init_from).is_file()
+    again = plan("geometric", s)
+    assert again.config == first.config and again.start == "its own, after step 2 of 2"
+    assert plan("geometric", settings(runs_root=str(tmp_path), run_name="a", resume=True)).config == first.config, "as it was begun"
 
 
 def test_a_continued_run_keeps_its_weights_and_refuses_others(tmp_path):
-    s = settings("warmup", runs_root=str(tmp_path), run_name="a", **TINY)
-    folder = runs.open_folder("warmup", s)
-    config, _ = runs.starting_weights(runs.training_config("warmup", s), s, folder)
-    Trainer(config, folder).fit()
-    other = replace(s, init_from="lite", resume=True)
-    config, _ = runs.starting_weights(runs.training_config("warmup", other), other, folder)
+    s = settings(runs_root=str(tmp_path), run_name="a", resume=True, **TINY)
+    plan("warmup", s).open().fit()
     with pytest.raises(ValueError, match="init_from: '' → '.*lite.safetensors'"):
-        Trainer(config, folder).fit()
+        plan("warmup", replace(s, init_from="lite")).open().fit()
+    with pytest.raises(ValueError, match="learning_rate: 0.002 → 0.001"):
+        plan("warmup", replace(s, learning_rate=0.001)).open().fit()
+    halved = plan("warmup", replace(s, batch_size=1, micro_batches=2, epochs=1)).open()
+    assert halved.resume(), "the same pairs a step, in other portions"
 
 
-def test_phase_4_needs_real_pairs():
-    for changes in ({"real_share": 0.0, "data_root": "x"}, {"data_root": ""}):
-        with pytest.raises(ValueError, match="real_share: phase 4 needs real pairs"):
-            runs.training_config("sim2real", settings("sim2real", **changes))
-
-
-def test_half_of_the_junctions_are_hidden_in_a_try_only():
-    shares = [runs.training_config("pke", settings("pke", epochs=n, **given)).data.annotated_share
-              for n, given in ((4, {}), (60, {}), (60, {"annotated_share": 0.7}))]  # fmt: skip
-    assert shares == [0.5, 1.0, 0.7]
+def test_phase_4_goes_on_with_the_same_words(tmp_path):
+    write_aligned_folder(tmp_path / "眼 aligned", 3, size_px=96)
+    real = runs.pseudo_real_folder(8, 0)
+    s = settings(runs_root=str(tmp_path / "runs"), run_name="a", resume=True, data_root=real, init_from="lite",
+                 replay_root=str(tmp_path / "眼 aligned"), **TINY | {"batch_size": 5})  # fmt: skip
+    first = plan("sim2real", s)
+    trainer = first.open()
+    trainer.fit()
+    assert plan("sim2real", s).config == first.config
+    assert plan("sim2real", settings(runs_root=s.runs_root, run_name="a", resume=True)).config == first.config
+    row = trainer.history[-1]
+    assert {"gt_matched_right", "replay_gt_matched_right", "replay_repeatability"} <= set(row)
+    assert len(trainer.replay.validation) >= 1 and trainer.replay.counts()[0]["kind"] == "CF–FA"
+    write_aligned_folder(tmp_path / "other", 3, size_px=96)
+    with pytest.raises(ValueError, match="replay.root: .*aligned' → .*other'"):
+        plan("sim2real", replace(s, replay_root=str(tmp_path / "other"))).open().fit()
 
 
 # ------------------------------------------------------------------ several processes
 
 
 def test_two_processes_of_a_notebook_take_the_steps_of_one(tmp_path):
-    config = runs.training_config("warmup", settings("warmup", **TINY | {"micro_batches": 2, "batch_size": 1, "epochs": 2}))
+    config = config_of("warmup", **TINY | {"micro_batches": 2, "batch_size": 1, "epochs": 2})
     folders = (tmp_path / "two", tmp_path / "one")
     for folder in folders:
         folder.mkdir()
     trainers = [Trainer(config, folder) for folder in folders]
     histories = [runs.train(trainer, processes=n) for trainer, n in zip(trainers, (2, 1), strict=True)]
     assert [[row["step"] for row in history] for history in histories] == [[2, 4]] * 2
-    assert histories[0][0]["total"] == pytest.approx(histories[1][0]["total"], rel=1e-3)
+    assert histories[0][0]["total"] == pytest.approx(histories[1][0]["total"], rel=0.02)  # float32; test_scale compares in float64
     assert [row["epoch"] for row in read_history(folders[0] / "history.csv")] == [1, 2]
     assert trainers[0].step_index == 4
 
 
 def test_processes_that_fail_say_why(tmp_path):
-    trainer = Trainer(runs.training_config("warmup", settings("warmup", **TINY)), tmp_path)
+    trainer = Trainer(config_of("warmup", **TINY), tmp_path)
     words = r"2 processes failed \(exit code 1\): ValueError: .* cannot be shared out among 2 processes.*launch\.log"
     with pytest.raises(RuntimeError, match=words):
         runs.train(trainer, processes=2)
@@ -256,25 +395,96 @@ def test_papermill_runs_a_training_notebook_from_any_folder(tmp_path, name):
 
 
 def test_the_chain_sorts_out_parameters():
-    chosen = chain.parameters_of({"real_share": "0.5", "init_from": "lite", "epochs": "3"}, "x", {"sim2real": "/real"})
+    given = {"real_share": "0.5", "init_from": "lite", "epochs": "3", "mode": "cffa,cfoct", "workers": "2"}
+    chosen = chain.parameters_of(given, "x", "/aligned", "/real")
     assert [chosen[phase].get("epochs") for phase in runs.NOTEBOOKS] == [3] * 4
-    assert chosen["sim2real"]["real_share"] == 0.5 and "real_share" not in chosen["pke"]
+    assert chosen["sim2real"]["real_share"] == 0.5 and chosen["pke"]["workers"] == 2
+    assert chosen["pke"]["mode"] == ["cffa", "cfoct"]
     assert chosen["warmup"]["init_from"] == "lite" and "init_from" not in chosen["geometric"]
-    for key in ("run_name", "resume", "data_root"):
+    assert [c["data_root"] for c in chosen.values()] == ["/aligned"] * 3 + ["/real"]
+    assert [c.get("replay_root") for c in chosen.values()] == [None] * 3 + ["/aligned"]
+    for key in ("run_name", "resume", "data_root", "replay_root"):
         with pytest.raises(ValueError, match=f"{key} belongs to one notebook; for all four give --"):
-            chain.parameters_of({key: "x"}, "x", {})
-    assert chosen["sim2real"]["data_root"] == "/real" and "data_root" not in chosen["pke"]
+            chain.parameters_of({key: "x"}, "x", "", "")
     with pytest.raises(ValueError, match="no training notebook has a parameter 'epoch'"):
-        chain.parameters_of({"epoch": 3}, "x", {})
+        chain.parameters_of({"epoch": 3}, "x", "", "")
 
 
-def test_all_four_in_a_chain_from_any_folder(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory) -> str:
+    """Four generated eyes, in a folder with a blank and Chinese signs."""
+    return str(write_aligned_folder(tmp_path_factory.mktemp("g") / "我的 generated", 4, size_px=128))
+
+
+@pytest.mark.parametrize(
+    ("given", "folders", "words"),
+    [
+        ({"recipe": "big"}, {}, "01_warmup: unknown recipe 'big'; there are lite, finetune, full, try"),
+        ({"batch_size": 4}, {}, "04_sim2real: drawn pairs: 0.2 of 4 pairs leaves updates without one kind of pair"),
+        ({"device": "cuda"}, {}, "01_warmup: device 'cuda': no CUDA device"),
+        ({"processes": 2}, {}, "01_warmup: micro_batches: 1 cannot be shared out among 2 processes"),
+        ({}, {"real": "/no/such/folder"}, "04_sim2real: /no/such/folder: no such file or folder"),
+        ({}, {"generated": "/no/such/folder"}, "01_warmup: /no/such/folder: no such file or folder"),
+        ({}, {"real": str(NOTEBOOKS)}, "04_sim2real: .*nothing known is in here"),
+        ({"mode": "cfcf"}, {}, "files.mode: 'cfcf' is unknown; name some of cffa"),
+        ({"network": "unet"}, {}, "01_warmup: network: takes lite or superretina"),
+    ],
+)
+def test_all_four_are_checked_before_the_first_step(tmp_path, aligned, monkeypatch, given, folders, words):
+    monkeypatch.setattr(chain, "run_notebook", lambda *_: pytest.fail("a notebook ran"))
+    given = {"runs_root": str(tmp_path / "runs")} | given
+    with pytest.raises(ValueError, match=words):
+        chain.run_all("x", given, tell=lambda text: None, **{"generated": ""} | folders)
+    assert not (tmp_path / "runs").exists(), "and nothing is left behind"
+
+
+def test_the_check_tells_what_each_phase_trains_on(tmp_path, aligned):
+    said = []
+    chosen = chain.parameters_of({"runs_root": str(tmp_path), "recipe": "lite"}, "x", aligned, "")
+    plans = chain.rehearse(chosen, said.append)
+    assert [p.phase for p in plans] == list(PHASES) and len(said) > 8
+    text = "\n".join(said)
+    assert text.count("CF–FA: 3 pairs of 3 eyes train, 1 of 1 validate") == 4, "three phases, and replay in the fourth"
+    assert "4 OCT–FA pairs left out" in text and "cffa_004_02" in text
+    assert plans[1].config.init_from == str(tmp_path / "01_warmup" / "x" / "checkpoint.safetensors")
+
+
+def test_all_four_in_a_chain_on_drawn_pairs_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = TINY | {"runs_root": str(tmp_path / "runs"), "tensorboard": True, "real_share": 0.5}
-    reports = chain.run_all("tiny", given, {}, tell=lambda text: None)
+    reports = chain.run_all("tiny", given, tell=lambda text: None)
     for html, (name, figures) in zip(reports, PROMISED.items(), strict=True):
         folder = tmp_path / "runs" / name / "tiny"
-        assert html == folder / "report.html" and "STAND-IN" not in html.read_text(encoding="utf-8")
+        text = html.read_text(encoding="utf-8")
+        assert html == folder / "report.html" and "STAND-IN" not in text and "A TRY, no training" in text
         assert report.count_figures(folder / "executed.ipynb") == figures
         assert {"checkpoint.safetensors", "history.csv", "metrics.json", "figures", "tensorboard"} <= {p.name for p in folder.iterdir()}
-    assert "files_repeatability" in (tmp_path / "runs" / "04_sim2real" / "tiny" / "history.csv").read_text().partition("\n")[0]
+    assert "replay_repeatability" in (tmp_path / "runs" / "04_sim2real" / "tiny" / "history.csv").read_text().partition("\n")[0]
+
+
+def test_all_four_in_a_chain_on_ones_own_folders_interrupted_in_every_phase(tmp_path, aligned, monkeypatch):
+    """The main promise, tiny: generated eyes and real pairs in, four reports and a network out, each phase stopped once on the way."""
+    root, stopped = str(tmp_path / "runs 结果"), []
+    given = TINY | {"runs_root": root, "epochs": 2, "batch_size": 5, "mode": ["cffa"]}
+    real, run_notebook = runs.pseudo_real_folder(8, 0), chain.run_notebook
+
+    def interrupted(name, parameters):
+        phase = next(p for p, stem in runs.NOTEBOOKS.items() if stem == name)
+        s = from_dict(Settings, {k: v for k, v in parameters.items()})
+        with pytest.raises(KeyboardInterrupt):
+            plan(phase, s).open().fit(lambda history: (_ for _ in ()).throw(KeyboardInterrupt))
+        stopped.append(name)
+        return run_notebook(name, parameters)
+
+    monkeypatch.setattr(chain, "run_notebook", interrupted)
+    reports = chain.run_all("my run", given, aligned, real, tell=lambda text: None)
+    assert stopped == list(PROMISED) and len(reports) == 4
+    for html, name in zip(reports, PROMISED, strict=True):
+        folder = Path(root) / name / "my run"
+        text = html.read_text(encoding="utf-8")
+        assert read_metadata(folder / "checkpoint.safetensors")["step"] == 4 and "after step 2 of 4" in text
+        assert "CF–FA" in text, "the report shows what was trained on"
+    history = read_history(Path(root) / "04_sim2real" / "my run" / "history.csv")
+    assert [row["epoch"] for row in history] == [1, 2] and "replay_gt_matched_right" in history[-1]
+    config = read_metadata(Path(root) / "04_sim2real" / "my run" / "checkpoint.safetensors")["config"]
+    assert config["replay"]["root"] == aligned and config["replay"]["share"] == 0.2

@@ -1,9 +1,8 @@
 """Training at scale: two processes, workers and five kills give the weights that one quiet process gives.
 
 Runs are forked from a warm server (multiprocessing's "forkserver") with one thread each: real processes, which can be killed, without
-seconds of imports. Differences are shares of a tensor's largest value. Where gradients are summed in the same order, two processes give
-the bits of one but for the running statistics (2e-7); another order of summing makes 3e-5 of the moments and 7e-5 of the weights, since
-AdamW's first steps have the size of the learning rate however small a gradient is. Tolerances are ten times that and more.
+seconds of imports. What is compared across processes is computed in float64 throughout, where another order of summing leaves 1e-12: in
+float32 it leaves what the CPU's instruction set and AdamW make of it. Differences are shares of a tensor's largest value.
 """
 
 from __future__ import annotations
@@ -23,18 +22,22 @@ import pytest
 import torch
 import torch._dynamo  # the optimiser imports it: 1 s that every forked run would spend again
 import yaml
+from test_sources import write_pair
 
 import retina_kp.state
 import retina_kp.trainer
 from retina_kp.config import to_dict
 from retina_kp.dataset import SyntheticOptions, SyntheticPairs
 from retina_kp.geometry import TransformRange, warp_points
-from retina_kp.phases import TrainConfig
+from retina_kp.phases import PHASES
 from retina_kp.pke import PkeOptions, view_filter
 from retina_kp.processes import learning_norms
+from retina_kp.samples import write_aligned_folder
 from retina_kp.sources import join_batches
 from retina_kp.train import main
+from retina_kp.train_config import TrainConfig
 from retina_kp.trainer import GUARDED, Trainer
+from retina_kp.training_files import FileOptions
 from retina_kp.validation import ValidationSet
 
 # Pairs so easy and filters so open that an untrained network confirms points, which are labels at once.
@@ -76,12 +79,18 @@ def without_pictures() -> None:
     multiprocessing.set_start_method("fork", force=True)
 
 
+def in_double_precision() -> None:
+    """All that this process computes from here on, pictures included, is float64, also where the code asks for float32."""
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double
+
+
 def train_chain(folder: Path, configs: list[TrainConfig], workers: int = 0, late: float = 0.0) -> None:
     """Train one run per configuration and keep all that decides how it goes on in ``folder``/<phase>.<rank>.pt; late: s before each run."""
     without_pictures()
+    in_double_precision()
     for config in configs:
         trainer, losses = Trainer(config, folder / config.phase, workers=workers), []
-        keep_rounding_small(trainer)
         if config.phase == "warmup":
             even_terms(trainer)
         step = trainer.step
@@ -147,7 +156,7 @@ def promoted(pke: dict) -> int:
     return sum(int(record[:, 3].sum()) for record in pke["value_map"]["records"])
 
 
-def assert_equal_steps(got: dict, wanted: dict, tolerance: float) -> None:
+def assert_equal_steps(got: dict, wanted: dict, tolerance: float = 1e-9) -> None:
     """The same losses in every step, weights and moments to the tolerance."""
     assert len(got["losses"]) == len(wanted["losses"]) == TINY.total_steps
     for a, b in zip(got["losses"], wanted["losses"], strict=True):
@@ -181,13 +190,6 @@ def even_terms(trainer: Trainer) -> None:
         norm.eval()
 
 
-def keep_rounding_small(trainer: Trainer) -> None:
-    """AdamW divides a gradient by its size, so that one of mere rounding would make a step, and in the end take an activation across the
-    kink of its ReLU: eps keeps it still and lets the scale of the others show."""
-    for group in trainer.optimiser.param_groups:
-        group["eps"] = 1e-4
-
-
 # ------------------------------------------------------------------ two processes, workers
 
 EVEN = replace(TINY, phase="warmup", extra_points=0, clip_norm=1e6)  # clipped gradients would hide their scale
@@ -205,11 +207,12 @@ def runs(server, tmp_path_factory) -> dict[str, Path]:
     return folders
 
 
-@pytest.mark.parametrize(("phase", "tolerance"), [("geometric", 1e-3), ("pke", 1e-5)])  # geometric: four summands, in another order
-def test_two_processes_take_the_steps_of_one(runs, phase, tolerance):
+@pytest.mark.parametrize("phase", ["geometric", "pke"])
+def test_two_processes_take_the_steps_of_one(runs, phase):
     one, first, second = (torch.load(runs[name] / f"{phase}.{rank}.pt") for name, rank in (("one", 0), ("two", 0), ("two", 1)))
     assert same(first, second)
-    assert_equal_steps(first, one, tolerance)
+    assert one["weights"]["detect.weight"].dtype == torch.float64
+    assert_equal_steps(first, one)
 
 
 @pytest.mark.parametrize("name", ["one", "two"])
@@ -217,7 +220,7 @@ def test_shared_steps_are_those_of_one_process_with_the_doubled_batch(runs, name
     shared, doubled = torch.load(runs[name] / "warmup.0.pt"), torch.load(runs["doubled"] / "warmup.0.pt")
     for row in (*shared["losses"], *doubled["losses"]):
         row.pop("points_used")  # counted per batch
-    assert_equal_steps(shared, doubled, 1e-3)
+    assert_equal_steps(shared, doubled)
 
 
 def test_all_processes_keep_the_value_map_of_one(runs):
@@ -239,10 +242,10 @@ def test_batches_can_be_sent_to_workers_that_are_not_forked(tmp_path):
 
 # ------------------------------------------------------------------ killed
 
-PHASES = ("warmup", "geometric", "pke")
-LONG = replace(TINY, epochs=4, steps_per_epoch=5, micro_batches=1)
-# Each kill: how many steps the process may take first, and where it is then held until it is shot ("" = nowhere, it runs on).
-KILLS = ((12, ""), (12, "half a state.pt"), (13, ""), (16, "between two files"), (7, ""))  # the last two in the third phase
+LONG = replace(TINY, epochs=4, steps_per_epoch=5, batch_size=5, micro_batches=1)
+# Each kill, one at least in every phase: how many steps the process may take first, and where it is then held until it is shot ("" =
+# nowhere, it runs on).
+KILLS = ((12, ""), (12, "half a state.pt"), (20, ""), (16, "between two files"), (12, ""))
 
 
 def command(folder: Path, reports=None, stop: tuple[int, str] = (0, "")) -> None:
@@ -277,9 +280,23 @@ def command(folder: Path, reports=None, stop: tuple[int, str] = (0, "")) -> None
         main(["--config", f"{phase}.yaml", "--run-dir", phase, "--device", "cpu"])
 
 
-def write_configs(folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[str, str]:
+    """A user's generated eyes and real pairs."""
+    root = tmp_path_factory.mktemp("own folders")
+    for eye in range(5):
+        write_pair(root / "real", f"{eye:03d}_01")
+    return str(write_aligned_folder(root / "generated", 5, size_px=96)), str(root / "real")
+
+
+def write_configs(folder: Path, folders: tuple[str, str]) -> Path:
+    """The four phases on files: the generated ones first, then four fifths real ones."""
+    generated, real = (FileOptions(root, mode=("cffa",), size_px=64, ranges=EASY.relative) for root in folders)
     for phase, before in zip(PHASES, ("", *PHASES), strict=False):
-        config = replace(LONG, phase=phase, init_from=before and f"{before}/checkpoint.safetensors")
+        files = {"files": replace(generated, share=1.0)}
+        if phase == "sim2real":
+            files = {"files": replace(real, share=0.8), "replay": replace(generated, share=0.2)}
+        config = replace(LONG, phase=phase, init_from=before and f"{before}/checkpoint.safetensors", **files)
         (folder / f"{phase}.yaml").write_text(yaml.safe_dump(to_dict(config)))
     return folder
 
@@ -300,8 +317,8 @@ def run_and_kill(context, folder: Path, stop: tuple[int, str], delay: float) -> 
     assert process.exitcode == -signal.SIGKILL
 
 
-def test_five_kills_leave_no_trace(server, tmp_path):
-    quiet, killed = (write_configs(tmp_path / name) for name in ("quiet", "killed") if not (tmp_path / name).mkdir())
+def test_five_kills_of_a_chain_on_files_leave_no_trace(server, folders, tmp_path):
+    quiet, killed = (write_configs(tmp_path / name, folders) for name in ("quiet", "killed") if not (tmp_path / name).mkdir())
     rng, leftovers = random.Random(5), 0
     run(server, (command, quiet))
     for stop in KILLS:
@@ -314,10 +331,11 @@ def test_five_kills_leave_no_trace(server, tmp_path):
         assert (a / "checkpoint.safetensors").read_bytes() == (b / "checkpoint.safetensors").read_bytes(), phase
         one, other = (torch.load(folder / "state.pt") for folder in (a, b))
         for row in (*one["history"], *other["history"]):
-            row.pop("seconds_per_step")
+            del row["seconds_per_step"], row["waiting_share"]
         assert len(one["history"]) == LONG.epochs and same(one, other), phase
         assert {p.name for p in a.iterdir()} == {p.name for p in b.iterdir()}, "something half-written is left"
-    assert promoted(one["objective"]) > 0 and {row["pke_active"] for row in one["history"]} == {0.0, 1.0}
+        if phase == "pke":
+            assert promoted(one["objective"]) > 0 and {row["pke_active"] for row in one["history"]} == {0.0, 1.0}
 
 
 # ------------------------------------------------------------------ the state on disk
@@ -346,7 +364,7 @@ def test_value_map_and_guard_come_back(interrupted):
     trainer = Trainer(CHAIN[2], interrupted)
     assert trainer.resume() and trainer.step_index == CHAIN[2].steps_per_epoch
     assert promoted(trainer.objective.state_dict()) > 0
-    assert not trainer.objective.guard.active and trainer.objective.guard.best == 0.9
+    assert not trainer.objective.guard.active and trainer.objective.guard.best == {"drawn pairs": 0.9}
     assert not any(k.startswith("pke_") for k in trainer.step()), "PKE was paused, and works again"
 
 
@@ -379,8 +397,19 @@ def test_half_a_state_under_its_temporary_name_is_swept_away(interrupted, tmp_pa
 
 
 def test_another_configuration_is_refused_with_its_keys(interrupted):
-    with pytest.raises(ValueError, match="micro_batches: 2 → 1; pke.max_new_points: 300 → 200"):
+    with pytest.raises(ValueError, match="micro_batches: 2 → 1; pke.max_new_points: 300 → 200.*batch_size may change where"):
         Trainer(replace(CHAIN[2], micro_batches=1, pke=replace(OPEN, max_new_points=200)), interrupted).fit()
+
+
+def test_a_run_goes_on_with_its_pairs_split_up_otherwise(interrupted, tmp_path):
+    """As on another machine with less memory: half as many pairs at once, twice as many times."""
+    copy_of(interrupted, tmp_path)
+    trainer = Trainer(replace(CHAIN[2], batch_size=1, micro_batches=4), tmp_path)
+    trainer.fit()
+    assert trainer.step_index == TINY.total_steps and len(trainer.history) == TINY.epochs
+    assert trainer.splits == [[0, 2, 2], [TINY.steps_per_epoch, 1, 4]]
+    again = Trainer(replace(CHAIN[2], batch_size=4, micro_batches=1), tmp_path)
+    assert again.resume() and again.splits[-1] == [TINY.total_steps, 4, 1]
 
 
 def test_processes_that_cannot_share_the_batches_are_told_so(monkeypatch, tmp_path):

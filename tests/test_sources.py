@@ -14,7 +14,8 @@ from retina_kp.images import write_image
 from retina_kp.layouts import load_layout
 from retina_kp.pairs import PairDataset
 from retina_kp.records import PairRecord, replace_record, write_pairs_csv
-from retina_kp.sources import FileOptions, MixedPairs, join_batches, load_files, stream
+from retina_kp.sources import MixedPairs, join_batches, stream
+from retina_kp.training_files import FileOptions, load_files
 
 HW, SIZE = (96, 128), 64
 POINTS = np.array([[12.0, 14], [110, 20], [60, 50], [20, 80], [100, 85], [70, 20], [40, 60]])
@@ -67,14 +68,14 @@ def test_sound_options_are_taken(options):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_no_eye_is_in_training_and_in_validation(clinic, seed):
-    split = load_files(FileOptions(root=str(clinic), validation_share=0.34), seed)
+    split = load_files(FileOptions(root=str(clinic), validation_share=0.34, split_seed=seed))
     train, validation = ({r.eye_id for r in part} for part in (split.train, split.validation))
     assert len(train) == 4 and len(validation) == 2 and not train & validation
     assert len(split.train) + len(split.validation) == len(split.annotation) == 12 and not split.problems
 
 
 def test_the_split_depends_on_the_seed_alone(clinic):
-    ids = [[r.pair_id for r in load_files(FileOptions(root=str(clinic)), seed).validation] for seed in (0, 0, 1, 2, 3)]
+    ids = [[r.pair_id for r in load_files(FileOptions(root=str(clinic), split_seed=seed)).validation] for seed in (0, 0, 1, 2, 3)]
     assert ids[0] == ids[1] and any(other != ids[0] for other in ids[2:])
 
 
@@ -159,27 +160,35 @@ def test_changed_files_are_told_by_name(clinic):
 
 def test_files_can_be_sent_to_workers_that_are_not_forked(files):
     files.item(0)
-    copy = pickle.loads(pickle.dumps(MixedPairs(files, SyntheticPairs(0, 1, SyntheticOptions(SIZE)), 0.5)))
-    assert torch.equal(copy.files.item(1)["image1"], files.item(1)["image1"])
+    copy = pickle.loads(pickle.dumps(MixedPairs((files, 0.5), (SyntheticPairs(0, 1, SyntheticOptions(SIZE)), 0.5))))
+    assert torch.equal(copy.sources[0].item(1)["image1"], files.item(1)["image1"])
 
 
 # ------------------------------------------------------------------ the mix
 
 
-class Numbers:
-    """Stands in for either source: pairs whose only content is their place in the run, or -1 when drawn."""
+class Files:
+    """Stands in for files: pairs whose only content is their place in the run."""
 
     def batch_from(self, first: int, count: int, strength: float) -> dict:
         return {"image0": torch.arange(first, first + count), "sample_ids": ["file"] * count}
+
+
+class Drawn:
+    """Stands in for drawn pairs."""
 
     def batch(self, index: int, count: int, strength: float) -> dict:
         return {"image0": torch.full((count,), -1), "sample_ids": ["drawn"] * count}
 
 
+def mix(share: float) -> MixedPairs:
+    return MixedPairs((Files(), share), (Drawn(), 1 - share))
+
+
 @pytest.mark.parametrize("share", [0.8, 0.2, 0.5, 1 / 3, 0.05, 1.0, 0.0])
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 6, 7])
 def test_shares_are_exact_over_time_and_within_a_pair_in_every_batch(share, batch_size):
-    mixed, from_files = MixedPairs(Numbers(), Numbers(), share), 0
+    mixed, from_files = mix(share), 0
     for index in range(200):
         n_files, n_drawn = mixed.counts(index, batch_size)
         from_files += n_files
@@ -189,22 +198,45 @@ def test_shares_are_exact_over_time_and_within_a_pair_in_every_batch(share, batc
 
 
 def test_four_of_five_are_files_in_every_batch():
-    assert {MixedPairs(Numbers(), Numbers(), 0.8).counts(index, 5) for index in range(1000)} == {(4, 1)}
+    assert {mix(0.8).counts(index, 5) for index in range(1000)} == {(4, 1)}
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 6])
 def test_files_come_in_order_and_none_is_lost(batch_size):
-    mixed = MixedPairs(Numbers(), Numbers(), 0.8)
+    mixed = mix(0.8)
     shown = torch.cat([mixed.batch(index, batch_size)["image0"] for index in range(60)])
     assert torch.equal(shown[shown >= 0], torch.arange(round(0.8 * 60 * batch_size)))
 
 
 def test_files_stand_before_drawn_pairs():
-    assert MixedPairs(Numbers(), Numbers(), 0.8).batch(3, 5)["sample_ids"] == ["file"] * 4 + ["drawn"]
+    assert mix(0.8).batch(3, 5)["sample_ids"] == ["file"] * 4 + ["drawn"]
+
+
+@pytest.mark.parametrize("shares", [(0.8, 0.2), (0.5, 0.3, 0.2), (0.6, 0.4, 0.0), (1.0,)])
+@pytest.mark.parametrize("batch_size", [1, 5, 7])
+def test_three_sources_share_every_batch_exactly(shares, batch_size):
+    mixed, so_far = MixedPairs(*((Files(), share) for share in shares)), np.zeros(len(shares))
+    for index in range(100):
+        counts = np.array(mixed.counts(index, batch_size))
+        so_far += counts
+        assert counts.sum() == batch_size and (counts >= 0).all()
+        assert (np.abs(so_far - np.multiply(shares, batch_size * (index + 1))) <= 1 + 1e-9).all()
+    shown = torch.cat([mixed.batch(index, batch_size)["image0"] for index in range(100)])
+    assert sorted(shown.tolist()) == sorted(k for count in so_far for k in range(int(count))), "each source in its order, none lost"
+
+
+def test_replayed_files_keep_names_of_their_own():
+    """PKE remembers by name, and both folders may hold a pair 1_A."""
+    assert MixedPairs((Files(), 0.5), (Files(), 0.5)).batch(0, 2)["sample_ids"] == ["file", "replayed file"]
+
+
+def test_shares_add_up():
+    with pytest.raises(ValueError, match="do not add up to 1"):
+        MixedPairs((Files(), 0.5), (Drawn(), 0.4))
 
 
 def test_every_epoch_of_the_mix_shows_every_file_once(files):
-    mixed, per_epoch = MixedPairs(files, Numbers(), 1.0), len(files)
+    mixed, per_epoch = MixedPairs((files, 1.0)), len(files)
     shown = [name for index in range(per_epoch) for name in mixed.batch(index, 2)["sample_ids"]]
     assert sorted(shown[:per_epoch]) == sorted(shown[per_epoch:]) == sorted(r.pair_id for r in files.records)
 
@@ -235,7 +267,7 @@ def test_a_single_part_is_left_as_it_is():
 
 def test_every_key_of_a_mixed_batch_belongs_to_its_pair(files):
     drawn = SyntheticPairs(5, 2, SyntheticOptions(size_px=SIZE, frames_per_retina=1))
-    mixed = MixedPairs(files, drawn, 0.5).batch(0, 4)
+    mixed = MixedPairs((files, 0.5), (drawn, 0.5)).batch(0, 4)
     assert mixed["H_0to1"].dtype == torch.float64 and mixed["vessel_mask0"].dtype == torch.bool
     for part, rows in ((files.batch_from(0, 2), slice(0, 2)), (drawn.batch(0, 2), slice(2, 4))):
         for key, value in part.items():
@@ -253,7 +285,8 @@ def test_every_key_of_a_mixed_batch_belongs_to_its_pair(files):
 
 
 def test_workers_change_nothing(files):
-    source = MixedPairs(files, SyntheticPairs(5, 2, SyntheticOptions(size_px=SIZE, frames_per_retina=1)), 0.5)
+    drawn = SyntheticPairs(5, 2, SyntheticOptions(size_px=SIZE, frames_per_retina=1))
+    source = MixedPairs((files, 0.5), (drawn, 0.5))
     numbers = [3, 4, 9]
     for own, other in zip(*(stream(source, numbers, 2, [0.3, 0.4, 0.9], workers) for workers in (0, 2)), strict=True):
         assert own["sample_ids"] == other["sample_ids"] and own.keys() == other.keys()

@@ -23,8 +23,8 @@ from retina_kp.config import to_dict
 from retina_kp.dataset import SyntheticOptions
 from retina_kp.evaluation import Trial
 from retina_kp.files import write_json
-from retina_kp.phases import TrainConfig
 from retina_kp.steering import fit_steerers
+from retina_kp.train_config import TrainConfig
 from retina_kp.versions import code_version
 
 TINY = TrainConfig(network_options={"width": 0.25, "descriptor_dim": 16}, epochs=2, steps_per_epoch=1, batch_size=1, micro_batches=2,
@@ -152,7 +152,8 @@ def test_only_the_main_process_monitors(config_file, tmp_path, board, monkeypatc
 
 def test_a_recipe_runs_its_phases_and_publishes_in_one_process(tmp_path, board, monkeypatch, capsys):
     published = []
-    monkeypatch.setitem(train.RECIPES, "lite", [TINY, replace(TINY, phase="geometric")])
+    monkeypatch.setitem(train.RECIPES, "lite", {phase: replace(TINY, phase=phase) for phase in ("warmup", "geometric")})
+    monkeypatch.setattr(train, "STAGES", ("warmup", "geometric"))
     monkeypatch.setattr(train, "publish", lambda checkpoint, *rest: published.append(checkpoint) or {})
     arguments = ["lite", "--run-dir", str(tmp_path), "--device", "cpu", "--tensorboard"]
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -168,8 +169,8 @@ def test_a_recipe_runs_its_phases_and_publishes_in_one_process(tmp_path, board, 
 
 def test_a_short_run_of_the_recipe_goes_on_where_it_was_killed_and_leaves_the_shipped_weights_alone(tmp_path, monkeypatch):
     """The stages of `lite` as they are but for size and number of steps; its trials are made up, minutes otherwise."""
-    stages = [replace(c, epochs=1, batch_size=2, pool_size=3, validation_pairs=2, precision="fp32", data=replace(c.data, size_px=64))
-              for c in train.RECIPES["lite"]]  # fmt: skip
+    tiny = {"epochs": 1, "batch_size": 2, "pool_size": 3, "validation_pairs": 2, "precision": "fp32"}
+    stages = {phase: replace(c, **tiny, data=replace(c.data, size_px=64)) for phase, c in train.RECIPES["lite"].items()}
     monkeypatch.setitem(train.RECIPES, "lite", stages)
     evidence = [dict.fromkeys(("inliers", "settled_share", "inlier_share", "keypoint_share", "map_correlation"), k / 9) for k in range(10)]
     made_up = [Trial("FA", True, 1.0 if k > 4 else 99.0, 1.0 if k > 4 else 99.0, 0.5, 0.1, True, e) for k, e in enumerate(evidence)]

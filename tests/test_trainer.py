@@ -13,17 +13,18 @@ from retina_kp.checkpoints import load_network, read_metadata
 from retina_kp.config import from_dict
 from retina_kp.dataset import SyntheticOptions, SyntheticPairs
 from retina_kp.geometry import sample_map
-from retina_kp.phases import TrainConfig, get_phase
+from retina_kp.health import DetectorWatch, TrainingStopped
+from retina_kp.phases import get_phase
 from retina_kp.pke import PkeOptions
-from retina_kp.sources import FileOptions
 from retina_kp.train import run_recipe
+from retina_kp.train_config import TrainConfig
 from retina_kp.trainer import Trainer
+from retina_kp.training_files import FileOptions
 from retina_kp.validation import ValidationSet
 
 DATA = SyntheticOptions(size_px=64)
 TINY = TrainConfig(network_options={"width": 0.25, "descriptor_dim": 16}, epochs=2, steps_per_epoch=2, batch_size=2, learning_rate=3e-3,
                    rise_steps=1, pool_size=2, extra_points=16, label_sigma_px=3.0, validation_pairs=2, data=DATA)  # fmt: skip
-WEIGHTS = ("detector_weight", "descriptor_weight", "geometric_weight", "exploration_weight", "moving_weight")
 FILES = {"config.json", "history.csv", "metrics.json", "checkpoint.safetensors", "state.pt", "figures"}
 
 
@@ -51,7 +52,8 @@ def equal(a: dict, b: dict) -> bool:
 
 def figures(trainer: Trainer) -> list[str]:
     """The history without its timing, as text, so that NaN equals NaN."""
-    return [repr({k: v for k, v in row.items() if k != "seconds_per_step"}) for row in trainer.history]
+    timing = ("seconds_per_step", "waiting_share")
+    return [repr({k: v for k, v in row.items() if k not in timing}) for row in trainer.history]
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +74,18 @@ def test_two_epochs_lower_the_loss_on_a_fixed_batch(tmp_path):
     assert trainer.objective(trainer.network, batch, 1000).total.item() < before - 0.1
 
 
-@pytest.mark.parametrize(("phase", "geometric_weight"), [("warmup", 0.0), ("geometric", 0.5)])
-def test_a_phase_weighs_its_terms(tmp_path, phase, geometric_weight):
-    terms = Trainer(replace(TINY, phase=phase), tmp_path).step()
-    assert terms["total"] == pytest.approx(terms["loss_det"] + terms["loss_des"] + geometric_weight * terms["loss_geo"], rel=1e-5)
+@pytest.mark.parametrize(
+    ("phase", "weights", "sum_of"),
+    [
+        ("warmup", {}, {"loss_det": 1.0, "loss_des": 1.0}),
+        ("geometric", {}, {"loss_det": 1.0, "loss_des": 1.0, "loss_geo": 0.5, "loss_mov": 0.5}),
+        ("geometric", {"loss_mov": 0.0, "loss_geo": 0.25}, {"loss_det": 1.0, "loss_des": 1.0, "loss_geo": 0.25}),
+    ],
+)
+def test_a_phase_weighs_its_losses_and_computes_no_others(tmp_path, phase, weights, sum_of):
+    terms = Trainer(replace(TINY, phase=phase, weights=weights), tmp_path).step()
+    assert {name for name in terms if name.startswith("loss_")} == set(sum_of)
+    assert terms["total"] == pytest.approx(sum(weight * terms[name] for name, weight in sum_of.items()), rel=1e-5)
 
 
 def test_triplet_runs_too(tmp_path):
@@ -116,7 +126,8 @@ def test_figures_are_written(finished):
 def test_history_has_a_row_per_epoch(finished):
     rows = list(csv.DictReader((finished.run_dir / "history.csv").open()))
     assert [(r["epoch"], r["step"]) for r in rows] == [("1", "2"), ("2", "4")]
-    assert {"loss_det", "loss_des", "loss_geo", "gt_success", "det_success", "repeatability", "mean_det0", "learning_rate"} <= set(rows[0])
+    named = {"loss_det", "loss_des", "labels0", "waiting_share", "gt_success", "det_success", "repeatability", "mean_det0", "learning_rate"}
+    assert named <= set(rows[0])
 
 
 def test_config_file_gives_the_config_back(finished):
@@ -194,10 +205,15 @@ def test_another_configuration_is_refused_with_the_key(finished, changes, words)
 
 
 @pytest.mark.parametrize(("changes", "words"), [
-    ({"detector_weight": -1.0}, "detector_weight: takes a number from 0"),
-    ({"descriptor_weight": math.nan}, "descriptor_weight: takes a number from 0"),
-    (dict.fromkeys(WEIGHTS, 0.0), "the loss weights: takes .* must be above 0"),
-    ({"files": FileOptions("x", share=0.8, size_px=64), "batch_size": 4}, "0.8 of 4 pairs leaves updates without .* be 5 or more"),
+    ({"weights": {"loss_det": -1.0}}, "weights.loss_det: takes a number from 0"),
+    ({"weights": {"loss_des": math.nan}}, "weights.loss_des: takes a number from 0"),
+    ({"weights": {"loss_det": 0.0, "loss_des": 0.0}}, "one loss at least must count"),
+    ({"weights": {"loss_geo": 1.0}}, "phase 'warmup' has no such loss; it has loss_det, loss_des"),
+    ({"phase": "pke"}, "frames_per_retina of 1 or more: PKE has to see each sample again"),
+    ({"replay": FileOptions("x", share=0.2, size_px=64)}, "replay stands beside files"),
+    ({"files": FileOptions("x", share=0.8, size_px=64), "replay": FileOptions("y", share=0.3, size_px=64)}, "more than 1"),
+    ({"files": FileOptions("x", share=0.8, size_px=96), "batch_size": 5}, "must be equal: they are in one batch"),
+    ({"files": FileOptions("x", share=0.8, size_px=64), "batch_size": 4}, "0.2 of 4 pairs leaves updates without .* be 5 or more"),
     ({"files": FileOptions("x", share=0.1, size_px=64), "batch_size": 3, "micro_batches": 3}, "be 10 or more"),
 ])  # fmt: skip
 def test_settings_that_cannot_train_are_refused(changes, words):
@@ -210,7 +226,7 @@ def test_replay_may_be_shared_out_over_the_batches_of_an_update():
 
 
 def test_a_weight_of_nil_leaves_its_loss_out(tmp_path):
-    trainer = Trainer(replace(TINY, detector_weight=0.0), tmp_path)
+    trainer = Trainer(replace(TINY, weights={"loss_det": 0.0}), tmp_path)
     terms = trainer.step()
     assert terms["total"] == pytest.approx(terms["loss_des"]) and all(p.grad is not None for p in trainer.network.parameters())
 
@@ -219,9 +235,70 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(tm
     trainer = Trainer(TINY, tmp_path)
     trainer.network.detect.bias.data.fill_(torch.nan)
     kept = trainer.network.level1[0][0].weight.clone()
-    with pytest.raises(FloatingPointError, match="step 0.*learning_rate"):
+    with pytest.raises(TrainingStopped, match="the loss is nan at step 0. Begin a new run with a lower learning_rate than 0.003"):
         trainer.step()
     assert torch.equal(trainer.network.level1[0][0].weight, kept)
+
+
+def test_a_gradient_that_is_not_finite_stops_it_too(tmp_path):
+    trainer = Trainer(TINY, tmp_path)
+    trainer.network.detect.weight.register_hook(lambda gradient: gradient * torch.inf)
+    kept = trainer.network.level1[0][0].weight.clone()
+    with pytest.raises(TrainingStopped, match="the gradient is not finite at step 0"):
+        trainer.step()
+    assert torch.equal(trainer.network.level1[0][0].weight, kept)
+
+
+def test_a_detector_gone_silent_stops_the_run_within_the_epoch_and_the_last_good_checkpoint_stays(tmp_path):
+    """It answers as it should for an epoch, and then next to nothing."""
+    config = replace(TINY, epochs=2, steps_per_epoch=40, batch_size=1, validation_pairs=0, learning_rate=1e-5)
+    trainer, step = Trainer(config, tmp_path), Trainer.step
+
+    def silenced():
+        if trainer.step_index == 45:
+            trainer.network.detect.bias.data.fill_(-20.0)
+        return step(trainer)
+
+    trainer.step = silenced
+    with pytest.raises(TrainingStopped, match="gone silent: at step 6[0-9] .* lower learning_rate.*is sound: give it as init_from"):
+        trainer.fit()
+    assert read_metadata(tmp_path / "checkpoint.safetensors")["step"] == 40
+    network, _ = load_network(tmp_path / "checkpoint.safetensors")
+    assert network.detect.bias.item() > -5
+    again = Trainer(config, tmp_path)
+    assert again.resume() and again.step_index == 40
+
+
+def test_nothing_silent_is_saved_at_the_end_of_an_epoch(tmp_path):
+    config = replace(TINY, epochs=1, steps_per_epoch=6, batch_size=8, validation_pairs=0)  # some pairs show no junction
+    trainer, step = Trainer(config, tmp_path), Trainer.step
+
+    def silenced():
+        if trainer.step_index == 3:
+            trainer.network.detect.bias.data.fill_(-20.0)
+        return step(trainer)
+
+    trainer.step = silenced
+    with pytest.raises(TrainingStopped, match="gone silent: at step 6"):
+        trainer.fit()
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_pairs_without_labels_do_not_count_as_silence():
+    watch = DetectorWatch(TINY)
+    assert not any(watch.verdict(step, 1e-9, labels=0.0) for step in range(1, 100))
+    assert any(watch.verdict(step, 1e-9, labels=5.0) for step in range(101, 130))
+
+
+def test_a_users_own_batches_may_call_the_transform_T_0to1(tmp_path):
+    class Own(SyntheticPairs):
+        def batch(self, index: int, batch_size: int, strength: float = 1.0) -> dict:
+            found = super().batch(index, batch_size, strength)
+            return found | {"T_0to1": found.pop("H_0to1")}
+
+    (mine, ours) = (Trainer(TINY, tmp_path / name) for name in "ab")
+    mine.data = Own(TINY.seed, TINY.pool_size, TINY.data, TINY.pool_seed)
+    assert mine.step() == ours.step()
 
 
 def test_weights_of_another_network_are_refused(finished, tmp_path):

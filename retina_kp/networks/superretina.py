@@ -40,6 +40,7 @@ class SuperRetina(nn.Module):
         self.trans_conv = nn.ConvTranspose2d(256, 256, 2, stride=2)
         self.dconv_up3, self.dconv_up2, self.dconv_up1 = _double_conv(256, 128), _double_conv(192, 64), _double_conv(128, 64)
         self.conv_last = nn.Conv2d(64, 1, 1)
+        nn.init.constant_(self.conv_last.bias, -3.0)  # start nearly silent: from 0.5 everywhere Adam overshoots into silence for good
 
     def forward(self, image: torch.Tensor, valid: torch.Tensor | None = None) -> DenseOutput:
         """valid: (B, 1, H, W) bool field of view, used by the contrast normalisation; None means the whole frame."""
