@@ -23,9 +23,9 @@ help:
 demo: $(STAMP)
 	@$(PY) -m retina_kp.demo
 
-# A file at a time per core, and one thread each: threads that wait for each other's cores would spin.
+# A file at a time per core, and one thread each: threads that wait for each other's cores would spin. No notebook finds a run to go on with.
 test: $(STAMP)
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --maxprocesses 4 --dist loadfile --nbval-lax --nbval-current-env tests notebooks
+	@OMP_NUM_THREADS=1 RETINA_KP_RUNS="$$(mktemp -d)" $(PY) -m pytest -q -n logical --maxprocesses 4 --dist loadfile --nbval-lax --nbval-current-env tests notebooks
 
 lab: $(STAMP)
 	@cd notebooks && ../$(PY) -m jupyterlab

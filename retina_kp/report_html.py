@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
+from html import escape
 from pathlib import Path
 
 from .files import write_text
@@ -36,12 +39,14 @@ OFFLINE_TEMPLATE = (
     + "{% endblock %}"
     + "".join(PICTURE.format(short=short, mime=mime) for short, mime in (("png", "png"), ("jpg", "jpeg")))
 )
+FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$`\w])\$(?![\s$])([^$\n`]+?)(?<![\s\\])\$(?![\w$`])", re.DOTALL)
+PLAINER = {r"\tfrac": r"\frac", **{rf"\{size}": "" for size in ("bigg", "big", "Bigg", "Big")}}  # what matplotlib does not know
 NOTEBOOK_LINK = re.compile(r"\[([^\]]*)\]\((?![a-z]+:)[^)\s]*\.ipynb\)")
 
 
 def to_html(executed: str | Path, html: str | Path, hide_code: bool = True) -> Path:
     """Write an executed notebook as such a file; live widgets are left out, and links to other notebooks become their words alone, for
-    whoever gets the file has no notebook beside it."""
+    whoever gets the file has no notebook beside it. Formulas become pictures, since the page has no script to draw them."""
     import nbformat
     from nbconvert import HTMLExporter
 
@@ -52,6 +57,25 @@ def to_html(executed: str | Path, html: str | Path, hide_code: bool = True) -> P
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if WIDGET_VIEW not in output.get("data", {})]
         else:
-            cell.source = NOTEBOOK_LINK.sub(r"\1", cell.source)
+            cell.source = FORMULA.sub(_drawn, NOTEBOOK_LINK.sub(r"\1", cell.source))
     exporter = HTMLExporter(raw_template=OFFLINE_TEMPLATE, embed_images=True, exclude_input=hide_code, exclude_output_prompt=hide_code)
     return write_text(html, exporter.from_notebook_node(notebook, {"metadata": {"name": title}})[0])
+
+
+def _drawn(found: re.Match) -> str:
+    """A formula of a markdown cell as a picture in its line; as it stands where matplotlib cannot read it."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.mathtext import math_to_image
+
+    latex, png, dpi = " ".join((found[1] or found[2]).split()), io.BytesIO(), 220
+    plain = latex
+    for name, plainer in PLAINER.items():
+        plain = re.sub(re.escape(name) + r"(?![A-Za-z])", lambda _, plainer=plainer: plainer, plain)
+    plain = re.sub(r"\\frac(\d)(?=[A-Za-z\d])([A-Za-z\d])", r"\\frac{\1}{\2}", plain)
+    try:
+        depth = math_to_image(f"${plain}$", png, FontProperties(size=12), dpi=dpi, format="png")
+    except ValueError:
+        return found[0]
+    data, width = base64.b64encode(png.getvalue()).decode(), int.from_bytes(png.getvalue()[16:20], "big") * 96 / dpi
+    style = f"width:{width:.0f}px;vertical-align:{-depth * 96 / 72:.1f}px"
+    return f'<img src="data:image/png;base64,{data}" alt="{escape(latex)}" style="{style}">'

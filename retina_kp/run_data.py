@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
+from .config import differences, to_dict
 from .dataset import SyntheticPairs
 from .pairs import PairDataset
 from .sources import MixedPairs
@@ -12,6 +14,7 @@ from .train_config import TrainConfig
 from .training_files import FileOptions, FileSplit, load_files
 from .validation import ValidationSet
 
+FREE_ON_RESUME = ("batch_size", "micro_batches")  # what may change, as long as a step holds as many pairs
 MAIN, REPLAY = "", "replay_"  # prefixes of validation figures: what the run is about, and what it must not forget
 
 
@@ -35,6 +38,20 @@ class RunFiles:
         """How these files differ from earlier `ids`, in words; "" when they do not."""
         told = ((name, getattr(self, name).changes(before[name])) for name in ("files", "replay"))
         return "; ".join(f"{name}: {words}" for name, words in told if words)
+
+    def check_same(self, path: Path, state: dict, config: TrainConfig) -> None:
+        """ValueError unless a run's state is of this configuration and of these files. The pairs of a step may be split up otherwise."""
+        old, new = dict(state["config"]), to_dict(config)
+        if old["batch_size"] * old["micro_batches"] == config.pairs_per_step:
+            old |= {key: new[key] for key in FREE_ON_RESUME}
+        if differing := differences(old, new):
+            advice = "Use another run folder, or the old settings"
+            if any(line.startswith(FREE_ON_RESUME) for line in differing):
+                advice += " (batch_size may change where micro_batches makes up for it)"
+            raise ValueError(f"{path} belongs to another configuration: {'; '.join(differing)}. {advice}")
+        if changed := self.changes(state["pairs"]):
+            words = "Use another run folder, or the old files"
+            raise ValueError(f"{path}: the pairs have changed since ({changed}). {words}")
 
     def source(self, config: TrainConfig):
         """The run's batches: files, replayed files and drawn pairs, each by its share."""

@@ -1,15 +1,12 @@
-"""What the notebooks 01 to 05 share: their parameters, what a run builds on, its folder, and how it is watched."""
+"""What the notebooks 01 to 05 share: what a run builds on, its folder, and how it is watched."""
 
 from __future__ import annotations
 
-import ast
-import difflib
 import hashlib
 import html
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 from . import pseudo_real
 from .checkpoints import SHIPPED, find_weights, read_metadata
@@ -18,8 +15,9 @@ from .files import in_project, write_json, write_text
 from .monitoring import combine, lines, live_figure, tensorboard
 from .phases import PHASES
 from .processes import launch
-from .recipes import RATES, REAL_SHARE, get_recipe, sized
+from .recipes import RATES
 from .report import new_run_folder, project_root, runs_root
+from .settings import Settings, folder_of, of_data, of_scale, read_settings, training_config
 from .state import read_state
 from .train_config import STAND_IN, TrainConfig
 from .trainer import Trainer
@@ -27,158 +25,6 @@ from .training_files import FileOptions
 
 NOTEBOOKS = {"warmup": "01_warmup", "geometric": "02_geometric", "pke": "03_pke", "sim2real": "04_sim2real"}
 STAND_IN_STEPS = 8
-DRAWN = "drawn"  # as a folder's name: no folder, but drawn pairs
-INHERITED = ("network", "network_options", "steps_per_epoch", "batch_size", "micro_batches", "precision", "pool_size",
-             "validation_pairs")  # fmt: skip
-S = TypeVar("S")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The parameters of a training notebook: those in its parameters cell and the rest, which `-p` and `-f` take as well. 0 and "" stand
-    for what the recipe says, or the run that is built on."""
-
-    recipe: str = ""
-    epochs: int = 0
-    steps_per_epoch: int = 0
-    batch_size: int = 0
-    image_size: int = 0
-    learning_rate: float = 0.0
-    network: str = ""
-    data_root: str = ""
-    mode: str | list[str] = field(default_factory=list)
-    device: str = "auto"
-    init_from: str = ""
-    run_name: str = ""
-    resume: bool = False
-    # phase 4
-    replay_root: str = ""
-    real_share: float = 0.0
-    prealign: bool = False
-    max_residual_px: float = 0.0
-    clicked_anchor_px: float = 0.0
-    # PKE
-    min_probability: float = 0.0
-    content_ratio_max: float = 0.0
-    max_new_points: int = 0
-    annotated_share: float = 0.0
-    # the rest
-    layout: str = ""
-    weights: dict[str, float] = field(default_factory=dict)
-    extra_points: int = 0
-    micro_batches: int = 0
-    pool_size: int = 0
-    validation_pairs: int = 0
-    precision: str = ""
-    processes: int = 1
-    workers: int = 0
-    seed: int = -1
-    runs_root: str = ""
-    tensorboard: bool = False
-
-    @property
-    def modes(self) -> tuple[str, ...]:
-        return tuple(filter(None, [self.mode] if isinstance(self.mode, str) else self.mode))
-
-
-def read_settings(namespace: Mapping, kind: type[S] = Settings) -> S:
-    """The settings among a notebook's variables. ValueError names one of the wrong type, or one that papermill has injected although nobody
-    knows it (papermill itself only warns)."""
-    cells, known = list(namespace.get("In", ())), [f.name for f in fields(kind)]
-    for own, injected in zip(cells, cells[1:], strict=False):
-        for name in _assigned(injected) if injected.startswith("# Parameters") else ():
-            if name not in (allowed := dict.fromkeys([*_assigned(own), *known])):
-                near = difflib.get_close_matches(name, allowed, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(allowed)}"
-                raise ValueError(f"no parameter {name!r} here; {hint}")
-    return from_dict(kind, {name: namespace[name] for name in known if name in namespace})
-
-
-def _assigned(source: str) -> list[str]:
-    nodes = ast.walk(ast.parse(source))
-    return [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
-
-
-# ------------------------------------------------------------------ from settings to a configuration
-
-
-def training_config(phase: str, s: Settings, before: TrainConfig | None = None) -> TrainConfig:
-    """The configuration of a new run; init_from is left open. before: of the run of the previous phase, whose recipe, scale and data it
-    keeps where the settings say nothing else. ValueError names a setting that cannot be."""
-    config = get_recipe(s.recipe or (before and before.recipe) or "try")[phase]
-    if before and not s.recipe:
-        own = get_recipe(before.recipe)[before.phase] if before.recipe else TrainConfig()
-        changed = {k: getattr(before, k) for k in INHERITED if getattr(before, k) != getattr(own, k)}
-        config = replace(config, **changed)
-        if before.size_px != own.size_px:
-            config = replace(config, data=sized(config.data, before.size_px))
-    config = _of_data(phase, _of_scale(config, s), s, before)
-    if not config.shortfalls() and config.recipe == "try" and not s.annotated_share:
-        config = replace(config, data=replace(config.data, annotated_share=1.0))  # only a try needs something to find
-    return config
-
-
-def _given(s: Settings, *names: str) -> dict:
-    return {name: value for name in names if (value := getattr(s, name))}
-
-
-def _of_scale(config: TrainConfig, s: Settings) -> TrainConfig:
-    """The configuration with what the settings give but for data. The learning rate suits the network."""
-    network = s.network or config.network
-    if network not in RATES:
-        raise ValueError(f"network: takes {' or '.join(RATES)}, not {network!r}")
-    rate = s.learning_rate or (config.learning_rate if network == config.network
-                               else config.learning_rate * RATES[network] / RATES[config.network])  # fmt: skip
-    options = config.network_options if network == config.network else {}
-    config = replace(config, network=network, network_options=options, learning_rate=rate, weights=_weights(config, s),
-                     **_given(s, "epochs", "steps_per_epoch", "batch_size", "micro_batches", "precision", "pool_size", "validation_pairs",
-                              "extra_points", "clicked_anchor_px"))  # fmt: skip
-    if s.seed >= 0:
-        config = replace(config, seed=s.seed)
-    steps = config.total_steps
-    config = replace(config, rise_steps=min(config.rise_steps, max(steps // 5, 1)), curriculum_steps=min(config.curriculum_steps, steps))
-    if s.image_size:
-        config = replace(config, data=sized(config.data, s.image_size))
-    if s.annotated_share:
-        config = replace(config, data=replace(config.data, annotated_share=s.annotated_share))
-    pke = _given(s, "content_ratio_max", "max_new_points")
-    if s.min_probability:
-        pke |= {"candidate_min_probability": s.min_probability, "pke_min_probability": s.min_probability}
-    return replace(config, pke=replace(config.pke, **pke))
-
-
-def _weights(config: TrainConfig, s: Settings) -> dict[str, float]:
-    """The given weights of losses that this phase has: all four phases may get the same ones. ValueError for a name that none has."""
-    named = {phase: {loss.name for loss in PHASES[phase].losses} for phase in PHASES}
-    if unknown := sorted(set(s.weights) - set().union(*named.values())):
-        raise ValueError(f"weights: no loss is called {unknown[0]!r}; there are {', '.join(sorted(set().union(*named.values())))}")
-    return config.weights | {name: value for name, value in s.weights.items() if name in named[config.phase]}
-
-
-def _of_data(phase: str, config: TrainConfig, s: Settings, before: TrainConfig | None) -> TrainConfig:
-    """The configuration with its folders: files alone in phases 1 to 3, in phase 4 beside what they are not to displace."""
-    kept = before.files if before and before.files.share else FileOptions()  # what the phase before was trained on
-    root, real = _folder(s.data_root), phase == "sim2real"
-    files = FileOptions(root, s.layout or "auto", s.modes, size_px=config.data.size_px, **_given(s, "prealign", "max_residual_px"))
-    if not real:
-        if not s.data_root and kept.root:
-            files = replace(kept, size_px=config.data.size_px, mode=s.modes or kept.mode)
-        return replace(config, files=replace(files, share=1.0) if files.root else FileOptions(size_px=config.data.size_px))
-    share = s.real_share or REAL_SHARE
-    if not root or not 0 < share <= 1:
-        raise ValueError("data_root, real_share: phase 4 needs a folder of real pairs, and a share above 0 and up to 1")
-    replay = FileOptions(_folder(s.replay_root), "auto", s.modes, size_px=config.data.size_px)
-    if not s.replay_root and kept.root:
-        replay = replace(kept, size_px=config.data.size_px)
-    replay = replace(replay, share=round(1 - share, 9)) if replay.root and share < 1 else FileOptions(size_px=config.data.size_px)
-    return replace(config, files=replace(files, share=share), replay=replay)
-
-
-def _folder(root: str) -> str:
-    return "" if root in ("", DRAWN) else str(in_project(root).absolute())
-
-
-# ------------------------------------------------------------------ what a run builds on
 
 
 @dataclass(frozen=True)
@@ -275,18 +121,21 @@ def _of_network(config: TrainConfig, weights: Path, s: Settings) -> TrainConfig:
 def _continued(phase: str, s: Settings, folder: Path) -> Plan:
     """A run as it was begun, with what the settings give now; the trainer refuses what may not change."""
     begun = read_state(folder / "state.pt")
-    config = from_dict(TrainConfig, begun["config"])
-    changed = _of_scale(config, s)
+    try:
+        config = from_dict(TrainConfig, begun["config"])
+    except ValueError as error:
+        raise ValueError(f"{folder} was begun by another version of retina_kp ({error}): take another run_name") from None
+    changed = of_scale(config, s)
     if s.data_root or s.replay_root or s.real_share:
         s_all = replace(s, mode=list(s.modes or config.files.mode), real_share=s.real_share or config.files.share)
-        changed = _of_data(phase, changed, s_all, _trained_on_what_is_replayed(config))
+        changed = of_data(phase, changed, s_all, _trained_on_what_is_replayed(config))
     start = str(find_weights(s.init_from)) if s.init_from else config.init_from
     said = f"its own, after step {begun['step']} of {changed.total_steps}"
     return Plan(phase, s, replace(changed, init_from=start), folder, said)
 
 
 def _trained_on_what_is_replayed(config: TrainConfig) -> TrainConfig:
-    """A configuration whose files are those that this one replays: what `_of_data` takes for the run before."""
+    """A configuration whose files are those that this one replays: what `of_data` takes for the run before."""
     files = replace(config.replay, share=1.0) if config.replay.root else FileOptions()
     return replace(config, phase="geometric", weights={}, files=files, replay=FileOptions())
 
@@ -322,7 +171,7 @@ def find_checkpoint(phase: str, s: Settings) -> Path | None:
             continue
         fits = about["step"] == config.total_steps and not config.shortfalls()
         fits &= s.network in ("", config.network) and s.image_size in (0, config.size_px) and s.recipe in ("", config.recipe)
-        if fits and (not wanted or _folder(wanted) == config.files.root):
+        if fits and (not wanted or folder_of(wanted) == config.files.root):
             return path
     return None
 

@@ -87,7 +87,9 @@ def stream(source, indices: list[int], batch_size: int, strengths: list[float], 
     batches = _Batches(source, indices, batch_size, strengths)
     loader = DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available(), **settings)
     for batch in loader:
-        yield batch | {"modalities": [tuple(pair) for pair in batch["modalities"]]}  # pinning makes lists of tuples
+        if "modalities" in batch:  # pinning makes lists of tuples
+            batch["modalities"] = [tuple(pair) for pair in batch["modalities"]]
+        yield batch
 
 
 def use_one_core(worker: int) -> None:

@@ -20,7 +20,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
 from .checkpoints import load_network, save_network
-from .config import differences, to_dict
+from .config import to_dict
 from .files import write_csv, write_json
 from .health import DetectorWatch, TrainingStopped
 from .networks import build_network
@@ -34,7 +34,6 @@ from .validation import save_keypoint_figures
 
 log = logging.getLogger(__name__)
 GUARDED = "gt_matched_right"  # the figure that PKE must not lower
-FREE_ON_RESUME = ("batch_size", "micro_batches")  # what may change, as long as a step holds as many pairs
 
 
 class Trainer:
@@ -92,7 +91,8 @@ class Trainer:
     def _to_device(self, batch: dict) -> dict:
         if "H_0to1" not in batch and "T_0to1" in batch:
             batch = batch | {"H_0to1": batch["T_0to1"]}
-        return {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+        pinned = self.device.type == "cuda"  # by `stream`: copied while the GPU computes
+        return {k: v.to(self.device, non_blocking=pinned) if torch.is_tensor(v) else v for k, v in batch.items()}
 
     def _next_batch(self) -> dict:
         if self._batches is None:
@@ -227,7 +227,7 @@ class Trainer:
         if not broadcast_object_list([path.is_file()])[0]:  # of the main process: a late one might see what the main one has just written
             return False
         state = read_state(path, self.device)
-        self._check_same(path, state)
+        self.run_files.check_same(path, state, self.config)
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.objective.load_state_dict(state["objective"])
@@ -238,19 +238,6 @@ class Trainer:
         if self.splits[-1][1:] != now:
             self.splits.append([self.step_index, *now])
         return True
-
-    def _check_same(self, path: Path, state: dict) -> None:
-        """ValueError unless the state is of this configuration and of these files. The pairs of a step may be split up otherwise."""
-        old, new = dict(state["config"]), to_dict(self.config)
-        if old["batch_size"] * old["micro_batches"] == self.config.pairs_per_step:
-            old |= {key: new[key] for key in FREE_ON_RESUME}
-        if differing := differences(old, new):
-            advice = "Use another run folder, or the old settings"
-            if any(line.startswith(FREE_ON_RESUME) for line in differing):
-                advice += " (batch_size may change where micro_batches makes up for it)"
-            raise ValueError(f"{path} belongs to another configuration: {'; '.join(differing)}. {advice}")
-        if changed := self.run_files.changes(state["pairs"]):
-            raise ValueError(f"{path}: the pairs have changed since ({changed}). Use another run folder, or the old files")
 
 
 def average(rows: list[dict]) -> dict[str, float]:

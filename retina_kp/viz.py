@@ -213,8 +213,16 @@ def file_table(folder: Path):
     return table([{"file": p.name, "kB": -(-p.stat().st_size // 1024)} for p in files])
 
 
+def picture(path: Path, width: int = 900):
+    """A picture that lies on disk, for notebooks; a sentence where there is none."""
+    from IPython.display import HTML, Image
+
+    return Image(str(path), width=width) if Path(path).is_file() else HTML(f"<p><i>no {Path(path).name}: nothing to show</i></p>")
+
+
 def table(rows: Sequence[Mapping]):
-    """Rows (dicts with the same keys) as an HTML table for notebooks: lines of a cell stay lines, None is a dash, an empty list says so."""
+    """Rows (dicts with the same keys) as an HTML table for notebooks: lines of a cell stay lines, None and NaN are a dash, an empty list
+    says so."""
     from html import escape
 
     from IPython.display import HTML
@@ -224,7 +232,8 @@ def table(rows: Sequence[Mapping]):
     keys = list(dict.fromkeys(key for row in rows for key in row))
 
     def line(cells, tag):
-        opening, texts = f'<{tag} style="text-align:left;white-space:pre-line">', [escape("–" if c is None else str(c)) for c in cells]
+        opening = f'<{tag} style="text-align:left;white-space:pre-line">'
+        texts = [escape("–" if c is None or c != c else str(c)) for c in cells]
         return "<tr>" + "".join(f"{opening}{text}</{tag}>" for text in texts) + "</tr>"
 
     return HTML("<table>" + line(keys, "th") + "".join(line([row.get(k) for k in keys], "td") for row in rows) + "</table>")

@@ -29,7 +29,10 @@ def colour_basis(descriptors: torch.Tensor) -> tuple[Callable[[torch.Tensor], to
 
 def plot_descriptors(batch: Mapping, outputs: tuple[DenseOutput, DenseOutput], index: int = 0) -> Figure:
     """Descriptors of one pair of a batch in colours of one basis, under the images: the fixed one, the moving one seen in the fixed frame
-    by the true transform, the moving one as it is. Where both see the same spot, the first two should have one colour."""
+    by the true transform, the moving one as it is. Where both see the same spot, the first two should have one colour.
+    ValueError for an index beyond the batch."""
+    if not 0 <= index < len(batch["image0"]):
+        raise ValueError(f"index: of {len(batch['image0'])} pairs it takes 0 to {len(batch['image0']) - 1}, not {index}")
     one, hw = slice(index, index + 1), batch["image0"].shape[-2:]
     step = -(-max(hw) // 256)
     grid = pixel_grid(hw)[::step, ::step]

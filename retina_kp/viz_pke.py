@@ -18,10 +18,11 @@ from .diagnosis import MIN_POINTS, WatchedSample, label_precision, precision_cur
 from .diary import Life
 from .pke import PkeOptions, PkeRound
 from .viz import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW, contrast_stretch, plot_keypoints, show
-from .viz_training import funnel_panel, known_points, rings
+from .viz_history import funnel_panel
+from .viz_training import known_points, rings
 
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY)
-_ANNOTATED = Line2D([], [], marker="o", color="none", markeredgecolor="0.6", ls="", markersize=9, label="annotated junction")
+_ANNOTATED = Line2D([], [], marker="o", color="none", markeredgecolor="0.6", ls="", markersize=9, label="annotated point")
 FATE = {"kept": GREEN, "label lost": ORANGE, "never a label": PURPLE}
 REASONS = {"annotated": (SKY, "annotated already"), "mask": (BLACK, "off the vessels"), "view": (PURPLE, "not in both views"),
            "geometric": (RED, "moving detector silent"), "content": (ORANGE, "descriptor ambiguous"),
@@ -30,7 +31,7 @@ REASONS = {"annotated": (SKY, "annotated already"), "mask": (BLACK, "off the ves
 
 def plot_round(batch: Mapping, found: PkeRound, promoted: Sequence, count: int = 2) -> Figure:
     """One look of PKE at a batch, the pairs with most mined points first: mined ones green, rejected ones in the colour of their
-    reason, annotated junctions as rings, labels promoted so far (a list of (N, 2) px) as yellow crosses."""
+    reason, annotated points as rings, labels promoted so far (a list of (N, 2) px) as yellow crosses."""
     count = min(count, len(batch["image0"]))
     figure = plt.figure(figsize=(WIDTH_IN, WIDTH_IN / count + 0.9), layout="constrained")
     chosen = sorted(range(len(batch["image0"])), key=lambda i: -len(found.points0_xy[i]))[:count]

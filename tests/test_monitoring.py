@@ -14,13 +14,14 @@ import pytest  # noqa: E402
 
 from retina_kp import monitoring  # noqa: E402
 from retina_kp.images import write_image  # noqa: E402
-from retina_kp.viz_training import FUNNEL, ceiling_rows, funnel_rows, plot_run  # noqa: E402
+from retina_kp.training_tables import ceiling_rows, funnel_rows  # noqa: E402
+from retina_kp.viz_history import FUNNEL, plot_run  # noqa: E402
 
 ROW = {"step": 8, "total": 2.5, "loss_det": 0.7, "loss_des": 1.8, "loss_geo": 0.5, "gt_success": 0.5, "det_success": 0.25,
        "gt_corner_px": 3.0, "det_corner_px": math.nan, "gt_matched_right": 0.6, "repeatability": 0.4, "matching_score": 0.1,
        "inlier_rate": 0.3, "points0": 50.0, "points1": 40.0, "seconds_per_step": 0.25}  # fmt: skip
 PKE = {key: 12.0 - k for k, key in enumerate(FUNNEL)} | {"pke_precision": 0.8, "pke_active": 1.0}
-REAL = {f"files_{key}": ROW[key] for key in ("gt_success", "det_success", "gt_matched_right", "repeatability")}
+REPLAY = {f"replay_{key}": ROW[key] for key in ("gt_success", "det_success", "gt_matched_right", "repeatability")}
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def test_callbacks_are_called_in_order_with_the_whole_history():
     assert seen == [("a", 3), ("b", 3)]
 
 
-@pytest.mark.parametrize(("extra", "panels"), [({}, 4), (PKE, 5), (PKE | REAL, 6)])
+@pytest.mark.parametrize(("extra", "panels"), [({}, 4), (PKE, 5), (PKE | REPLAY, 6)])
 def test_a_run_has_the_panels_that_its_columns_call_for(extra, panels):
     figure = plot_run(history(**extra))
     assert len(titles(figure)) == panels and titles(figure)[0] == "losses"
@@ -92,14 +93,14 @@ def test_lines_are_short_and_leave_out_what_is_not_known():
     told = []
     monitoring.lines(told.append)([{"epoch": 7, "total": 1.0, "det_success": math.nan, "seconds_per_step": 0.5}])
     assert told == ["epoch   7 · loss 1"]
-    assert len(monitoring.in_short({"epoch": 100, **ROW, **PKE, **REAL})) < 130
+    assert len(monitoring.in_short({"epoch": 100, **ROW, **PKE, **REPLAY})) < 130
 
 
 def test_tables_show_a_dash_for_what_was_not_measured():
     rows = ceiling_rows(ROW)
     assert rows[0] == {"": "pairs registered", "perfect detector (ceiling)": "50%", "own detector": "25%"}
     assert rows[1]["perfect detector (ceiling)"] == "3.0" and rows[1]["own detector"] is None
-    assert ceiling_rows(REAL, "files_")[0]["own detector"] == "25%" and funnel_rows(history()) == []
+    assert ceiling_rows(REPLAY, "replay_")[0]["own detector"] == "25%" and funnel_rows(history()) == []
 
 
 def test_tensorboard_gets_scalars_and_pictures(tmp_path):

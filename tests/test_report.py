@@ -87,6 +87,15 @@ def test_html_is_made_for_mail_and_paper(tmp_path):
     assert ".jp-OutputArea-output td:first-child {white-space: nowrap" in html, "a kind is one word; the title's table may wrap"
 
 
+def test_formulas_are_pictures_since_no_script_draws_them(tmp_path):
+    """In the text, not in code; one that matplotlib cannot read stays as it is written."""
+    text = "# T\n$\\tfrac1N\\sum_k e^{x_k}$ beside `$y$`, 5 $ or 6 $; $\\nosuchword$"
+    nbformat.write(new_notebook(cells=[new_markdown_cell(text)]), tmp_path / "executed.ipynb")
+    html = report.to_html(tmp_path / "executed.ipynb", tmp_path / "r.html").read_text(encoding="utf-8")
+    assert re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,', html) == [r"\tfrac1N\sum_k e^{x_k}"]
+    assert "<code>$y$</code>" in html and "5 $ or 6 $; $\\nosuchword$" in html
+
+
 @pytest.mark.parametrize(("given", "message"), [
     ({"epoch": 1}, "no parameter 'epoch': did you mean 'epochs'? It has: epochs, rate, name, flag, angles"),
     ({"zzz": 1}, "no parameter 'zzz': It has: epochs"),

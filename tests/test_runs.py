@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from retina_kp import chain, report, runs
-from retina_kp.checkpoints import SHIPPED, read_metadata, save_network
+from retina_kp import report, runs
+from retina_kp.checkpoints import SHIPPED, save_network
 from retina_kp.config import from_dict, to_dict
 from retina_kp.networks import NETWORKS, build_network
 from retina_kp.phases import PHASES
@@ -22,9 +22,9 @@ from retina_kp.processes import read_history, worker_pool
 from retina_kp.recipes import RATES, RECIPES, get_recipe
 from retina_kp.runs import Settings, find_checkpoint, plan, training_config
 from retina_kp.samples import write_aligned_folder
+from retina_kp.state import write_state
 from retina_kp.trainer import Trainer
 
-PROMISED = {"01_warmup": 4, "02_geometric": 3, "03_pke": 3, "04_sim2real": 4}  # figures
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 FULL = yaml.safe_load((NOTEBOOKS / "params" / "full.yaml").read_text(encoding="utf-8"))
 DEFAULTS = {phase: report.notebook_parameters(NOTEBOOKS / f"{stem}.ipynb") for phase, stem in runs.NOTEBOOKS.items()}
@@ -156,6 +156,8 @@ def test_phases_1_to_3_train_on_files_alone_and_phase_4_replays_what_they_were_t
     assert (config.files.root, config.files.share) == ("/real", 0.8)
     assert (config.replay.root, config.replay.share, config.replay.mode) == ("/aligned", 0.2, ("cffa",))
     assert config.drawn_share == 0 and config.files.mode == ()
+    named = config_of("sim2real", before, data_root="/real", replay_root="/aligned")
+    assert named.replay == config.replay, "the same folder by name keeps its kinds"
     other = config_of("sim2real", before, data_root="/real", replay_root="/else", real_share=0.6)
     assert (other.replay.root, other.replay.share) == ("/else", 0.4)
     drawn = config_of("sim2real", before, data_root="/real", replay_root="drawn")
@@ -294,6 +296,14 @@ def test_a_continued_run_keeps_its_weights_and_refuses_others(tmp_path):
     assert halved.resume(), "the same pairs a step, in other portions"
 
 
+def test_a_run_of_another_version_is_told_as_such(tmp_path):
+    s = settings(runs_root=str(tmp_path), run_name="a", resume=True)
+    (tmp_path / "01_warmup" / "a").mkdir(parents=True)
+    write_state(tmp_path / "01_warmup" / "a" / "state.pt", {"config": {"phase": "warmup", "detector_weight": 1.0}, "step": 3})
+    with pytest.raises(ValueError, match="a was begun by another version of retina_kp .*detector_weight.* take another run_name"):
+        plan("warmup", s)
+
+
 def test_phase_4_goes_on_with_the_same_words(tmp_path):
     write_aligned_folder(tmp_path / "眼 aligned", 3, size_px=96)
     real = runs.pseudo_real_folder(8, 0)
@@ -376,115 +386,3 @@ def running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-# ------------------------------------------------------------------ all four
-
-
-@pytest.mark.parametrize("name", ["02_geometric", "04_sim2real", "05_pke_diagnostics"])
-def test_papermill_runs_a_training_notebook_from_any_folder(tmp_path, name):
-    """As README says, without our runner; pictures are counted in the executed copy."""
-    small = {"steps_per_epoch": 2, "image_size": 96, "pool_size": 2, "run_name": "a", "runs_root": str(tmp_path / "runs")}
-    words = [word for key, value in ({"epochs": 1} | small).items() for word in ("-p", key, str(value))]
-    if name == "05_pke_diagnostics":
-        words += ["-p", "pairs", "4", "-p", "pair_index", "0"]
-    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS / f"{name}.ipynb"), "out.ipynb", *words, "--no-progress-bar"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert report.count_figures(tmp_path / "out.ipynb") >= {**PROMISED, "05_pke_diagnostics": 5}[name]
-
-
-def test_the_chain_sorts_out_parameters():
-    given = {"real_share": "0.5", "init_from": "lite", "epochs": "3", "mode": "cffa,cfoct", "workers": "2"}
-    chosen = chain.parameters_of(given, "x", "/aligned", "/real")
-    assert [chosen[phase].get("epochs") for phase in runs.NOTEBOOKS] == [3] * 4
-    assert chosen["sim2real"]["real_share"] == 0.5 and chosen["pke"]["workers"] == 2
-    assert chosen["pke"]["mode"] == ["cffa", "cfoct"]
-    assert chosen["warmup"]["init_from"] == "lite" and "init_from" not in chosen["geometric"]
-    assert [c["data_root"] for c in chosen.values()] == ["/aligned"] * 3 + ["/real"]
-    assert [c.get("replay_root") for c in chosen.values()] == [None] * 3 + ["/aligned"]
-    for key in ("run_name", "resume", "data_root", "replay_root"):
-        with pytest.raises(ValueError, match=f"{key} belongs to one notebook; for all four give --"):
-            chain.parameters_of({key: "x"}, "x", "", "")
-    with pytest.raises(ValueError, match="no training notebook has a parameter 'epoch'"):
-        chain.parameters_of({"epoch": 3}, "x", "", "")
-
-
-@pytest.fixture(scope="module")
-def aligned(tmp_path_factory) -> str:
-    """Four generated eyes, in a folder with a blank and Chinese signs."""
-    return str(write_aligned_folder(tmp_path_factory.mktemp("g") / "我的 generated", 4, size_px=128))
-
-
-@pytest.mark.parametrize(
-    ("given", "folders", "words"),
-    [
-        ({"recipe": "big"}, {}, "01_warmup: unknown recipe 'big'; there are lite, finetune, full, try"),
-        ({"batch_size": 4}, {}, "04_sim2real: drawn pairs: 0.2 of 4 pairs leaves updates without one kind of pair"),
-        ({"device": "cuda"}, {}, "01_warmup: device 'cuda': no CUDA device"),
-        ({"processes": 2}, {}, "01_warmup: micro_batches: 1 cannot be shared out among 2 processes"),
-        ({}, {"real": "/no/such/folder"}, "04_sim2real: /no/such/folder: no such file or folder"),
-        ({}, {"generated": "/no/such/folder"}, "01_warmup: /no/such/folder: no such file or folder"),
-        ({}, {"real": str(NOTEBOOKS)}, "04_sim2real: .*nothing known is in here"),
-        ({"mode": "cfcf"}, {}, "files.mode: 'cfcf' is unknown; name some of cffa"),
-        ({"network": "unet"}, {}, "01_warmup: network: takes lite or superretina"),
-    ],
-)
-def test_all_four_are_checked_before_the_first_step(tmp_path, aligned, monkeypatch, given, folders, words):
-    monkeypatch.setattr(chain, "run_notebook", lambda *_: pytest.fail("a notebook ran"))
-    given = {"runs_root": str(tmp_path / "runs")} | given
-    with pytest.raises(ValueError, match=words):
-        chain.run_all("x", given, tell=lambda text: None, **{"generated": ""} | folders)
-    assert not (tmp_path / "runs").exists(), "and nothing is left behind"
-
-
-def test_the_check_tells_what_each_phase_trains_on(tmp_path, aligned):
-    said = []
-    chosen = chain.parameters_of({"runs_root": str(tmp_path), "recipe": "lite"}, "x", aligned, "")
-    plans = chain.rehearse(chosen, said.append)
-    assert [p.phase for p in plans] == list(PHASES) and len(said) > 8
-    text = "\n".join(said)
-    assert text.count("CF–FA: 3 pairs of 3 eyes train, 1 of 1 validate") == 4, "three phases, and replay in the fourth"
-    assert "4 OCT–FA pairs left out" in text and "cffa_004_02" in text
-    assert plans[1].config.init_from == str(tmp_path / "01_warmup" / "x" / "checkpoint.safetensors")
-
-
-def test_all_four_in_a_chain_on_drawn_pairs_from_any_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    given = TINY | {"runs_root": str(tmp_path / "runs"), "tensorboard": True, "real_share": 0.5}
-    reports = chain.run_all("tiny", given, tell=lambda text: None)
-    for html, (name, figures) in zip(reports, PROMISED.items(), strict=True):
-        folder = tmp_path / "runs" / name / "tiny"
-        text = html.read_text(encoding="utf-8")
-        assert html == folder / "report.html" and "STAND-IN" not in text and "A TRY, no training" in text
-        assert report.count_figures(folder / "executed.ipynb") == figures
-        assert {"checkpoint.safetensors", "history.csv", "metrics.json", "figures", "tensorboard"} <= {p.name for p in folder.iterdir()}
-    assert "replay_repeatability" in (tmp_path / "runs" / "04_sim2real" / "tiny" / "history.csv").read_text().partition("\n")[0]
-
-
-def test_all_four_in_a_chain_on_ones_own_folders_interrupted_in_every_phase(tmp_path, aligned, monkeypatch):
-    """The main promise, tiny: generated eyes and real pairs in, four reports and a network out, each phase stopped once on the way."""
-    root, stopped = str(tmp_path / "runs 结果"), []
-    given = TINY | {"runs_root": root, "epochs": 2, "batch_size": 5, "mode": ["cffa"]}
-    real, run_notebook = runs.pseudo_real_folder(8, 0), chain.run_notebook
-
-    def interrupted(name, parameters):
-        phase = next(p for p, stem in runs.NOTEBOOKS.items() if stem == name)
-        s = from_dict(Settings, {k: v for k, v in parameters.items()})
-        with pytest.raises(KeyboardInterrupt):
-            plan(phase, s).open().fit(lambda history: (_ for _ in ()).throw(KeyboardInterrupt))
-        stopped.append(name)
-        return run_notebook(name, parameters)
-
-    monkeypatch.setattr(chain, "run_notebook", interrupted)
-    reports = chain.run_all("my run", given, aligned, real, tell=lambda text: None)
-    assert stopped == list(PROMISED) and len(reports) == 4
-    for html, name in zip(reports, PROMISED, strict=True):
-        folder = Path(root) / name / "my run"
-        text = html.read_text(encoding="utf-8")
-        assert read_metadata(folder / "checkpoint.safetensors")["step"] == 4 and "after step 2 of 4" in text
-        assert "CF–FA" in text, "the report shows what was trained on"
-    history = read_history(Path(root) / "04_sim2real" / "my run" / "history.csv")
-    assert [row["epoch"] for row in history] == [1, 2] and "replay_gt_matched_right" in history[-1]
-    config = read_metadata(Path(root) / "04_sim2real" / "my run" / "checkpoint.safetensors")["config"]
-    assert config["replay"]["root"] == aligned and config["replay"]["share"] == 0.2

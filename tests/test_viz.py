@@ -195,6 +195,12 @@ def test_a_gallery_fills_its_rows(count, shape):
     assert figure.axes[0].get_gridspec().get_geometry() == shape
 
 
+def test_what_is_not_known_is_a_dash_in_a_table():
+    shown = viz.table([{"a": None, "b": float("nan"), "c": 0.0}]).data
+    assert shown.count(">–</td>") == 2 and ">0.0</td>" in shown and "nan" not in shown
+    assert "nothing to list" in viz.table([]).data
+
+
 def test_file_table_rounds_up_and_leaves_notebooks_out(tmp_path):
     for name, size in (("b.json", 1), ("a.png", 2049), ("report.ipynb", 10)):
         (tmp_path / name).write_bytes(b"x" * size)

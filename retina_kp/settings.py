@@ -1,0 +1,166 @@
+"""The parameters of the training notebooks, and the configuration of a run that they stand for."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TypeVar
+
+from .config import from_dict
+from .files import in_project
+from .phases import PHASES
+from .recipes import RATES, REAL_SHARE, get_recipe, sized
+from .train_config import TrainConfig
+from .training_files import FileOptions
+
+DRAWN = "drawn"  # as a folder's name: no folder, but drawn pairs
+INHERITED = ("network", "network_options", "steps_per_epoch", "batch_size", "micro_batches", "precision", "pool_size",
+             "validation_pairs")  # fmt: skip
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The parameters of a training notebook: those in its parameters cell and the rest, which `-p` and `-f` take as well. 0 and "" stand
+    for what the recipe says, or the run that is built on."""
+
+    recipe: str = ""
+    epochs: int = 0
+    steps_per_epoch: int = 0
+    batch_size: int = 0
+    image_size: int = 0
+    learning_rate: float = 0.0
+    network: str = ""
+    data_root: str = ""
+    mode: str | list[str] = field(default_factory=list)
+    device: str = "auto"
+    init_from: str = ""
+    run_name: str = ""
+    resume: bool = False
+    # phase 4
+    replay_root: str = ""
+    real_share: float = 0.0
+    prealign: bool = False
+    max_residual_px: float = 0.0
+    clicked_anchor_px: float = 0.0
+    # PKE
+    min_probability: float = 0.0
+    content_ratio_max: float = 0.0
+    max_new_points: int = 0
+    annotated_share: float = 0.0
+    # the rest
+    layout: str = ""
+    weights: dict[str, float] = field(default_factory=dict)
+    extra_points: int = 0
+    micro_batches: int = 0
+    pool_size: int = 0
+    validation_pairs: int = 0
+    precision: str = ""
+    processes: int = 1
+    workers: int = 0
+    seed: int = -1
+    runs_root: str = ""
+    tensorboard: bool = False
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        return tuple(filter(None, [self.mode] if isinstance(self.mode, str) else self.mode))
+
+
+def read_settings(namespace: Mapping, kind: type[S] = Settings) -> S:
+    """The settings among a notebook's variables. ValueError names one of the wrong type, or one that papermill has injected although nobody
+    knows it (papermill itself only warns)."""
+    cells, known = list(namespace.get("In", ())), [f.name for f in fields(kind)]
+    for own, injected in zip(cells, cells[1:], strict=False):
+        for name in _assigned(injected) if injected.startswith("# Parameters") else ():
+            if name not in (allowed := dict.fromkeys([*_assigned(own), *known])):
+                near = difflib.get_close_matches(name, allowed, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(allowed)}"
+                raise ValueError(f"no parameter {name!r} here; {hint}")
+    return from_dict(kind, {name: namespace[name] for name in known if name in namespace})
+
+
+def _assigned(source: str) -> list[str]:
+    nodes = ast.walk(ast.parse(source))
+    return [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+
+
+# ------------------------------------------------------------------ the configuration they stand for
+
+
+def training_config(phase: str, s: Settings, before: TrainConfig | None = None) -> TrainConfig:
+    """The configuration of a new run; init_from is left open. before: of the run of the previous phase, whose recipe, scale and data it
+    keeps where the settings say nothing else. ValueError names a setting that cannot be."""
+    config = get_recipe(s.recipe or (before and before.recipe) or "try")[phase]
+    if before and not s.recipe:
+        own = get_recipe(before.recipe)[before.phase] if before.recipe else TrainConfig()
+        changed = {k: getattr(before, k) for k in INHERITED if getattr(before, k) != getattr(own, k)}
+        config = replace(config, **changed)
+        if before.size_px != own.size_px:
+            config = replace(config, data=sized(config.data, before.size_px))
+    config = of_data(phase, of_scale(config, s), s, before)
+    if not config.shortfalls() and config.recipe == "try" and not s.annotated_share:
+        config = replace(config, data=replace(config.data, annotated_share=1.0))  # only a try needs something to find
+    return config
+
+
+def _given(s: Settings, *names: str) -> dict:
+    return {name: value for name in names if (value := getattr(s, name))}
+
+
+def of_scale(config: TrainConfig, s: Settings) -> TrainConfig:
+    """The configuration with what the settings give but for data. The learning rate suits the network."""
+    network = s.network or config.network
+    if network not in RATES:
+        raise ValueError(f"network: takes {' or '.join(RATES)}, not {network!r}")
+    rate = s.learning_rate or (config.learning_rate if network == config.network
+                               else config.learning_rate * RATES[network] / RATES[config.network])  # fmt: skip
+    options = config.network_options if network == config.network else {}
+    config = replace(config, network=network, network_options=options, learning_rate=rate, weights=_weights(config, s),
+                     **_given(s, "epochs", "steps_per_epoch", "batch_size", "micro_batches", "precision", "pool_size", "validation_pairs",
+                              "extra_points", "clicked_anchor_px"))  # fmt: skip
+    if s.seed >= 0:
+        config = replace(config, seed=s.seed)
+    steps = config.total_steps
+    config = replace(config, rise_steps=min(config.rise_steps, max(steps // 5, 1)), curriculum_steps=min(config.curriculum_steps, steps))
+    if s.image_size:
+        config = replace(config, data=sized(config.data, s.image_size))
+    if s.annotated_share:
+        config = replace(config, data=replace(config.data, annotated_share=s.annotated_share))
+    pke = _given(s, "content_ratio_max", "max_new_points")
+    if s.min_probability:
+        pke |= {"candidate_min_probability": s.min_probability, "pke_min_probability": s.min_probability}
+    return replace(config, pke=replace(config.pke, **pke))
+
+
+def _weights(config: TrainConfig, s: Settings) -> dict[str, float]:
+    """The given weights of losses that this phase has: all four phases may get the same ones. ValueError for a name that none has."""
+    named = {phase: {loss.name for loss in PHASES[phase].losses} for phase in PHASES}
+    if unknown := sorted(set(s.weights) - set().union(*named.values())):
+        raise ValueError(f"weights: no loss is called {unknown[0]!r}; there are {', '.join(sorted(set().union(*named.values())))}")
+    return config.weights | {name: value for name, value in s.weights.items() if name in named[config.phase]}
+
+
+def of_data(phase: str, config: TrainConfig, s: Settings, before: TrainConfig | None) -> TrainConfig:
+    """The configuration with its folders: files alone in phases 1 to 3, in phase 4 beside what they are not to displace."""
+    kept = before.files if before and before.files.share else FileOptions()  # what the phase before was trained on
+    root, real = folder_of(s.data_root), phase == "sim2real"
+    files = FileOptions(root, s.layout or "auto", s.modes, size_px=config.data.size_px, **_given(s, "prealign", "max_residual_px"))
+    if not real:
+        if not s.data_root and kept.root:
+            files = replace(kept, size_px=config.data.size_px, mode=s.modes or kept.mode)
+        return replace(config, files=replace(files, share=1.0) if files.root else FileOptions(size_px=config.data.size_px))
+    share = s.real_share or REAL_SHARE
+    if not root or not 0 < share <= 1:
+        raise ValueError("data_root, real_share: phase 4 needs a folder of real pairs, and a share above 0 and up to 1")
+    replay = FileOptions(folder_of(s.replay_root), "auto", s.modes, size_px=config.data.size_px)
+    if kept.root and (not s.replay_root or folder_of(s.replay_root) == kept.root):
+        replay = replace(kept, size_px=config.data.size_px, mode=s.modes or kept.mode)
+    replay = replace(replay, share=round(1 - share, 9)) if replay.root and share < 1 else FileOptions(size_px=config.data.size_px)
+    return replace(config, files=replace(files, share=share), replay=replay)
+
+
+def folder_of(root: str) -> str:
+    return "" if root in ("", DRAWN) else str(in_project(root).absolute())
