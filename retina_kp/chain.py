@@ -8,19 +8,22 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .checkpoints import read_metadata
 from .config import from_dict
 from .networks import choose_device
 from .report import NotebookError, accepted_parameters, count_figures, from_here, project_root, run_notebook, typed
-from .run_data import RunFiles
 from .runs import NOTEBOOKS, Plan, Settings, plan, pseudo_real_folder
-from .training_files import FileSplit
+from .train_config import TrainConfig
+from .training_files import FileSplit, load_files
 
 TAKEN = {
     "run_name": "--name",
@@ -37,7 +40,7 @@ def parameters_of(given: Mapping[str, Any], name: str, generated: str, real: str
         raise ValueError(f"{clash} belongs to one notebook; for all four give {TAKEN[clash]}")
     known = {p: accepted_parameters(project_root() / "notebooks" / f"{stem}.ipynb") for p, stem in NOTEBOOKS.items()}
     if unknown := sorted(set(given) - {key for has in known.values() for key in has}):
-        raise ValueError(f"no training notebook has a parameter {unknown[0]!r}; see `Settings` in retina_kp/runs.py")
+        raise ValueError(f"no training notebook has a parameter {unknown[0]!r}; see `Settings` in retina_kp/settings.py")
     chosen = {}
     for place, (phase, has) in enumerate(known.items()):
         own = {key: typed(value, has[key]) if isinstance(value, str) else value for key, value in given.items()}
@@ -52,22 +55,30 @@ def rehearse(chosen: Mapping[str, Mapping[str, Any]], tell: Callable[[str], None
     """Look at all four phases without a step: settings, device, folders, and what each of them would train on. ValueError names the phase
     and what cannot be."""
     plans: list[Plan] = []
+    read = lru_cache(load_files)  # most phases have the same folders
     for phase, parameters in chosen.items():
         try:
             settings = from_dict(Settings, dict(parameters))
             if phase == "sim2real" and not settings.data_root:
                 settings = from_dict(Settings, dict(parameters) | {"data_root": pseudo_real_folder(8, 0)})
             plans.append(plan(phase, settings, plans[-1].config if plans else None))
-            _check_machine(settings, plans[-1].config.micro_batches)
-            files = RunFiles.of(plans[-1].config)
+            config = plans[-1].config
+            _check_machine(settings, config.micro_batches)
+            _check_weights(config)
+            splits = [read(replace(o, share=0.0, size_px=0)) for o in (config.files, config.replay) if o.root]
         except (ValueError, OSError) as error:
             raise ValueError(f"{NOTEBOOKS[phase]}: {error}") from None
         first = plans[-1].words()[0 if plans[-1].config.shortfalls() else 1]
         tell(f"{NOTEBOOKS[phase]}: {first}")
-        for split in (files.files, files.replay):
-            for line in _in_words(split):
-                tell(f"    {line}")
+        for line in (line for split in splits for line in _in_words(split)):
+            tell(f"    {line}")
     return plans
+
+
+def _check_weights(config: TrainConfig) -> None:
+    """ValueError when the weights that are there already are of another network."""
+    if Path(config.init_from or ".").is_file() and (network := read_metadata(config.init_from)["network"]) != config.network:
+        raise ValueError(f"{config.init_from} holds network {network!r}, not {config.network!r}")
 
 
 def _check_machine(settings: Settings, micro_batches: int) -> None:
@@ -126,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         generated, real = (str(Path(f).expanduser().resolve()) if f else "" for f in (options.generated, options.real))
         run_all(name, given, generated, real)
     except NotebookError as error:
-        print(f"{error}\nTo continue: the same command with --name {name}", file=sys.stderr)
+        again = "" if "TrainingStopped" in str(error) else f"\nTo continue: the same command with --name {name}"
+        print(f"{error}{again}", file=sys.stderr)
         return 2
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)

@@ -57,6 +57,14 @@ def find_weights(name: str | Path) -> Path:
     return path
 
 
+def find_weights_or_none(name: str | Path) -> Path | None:
+    """`find_weights`, None where there are none of that name."""
+    try:
+        return find_weights(name)
+    except FileNotFoundError:
+        return None
+
+
 def weights_sha256(name: str | Path) -> str:
     """Of the file that `find_weights` finds, hexadecimal."""
     return hashlib.sha256(find_weights(name).read_bytes()).hexdigest()

@@ -8,7 +8,7 @@ import torch
 
 from .diary import PkeDiary
 from .geometry import sample_map, warp_points
-from .phases import LossContext, get_phase
+from .phases import DESCRIPTOR, LossContext, get_phase
 from .pke import PkeGuard, mine
 from .train_config import TrainConfig
 from .validation import TRUE_RADIUS_PX, mined_precision
@@ -38,11 +38,11 @@ class Objective:
         terms = {loss.name: (loss.weight, loss.term(context)) for loss in self.losses}
         terms = {name: (weight, term) for name, (weight, term) in terms.items() if term is not None}
         outputs = (context.out0.detector, context.out1.detector, context.out0.descriptors, context.out1.descriptors)
-        total = 0 * sum(o.mean() for o in outputs)  # every layer keeps a gradient, whichever losses count
+        total = 0 * sum(o.mean() for o in outputs)  # every layer keeps a gradient, whichever losses count; NaN shows wherever it is
         total = total + sum(weight * term.value for weight, term in terms.values())
         figures = {"total": total, **{name: term.value for name, (_, term) in terms.items()}, **figures}
-        if "loss_des" in terms:
-            figures["points_used"] = terms["loss_des"][1].n_used
+        if DESCRIPTOR.name in terms:
+            figures["points_used"] = terms[DESCRIPTOR.name][1].n_used
         return Judged(total, figures, visits)
 
     def look(self, network, batch: dict, g: torch.Generator) -> tuple[LossContext, dict, list[Visit]]:

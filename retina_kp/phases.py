@@ -136,11 +136,12 @@ EXPLORATION = Loss(
 
 @dataclass(frozen=True)
 class Phase:
-    """title; losses with their weights; pke: whether labels grow."""
+    """title; losses with their weights; pke: whether labels grow; real: its files are real pairs, beside what must not be forgotten."""
 
     title: str
     losses: tuple[Loss, ...]
     pke: bool = False
+    real: bool = False
 
 
 # Phase 4 weighs its detector little: clicked points are few of the junctions, and a full weight teaches silence about the others.
@@ -156,6 +157,7 @@ PHASES = {
         "4 · sim-to-real: real pairs with computed H, and replay",
         (replace(DETECTOR, weight=0.2), DESCRIPTOR, replace(GEOMETRIC_PKE, weight=0.2), EXPLORATION),
         pke=True,
+        real=True,
     ),
 }
 

@@ -157,8 +157,15 @@ def pad_rows(rows: list[torch.Tensor]) -> torch.Tensor:
     return pad_sequence([*rows, rows[0].new_full((1, rows[0].shape[1]), torch.nan)], True, torch.nan)[:-1]
 
 
+def allowed_drop(options: PkeOptions, drawn: bool, points: int) -> float:
+    """How far an accuracy may fall below its best: guard_max_drop on drawn pairs, guard_max_drop_files on files, and where that is more
+    twice the largest standard error of a share of so many points."""
+    least = options.guard_max_drop if drawn else options.guard_max_drop_files
+    return max(least, points**-0.5) if points else least
+
+
 class PkeGuard:
-    """Pauses PKE (active = False) when the accuracy on pairs that the run trains on falls more than guard_max_drop below its best, and
+    """Pauses PKE (active = False) when the accuracy on pairs that the run trains on falls farther below its best than is allowed, and
     resumes it when all are back within half of that. While it pauses nothing is mined or booked, and labels are the annotation alone: what
     the fall throws doubt on does not teach. best begins with the first value, measured ahead of the phase; reason says why."""
 
@@ -166,13 +173,12 @@ class PkeGuard:
         self.options, self.active, self.reason = options, True, "active: no accuracy measured yet"
         self.best: dict[str, float] = {}
 
-    def update(self, accuracies: Mapping[str, float]) -> bool:
-        """Take in GT-alignment accuracies in [0, 1] by the name of what they were measured on, and return `active`. Of "drawn pairs" the
-        allowed drop is guard_max_drop, of all others, which are fewer, guard_max_drop_files. NaN, nothing measured, changes nothing."""
+    def update(self, accuracies: Mapping[str, tuple[float, float]]) -> bool:
+        """Take in GT-alignment accuracies in [0, 1], each with its `allowed_drop`, by the name of what they were measured on, and return
+        `active`. NaN, nothing measured, changes nothing."""
         share, told = 1.0 if self.active else 0.5, []
-        for name, value in accuracies.items():
-            allowed = share * (self.options.guard_max_drop if name == "drawn pairs" else self.options.guard_max_drop_files)
-            measured = _Measured(value, self.best.get(name, float("-inf")), allowed)
+        for name, (value, allowed) in accuracies.items():
+            measured = _Measured(value, self.best.get(name, float("-inf")), share * allowed)
             self.best[name] = measured.best
             if measured.value == measured.value:
                 told.append((name, measured))

@@ -19,13 +19,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .networks import bfloat16_is_fast, choose_device
+from .networks import bfloat16_is_fast, choose_device, promises_bfloat16
 
 log = logging.getLogger(__name__)
+# The last line of a traceback, without the module of its exception
+REASON = r"^(?:\[rank\d+\]: )?(?:\w+\.)*(\w*(?:Error|Exception|Stopped): .*)$"
 ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -95,7 +98,7 @@ def launch(config_file: Path, run_dir: Path, processes: int, device: str, worker
                 running.wait()
     if code:
         said = log.read_text(encoding="utf-8")
-        reasons = list(dict.fromkeys(re.findall(r"^(?:\[rank\d+\]: )?(\w*(?:Error|Exception): .*)$", said, re.MULTILINE))) or [said[-1500:]]
+        reasons = list(dict.fromkeys(re.findall(REASON, said, re.MULTILINE))) or [said[-1500:]]
         raise RuntimeError(f"{processes} processes failed (exit code {code}): {'; '.join(reasons)}. All that they said: {log}")
 
 
@@ -111,21 +114,27 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def new_accelerator(device: str, precision: str) -> Accelerator:
+def new_accelerator(device: str, precision: str, kept: str = "") -> Accelerator:
     """An `Accelerator` for "cpu", "cuda" or "auto" (CUDA where there is one); ValueError for CUDA that is not there. Where bfloat16
-    would be emulated, which takes eight times as long as float32 on a CPU, "bf16" stands for "fp32".
+    would be emulated, which takes eight times as long as float32 on a CPU, "bf16" stands for "fp32". The main process decides that for
+    all. A run that was begun on such a machine has decided: kept is its `Accelerator.mixed_precision`.
 
     Its settings are global to the process, so those of an earlier run are dropped first; not so under several processes, whose settings
     come from the launcher."""
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device {device!r}: takes 'auto', 'cpu' or 'cuda'")
     chosen = choose_device(device)
-    if precision == "bf16" and not bfloat16_is_fast(chosen):
-        log.info("This %s does not compute in bfloat16; float32 is taken instead", chosen.type.upper())
-        precision = "fp32"
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=chosen.type == "cpu", mixed_precision=ACCELERATE_PRECISION[precision])
+    wanted = ACCELERATE_PRECISION[precision]
+    if wanted == "bf16":
+        state = PartialState(cpu=chosen.type == "cpu")
+        fast = kept == "bf16" if kept and promises_bfloat16(chosen) else state.is_main_process and bfloat16_is_fast(chosen)
+        decided = ["bf16" if fast else "no"]
+        wanted = broadcast_object_list(decided)[0] if state.num_processes > 1 else decided[0]
+        if wanted == "no":
+            log.info("This %s does not gain from bfloat16; float32 is taken instead", chosen.type.upper())
+    return Accelerator(cpu=chosen.type == "cpu", mixed_precision=wanted)
 
 
 def learning_norms(network: torch.nn.Module) -> list[_BatchNorm]:

@@ -26,6 +26,7 @@ from .privacy import share_notebook
 from .progress import HEADLESS, forget_progress
 from .report_html import to_html
 
+WORDS = ("run_name", "recipe", "network", "layout", "precision", "device", "mode")  # parameters that are no paths
 PRIVATE = "private-paths"  # cell tag of notebooks whose executed copies are passed on
 
 
@@ -124,6 +125,8 @@ def _checked_parameters(given: Mapping[str, Any], source: Path) -> dict[str, Any
             raise ValueError(f"{source.name} has no parameter {key!r}: {hint}It has: {', '.join(known)}")
         kind = type(known[key])
         checked[key] = float(value) if kind is float and type(value) is int else value
+        if kind is list and isinstance(value, str):
+            checked[key] = typed(value, known[key])
         if type(checked[key]) is not kind:
             raise ValueError(f"{source.name}: {key} must be {kind.__name__}, like {known[key]!r}; got {type(value).__name__} {value!r}")
     return checked
@@ -241,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = accepted_parameters(_find_notebook(options.notebook)) if options.p else {}
         given = import_module("papermill.iorw").read_yaml_file(options.f) if options.f else {}
         given |= {
-            name: typed(text if name == "run_name" else from_here(text, known.get(name, "")), known.get(name, ""))
+            name: typed(text if name in WORDS else from_here(text, known.get(name, "")), known.get(name, ""))
             for name, text in options.p
         }
         result = run_notebook(options.notebook, given, options.o, timeout=options.timeout)

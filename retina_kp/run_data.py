@@ -9,6 +9,7 @@ from pathlib import Path
 from .config import differences, to_dict
 from .dataset import SyntheticPairs
 from .pairs import PairDataset
+from .phases import get_phase
 from .sources import MixedPairs
 from .train_config import TrainConfig
 from .training_files import FileOptions, FileSplit, load_files
@@ -20,7 +21,7 @@ MAIN, REPLAY = "", "replay_"  # prefixes of validation figures: what the run is 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What was read of `TrainConfig.files` and `TrainConfig.replay`; empty where they have no share."""
+    """What was read of `TrainConfig.files` and `TrainConfig.replay`; files without a share are not read, replay without one validates."""
 
     files: FileSplit
     replay: FileSplit
@@ -28,7 +29,8 @@ class RunFiles:
     @classmethod
     def of(cls, config: TrainConfig) -> RunFiles:
         """Read both folders; errors as `load_files`."""
-        return cls(*(load_files(o) if o.share > 0 else FileSplit() for o in (config.files, config.replay)))
+        own, replay = config.files, config.replay
+        return cls(load_files(own) if own.share > 0 else FileSplit(), load_files(replay) if replay.root else FileSplit())
 
     @property
     def ids(self) -> dict[str, dict[str, list[str]]]:
@@ -56,7 +58,7 @@ class RunFiles:
     def source(self, config: TrainConfig):
         """The run's batches: files, replayed files and drawn pairs, each by its share."""
         both = ((config.files, self.files), (config.replay, self.replay))
-        parts = [(_pairs(o, split, config.seed), o.share) for o, split in both if split.train]
+        parts = [(_pairs(o, split, config.seed), o.share) for o, split in both if split.train and o.share]
         if config.drawn_share > 0:
             drawn = SyntheticPairs(config.seed, config.pool_size, config.data, config.pool_seed)
             parts.append((drawn, config.drawn_share))
@@ -73,9 +75,9 @@ class RunFiles:
         if not config.files.share:
             return {MAIN: drawn()}
         sets = {MAIN: of(config.files, self.files)}
-        if config.replay.share:
+        if config.replay.root:
             sets[REPLAY] = of(config.replay, self.replay)
-        elif config.drawn_share or config.phase == "sim2real":
+        elif config.drawn_share or get_phase(config.phase).real:
             sets[REPLAY] = drawn()
         return sets
 

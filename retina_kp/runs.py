@@ -17,7 +17,7 @@ from .phases import PHASES
 from .processes import launch
 from .recipes import RATES
 from .report import new_run_folder, project_root, runs_root
-from .settings import Settings, folder_of, of_data, of_scale, read_settings, training_config
+from .settings import Settings, folder_of, of_data, of_scale, read_settings, training_config, with_given
 from .state import read_state
 from .train_config import STAND_IN, TrainConfig
 from .trainer import Trainer
@@ -51,8 +51,8 @@ class Plan:
             said.append(f"A TRY, no training: {'; '.join(short)}. No later phase builds on it unless it has the same run_name.")
         said.append(f"{c.epochs} epochs of {c.steps_per_epoch} steps, {c.pairs_per_step} pairs of {c.size_px} px a step; {c.network}, "
                     f"recipe {c.recipe}, learning rate {c.learning_rate:g}.")  # fmt: skip
-        parts = {c.files.root: c.files.share, c.replay.root: c.replay.share, f"{c.pool_size} drawn retinas": c.drawn_share}
-        said.append("Pairs: " + ", ".join(f"{share:.0%} {name}" for name, share in parts.items() if share > 0) + ".")
+        parts = ((c.files.root, c.files.share), (c.replay.root, c.replay.share), (f"{c.pool_size} drawn retinas", c.drawn_share))
+        said.append("Pairs: " + ", ".join(f"{share:.0%} {name}" for name, share in parts if share > 0) + ".")
         return [*said, f"Weights: {self.start}.", f"Results: {self.folder}"]
 
     def _repr_html_(self) -> str:
@@ -77,11 +77,13 @@ def plan(phase: str, settings: Settings | Mapping, before: TrainConfig | None = 
     found, planned = None, before is not None
     if not planned and not s.init_from and phase != "warmup":
         found = find_checkpoint(_previous(phase), s)
-        before = from_dict(TrainConfig, read_metadata(found)["config"]) if found else None
+        before = config_of(found) if found else None
     config = training_config(phase, s, before)
     if s.init_from:
-        start, said = find_weights(s.init_from), f"{s.init_from}, as asked"
-        config = _of_network(config, start, s)
+        start, said = find_weights(s.init_from).resolve(), f"{s.init_from}, as asked"
+        network = read_metadata(start)["network"]
+        if not s.network and network in RATES:
+            config = training_config(phase, replace(s, network=network))
     elif config.init_from and not planned and not found:
         start, said = find_weights(config.init_from), f"{config.init_from}, as the recipe says"
     elif phase == "warmup":
@@ -110,12 +112,12 @@ def _short(path: Path) -> str:
     return str(path.relative_to(project_root())) if path.is_relative_to(project_root()) else str(path)
 
 
-def _of_network(config: TrainConfig, weights: Path, s: Settings) -> TrainConfig:
-    """The configuration for the network that some weights belong to, unless another one is named, which the trainer refuses."""
-    about = read_metadata(weights)
-    if s.network or about["network"] not in RATES or about["network"] == config.network:
-        return config
-    return training_config(config.phase, replace(s, network=about["network"]))
+def config_of(checkpoint: Path) -> TrainConfig:
+    """The configuration that a checkpoint was trained with; ValueError for one of another version."""
+    try:
+        return from_dict(TrainConfig, read_metadata(checkpoint)["config"])
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{checkpoint} is of another version of retina_kp ({error}): give it as init_from, or train it anew") from None
 
 
 def _continued(phase: str, s: Settings, folder: Path) -> Plan:
@@ -125,11 +127,15 @@ def _continued(phase: str, s: Settings, folder: Path) -> Plan:
         config = from_dict(TrainConfig, begun["config"])
     except ValueError as error:
         raise ValueError(f"{folder} was begun by another version of retina_kp ({error}): take another run_name") from None
+    if s.recipe not in ("", config.recipe):
+        raise ValueError(f"{folder} was begun by recipe {config.recipe!r}, not {s.recipe!r}: leave recipe out, or take another run_name")
     changed = of_scale(config, s)
     if s.data_root or s.replay_root or s.real_share:
-        s_all = replace(s, mode=list(s.modes or config.files.mode), real_share=s.real_share or config.files.share)
-        changed = of_data(phase, changed, s_all, _trained_on_what_is_replayed(config))
-    start = str(find_weights(s.init_from)) if s.init_from else config.init_from
+        s_all = replace(s, real_share=s.real_share or config.files.share, data_root=s.data_root or config.files.root)
+        named = of_data(phase, changed, s_all, _trained_on_what_is_replayed(config))
+        changed = replace(changed, files=replace(config.files, root=named.files.root, share=named.files.share), replay=named.replay)
+    changed = replace(changed, files=with_given(changed.files, s)) if changed.files.root else changed
+    start = str(find_weights(s.init_from).resolve()) if s.init_from else config.init_from
     said = f"its own, after step {begun['step']} of {changed.total_steps}"
     return Plan(phase, s, replace(changed, init_from=start), folder, said)
 
@@ -157,20 +163,24 @@ def runs_folder(s: Settings) -> Path:
 
 def find_checkpoint(phase: str, s: Settings) -> Path | None:
     """Checkpoint of a phase to build on: that of a run with our name, else the newest that went to its end, is no try
-    (`TrainConfig.shortfalls`) and has the network, image size, recipe and data that the settings name."""
+    (`TrainConfig.shortfalls`) and has the network, recipe, data and, but for phase 4, image size that the settings name. ValueError when
+    the run with our name has not gone to its end."""
     folder = runs_folder(s) / NOTEBOOKS[phase]
     name = Path(s.run_name).name  # the runner gives the whole path
     if name and (named := folder / name / "checkpoint.safetensors").is_file():
+        step, total = read_metadata(named)["step"], config_of(named).total_steps
+        if step < total:
+            raise ValueError(f"{named.parent} has gone {step} of {total} steps: finish it first, or give init_from")
         return named
     wanted = s.replay_root if phase == "pke" else s.data_root
     for path in sorted(folder.glob("*/checkpoint.safetensors"), key=lambda p: p.stat().st_mtime, reverse=True):
         try:
-            about = read_metadata(path)
-            config = from_dict(TrainConfig, about["config"])
+            step, config = read_metadata(path)["step"], config_of(path)
         except (ValueError, KeyError):  # of an older version, or damaged
             continue
-        fits = about["step"] == config.total_steps and not config.shortfalls()
-        fits &= s.network in ("", config.network) and s.image_size in (0, config.size_px) and s.recipe in ("", config.recipe)
+        fits = step == config.total_steps and not config.shortfalls()
+        fits &= s.network in ("", config.network) and s.recipe in ("", config.recipe)
+        fits &= s.image_size in (0, config.size_px) or phase == "pke"  # phase 4 is larger by design
         if fits and (not wanted or folder_of(wanted) == config.files.root):
             return path
     return None
@@ -183,8 +193,9 @@ def _train_stand_in(config: TrainConfig, folder: Path, device: str) -> None:
     start = _shipped(config.network) or ""
     for phase in previous[-1:] if start else previous:
         frames = replace(config.data, frames_per_retina=1 if PHASES[phase].pke else 0)
-        short = replace(config, phase=phase, epochs=1, steps_per_epoch=STAND_IN_STEPS, learning_rate=3e-4, rise_steps=4, weights={},
-                        init_from=str(start), validation_pairs=0, data=frames, files=FileOptions(), replay=FileOptions())  # fmt: skip
+        short = replace(config, phase=phase, epochs=1, steps_per_epoch=STAND_IN_STEPS, learning_rate=0.3 * RATES[config.network],
+                        rise_steps=4, weights={}, init_from=str(start), validation_pairs=0, data=frames, files=FileOptions(),
+                        replay=FileOptions())  # fmt: skip
         Trainer(short, folder / STAND_IN / phase, device).fit()
         start = folder / STAND_IN / phase / "checkpoint.safetensors"
 
@@ -220,7 +231,7 @@ def train(trainer: Trainer, log_to_tensorboard: bool = False, processes: int = 1
 def phase_4_settings(namespace: Mapping) -> Settings:
     """The settings of notebook 04: where they name no real pairs and go on with no run, pseudo-real ones stand in for them."""
     s = read_settings(namespace)
-    begun = s.run_name and (new_run_folder(NOTEBOOKS["sim2real"], s.run_name, runs_folder(s)) / "state.pt").is_file()
+    begun = s.run_name and (new_run_folder(NOTEBOOKS["sim2real"], s.run_name, runs_folder(s), make=False) / "state.pt").is_file()
     return s if s.data_root or begun else replace(s, data_root=pseudo_real_folder(8, 0))
 
 

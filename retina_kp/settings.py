@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
@@ -16,7 +17,7 @@ from .train_config import TrainConfig
 from .training_files import FileOptions
 
 DRAWN = "drawn"  # as a folder's name: no folder, but drawn pairs
-INHERITED = ("network", "network_options", "steps_per_epoch", "batch_size", "micro_batches", "precision", "pool_size",
+INHERITED = ("steps_per_epoch", "batch_size", "micro_batches", "precision", "pool_size",
              "validation_pairs")  # fmt: skip
 S = TypeVar("S")
 
@@ -53,7 +54,7 @@ class Settings:
     # the rest
     layout: str = ""
     weights: dict[str, float] = field(default_factory=dict)
-    extra_points: int = 0
+    extra_points: int = -1  # -1 takes the recipe's
     micro_batches: int = 0
     pool_size: int = 0
     validation_pairs: int = 0
@@ -66,7 +67,9 @@ class Settings:
 
     @property
     def modes(self) -> tuple[str, ...]:
-        return tuple(filter(None, [self.mode] if isinstance(self.mode, str) else self.mode))
+        """The kinds of pairs, of a list or of a text with commas between."""
+        names = self.mode.split(",") if isinstance(self.mode, str) else self.mode
+        return tuple(name.strip() for name in names if name.strip())
 
 
 def read_settings(namespace: Mapping, kind: type[S] = Settings) -> S:
@@ -79,7 +82,18 @@ def read_settings(namespace: Mapping, kind: type[S] = Settings) -> S:
                 near = difflib.get_close_matches(name, allowed, 1)
                 hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(allowed)}"
                 raise ValueError(f"no parameter {name!r} here; {hint}")
-    return from_dict(kind, {name: namespace[name] for name in known if name in namespace})
+    values = {name: namespace[name] for name in known if name in namespace}
+    return from_dict(kind, {name: _parsed(name, value) for name, value in values.items()})
+
+
+def _parsed(name: str, value):
+    """A list or dict that plain papermill hands over as the text it was given."""
+    if name not in ("mode", "weights") or not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value[:1] in "[{" and value else value
+    except ValueError as error:
+        raise ValueError(f"{name}: {value!r} is no JSON ({error})") from None
 
 
 def _assigned(source: str) -> list[str]:
@@ -91,19 +105,29 @@ def _assigned(source: str) -> list[str]:
 
 
 def training_config(phase: str, s: Settings, before: TrainConfig | None = None) -> TrainConfig:
-    """The configuration of a new run; init_from is left open. before: of the run of the previous phase, whose recipe, scale and data it
-    keeps where the settings say nothing else. ValueError names a setting that cannot be."""
-    config = get_recipe(s.recipe or (before and before.recipe) or "try")[phase]
+    """The configuration of a new run; init_from is left open. before: of the run of the previous phase. Its network is kept; where the
+    settings name no recipe, its recipe and scale, too; and its data, where they name no other. ValueError names what cannot be."""
+    config = get_recipe(s.recipe or _recipe_of(before))[phase]
     if before and not s.recipe:
-        own = get_recipe(before.recipe)[before.phase] if before.recipe else TrainConfig()
-        changed = {k: getattr(before, k) for k in INHERITED if getattr(before, k) != getattr(own, k)}
-        config = replace(config, **changed)
-        if before.size_px != own.size_px:
+        own = get_recipe(before.recipe)[before.phase] if before.recipe else None
+        kept = {k: getattr(before, k) for k in INHERITED if own is None or getattr(before, k) != getattr(own, k)}
+        config = replace(config, **kept)
+        if own is None or before.size_px != own.size_px:
             config = replace(config, data=sized(config.data, before.size_px))
-    config = of_data(phase, of_scale(config, s), s, before)
+    network = s.network or (before.network if before else "")
+    config = of_data(phase, of_scale(config, replace(s, network=network)), s, before)
+    if before and before.network == config.network:
+        config = replace(config, network_options=before.network_options)
     if not config.shortfalls() and config.recipe == "try" and not s.annotated_share:
         config = replace(config, data=replace(config.data, annotated_share=1.0))  # only a try needs something to find
-    return config
+    return replace(config, built_on_try=bool(before and before.shortfalls()))
+
+
+def _recipe_of(before: TrainConfig | None) -> str:
+    """What a run was made from; of one without a recipe, the one that trains its network from nothing."""
+    if before is None:
+        return "try"
+    return before.recipe or ("full" if before.network == "superretina" else "lite")
 
 
 def _given(s: Settings, *names: str) -> dict:
@@ -120,7 +144,9 @@ def of_scale(config: TrainConfig, s: Settings) -> TrainConfig:
     options = config.network_options if network == config.network else {}
     config = replace(config, network=network, network_options=options, learning_rate=rate, weights=_weights(config, s),
                      **_given(s, "epochs", "steps_per_epoch", "batch_size", "micro_batches", "precision", "pool_size", "validation_pairs",
-                              "extra_points", "clicked_anchor_px"))  # fmt: skip
+                              "clicked_anchor_px"))  # fmt: skip
+    if s.extra_points >= 0:
+        config = replace(config, extra_points=s.extra_points)
     if s.seed >= 0:
         config = replace(config, seed=s.seed)
     steps = config.total_steps
@@ -145,22 +171,28 @@ def _weights(config: TrainConfig, s: Settings) -> dict[str, float]:
 
 def of_data(phase: str, config: TrainConfig, s: Settings, before: TrainConfig | None) -> TrainConfig:
     """The configuration with its folders: files alone in phases 1 to 3, in phase 4 beside what they are not to displace."""
-    kept = before.files if before and before.files.share else FileOptions()  # what the phase before was trained on
-    root, real = folder_of(s.data_root), phase == "sim2real"
-    files = FileOptions(root, s.layout or "auto", s.modes, size_px=config.data.size_px, **_given(s, "prealign", "max_residual_px"))
-    if not real:
-        if not s.data_root and kept.root:
-            files = replace(kept, size_px=config.data.size_px, mode=s.modes or kept.mode)
-        return replace(config, files=replace(files, share=1.0) if files.root else FileOptions(size_px=config.data.size_px))
+    nothing = FileOptions(size_px=config.data.size_px)
+    kept = replace(before.files, size_px=nothing.size_px) if before and before.files.share else nothing  # what was trained on before
+    files = with_given(replace(nothing, root=folder_of(s.data_root)), s)
+    if not PHASES[phase].real:
+        files = with_given(kept, s) if not s.data_root and kept.root else files
+        return replace(config, files=replace(files, share=1.0) if files.root else nothing, replay=nothing)
     share = s.real_share or REAL_SHARE
-    if not root or not 0 < share <= 1:
+    if not files.root or not 0 < share <= 1:
         raise ValueError("data_root, real_share: phase 4 needs a folder of real pairs, and a share above 0 and up to 1")
-    replay = FileOptions(folder_of(s.replay_root), "auto", s.modes, size_px=config.data.size_px)
-    if kept.root and (not s.replay_root or folder_of(s.replay_root) == kept.root):
-        replay = replace(kept, size_px=config.data.size_px, mode=s.modes or kept.mode)
-    replay = replace(replay, share=round(1 - share, 9)) if replay.root and share < 1 else FileOptions(size_px=config.data.size_px)
+    replay = replace(nothing, root=folder_of(s.replay_root), mode=s.modes)
+    if kept.root and (not s.replay_root or replay.root == kept.root):
+        replay = replace(kept, mode=s.modes or kept.mode)
+    replay = replace(replay, share=round(1 - share, 9)) if replay.root else nothing  # with share 0 it is watched all the same
     return replace(config, files=replace(files, share=share), replay=replay)
 
 
+def with_given(files: FileOptions, s: Settings) -> FileOptions:
+    """File options with what the settings say of how pairs are read."""
+    given = _given(s, "layout", "prealign", "max_residual_px")
+    return replace(files, **given, **({"mode": s.modes} if s.modes else {}))
+
+
 def folder_of(root: str) -> str:
-    return "" if root in ("", DRAWN) else str(in_project(root).absolute())
+    """A folder as it is kept in configurations: one text per folder, however it was named."""
+    return "" if root in ("", DRAWN) else str(in_project(root).resolve())

@@ -77,15 +77,15 @@ class _Batches(Dataset):
         return self.source.batch(self.indices[k], self.batch_size, self.strengths[k])
 
 
-def stream(source, indices: list[int], batch_size: int, strengths: list[float], workers: int = 0) -> Iterator[dict]:
+def stream(source, indices: list[int], batch_size: int, strengths: list[float], workers: int = 0, pin=False) -> Iterator[dict]:
     """Batches by number, in order, each with its strength, prepared by ``workers`` processes.
 
     As many workers as you like: a batch depends on its number alone. An error in one is raised here, with its message.
-    Where there is CUDA, batches lie in pinned memory.
+    pin: batches lie in pinned memory, from where a GPU copies while it computes.
     """
     settings = {"worker_init_fn": use_one_core, "prefetch_factor": PREFETCHED} if workers else {}
     batches = _Batches(source, indices, batch_size, strengths)
-    loader = DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available(), **settings)
+    loader = DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pin, **settings)
     for batch in loader:
         if "modalities" in batch:  # pinning makes lists of tuples
             batch["modalities"] = [tuple(pair) for pair in batch["modalities"]]

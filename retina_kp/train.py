@@ -25,12 +25,13 @@ from .calibration import publish
 from .config import from_dict
 from .files import write_csv, write_json
 from .processes import is_main, read_history
-from .recipes import RECIPES, get_recipe
+from .recipes import get_recipe
 from .train_config import TrainConfig
 from .trainer import Trainer
 from .versions import code_version, commit
 
 log = logging.getLogger(__name__)
+PUBLISHED = ("lite", "full")  # recipes from nothing
 STAGES = ("warmup", "geometric", "pke")  # of a recipe that ends in published weights; phase 4 needs somebody's pairs
 
 
@@ -66,7 +67,7 @@ def run_recipe(name: str, run_dir: str | Path, device: str = "cpu", shorten: flo
     recipe, checkpoint = get_recipe(name), ""
     for place, config in enumerate((recipe[phase] for phase in STAGES), 1):
         steps = max(int(config.steps_per_epoch * shorten), 1)
-        config = replace(config, steps_per_epoch=steps, init_from=str(checkpoint))
+        config = replace(config, steps_per_epoch=steps, init_from=str(checkpoint or config.init_from))
         checkpoint = train_phase(config, Path(run_dir) / f"{place}_{config.phase}", device, **how)
     return Path(checkpoint)
 
@@ -95,7 +96,7 @@ def train_recipe(args: argparse.Namespace) -> None:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("retina_kp.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("recipe", nargs="?", choices=sorted(RECIPES))
+    what.add_argument("recipe", nargs="?", choices=PUBLISHED)
     what.add_argument("--config", help="YAML or JSON file of a TrainConfig")
     parser.add_argument("--run-dir", default="", help="default: outputs/runs/train-<name of the recipe or file>")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))

@@ -25,6 +25,7 @@ class TrainConfig:
     network: str = "lite"
     network_options: dict = field(default_factory=dict)
     init_from: str = ""  # weights to start from; "" = fresh
+    built_on_try: bool = False  # whether those are of a run that was but a try
     epochs: int = 2
     steps_per_epoch: int = 20
     batch_size: int = 6  # pairs that go through the network at once
@@ -74,8 +75,8 @@ class TrainConfig:
             raise ValueError(
                 f"files.share {self.files.share:g} and replay.share {self.replay.share:g} add up to more than 1"
             )
-        if self.replay.share and not self.files.share:
-            raise ValueError("replay.share: replay stands beside files, so give files.root and files.share as well")
+        if self.replay.root and not self.files.share:
+            raise ValueError("replay.root: replay stands beside files, so give files.root and files.share as well")
         sizes = {"files.share": self.files.size_px, "replay.share": self.replay.size_px}
         sizes = {self.data.size_px} | {px for name, px in sizes.items() if name in mixed}
         if len(mixed) > 1 and len(sizes) > 1:
@@ -136,4 +137,6 @@ class TrainConfig:
             found.append(f"{self.pool_size} drawn retinas ({MIN_POOL} or more)")
         if f"/{STAND_IN}/" in self.init_from.replace("\\", "/"):
             found.append("begun from a stand-in for the phase before")
+        if self.built_on_try:
+            found.append("begun from a try")
         return found

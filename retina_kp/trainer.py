@@ -19,12 +19,13 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
-from .checkpoints import load_network, save_network
+from .checkpoints import find_weights_or_none, load_network, save_network
 from .config import to_dict
 from .files import write_csv, write_json
 from .health import DetectorWatch, TrainingStopped
 from .networks import build_network
 from .objective import Objective
+from .pke import allowed_drop
 from .processes import join_statistics, new_accelerator, statistics
 from .run_data import RunFiles, trained_on
 from .sources import stream
@@ -34,6 +35,7 @@ from .validation import save_keypoint_figures
 
 log = logging.getLogger(__name__)
 GUARDED = "gt_matched_right"  # the figure that PKE must not lower
+FP16_SKIPS = 30  # steps in a row whose gradient overflows before a run in fp16 is stopped
 
 
 class Trainer:
@@ -44,7 +46,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, run_dir: str | Path, device: str = "cpu", data=None, workers: int = 0):
         self.config, self.run_dir, self.workers = config, Path(run_dir), workers
-        self.accelerator = new_accelerator(device, config.precision)
+        self.accelerator = new_accelerator(device, config.precision, self._kept_precision())
         self.device, processes = self.accelerator.device, self.accelerator.num_processes
         if config.micro_batches % processes:
             raise ValueError(f"micro_batches: {config.micro_batches} cannot be shared out among {processes} processes; take a multiple")
@@ -57,15 +59,23 @@ class Trainer:
         self.data = data if data is not None else self.run_files.source(config)
         self.validations = self.run_files.validation_sets(config) if self.accelerator.is_main_process else {}
         self.objective, self.watch = Objective(config), DetectorWatch(config)
-        self.step_index, self.history, self._batches, self._waited = 0, [], None, 0.0
+        self.step_index, self.history, self._batches, self._waited, self._skipped = 0, [], None, 0.0, 0
         self.splits = [[0, config.batch_size, config.micro_batches]]  # from which step on steps were made of which batches
 
+    def _kept_precision(self) -> str:
+        """What a begun run computes in, so that it goes on so; "" for a new one."""
+        path = self.run_dir / "state.pt"
+        return read_state(path).get("precision", "") if path.is_file() else ""
+
     def _initial_network(self):
-        if not self.config.init_from:
+        start, own = self.config.init_from, self.run_dir / "checkpoint.safetensors"
+        if not start:
             return build_network(self.config.network, **self.config.network_options)
-        network, metadata = load_network(self.config.init_from)
+        if not find_weights_or_none(start) and own.is_file():  # a begun run goes on without the weights that it began with
+            start = own
+        network, metadata = load_network(start)
         if metadata["network"] != self.config.network:
-            raise ValueError(f"{self.config.init_from} holds network {metadata['network']!r}, the config wants {self.config.network!r}")
+            raise ValueError(f"{start} holds network {metadata['network']!r}, the config wants {self.config.network!r}")
         network.steerers = None  # they belong to the weights as they were
         return network
 
@@ -99,7 +109,7 @@ class Trainer:
             c = self.config
             numbers = [k for step in range(self.step_index, c.total_steps) for k in self.own_numbers(step)]
             strengths = [c.strength(k // c.micro_batches) for k in numbers]
-            self._batches = stream(self.data, numbers, c.batch_size, strengths, self.workers)
+            self._batches = stream(self.data, numbers, c.batch_size, strengths, self.workers, pin=self.device.type == "cuda")
         started = time.perf_counter()
         batch = next(self._batches)
         self._waited += time.perf_counter() - started
@@ -121,7 +131,8 @@ class Trainer:
             rows.append({name: float(v.detach()) if torch.is_tensor(v) else float(v) for name, v in judged.figures.items()})
             visits += judged.visits
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        if self.accelerator.scaler is None and not torch.isfinite(torch.as_tensor(norm)):  # the scaler skips such a step by itself
+        self._skipped = 0 if torch.isfinite(torch.as_tensor(norm)) else self._skipped + 1
+        if self._skipped > (0 if self.accelerator.scaler is None else FP16_SKIPS):  # the scaler leaves out such a step by itself
             raise TrainingStopped(self._advice(f"the gradient is not finite at step {self.step_index}"))
         self.optimiser.step()
         join_statistics(self.accelerator, self.network, before, len(numbers))
@@ -136,7 +147,7 @@ class Trainer:
         """What went wrong, and how to go on."""
         checkpoint, rate = self.run_dir / "checkpoint.safetensors", self.config.learning_rate
         kept = f" {checkpoint}, of the epoch before, is sound: give it as init_from." if checkpoint.is_file() else ""
-        return f"{what}. Begin a new run with a lower learning_rate than {rate:g} (superretina: 1e-4).{kept}"
+        return f"{what}. Begin a new run with a lower learning_rate than {rate:g}, say {rate / 3:.1g}.{kept}"
 
     # ------------------------------------------------------------------ the run
 
@@ -193,9 +204,12 @@ class Trainer:
 
     def _guard(self, figures: dict) -> None:
         """Let the accuracy on what the run trains on decide whether PKE goes on; the main process knows its name."""
-        known = [p for p in trained_on(self.config) if p in self.validations]
-        told = [{self.validations[p].title: figures.get(p + GUARDED, math.nan) for p in known}]
-        self.objective.guard.update(broadcast_object_list(told)[0])
+        known, told = [p for p in trained_on(self.config) if p in self.validations], {}
+        for prefix in known:
+            validation = self.validations[prefix]
+            allowed = allowed_drop(self.config.pke, validation.kind == "drawn", validation.points)
+            told[f"{'replay, ' if prefix else ''}{validation.title}"] = (figures.get(prefix + GUARDED, math.nan), allowed)
+        self.objective.guard.update(broadcast_object_list([told])[0])
 
     def save(self) -> None:
         """Write checkpoint, state and history; each file is complete or absent, and state.pt comes last."""
@@ -210,7 +224,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             state = {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step_index,
                      "objective": self.objective.state_dict(), "history": self.history, "config": to_dict(self.config),
-                     "pairs": self.run_files.ids, "splits": self.splits}  # fmt: skip
+                     "pairs": self.run_files.ids, "splits": self.splits, "precision": self.accelerator.mixed_precision}  # fmt: skip
             if self.accelerator.scaler is not None:
                 state["scaler"] = self.accelerator.scaler.state_dict()
             write_state(self.run_dir / "state.pt", state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from .geometry import TransformRange
 from .images import as_array, read_image, to_gray
 from .layout_files import MODALITIES
 from .layouts import load_layout
-from .records import Inventory, PairRecord, Problem, replace_record, split_by_eye
+from .records import Inventory, PairRecord, Problem, replace_record
 
 ALL_MODES = "all"
 FLAT = 2 / 255  # an image whose gray levels vary less shows nothing
@@ -139,8 +140,12 @@ def _inventory(options: FileOptions) -> Inventory:
         except ValueError as error:
             failed.append(error)
             continue
-        known = {r.pair_id for r in joined.records}
+        known = {r.pair_id: r for r in joined.records}
+        shown = {(r.image0, r.image1): _kind(r) for r in joined.records}
         for record in part.records:
+            if shown.get((record.image0, record.image1), _kind(record)) != _kind(record):
+                words = f"its folders do not say which kind of pairs they hold, and {len(options.mode)} were named"
+                raise ValueError(f"{options.root}: {words}; name one mode")
             if record.pair_id not in known:
                 joined.add(record)
         joined.problems += [p for p in part.problems if p not in joined.problems]
@@ -192,14 +197,22 @@ def _flaw_of_mask(path) -> str:
     return "" if mask.max() > mask.min() else f"its vessel mask {path.name} shows no vessel"
 
 
+def _place(eye: str, seed: int) -> float:
+    """A number in [0, 1) that an eye keeps, whatever other eyes there are."""
+    return int(hashlib.sha256(f"{seed}:{eye}".encode()).hexdigest()[:13], 16) / 16**13
+
+
 def hold_out(records: list[PairRecord], share: float, seed: int) -> tuple[list[PairRecord], list[PairRecord]]:
-    """(training, validation) records without an eye in common. Eyes of which a pair is marked "val" validate; where none is, that share of
-    all: at least one eye on either side where there are two and the share is above 0. A lonely eye is trained on."""
-    eyes, marked = {r.eye_id for r in records}, {r.eye_id for r in records if r.split == "val"}
-    if share > 0 and marked and marked < eyes:
-        parts = {eye: "val" if eye in marked else "train" for eye in eyes}
-        split = [replace_record(r, split=parts[r.eye_id]) for r in records]
-    else:
-        share = float(np.clip(share, 1 / len(eyes), 1 - 1 / len(eyes))) if len(eyes) > 1 and share > 0 else 0.0
-        split = split_by_eye(records, {"train": 1 - share, "val": share}, seed)
+    """(training, validation) records without an eye in common. Eyes of which a pair is marked "val" validate; where none is, about that
+    share of all, each by its name alone: an eye that comes or goes moves no other to the other side. At least one eye is on either side
+    where there are two and the share is above 0. A lonely eye is trained on."""
+    eyes = sorted({r.eye_id for r in records}, key=lambda eye: _place(eye, seed))
+    held = {r.eye_id for r in records if r.split == "val"}
+    if not held or len(held) == len(eyes):
+        held = {eye for eye in eyes if _place(eye, seed) < share}
+        held = set(eyes[: min(max(len(held), 1), len(eyes) - 1)])  # in their order, so these are the same but for the limits
+    if not share > 0 or len(eyes) < 2:
+        held = set()
+    parts = {eye: "val" if eye in held else "train" for eye in eyes}
+    split = [replace_record(r, split=parts[r.eye_id]) for r in records]
     return [r for r in split if r.split == "train"], [r for r in split if r.split == "val"]

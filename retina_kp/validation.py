@@ -40,6 +40,11 @@ class ValidationSet:
     def __len__(self) -> int:
         return sum(len(batch["image0"]) for batch in self.batches)
 
+    @property
+    def points(self) -> int:
+        """How many true points all pairs have."""
+        return sum(int(torch.isfinite(_true_points(batch, 0)).all(-1).sum()) for batch in self.batches)
+
     @classmethod
     def drawn(
         cls,

@@ -90,7 +90,7 @@ def plot_course(rows: Sequence[Mapping]) -> Figure:
         phase = PHASES[stage.partition("_")[2]]
         steps = begin + np.array([row["step"] for row in part])
         for loss in phase.losses:
-            _segment(left, steps, part, loss.name, COURSE_LOSSES[loss.name], loss.name)
+            _segment(left, steps, part, loss.name, COURSE_LOSSES.get(loss.name, "0.4"), loss.name)
         for key, (color, name) in COURSE_SHARES.items():
             _segment(right, steps, part, key, color, name)
         for ax in (left, right):

@@ -8,7 +8,7 @@ import pytest
 from retina_kp import Registrar
 
 # Notebooks replayed by nbval build on nobody's runs, and leave theirs where the machine sweeps
-os.environ["RETINA_KP_RUNS"] = tempfile.mkdtemp(prefix="retina_kp_runs_")
+os.environ.setdefault("RETINA_KP_RUNS", tempfile.mkdtemp(prefix="retina_kp_runs_"))
 
 
 @pytest.fixture(scope="session")

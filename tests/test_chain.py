@@ -8,9 +8,10 @@ import pytest
 from evaluation_trees import fire_tree, octa_tree, operation_pair
 
 from retina_kp import chain, report, runs
-from retina_kp.checkpoints import read_metadata
+from retina_kp.checkpoints import read_metadata, save_network
 from retina_kp.config import from_dict
 from retina_kp.layouts import load_layout
+from retina_kp.networks import build_network
 from retina_kp.phases import PHASES
 from retina_kp.processes import read_history
 from retina_kp.records import write_pairs_csv
@@ -70,6 +71,7 @@ def aligned(tmp_path_factory) -> str:
         ({}, {"real": str(NOTEBOOKS)}, "04_sim2real: .*nothing known is in here"),
         ({"mode": "cfcf"}, {}, "files.mode: 'cfcf' is unknown; name some of cffa"),
         ({"network": "unet"}, {}, "01_warmup: network: takes lite or superretina"),
+        ({"init_from": "lite", "network": "superretina"}, {}, "01_warmup: .*lite.safetensors holds network 'lite', not 'superretina'"),
     ],
 )
 def test_all_four_are_checked_before_the_first_step(tmp_path, aligned, monkeypatch, given, folders, words):
@@ -78,6 +80,25 @@ def test_all_four_are_checked_before_the_first_step(tmp_path, aligned, monkeypat
     with pytest.raises(ValueError, match=words):
         chain.run_all("x", given, tell=lambda text: None, **{"generated": ""} | folders)
     assert not (tmp_path / "runs").exists(), "and nothing is left behind"
+
+
+def test_all_phases_have_the_network_of_the_weights_that_are_begun_with(tmp_path, aligned):
+    start = save_network(tmp_path / "mine.safetensors", build_network("superretina"))
+    given = {"runs_root": str(tmp_path / "runs"), "recipe": "finetune", "init_from": str(start)}
+    plans = chain.rehearse(chain.parameters_of(given, "x", aligned, ""), lambda text: None)
+    assert [p.config.network for p in plans] == ["superretina"] * 4
+    assert [p.config.learning_rate for p in plans] == pytest.approx([1e-5, 3e-5, 1e-5, 1e-5])
+
+
+def test_a_stopped_chain_is_not_told_to_go_on(monkeypatch, capsys, tmp_path):
+    """It would stop at the same place again."""
+    def stopped(*_):
+        raise report.NotebookError("01_warmup.ipynb, cell In [9] stopped with TrainingStopped: the detector has gone silent")
+
+    monkeypatch.setattr(chain, "run_notebook", stopped)
+    assert chain.main(["-p", "runs_root", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "gone silent" in said and "To continue" not in said
 
 
 def test_the_check_tells_what_each_phase_trains_on(tmp_path, aligned):

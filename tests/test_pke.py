@@ -11,7 +11,7 @@ from retina_kp.config import from_dict, to_dict
 from retina_kp.geometry import from_cells, pixel_grid, similarity, warp_points
 from retina_kp.losses import gaussian_labels, labelled_geometric_loss
 from retina_kp.networks import DenseOutput
-from retina_kp.pke import PkeGuard, PkeOptions, content_filter, mine
+from retina_kp.pke import PkeGuard, PkeOptions, allowed_drop, content_filter, mine
 from retina_kp.validation import mined_precision
 from retina_kp.value_map import ValueMap, visits_of
 from retina_kp.value_map import expand as expand_labels
@@ -226,7 +226,7 @@ def test_state_goes_through_torch_load_exactly():
     value_map, guard = ValueMap(), PkeGuard()
     for k, n in ((3, 4), ("p", 9), (3, 4), ("empty", 0), ("", 5)):
         value_map.visit(k, LATTICE[:n] / 3, torch.ones(len(value_map.record(k)), dtype=torch.bool))
-    guard.update({"drawn pairs": 0.9}), guard.update({"drawn pairs": 0.5})
+    guard.update({"drawn pairs": (0.9, 0.05)}), guard.update({"drawn pairs": (0.5, 0.05)})
     torch.save({"map": value_map.state_dict(), "guard": guard.state_dict()}, file := io.BytesIO())
     state, copies = torch.load(io.BytesIO(file.getvalue()), weights_only=True), (ValueMap(), PkeGuard())
     copies[0].load_state_dict(state["map"]), copies[1].load_state_dict(state["guard"])
@@ -315,10 +315,10 @@ def test_precision_by_hand():
 def test_guard_pauses_on_a_fall_and_resumes_on_recovery_only():
     guard = PkeGuard()
     told = (0.60, 0.55, 0.90, 0.85, 0.849, 0.86, 0.874, NAN, 0.875, NAN)
-    story = [guard.update({"drawn pairs": accuracy}) for accuracy in told]
+    story = [guard.update({"drawn pairs": (accuracy, 0.05)}) for accuracy in told]
     assert story == [True, True, True, True, False, False, False, False, True, True]
     assert guard.best == {"drawn pairs": 0.9}
-    guard.update({"drawn pairs": 0.7})
+    guard.update({"drawn pairs": (0.7, 0.05)})
     assert guard.reason == "paused: drawn pairs: accuracy 0.700, best 0.900, allowed drop 0.05"
 
 
@@ -326,7 +326,7 @@ def test_guard_watches_all_that_is_trained_on_and_files_with_a_limit_of_their_ow
     guard = PkeGuard()
 
     def told(drawn, files):
-        return guard.update({"drawn pairs": drawn, "pairs of mine": files})
+        return guard.update({"drawn pairs": (drawn, 0.05), "pairs of mine": (files, 0.1)})
 
     assert told(0.8, 0.6) and told(0.8, 0.51)
     assert not told(0.8, 0.49)
@@ -340,5 +340,13 @@ def test_guard_watches_all_that_is_trained_on_and_files_with_a_limit_of_their_ow
 
 def test_what_a_run_does_not_train_on_says_nothing():
     guard = PkeGuard()
-    assert guard.update({"pairs of mine": 0.8}) and guard.update({}) and "no accuracy measured" in guard.reason
-    assert guard.update({"pairs of mine": 0.75}) and list(guard.best) == ["pairs of mine"]
+    assert guard.update({"pairs of mine": (0.8, 0.1)}) and guard.update({}) and "no accuracy measured" in guard.reason
+    assert guard.update({"pairs of mine": (0.75, 0.1)}) and list(guard.best) == ["pairs of mine"]
+
+
+def test_few_points_may_fall_farther():
+    """One of ten that flips is no fall."""
+    assert [allowed_drop(PkeOptions(), drawn, points) for drawn, points in ((True, 10_000), (False, 10_000), (True, 25), (False, 4))] == [
+        0.05, 0.1, 0.2, 0.5,
+    ]  # fmt: skip
+    assert allowed_drop(PkeOptions(), False, 0) == 0.1

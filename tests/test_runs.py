@@ -70,6 +70,18 @@ def test_what_papermill_injects_must_be_a_parameter(injected, message):
         runs.read_settings(DEFAULTS["warmup"] | {"In": ["", "import os", OWN, injected, "settings = ..."]})
 
 
+@pytest.mark.parametrize(("name", "text", "value"), [
+    ("weights", '{"loss_mov": 0}', {"loss_mov": 0}),
+    ("mode", '["cffa", "cfoct"]', ["cffa", "cfoct"]),
+    ("mode", "cffa,cfoct", "cffa,cfoct"),
+])  # fmt: skip
+def test_lists_as_plain_papermill_hands_them_over(name, text, value):
+    s = runs.read_settings(DEFAULTS["geometric"] | {name: text})
+    assert getattr(s, name) == value and (name != "mode" or s.modes == ("cffa", "cfoct"))
+    with pytest.raises(ValueError, match="weights: .* is no JSON"):
+        runs.read_settings(DEFAULTS["geometric"] | {"weights": "{loss_mov"})
+
+
 def test_parameters_that_the_notebook_does_not_show_may_be_injected():
     namespace = DEFAULTS["warmup"] | {"workers": 5, "In": ["", OWN, "# Parameters\nworkers = 5\n"], "later": 1}
     assert runs.read_settings(namespace).workers == 5
@@ -124,6 +136,11 @@ def test_every_network_has_a_rate_and_keeps_it():
     assert config_of("warmup", recipe="lite", network="superretina").learning_rate == pytest.approx(1e-4)
     assert config_of("warmup", recipe="full", network="lite").learning_rate == pytest.approx(1e-3)
     assert config_of("warmup", recipe="lite", network="superretina", learning_rate=3e-4).learning_rate == 3e-4
+    before = config_of("warmup", recipe="lite", network="superretina")
+    for given in ({}, {"network": "superretina"}, {"recipe": "lite"}):
+        assert config_of("geometric", before, **given).network == "superretina", "the next phase has the network of the one before"
+        assert config_of("geometric", before, **given).learning_rate == pytest.approx(1e-4)
+        assert config_of("pke", before, **given).learning_rate == pytest.approx(3e-5)
 
 
 def test_small_images_show_less_and_large_ones_are_not_blurred():
@@ -149,6 +166,20 @@ def test_half_of_the_junctions_are_hidden_in_a_try_only():
 # ------------------------------------------------------------------ folders
 
 
+def test_one_folder_is_one_folder_however_it_is_named(tmp_path, monkeypatch):
+    (tmp_path / "big" / "mine").mkdir(parents=True)
+    (tmp_path / "data").symlink_to(tmp_path / "big")
+    monkeypatch.chdir(tmp_path)
+    names = ("data/mine", str(tmp_path / "data" / "mine"), "big/../data/mine", str(tmp_path / "big" / "mine"))
+    assert {config_of("warmup", data_root=name).files.root for name in names} == {str((tmp_path / "big" / "mine").resolve())}
+
+
+def test_what_is_said_of_files_reaches_inherited_folders(tmp_path):
+    before = config_of("geometric", data_root="/aligned", mode="cffa")
+    files = config_of("pke", before, prealign=True, max_residual_px=9.0, layout="pairs_csv", mode="cfoct").files
+    assert (files.root, files.prealign, files.max_residual_px, files.layout, files.mode) == ("/aligned", True, 9.0, "pairs_csv", ("cfoct",))
+
+
 def test_phases_1_to_3_train_on_files_alone_and_phase_4_replays_what_they_were_trained_on():
     before = config_of("pke", data_root="/aligned", mode="cffa")
     assert before.files.share == 1.0 and before.drawn_share == 0
@@ -163,7 +194,7 @@ def test_phases_1_to_3_train_on_files_alone_and_phase_4_replays_what_they_were_t
     drawn = config_of("sim2real", before, data_root="/real", replay_root="drawn")
     assert drawn.replay.share == 0 and drawn.drawn_share == pytest.approx(0.2)
     alone = config_of("sim2real", before, data_root="/real", real_share=1.0)
-    assert alone.replay.share == alone.drawn_share == 0
+    assert alone.replay.share == alone.drawn_share == 0 and alone.replay.root == "/aligned", "watched all the same"
 
 
 def test_phase_4_needs_real_pairs():
@@ -188,12 +219,12 @@ def test_a_begun_run_is_continued_only_when_asked(tmp_path):
         runs.run_folder("geometric", replace(s, resume=True, run_name=""))
 
 
-def write_checkpoint(root: Path, name: str, age: int, phase: str = "warmup", steps: int = 500, init_from: str = "", **changes) -> Path:
+def write_checkpoint(root: Path, name: str, age: int, phase="warmup", steps: int = 500, init_from="", config=None, **changes) -> Path:
     """A checkpoint as a run of 500 steps at 256 px leaves it."""
     path = root / runs.NOTEBOOKS[phase] / name / "checkpoint.safetensors"
     scale = {"recipe": "lite", "epochs": 5, "steps_per_epoch": 100, "image_size": 256}
-    config = replace(config_of(phase, **scale | changes), init_from=init_from)
-    save_network(path, build_network("lite", width=0.25), {"phase": phase, "step": steps, "config": to_dict(config)})
+    config = config or to_dict(replace(config_of(phase, **scale | changes), init_from=init_from))
+    save_network(path, build_network("lite", width=0.25), {"phase": phase, "step": steps, "config": config})
     os.utime(path, (1e9 - age, 1e9 - age))
     return path
 
@@ -208,7 +239,12 @@ def test_the_newest_real_run_is_built_upon(tmp_path):
     write_checkpoint(tmp_path, "small", 50, image_size=160)
     write_checkpoint(tmp_path, "few retinas", 40, pool_size=4)
     write_checkpoint(tmp_path, "on a stand-in", 30, init_from=str(tmp_path / "stand_in" / "warmup" / "checkpoint.safetensors"))
+    write_checkpoint(tmp_path, "of another version", 20, config={"detector_weight": 1.0})
     assert find_checkpoint("warmup", s) == right
+    with pytest.raises(ValueError, match="gone 400 of 500 steps: finish it first"):
+        find_checkpoint("warmup", replace(s, run_name="interrupted"))
+    with pytest.raises(ValueError, match="of another version of retina_kp .*detector_weight"):
+        find_checkpoint("warmup", replace(s, run_name="of another version"))
     assert find_checkpoint("warmup", replace(s, network="superretina")) is None
     assert find_checkpoint("warmup", replace(s, image_size=384)) is None
     for name in ("older", "small", str(tmp_path / "02_geometric" / "older")):  # as a user and as the runner gives it
@@ -241,6 +277,27 @@ def test_with_nothing_to_build_on_the_first_line_says_a_try_and_no_later_phase_t
         found.folder / "checkpoint.safetensors", build_network("lite", width=0.25), {"step": 300, "config": to_dict(found.config)}
     )
     assert find_checkpoint("pke", settings(runs_root=str(tmp_path))) is None
+
+
+def test_what_is_begun_from_a_try_is_a_try(tmp_path):
+    write_checkpoint(tmp_path, "mine", 10, "geometric", steps=20, epochs=4, steps_per_epoch=5)
+    large = {"run_name": "mine", "epochs": 60, "steps_per_epoch": 100, "image_size": 256, "pool_size": 100}
+    found = plan("pke", settings(runs_root=str(tmp_path), **large))
+    assert found.words()[0].startswith("A TRY, no training: begun from a try")
+
+
+def test_a_larger_phase_4_builds_on_a_phase_3_of_any_size(tmp_path):
+    before = write_checkpoint(tmp_path, "mine", 10, "pke")
+    for size in (0, 384, 256):
+        c = plan("sim2real", settings(data_root="/real", image_size=size, runs_root=str(tmp_path))).config
+        assert c.init_from == str(before) and c.size_px == (size or 384)
+
+
+def test_a_run_without_a_recipe_keeps_its_scale(tmp_path):
+    """One that was trained from a run.yaml."""
+    before = replace(config_of("warmup", recipe="lite", batch_size=3, image_size=320, pool_size=66), recipe="")
+    c = config_of("geometric", before)
+    assert (c.recipe, c.batch_size, c.size_px, c.pool_size) == ("lite", 3, 320, 66)
 
 
 def test_phase_4_replays_the_folder_of_the_run_it_builds_on(tmp_path):
@@ -292,6 +349,8 @@ def test_a_continued_run_keeps_its_weights_and_refuses_others(tmp_path):
         plan("warmup", replace(s, init_from="lite")).open().fit()
     with pytest.raises(ValueError, match="learning_rate: 0.002 → 0.001"):
         plan("warmup", replace(s, learning_rate=0.001)).open().fit()
+    with pytest.raises(ValueError, match="was begun by recipe 'try', not 'lite'"):
+        plan("warmup", replace(s, recipe="lite"))
     halved = plan("warmup", replace(s, batch_size=1, micro_batches=2, epochs=1)).open()
     assert halved.resume(), "the same pairs a step, in other portions"
 

@@ -15,7 +15,7 @@ from retina_kp.layouts import load_layout
 from retina_kp.pairs import PairDataset
 from retina_kp.records import PairRecord, replace_record, write_pairs_csv
 from retina_kp.sources import MixedPairs, join_batches, stream
-from retina_kp.training_files import FileOptions, load_files
+from retina_kp.training_files import FileOptions, hold_out, load_files
 
 HW, SIZE = (96, 128), 64
 POINTS = np.array([[12.0, 14], [110, 20], [60, 50], [20, 80], [100, 85], [70, 20], [40, 60]])
@@ -70,8 +70,20 @@ def test_sound_options_are_taken(options):
 def test_no_eye_is_in_training_and_in_validation(clinic, seed):
     split = load_files(FileOptions(root=str(clinic), validation_share=0.34, split_seed=seed))
     train, validation = ({r.eye_id for r in part} for part in (split.train, split.validation))
-    assert len(train) == 4 and len(validation) == 2 and not train & validation
+    assert len(train) + len(validation) == 6 and train and validation and not train & validation
     assert len(split.train) + len(split.validation) == len(split.annotation) == 12 and not split.problems
+
+
+def test_an_eye_that_goes_moves_no_other_to_the_other_side():
+    """So that no later phase validates on what an earlier one was trained on."""
+    records = [PairRecord(f"p{k}", f"eye {k}", "CF", "FA", "a.png", "b.png") for k in range(40)]
+    train, validation = hold_out(records, 0.2, 0)
+    assert 3 <= len(validation) <= 14
+    for gone in records:
+        left = [r for r in records if r is not gone]
+        own_train, own_validation = hold_out(left, 0.2, 0)
+        assert {r.eye_id for r in own_train} <= {r.eye_id for r in train}
+        assert {r.eye_id for r in own_validation} <= {r.eye_id for r in validation}
 
 
 def test_the_split_depends_on_the_seed_alone(clinic):

@@ -23,6 +23,7 @@ from retina_kp.config import to_dict
 from retina_kp.dataset import SyntheticOptions
 from retina_kp.evaluation import Trial
 from retina_kp.files import write_json
+from retina_kp.recipes import RECIPES
 from retina_kp.steering import fit_steerers
 from retina_kp.train_config import TrainConfig
 from retina_kp.versions import code_version
@@ -152,7 +153,7 @@ def test_only_the_main_process_monitors(config_file, tmp_path, board, monkeypatc
 
 def test_a_recipe_runs_its_phases_and_publishes_in_one_process(tmp_path, board, monkeypatch, capsys):
     published = []
-    monkeypatch.setitem(train.RECIPES, "lite", {phase: replace(TINY, phase=phase) for phase in ("warmup", "geometric")})
+    monkeypatch.setitem(RECIPES, "lite", {phase: replace(TINY, phase=phase) for phase in ("warmup", "geometric")})
     monkeypatch.setattr(train, "STAGES", ("warmup", "geometric"))
     monkeypatch.setattr(train, "publish", lambda checkpoint, *rest: published.append(checkpoint) or {})
     arguments = ["lite", "--run-dir", str(tmp_path), "--device", "cpu", "--tensorboard"]
@@ -170,8 +171,8 @@ def test_a_recipe_runs_its_phases_and_publishes_in_one_process(tmp_path, board, 
 def test_a_short_run_of_the_recipe_goes_on_where_it_was_killed_and_leaves_the_shipped_weights_alone(tmp_path, monkeypatch):
     """The stages of `lite` as they are but for size and number of steps; its trials are made up, minutes otherwise."""
     tiny = {"epochs": 1, "batch_size": 2, "pool_size": 3, "validation_pairs": 2, "precision": "fp32"}
-    stages = {phase: replace(c, **tiny, data=replace(c.data, size_px=64)) for phase, c in train.RECIPES["lite"].items()}
-    monkeypatch.setitem(train.RECIPES, "lite", stages)
+    stages = {phase: replace(c, **tiny, data=replace(c.data, size_px=64)) for phase, c in RECIPES["lite"].items()}
+    monkeypatch.setitem(RECIPES, "lite", stages)
     evidence = [dict.fromkeys(("inliers", "settled_share", "inlier_share", "keypoint_share", "map_correlation"), k / 9) for k in range(10)]
     made_up = [Trial("FA", True, 1.0 if k > 4 else 99.0, 1.0 if k > 4 else 99.0, 0.5, 0.1, True, e) for k, e in enumerate(evidence)]
     monkeypatch.setattr(calibration, "gather_trials", lambda *a, **how: made_up)
@@ -207,6 +208,15 @@ def test_a_short_run_of_the_recipe_goes_on_where_it_was_killed_and_leaves_the_sh
     last, _ = load_network(tmp_path / "3_pke" / "checkpoint.safetensors")
     assert network.steerers.shape == (4, 128, 128) and last.steerers is None
     assert all(torch.equal(v, last.state_dict()[k].half().float()) for k, v in network.state_dict().items() if v.is_floating_point())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_begins_with_the_weights_that_it_names(tmp_path, monkeypatch, name):
+    begun = []
+    monkeypatch.setattr(train, "train_phase", lambda config, *rest, **how: begun.append(config.init_from) or tmp_path / config.phase)
+    train.run_recipe(name, tmp_path)
+    first = "lite" if name == "finetune" else ""
+    assert begun == [first, str(tmp_path / "warmup"), str(tmp_path / "geometric")]
 
 
 @pytest.mark.parametrize("share", ["0", "-1", "1.5"])

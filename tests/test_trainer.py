@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from retina_kp import processes
+from retina_kp import networks, processes
 from retina_kp.checkpoints import load_network, read_metadata
 from retina_kp.config import from_dict
 from retina_kp.dataset import SyntheticOptions, SyntheticPairs
@@ -186,10 +186,33 @@ def test_a_finished_run_is_not_trained_again(finished):
 @pytest.mark.parametrize("native", [True, False])
 def test_bfloat16_is_used_only_where_the_device_computes_in_it(tmp_path, monkeypatch, native):
     monkeypatch.setattr(processes, "bfloat16_is_fast", lambda device: native)
-    trainer = Trainer(replace(TINY, precision="bf16"), tmp_path)
+    config = replace(TINY, precision="bf16", validation_pairs=0, epochs=1, steps_per_epoch=1)
+    trainer = Trainer(config, tmp_path)
+    kind = torch.bfloat16 if native else torch.float32
+    assert computed_in(trainer) == kind
+    trainer.fit()
+    monkeypatch.setattr(processes, "bfloat16_is_fast", lambda device: not native)
+    monkeypatch.setattr(processes, "promises_bfloat16", lambda device: True)
+    assert computed_in(Trainer(config, tmp_path)) == kind, "a begun run goes on as it was begun, whatever a probe says later"
+    monkeypatch.setattr(processes, "promises_bfloat16", lambda device: False)
+    assert computed_in(Trainer(config, tmp_path)) == (torch.float32 if native else torch.bfloat16), "but for a machine of another kind"
+
+
+def computed_in(trainer: Trainer) -> torch.dtype:
     with trainer.accelerator.autocast():
-        product = torch.ones(2, 2) @ torch.ones(2, 2)
-    assert product.dtype == (torch.bfloat16 if native else torch.float32)
+        return (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+
+
+def test_bfloat16_is_fast_only_where_the_cpu_promises_it_and_it_gains(monkeypatch):
+    cpu = torch.device("cpu")
+    for promised, gains in ((True, True), (True, False), (False, True)):
+        monkeypatch.setattr(networks, "promises_bfloat16", lambda device, promised=promised: promised)
+        monkeypatch.setattr(networks, "_bfloat16_gains", lambda gains=gains: gains)
+        networks.bfloat16_is_fast.cache_clear()
+        assert networks.bfloat16_is_fast(cpu) == (promised and gains)
+    monkeypatch.undo()
+    networks.bfloat16_is_fast.cache_clear()
+    assert networks._bfloat16_gains() in (True, False)
 
 
 # ------------------------------------------------------------------ refusals
@@ -235,7 +258,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(tm
     trainer = Trainer(TINY, tmp_path)
     trainer.network.detect.bias.data.fill_(torch.nan)
     kept = trainer.network.level1[0][0].weight.clone()
-    with pytest.raises(TrainingStopped, match="the loss is nan at step 0. Begin a new run with a lower learning_rate than 0.003"):
+    with pytest.raises(TrainingStopped, match="the loss is nan at step 0. Begin .* a lower learning_rate than 0.003, say 0.001"):
         trainer.step()
     assert torch.equal(trainer.network.level1[0][0].weight, kept)
 
@@ -305,6 +328,17 @@ def test_weights_of_another_network_are_refused(finished, tmp_path):
     start = str(finished.run_dir / "checkpoint.safetensors")
     with pytest.raises(ValueError, match="'lite'.*'superretina'"):
         Trainer(replace(TINY, network="superretina", network_options={}, init_from=start), tmp_path)
+
+
+def test_a_begun_run_goes_on_without_the_weights_that_it_began_with(finished, tmp_path):
+    start = tmp_path / "start.safetensors"
+    start.write_bytes((finished.run_dir / "checkpoint.safetensors").read_bytes())
+    config = replace(TINY, init_from=str(start), epochs=1)
+    Trainer(config, tmp_path / "run").fit()
+    start.unlink()
+    assert Trainer(config, tmp_path / "run").resume()
+    with pytest.raises(FileNotFoundError):
+        Trainer(config, tmp_path / "other")
 
 
 def test_training_starts_from_given_weights(finished, tmp_path):

@@ -85,9 +85,21 @@ def test_a_kind_that_is_unknown_or_not_there_is_named(drawn, tmp_path):
         load_files(FileOptions(str(tmp_path), mode=("cfoct",)))
 
 
-def test_all_phases_hold_out_the_same_eyes(drawn):
-    first, second = (RunFiles.of(TrainConfig(files=FileOptions(str(drawn), share=1.0), seed=seed)) for seed in (0, 7))
+def test_all_kinds_of_pairs_and_all_phases_hold_out_the_same_eyes(eyes):
+    whole = load_files(FileOptions(str(eyes)))
+    (eyes / "1_N" / "1_N_fa.png").unlink()
+    one = load_files(FileOptions(str(eyes), mode=("cffa",)))
+    assert not {r.eye_id for r in one.validation} & {r.eye_id for r in whole.train}
+    first, second = (RunFiles.of(TrainConfig(files=FileOptions(str(eyes), share=1.0), seed=seed)) for seed in (0, 7))
     assert first.ids == second.ids and first.files.validation
+
+
+def test_a_set_of_any_name_takes_one_mode(tmp_path):
+    write_pair(tmp_path, "001_01"), write_pair(tmp_path, "002_01")
+    clinic = (tmp_path / "operation_pre_filtered_cffa").rename(tmp_path / "clinic")
+    assert len(load_files(FileOptions(str(clinic), "operation", ("cfoct",))).annotation) == 2
+    with pytest.raises(ValueError, match="do not say which kind of pairs they hold, and 2 were named; name one mode"):
+        load_files(FileOptions(str(clinic), "operation", ("cffa", "cfoct")))
 
 
 # ------------------------------------------------------------------ pictures that teach nothing
@@ -165,6 +177,7 @@ def test_a_run_is_judged_by_what_it_trains_on(drawn, tmp_path):
             {MAIN: "files", REPLAY: "files"},
         ),
         "real alone": (replace(base, files=replace(real, share=1.0)), {MAIN: "files", REPLAY: "drawn"}),
+        "real alone, watched": (replace(base, files=replace(real, share=1.0), replay=aligned), {MAIN: "files", REPLAY: "files"}),
     }
     for name, (config, wanted) in cases.items():
         found = RunFiles.of(config)
