@@ -35,8 +35,8 @@ SIZE_PX, REAL_SIZE_PX = 256, 384  # of training images in phases 1 to 3, and in 
 SEEDS = {"real": 500, "held out": 900, "generated": 300, "generated held out": 700, "drawn": 77_004}  # + the trial's own
 # The recipe, and where it is too long for this the steps of each phase
 ARMS: dict[str, tuple[str, dict[str, int]]] = {
-    "from nothing": ("lite", {"warmup": 300, "geometric": 1800, "pke": 300}),
     "from shipped": ("finetune", {}),
+    "from nothing": ("lite", {"warmup": 300, "geometric": 1800, "pke": 300}),
 }
 BEFORE, EPOCH_STEPS = "before", 100
 SHOWN = ("real", "real found", "generated", "drawn", "real px", "generated px", "drawn px")

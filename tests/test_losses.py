@@ -131,6 +131,19 @@ def test_infonce_reads_image_1_at_the_true_correspondents():
     assert term.value.item() == pytest.approx(math.log(1 + 2 * math.exp(-2)), rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", [infonce_loss, triplet_loss])
+def test_partners_that_are_known_better_than_by_H_are_read_where_they_are(loss):
+    moved = ORTHOGONAL.roll((2, 1), (2, 3))
+    known = points(*CELLS[:3]) + torch.tensor([8.0, 16.0])
+    told = loss(ORTHOGONAL, moved, points(*CELLS[:3]), EYE, WHOLE, 8, points1_xy=known)
+    H = torch.from_numpy(similarity(0, 1, (0, 0), (8, 16)))[None]
+    mapped = loss(ORTHOGONAL, moved, points(*CELLS[:3]), H, WHOLE, 8)
+    unknown = loss(ORTHOGONAL, moved, points(*CELLS[:3]), H, WHOLE, 8, points1_xy=torch.full_like(known, NAN))
+    assert told.value.item() == pytest.approx(mapped.value.item()) and told.n_used == mapped.n_used == 3
+    assert unknown.value.item() == mapped.value.item(), "NaN: where H puts it"
+    assert loss(ORTHOGONAL, moved, points(*CELLS[:3]), EYE, WHOLE, 8).value.item() > told.value.item() + 0.1
+
+
 @pytest.mark.parametrize(("exclusion_px", "loss"), [(10.0, math.log(1 + math.exp(-2))), (5.0, math.log(2 + math.exp(-2)))])
 def test_near_points_are_no_negatives_of_each_other(exclusion_px, loss):
     field = descriptors({(0, 0): (1, 0, 0, 0), (1, 0): (1, 0, 0, 0), (5, 5): (0, 1, 0, 0)})
