@@ -206,4 +206,4 @@ class _Measured:
         self.holds = self.value >= self.best - allowed - ROUNDING
 
     def __str__(self) -> str:
-        return f"accuracy {self.value:.3f}, best {self.best:.3f}, allowed drop {self.allowed:g}"
+        return f"accuracy {self.value:.3f}, best {self.best:.3f}, allowed drop {self.allowed:.2g}"
