@@ -24,7 +24,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .networks import bfloat16_is_fast, choose_device, promises_bfloat16
+from .networks import bfloat16_is_fast, choose_device, decide_bfloat16, promises_bfloat16
 
 log = logging.getLogger(__name__)
 # The last line of a traceback, without the module of its exception
@@ -43,12 +43,13 @@ def end_with_parent() -> None:
 
 @contextmanager
 def worker_pool(processes: int, start: Callable | None = None, *arguments) -> Iterator[ProcessPoolExecutor]:
-    """New processes for jobs side by side, which share the threads of this one and end with it; each calls start(*arguments) first. An
-    exception within the block, Ctrl-C too, drops the jobs that have not begun."""
+    """New processes for jobs side by side, which share the threads of this one, compute in its precision and end with it; each calls
+    start(*arguments) first. An exception within the block, Ctrl-C too, drops the jobs that have not begun."""
     if processes < 1:
         raise ValueError(f"processes: takes a whole number from 1, not {processes}")
     threads = max(torch.get_num_threads() // processes, 1)
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker, (threads, start, arguments))
+    how = (threads, bfloat16_is_fast(torch.device("cpu")), start, arguments)
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker, how)
     done = False
     try:
         yield pool
@@ -64,9 +65,10 @@ def from_one(text: str) -> int:
     return int(text)
 
 
-def _start_worker(threads: int, start: Callable | None, arguments: tuple) -> None:
+def _start_worker(threads: int, bfloat16: bool, start: Callable | None, arguments: tuple) -> None:
     end_with_parent()
     torch.set_num_threads(threads)
+    decide_bfloat16("cpu", bfloat16)
     if start is not None:
         start(*arguments)
 

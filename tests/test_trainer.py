@@ -16,6 +16,7 @@ from retina_kp.geometry import sample_map
 from retina_kp.health import DetectorWatch, TrainingStopped
 from retina_kp.phases import get_phase
 from retina_kp.pke import PkeOptions
+from retina_kp.processes import worker_pool
 from retina_kp.train import run_recipe
 from retina_kp.train_config import TrainConfig
 from retina_kp.trainer import Trainer
@@ -206,12 +207,15 @@ def computed_in(trainer: Trainer) -> torch.dtype:
 def test_bfloat16_is_fast_only_where_the_cpu_promises_it_and_it_gains(monkeypatch):
     cpu = torch.device("cpu")
     for promised, gains in ((True, True), (True, False), (False, True)):
+        monkeypatch.setattr(networks, "_decided", {})
         monkeypatch.setattr(networks, "promises_bfloat16", lambda device, promised=promised: promised)
         monkeypatch.setattr(networks, "_bfloat16_gains", lambda gains=gains: gains)
-        networks.bfloat16_is_fast.cache_clear()
         assert networks.bfloat16_is_fast(cpu) == (promised and gains)
     monkeypatch.undo()
-    networks.bfloat16_is_fast.cache_clear()
+    for fast in (True, False):  # a worker computes as the process that started it
+        monkeypatch.setattr(networks, "_decided", {"cpu": fast})
+        with worker_pool(1) as pool:
+            assert pool.submit(networks.bfloat16_is_fast, cpu).result() == fast
     assert networks._bfloat16_gains() in (True, False)
 
 

@@ -70,6 +70,7 @@ def test_pseudo_real_pairs_stand_in_where_nothing_else_is_named(tmp_path, monkey
     named = {"runs_root": str(tmp_path), "run_name": "mine", "resume": True}
     assert runs.phase_4_settings({}).data_root == runs.phase_4_settings(named).data_root == "8 pseudo-real pairs"
     assert runs.phase_4_settings({"data_root": "data/clinic"}).data_root == "data/clinic"
+    (tmp_path / "04_sim2real" / "mine").mkdir(parents=True)
     (tmp_path / "04_sim2real" / "mine" / "state.pt").touch()
     assert runs.phase_4_settings(named).data_root == "", "a run that was begun has its own"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import lru_cache
 
 import torch
 
@@ -38,11 +37,20 @@ def choose_device(device: str | torch.device) -> torch.device:
     return chosen
 
 
-@lru_cache
+_decided: dict[str, bool] = {}  # of this process, by kind of device
+
+
 def bfloat16_is_fast(device: torch.device) -> bool:
     """Whether a convolution in bfloat16 takes less time than in float32. A GPU says so. A CPU must say so and is measured, once, in about
     50 ms: its flags promise what the libraries may not use, and emulation takes many times as long."""
-    return promises_bfloat16(device) and (device.type == "cuda" or _bfloat16_gains())
+    if device.type not in _decided:
+        _decided[device.type] = promises_bfloat16(device) and (device.type == "cuda" or _bfloat16_gains())
+    return _decided[device.type]
+
+
+def decide_bfloat16(device_type: str, fast: bool) -> None:
+    """For a worker: compute as the process that started it does."""
+    _decided[device_type] = fast
 
 
 def promises_bfloat16(device: torch.device) -> bool:
@@ -55,18 +63,18 @@ def promises_bfloat16(device: torch.device) -> bool:
 
 @torch.inference_mode()
 def _bfloat16_gains(repeats: int = 8) -> bool:
-    """Whether the shortest of some times of a layer like those of our networks is shorter in bfloat16: both in turn, so that other work on
-    the machine delays both."""
+    """Whether the shortest of some times of a layer like those of our networks is shorter in bfloat16. CPU time, and both in turn, so that
+    other work on the machine decides nothing."""
     kinds, times = (torch.bfloat16, torch.float32), {torch.bfloat16: [], torch.float32: []}
     layers = {kind: torch.nn.Conv2d(64, 64, 3, padding=1).to(kind).to(memory_format=torch.channels_last) for kind in kinds}
     images = {kind: torch.zeros(1, 64, 96, 96, dtype=kind).to(memory_format=torch.channels_last) for kind in kinds}
     for _ in range(repeats + 1):  # the first calls also prepare
         for kind in kinds:
-            started = time.perf_counter()
+            started = time.process_time()
             layers[kind](images[kind])
-            times[kind].append(time.perf_counter() - started)
+            times[kind].append(time.process_time() - started)
     return min(times[torch.bfloat16][1:]) < min(times[torch.float32][1:])
 
 
 __all__ = ["DenseOutput", "Lite", "LocalContrast", "NETWORKS", "SuperRetina", "bfloat16_is_fast", "build_network", "choose_device",
-           "fold_batch_norm", "promises_bfloat16"]  # fmt: skip
+           "decide_bfloat16", "fold_batch_norm", "promises_bfloat16"]  # fmt: skip
