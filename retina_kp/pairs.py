@@ -22,12 +22,14 @@ from .caches import ByteCache, pack_gray, pack_masks, unpack_gray, unpack_masks
 from .dataset import pad_points
 from .geometry import (
     TransformRange,
+    image_center,
     inside,
     overlap_fraction,
     random_homographies,
     rescale_homography,
     resize_matrix,
     sample_map,
+    similarity,
     translation,
     warp_image,
     warp_points,
@@ -70,11 +72,33 @@ class _Labels:
     H_0to1: torch.Tensor
 
 
+@dataclass(frozen=True)
+class FrameRange:
+    """Which part of a pair is shown, and how it is turned, before image 1 is transformed on its own. A picture as a whole has zoom 1."""
+
+    zoom: tuple[float, float] = (1.0, 1.0)  # log-uniform
+    turn_deg: float = 0.0  # at most, either way
+    per_pair: int = 0  # 0: another part every time; n: one of n parts per pair, so that a sample comes back as PKE needs it
+
+    def __post_init__(self):
+        if not 0 < self.zoom[0] <= self.zoom[1] or self.turn_deg < 0 or self.per_pair < 0:
+            raise ValueError(f"frames: takes zoom with 0 < least <= most, turn_deg and per_pair from 0; not {self}")
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything is shown as it lies."""
+        return self.zoom == (1.0, 1.0) and not self.turn_deg
+
+    def cached_px(self, size_px: int) -> int:
+        """Side of the squares from which frames of size_px are cut: large enough for the largest zoom."""
+        return round(size_px * max(self.zoom[1], 1.0))
+
+
 class PairDataset:
     """Pairs of a list of records, in an order shuffled anew for every epoch, each time transformed and exposed differently.
 
     ranges: random transform of the moving image, None = none; appearance: random look of either image, None = as stored.
-    prealign: draw image 1 in the frame of image 0 before that, so that H_0to1 is the random transform alone.
+    frames: which part of the pair is shown. prealign: draw image 1 in the frame of image 0 before all that.
     cache_bytes: of decoded pictures kept in memory (4 per pixel of the square and pair); labels are kept for every pair.
     ValueError names records without truth.
     """
@@ -88,9 +112,10 @@ class PairDataset:
         seed: int = 0,
         prealign: bool = False,
         cache_bytes: int = 2**28,
+        frames: FrameRange = FrameRange(),
     ):
         self.records, self.size_px, self.ranges, self.appearance = list(records), size_px, ranges, appearance
-        self.seed, self.prealign = seed, prealign
+        self.seed, self.prealign, self.frames, self.square_px = seed, prealign, frames, frames.cached_px(size_px)
         if not self.records:
             raise ValueError("no records: a data set needs at least one pair")
         self._H_0to1 = [true_homography(record) for record in self.records]
@@ -134,14 +159,25 @@ class PairDataset:
         (images, masks, labels), record = self._pair(index), self.records[index]
         g = torch.Generator().manual_seed(int(np.random.default_rng([self.seed, epoch, index, 1]).integers(2**62)))
         (valid0, valid1, vessels), H_0to1, points1 = masks.split(1), labels.H_0to1, labels.points1
+        image0, image1, keypoints0, points0, name = images[:1], images[1:], labels.keypoints0, labels.points0, record.pair_id
+        to_frame1 = torch.eye(3, dtype=torch.float64)
+        if not self.frames.whole:
+            to_frame0, to_frame1, number = self._frames(index, epoch, labels)
+            image0, valid0, vessels = self._cut(image0, valid0, to_frame0, vessels)
+            keypoints0 = _seen(warp_points(keypoints0.double(), to_frame0).float(), valid0)
+            points0 = _or_nan(warp_points(points0.double(), to_frame0).float(), valid0)
+            H_0to1 = to_frame1 @ H_0to1 @ torch.linalg.inv(to_frame0)
+            name = f"{name}.{number}" if self.frames.per_pair else ""
         if self.ranges is not None:
             H_turn = self._random_transform(H_0to1, strength, g)
-            images[1:], valid1 = _warp_both(images[1:], valid1, H_turn)
-            points1, H_0to1 = warp_points(points1.double(), H_turn).float(), H_turn @ H_0to1
-        valid = torch.cat([valid0, valid1])
+            to_frame1, H_0to1 = H_turn @ to_frame1, H_turn @ H_0to1
+        if self.ranges is not None or not self.frames.whole:
+            image1, valid1, _ = self._cut(image1, valid1, to_frame1)
+            points1 = warp_points(points1.double(), to_frame1).float()
+        images, valid = torch.cat([image0, image1]), torch.cat([valid0, valid1])
         if self.appearance is not None:
             images = apply_field_of_view(randomise_appearance(images, g, self.appearance), valid, g, self.appearance)
-        keypoints1 = warp_points(labels.keypoints0.double(), H_0to1).float()
+        keypoints1 = warp_points(keypoints0.double(), H_0to1).float()
         return {
             "image0": images[0],
             "image1": images[1],
@@ -149,13 +185,35 @@ class PairDataset:
             "valid1": valid[1],
             "H_0to1": H_0to1 / H_0to1[2, 2],
             "vessel_mask0": vessels[0],
-            "vessel_keypoints": labels.keypoints0,
+            "vessel_keypoints": keypoints0,
             "vessel_keypoints1": _seen(keypoints1, valid1),
-            "points0": labels.points0,
+            "points0": points0,
             "points1": points1,
             "modalities": (record.modality0, record.modality1),
-            "sample_ids": record.pair_id,
+            "sample_ids": name,
         }
+
+    def _frames(self, index: int, epoch: int, labels: _Labels) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """(3, 3) square px of image 0 → px of its frame, the same for image 1 around the same place of the eye, and the frame's number."""
+        number = epoch % max(self.frames.per_pair, 1)
+        when = [2, index, number] if self.frames.per_pair else [3, epoch, index]
+        rng, side, whole = np.random.default_rng([self.seed, *when]), self.square_px, self.size_px / self.square_px
+        zoom = float(np.exp(rng.uniform(*np.log(self.frames.zoom))))
+        reach = min(0.5 * side / zoom, (side - 1) / 2)
+        center = rng.uniform(reach, side - 1 - reach, 2)
+        if len(labels.keypoints0) and rng.random() < 0.5:  # where there is something to see
+            center = 0.7 * labels.keypoints0[rng.integers(len(labels.keypoints0))].double().numpy() + 0.3 * center
+        angle, middle = rng.uniform(-1, 1) * self.frames.turn_deg, image_center((self.size_px, self.size_px))
+        there = warp_points(torch.from_numpy(center)[None], labels.H_0to1)[0].numpy().clip(0, side - 1)
+        frames = (similarity(angle, zoom * whole, tuple(c), middle) for c in (center, there))
+        return *(torch.from_numpy(frame) for frame in frames), number
+
+    def _cut(self, image: torch.Tensor, valid: torch.Tensor, H: torch.Tensor, mask: torch.Tensor | None = None):
+        """An image (1, 1, S, S), its field of view and perhaps another mask, both bool, in the frame of size_px that H (3, 3) leads to."""
+        layers = torch.cat([image, valid.float(), *([] if mask is None else [mask.float()])], 1)
+        warped, known = warp_image(layers, H[None], (self.size_px, self.size_px))
+        seen = known & (warped[:, 1:2] > 0.99)
+        return warped[:, :1], seen, None if mask is None else (warped[:, 2:] > 0.5) & seen
 
     def _random_transform(self, H_0to1: torch.Tensor, strength: float, g: torch.Generator) -> torch.Tensor:
         """(3, 3) square px of image 1 → px of its new frame; of 20 draws the first with MIN_OVERLAP, else the one with most."""
@@ -177,7 +235,7 @@ class PairDataset:
         else:
             packed = self._pictures.get(index, lambda: self._fit(index, self._read(index)))
         labels = self._labels[index]
-        masks = torch.from_numpy(unpack_masks(labels.masks, (3, 1, self.size_px, self.size_px)))
+        masks = torch.from_numpy(unpack_masks(labels.masks, (3, 1, self.square_px, self.square_px)))
         return torch.from_numpy(unpack_gray(packed)), masks, labels
 
     def _read(self, index: int) -> list[np.ndarray]:
@@ -187,7 +245,7 @@ class PairDataset:
 
     def _fit(self, index: int, grays: list[np.ndarray]) -> np.ndarray:
         """(2, 1, S, S) both images on their squares, packed."""
-        (image0, to0), (image1, to1) = (letterbox(gray, self.size_px) for gray in grays)
+        (image0, to0), (image1, to1) = (letterbox(gray, self.square_px) for gray in grays)
         if self.prealign:
             back = torch.linalg.inv(self._square_transform(index, to0, to1))
             image1 = warp_image(torch.from_numpy(image1)[None, None], back[None], image1.shape)[0][0, 0].numpy()
@@ -199,13 +257,13 @@ class PairDataset:
 
     def _find_labels(self, index: int, grays: list[np.ndarray]) -> _Labels:
         """Fields of view, vessels and junctions of a pair's gray images, and its points on the squares."""
-        record, (image0, to0), (_, to1) = self.records[index], *(letterbox(gray, self.size_px) for gray in grays)
+        record, (image0, to0), (_, to1) = self.records[index], *(letterbox(gray, self.square_px) for gray in grays)
         fields = [field_of_view_mask(gray).astype(np.float32) for gray in grays]
-        valid0, valid1 = (letterbox(shown, self.size_px)[0] > 0.99 for shown in fields)
+        valid0, valid1 = (letterbox(shown, self.square_px)[0] > 0.99 for shown in fields)
         if record.vessel_mask0 is None:
             vessels = vessel_mask(image0, valid0, VESSEL_POLARITY.get(record.modality0, "both"))
         else:
-            vessels = read_vessel_mask(record.vessel_mask0, grays[0].shape, self.size_px)
+            vessels = read_vessel_mask(record.vessel_mask0, grays[0].shape, self.square_px)
         vessels &= valid0
         junctions = torch.from_numpy(skeleton_junctions(vessels)[0]).float()
         keypoints = _seen(junctions, torch.from_numpy(valid0)[None, None])
@@ -237,6 +295,14 @@ def read_vessel_mask(path: Path, image_hw: tuple[int, int], size_px: int) -> np.
     if mask.size < image_hw[0] * image_hw[1]:
         mask = cv2.resize(mask, image_hw[::-1], interpolation=cv2.INTER_NEAREST)
     return letterbox(mask, size_px, image_hw)[0] > 0.5
+
+
+def _or_nan(xy: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Points (N, 2) px, NaN where they lie outside a field of view (1, 1, S, S)."""
+    if not len(xy):
+        return xy
+    seen = inside(xy, valid.shape[-2:]) & (sample_map(valid.float(), xy[None])[0, :, 0] > 0.99)
+    return torch.where(seen[:, None], xy, torch.nan)
 
 
 def _seen(xy: torch.Tensor, valid: torch.Tensor, border_px: float = 2.0) -> torch.Tensor:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .dataset import SyntheticOptions
+from .dataset import CACHE_PX, SyntheticOptions
+from .pairs import FrameRange
 from .pke import PkeOptions
 from .synthetic import DEEP_OCTA
 from .train_config import TrainConfig
@@ -19,6 +20,7 @@ from .train_config import TrainConfig
 DRAWN = SyntheticOptions(field_deg=(14.0, 60.0), moving=("FA", "FA", "OCT", "OCTA", "OCTA", DEEP_OCTA))
 RATES = {"lite": 1e-3, "superretina": 1e-4}  # the highest that a network takes from nothing; superretina's is its authors'
 REAL_SHARE = 0.8  # of phase 4's batches
+FRAMES = 4  # parts of a pair of files that PKE keeps apart
 
 
 def sized(data: SyntheticOptions, size_px: int) -> SyntheticOptions:
@@ -27,6 +29,12 @@ def sized(data: SyntheticOptions, size_px: int) -> SyntheticOptions:
     scale = max(size_px / SyntheticOptions().size_px, 0.8)
     low, high = (zoom * scale for zoom in SyntheticOptions().zoom)
     return replace(data, size_px=size_px, zoom=(low, min(high, max(1.5, 2 * low))))
+
+
+def framed(size_px: int, pke: bool) -> FrameRange:
+    """Which parts of files are shown on squares of size_px: from all of a picture to what fills them when it measures CACHE_PX; any turn.
+    With PKE one of FRAMES parts of each pair, for it has to see them again."""
+    return FrameRange((0.95, max(CACHE_PX / size_px, 1.25)), 180.0, FRAMES if pke else 0)
 
 
 _LITE = TrainConfig(

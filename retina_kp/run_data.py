@@ -88,4 +88,4 @@ def trained_on(config: TrainConfig) -> tuple[str, ...]:
 
 
 def _pairs(o: FileOptions, split: FileSplit, seed: int) -> PairDataset:
-    return PairDataset(split.train, o.size_px, o.ranges, o.appearance, seed, o.prealign)
+    return PairDataset(split.train, o.size_px, o.ranges, o.appearance, seed, o.prealign, frames=o.frames)

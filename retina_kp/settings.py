@@ -12,7 +12,7 @@ from typing import TypeVar
 from .config import from_dict
 from .files import in_project
 from .phases import PHASES
-from .recipes import RATES, REAL_SHARE, get_recipe, sized
+from .recipes import RATES, REAL_SHARE, framed, get_recipe, sized
 from .train_config import TrainConfig
 from .training_files import FileOptions
 
@@ -171,8 +171,10 @@ def _weights(config: TrainConfig, s: Settings) -> dict[str, float]:
 
 def of_data(phase: str, config: TrainConfig, s: Settings, before: TrainConfig | None) -> TrainConfig:
     """The configuration with its folders: files alone in phases 1 to 3, in phase 4 beside what they are not to displace."""
-    nothing = FileOptions(size_px=config.data.size_px)
-    kept = replace(before.files, size_px=nothing.size_px) if before and before.files.share else nothing  # what was trained on before
+    nothing = FileOptions(size_px=config.data.size_px, frames=framed(config.data.size_px, PHASES[phase].pke))
+    kept = nothing  # what was trained on before
+    if before and before.files.share:
+        kept = replace(before.files, size_px=nothing.size_px, frames=nothing.frames)
     files = with_given(replace(nothing, root=folder_of(s.data_root)), s)
     if not PHASES[phase].real:
         files = with_given(kept, s) if not s.data_root and kept.root else files

@@ -16,6 +16,7 @@ from .geometry import TransformRange
 from .images import as_array, read_image, to_gray
 from .layout_files import MODALITIES
 from .layouts import load_layout
+from .pairs import FrameRange
 from .records import Inventory, PairRecord, Problem, replace_record
 
 ALL_MODES = "all"
@@ -31,6 +32,7 @@ class FileOptions:
     mode: tuple[str, ...] = ()  # kinds of pairs, e.g. ("cffa", "cfoct"); () all with a CF as fixed image; ("all",) all
     share: float = 0.0  # of the pairs of every batch
     size_px: int = 256  # side of the squares that images are fitted into
+    frames: FrameRange = FrameRange()  # which part of a pair is shown, and how it is turned
     prealign: bool = False  # draw image 1 in the frame of image 0 by its H before the random transform
     ranges: TransformRange = TransformRange()  # random transform of image 1 on top of the pair's own
     appearance: AppearanceRange = AppearanceRange()

@@ -70,14 +70,15 @@ class ValidationSet:
     ) -> ValidationSet:
         """Pairs with clicked points as they are, each once: they lie as real pairs lie. Pairs without are aligned by construction, and a
         network that knows nothing would find the identity; so they are shown turned, scaled, shifted and recoloured as in training
-        (options.ranges, options.appearance) by seeded draws, again and again up to ``pairs``."""
+        (options.frames, options.ranges, options.appearance) by seeded draws, again and again up to ``pairs``."""
         as_they_lie = [r for r in records if r.points0_xy is not None]
         aligned, batches = [r for r in records if r.points0_xy is None], []
         if as_they_lie:
             data = PairDataset(as_they_lie, options.size_px)
             batches += _batches(data, len(as_they_lie), batch_size)
         if aligned:
-            data = PairDataset(aligned, options.size_px, options.ranges, options.appearance, VALIDATION_SEED)
+            frames = replace(options.frames, per_pair=0)
+            data = PairDataset(aligned, options.size_px, options.ranges, options.appearance, VALIDATION_SEED, frames=frames)
             batches += _batches(data, max(pairs - len(as_they_lie), len(aligned)), batch_size)
         return cls(batches, mining, f"pairs of {Path(options.root).name}", "files")
 
