@@ -36,8 +36,9 @@ from .geometry import (
 )
 from .images import as_array, read_image, to_gray
 from .records import PairRecord
-from .vessels import field_of_view_mask, skeleton_junctions, vessel_mask
+from .vessels import field_of_view_mask, junction_widths, skeleton_junctions, vessel_mask
 
+MIN_WIDTH_PX = 1.2  # junctions of thinner vessels are no labels where a part of a pair is shown, as of drawn pairs
 MIN_OVERLAP = 0.25  # of image 1 inside image 0 after the random transform; of 20 draws the first that has it is taken
 POINT_KEYS = ("vessel_keypoints", "vessel_keypoints1", "points0", "points1")
 VESSEL_POLARITY = {"CF": "dark", "OCT": "dark", "FA": "bright", "OCTA": "bright"}
@@ -62,11 +63,13 @@ def letterbox(image: np.ndarray, size_px: int, like_hw: tuple[int, int] | None =
 class _Labels:
     """What is known of a pair on squares beside its pictures, before any random change.
 
-    masks: fields of view of image 0 and 1 and the vessels of image 0, packed; keypoints and points (N, 2) px; H_0to1 (3, 3).
+    masks: fields of view of image 0 and 1 and the vessels of image 0, packed; keypoints and points (N, 2) px; widths0 (N,) px of the
+    thinner vessel at each keypoint; H_0to1 (3, 3).
     """
 
     masks: bytes
     keypoints0: torch.Tensor
+    widths0: torch.Tensor
     points0: torch.Tensor
     points1: torch.Tensor
     H_0to1: torch.Tensor
@@ -164,7 +167,8 @@ class PairDataset:
         if not self.frames.whole:
             to_frame0, to_frame1, number = self._frames(index, epoch, labels)
             image0, valid0, vessels = self._cut(image0, valid0, to_frame0, vessels)
-            keypoints0 = _seen(warp_points(keypoints0.double(), to_frame0).float(), valid0)
+            wide = labels.widths0 * float(torch.linalg.det(to_frame0[:2, :2])) ** 0.5 >= MIN_WIDTH_PX
+            keypoints0 = _seen(warp_points(keypoints0[wide].double(), to_frame0).float(), valid0)
             points0 = _or_nan(warp_points(points0.double(), to_frame0).float(), valid0)
             H_0to1 = to_frame1 @ H_0to1 @ torch.linalg.inv(to_frame0)
             name = f"{name}.{number}" if self.frames.per_pair else ""
@@ -267,6 +271,7 @@ class PairDataset:
         vessels &= valid0
         junctions = torch.from_numpy(skeleton_junctions(vessels)[0]).float()
         keypoints = _seen(junctions, torch.from_numpy(valid0)[None, None])
+        widths = torch.zeros(0) if self.frames.whole else torch.from_numpy(junction_widths(vessels, keypoints.numpy())).float()
         frames = ((record.points0_xy, to0), (record.points1_xy, to1))
         points = [torch.from_numpy(warp_points(np.zeros((0, 2)) if xy is None else xy, to)).float() for xy, to in frames]
         H_0to1 = self._square_transform(index, to0, to1)
@@ -275,7 +280,7 @@ class PairDataset:
             known = torch.from_numpy(valid1)[None, None]
             valid1 = _warp_both(known.float(), known, back)[1][0, 0].numpy()
             points[1], H_0to1 = warp_points(points[1].double(), back).float(), torch.eye(3, dtype=torch.float64)
-        return _Labels(pack_masks([valid0, valid1, vessels]), keypoints, *points, H_0to1)
+        return _Labels(pack_masks([valid0, valid1, vessels]), keypoints, widths, *points, H_0to1)
 
 
 def _warp_both(image: torch.Tensor, valid: torch.Tensor, H: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

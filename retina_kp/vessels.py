@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 from skimage.filters import sato
 from skimage.morphology import skeletonize
 
@@ -104,6 +105,17 @@ def skeleton_junctions(mask: np.ndarray, merge_px: float = 5.0, spur_px: int = 6
         branches = cv2.connectedComponents(rim[window] & around, connectivity=8)[0] - 1  # the background is one, too
         kinds[k], keep[k] = (CROSSING if branches >= 4 else BIFURCATION), branches >= 3
     return centers[keep], kinds[keep]
+
+
+def junction_widths(mask: np.ndarray, junctions_xy: np.ndarray, reach_px: float = 14.0) -> np.ndarray:
+    """(J,) px: how wide the thinner vessels are that meet at each junction (J, 2) px of a mask (H, W) bool, read off its skeleton within
+    reach_px. What is thinner than a pixel in a picture cannot be seen there."""
+    rows, columns = np.nonzero(skeletonize(np.asarray(mask, bool)))
+    if not len(rows) or not len(junctions_xy):
+        return np.zeros(len(junctions_xy))
+    width = 2 * cv2.distanceTransform(np.asarray(mask, np.uint8), cv2.DIST_L2, 5)[rows, columns] - 1
+    around = cKDTree(np.stack([columns, rows], 1)).query_ball_point(np.asarray(junctions_xy), reach_px)
+    return np.array([np.percentile(width[near], 10) if near else 0.0 for near in around]).clip(1)
 
 
 def _neighbours(skeleton: np.ndarray) -> np.ndarray:

@@ -4,7 +4,15 @@ import cv2
 import numpy as np
 import pytest
 
-from retina_kp.vessels import BIFURCATION, CROSSING, field_of_view_mask, skeleton_junctions, vessel_mask, vesselness
+from retina_kp.vessels import (
+    BIFURCATION,
+    CROSSING,
+    field_of_view_mask,
+    junction_widths,
+    skeleton_junctions,
+    vessel_mask,
+    vesselness,
+)
 
 SIZES = [(313, 471), (768, 768), (100, 90)]
 
@@ -188,3 +196,15 @@ def test_no_junctions_keep_their_shape(mask):
 
 def test_a_ring_has_no_junction():
     assert len(skeleton_junctions(cv2.circle(np.zeros((100, 100), np.uint8), (50, 50), 30, 1, 3) > 0)[0]) == 0
+
+
+def test_a_junction_is_as_wide_as_its_thinner_vessel():
+    mask = np.zeros((120, 160), bool)
+    mask[56:65, 10:150] = True  # 9 px
+    mask[60:110, 79:82] = True  # 3 px
+    mask[10:60, 37:44] = True  # 7 px
+    junctions, _ = skeleton_junctions(mask)
+    wide, thin = junction_widths(mask, junctions[junctions[:, 0].argsort()])
+    assert wide == pytest.approx(7, abs=0.5) and thin == pytest.approx(3, abs=0.5)
+    assert len(junction_widths(mask, np.zeros((0, 2)))) == 0
+    assert junction_widths(np.zeros((20, 20), bool), np.array([[5.0, 5.0]])).tolist() == [0.0]
