@@ -22,6 +22,7 @@ from .evaluation import print_table
 from .geometry import TransformRange
 from .pairs import PairDataset
 from .processes import from_one, worker_pool
+from .recipes import DRAWN, framed, sized
 from .samples import write_aligned_folder
 from .sources import MixedPairs, stream, use_one_core
 from .timing import peak_memory_gb
@@ -33,10 +34,9 @@ PAIRS_PER_EYE = 3  # of `write_aligned_folder`, with a CF as fixed image
 
 def sources(root: Path, size_px: int) -> dict:
     """What is measured, by name: sources as full-scale training has them, with pictures of size_px."""
-    zoom = (1.14 * size_px / 768, 2.28 * size_px / 768)
-    drawn = SyntheticPairs(0, POOL, SyntheticOptions(size_px=size_px, zoom=zoom))
+    drawn = SyntheticPairs(0, POOL, sized(DRAWN, size_px))
     records = load_files(FileOptions(root=str(root), validation_share=0.0)).train
-    files = PairDataset(records, size_px, TransformRange(), AppearanceRange())
+    files = PairDataset(records, size_px, TransformRange(), AppearanceRange(), frames=framed(size_px, pke=False))
     return {"drawn": drawn, "files": files, "mix": MixedPairs((files, 0.5), (drawn, 0.5))}
 
 
