@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
@@ -23,40 +21,22 @@ from .dataset import pad_points
 from .geometry import (
     TransformRange,
     image_center,
-    inside,
     overlap_fraction,
     random_homographies,
     rescale_homography,
-    resize_matrix,
-    sample_map,
     similarity,
-    translation,
     warp_image,
     warp_points,
 )
-from .images import as_array, read_image, to_gray
+from .images import as_array, to_gray
 from .records import PairRecord
+from .squares import FrameRange, letterbox, or_nan, read_vessel_mask, seen_points
 from .vessels import field_of_view_mask, junction_widths, skeleton_junctions, vessel_mask
 
 MIN_WIDTH_PX = 1.2  # junctions of thinner vessels are no labels where a part of a pair is shown, as of drawn pairs
 MIN_OVERLAP = 0.25  # of image 1 inside image 0 after the random transform; of 20 draws the first that has it is taken
 POINT_KEYS = ("vessel_keypoints", "vessel_keypoints1", "points0", "points1")
 VESSEL_POLARITY = {"CF": "dark", "OCT": "dark", "FA": "bright", "OCTA": "bright"}
-
-
-def letterbox(image: np.ndarray, size_px: int, like_hw: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Fit an image (H, W) float32 into the middle of a black square of size_px, proportions kept to within half a pixel.
-
-    like_hw: size of another image of the same scene, on whose place in its square this one goes; its own by default.
-    Returns the square and the (3, 3) matrix, px of the image → px of the square.
-    """
-    like_hw = like_hw or image.shape
-    hw = tuple(max(round(n * size_px / max(like_hw)), 1) for n in like_hw)
-    small = cv2.resize(image, hw[::-1], interpolation=cv2.INTER_AREA if max(hw) < max(image.shape) else cv2.INTER_LINEAR)
-    top, left = (size_px - hw[0]) // 2, (size_px - hw[1]) // 2
-    square = np.zeros((size_px, size_px), np.float32)
-    square[top : top + hw[0], left : left + hw[1]] = small
-    return square, translation(left, top) @ resize_matrix(image.shape, hw)
 
 
 @dataclass(frozen=True)
@@ -73,28 +53,6 @@ class _Labels:
     points0: torch.Tensor
     points1: torch.Tensor
     H_0to1: torch.Tensor
-
-
-@dataclass(frozen=True)
-class FrameRange:
-    """Which part of a pair is shown, and how it is turned, before image 1 is transformed on its own. A picture as a whole has zoom 1."""
-
-    zoom: tuple[float, float] = (1.0, 1.0)  # log-uniform
-    turn_deg: float = 0.0  # at most, either way
-    per_pair: int = 0  # 0: another part every time; n: one of n parts per pair, so that a sample comes back as PKE needs it
-
-    def __post_init__(self):
-        if not 0 < self.zoom[0] <= self.zoom[1] or self.turn_deg < 0 or self.per_pair < 0:
-            raise ValueError(f"frames: takes zoom with 0 < least <= most, turn_deg and per_pair from 0; not {self}")
-
-    @property
-    def whole(self) -> bool:
-        """Whether everything is shown as it lies."""
-        return self.zoom == (1.0, 1.0) and not self.turn_deg
-
-    def cached_px(self, size_px: int) -> int:
-        """Side of the squares from which frames of size_px are cut: large enough for the largest zoom."""
-        return round(size_px * max(self.zoom[1], 1.0))
 
 
 class PairDataset:
@@ -168,8 +126,8 @@ class PairDataset:
             to_frame0, to_frame1, number = self._frames(index, epoch, labels)
             image0, valid0, vessels = self._cut(image0, valid0, to_frame0, vessels)
             wide = labels.widths0 * float(torch.linalg.det(to_frame0[:2, :2])) ** 0.5 >= MIN_WIDTH_PX
-            keypoints0 = _seen(warp_points(keypoints0[wide].double(), to_frame0).float(), valid0)
-            points0 = _or_nan(warp_points(points0.double(), to_frame0).float(), valid0)
+            keypoints0 = seen_points(warp_points(keypoints0[wide].double(), to_frame0).float(), valid0)
+            points0 = or_nan(warp_points(points0.double(), to_frame0).float(), valid0)
             H_0to1 = to_frame1 @ H_0to1 @ torch.linalg.inv(to_frame0)
             name = f"{name}.{number}" if self.frames.per_pair else ""
         if self.ranges is not None:
@@ -190,7 +148,7 @@ class PairDataset:
             "H_0to1": H_0to1 / H_0to1[2, 2],
             "vessel_mask0": vessels[0],
             "vessel_keypoints": keypoints0,
-            "vessel_keypoints1": _seen(keypoints1, valid1),
+            "vessel_keypoints1": seen_points(keypoints1, valid1),
             "points0": points0,
             "points1": points1,
             "modalities": (record.modality0, record.modality1),
@@ -270,7 +228,7 @@ class PairDataset:
             vessels = read_vessel_mask(record.vessel_mask0, grays[0].shape, self.square_px)
         vessels &= valid0
         junctions = torch.from_numpy(skeleton_junctions(vessels)[0]).float()
-        keypoints = _seen(junctions, torch.from_numpy(valid0)[None, None])
+        keypoints = seen_points(junctions, torch.from_numpy(valid0)[None, None])
         widths = torch.zeros(0) if self.frames.whole else torch.from_numpy(junction_widths(vessels, keypoints.numpy())).float()
         frames = ((record.points0_xy, to0), (record.points1_xy, to1))
         points = [torch.from_numpy(warp_points(np.zeros((0, 2)) if xy is None else xy, to)).float() for xy, to in frames]
@@ -287,30 +245,3 @@ def _warp_both(image: torch.Tensor, valid: torch.Tensor, H: torch.Tensor) -> tup
     """An image (1, 1, S, S) and its field of view, bool, in the frame that H (3, 3) leads to."""
     warped, known = warp_image(torch.cat([image, valid.float()], 1), H[None], image.shape[-2:])
     return warped[:, :1], known & (warped[:, 1:] > 0.99)
-
-
-def read_vessel_mask(path: Path, image_hw: tuple[int, int], size_px: int) -> np.ndarray:
-    """(S, S) bool vessels on the square of image 0, whose size is image_hw; any colour or level of the file is vessel.
-
-    A mask that is larger than its image is averaged straight onto the square: junctions survive that best.
-    """
-    strength = read_image(path)
-    strength = strength.max(-1) if strength.ndim == 3 else strength
-    mask = (strength > strength.max() / 2).astype(np.float32)
-    if mask.size < image_hw[0] * image_hw[1]:
-        mask = cv2.resize(mask, image_hw[::-1], interpolation=cv2.INTER_NEAREST)
-    return letterbox(mask, size_px, image_hw)[0] > 0.5
-
-
-def _or_nan(xy: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Points (N, 2) px, NaN where they lie outside a field of view (1, 1, S, S)."""
-    if not len(xy):
-        return xy
-    seen = inside(xy, valid.shape[-2:]) & (sample_map(valid.float(), xy[None])[0, :, 0] > 0.99)
-    return torch.where(seen[:, None], xy, torch.nan)
-
-
-def _seen(xy: torch.Tensor, valid: torch.Tensor, border_px: float = 2.0) -> torch.Tensor:
-    """The points (N, 2) px that lie in a field of view (1, 1, S, S) and not on the frame."""
-    keep = inside(xy, valid.shape[-2:], border_px)
-    return xy[keep & (sample_map(valid.float(), xy[None])[0, :, 0] > 0.99)] if len(xy) else xy

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .dataset import CACHE_PX, SyntheticOptions
-from .pairs import FrameRange
 from .pke import PkeOptions
+from .squares import FrameRange
 from .synthetic import DEEP_OCTA
 from .train_config import TrainConfig
 

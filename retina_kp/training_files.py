@@ -16,8 +16,8 @@ from .geometry import TransformRange
 from .images import as_array, read_image, to_gray
 from .layout_files import MODALITIES
 from .layouts import load_layout
-from .pairs import FrameRange
 from .records import Inventory, PairRecord, Problem, replace_record
+from .squares import FrameRange
 
 ALL_MODES = "all"
 FLAT = 2 / 255  # an image whose gray levels vary less shows nothing
