@@ -18,7 +18,7 @@ from retina_kp.checkpoints import SHIPPED, save_network
 from retina_kp.config import from_dict, to_dict
 from retina_kp.networks import NETWORKS, build_network
 from retina_kp.phases import PHASES
-from retina_kp.processes import read_history, worker_pool
+from retina_kp.processes import REASON, read_history, worker_pool
 from retina_kp.recipes import RATES, RECIPES, get_recipe
 from retina_kp.runs import Settings, find_checkpoint, plan, training_config
 from retina_kp.samples import write_aligned_folder
@@ -402,6 +402,17 @@ def test_processes_that_fail_say_why(tmp_path):
     words = r"2 processes failed \(exit code 1\): ValueError: .* cannot be shared out among 2 processes.*launch\.log"
     with pytest.raises(RuntimeError, match=words):
         runs.train(trainer, processes=2)
+
+
+@pytest.mark.parametrize("line", [
+    "retina_kp.health.TrainingStopped: the fixed detector has gone silent",
+    "[rank1]: retina_kp.images.ImageError: a.png is damaged",
+    "ValueError: no such folder",
+])  # fmt: skip
+def test_the_reason_of_processes_that_fail_is_their_last_line(line):
+    said = f"Traceback (most recent call last):\n  File x\n{line}\nroot cause of the launcher"
+    (reason,) = re.findall(REASON, said, re.MULTILINE)
+    assert line.endswith(reason) and reason.split(":")[0] in ("TrainingStopped", "ImageError", "ValueError")
 
 
 POOL = """
