@@ -21,7 +21,7 @@ help:
 	@echo "make clean       remove .venv and caches (data/ and outputs/ stay)"
 
 demo: $(STAMP)
-	@$(PY) -m retina_kp.demo
+	@$(PY) -m retina_kp.notebook.demo
 
 # A file at a time per core, and one thread each: threads that wait for each other's cores would spin. No notebook finds a run to go on with.
 test: $(STAMP)
@@ -31,22 +31,22 @@ lab: $(STAMP)
 	@cd notebooks && ../$(PY) -m jupyterlab
 
 train: $(STAMP)
-	@$(PY) -m retina_kp.chain $(ARGS)
+	@$(PY) -m retina_kp.notebook.chain $(ARGS)
 
 train-lite: $(STAMP)
-	@$(PY) -m retina_kp.train lite $(ARGS)
+	@$(PY) -m retina_kp.cli.train lite $(ARGS)
 
 ablation: $(STAMP)
-	@$(PY) -m retina_kp.ablation $(ARGS)
+	@$(PY) -m retina_kp.studies.ablation $(ARGS)
 
 ladder: $(STAMP)
-	@$(PY) -m retina_kp.ladder $(ARGS)
+	@$(PY) -m retina_kp.studies.ladder $(ARGS)
 
 own-look: $(STAMP)
-	@$(PY) -m retina_kp.own_look $(ARGS)
+	@$(PY) -m retina_kp.studies.own_look $(ARGS)
 
 benchmark: $(STAMP)
-	@$(PY) -m retina_kp.benchmark $(ARGS)
+	@$(PY) -m retina_kp.evaluation.benchmark $(ARGS)
 
 clean:
 	@rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

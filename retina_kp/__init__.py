@@ -1,19 +1,19 @@
 """retina_kp: register retinal images across modalities by learned keypoints."""
 
-from .keypoints import Features
-from .metrics import PairResult, point_errors, summarise
+from .core.versions import __version__
+from .data.records import Inventory, PairRecord
+from .evaluation.metrics import PairResult, point_errors, summarise
 from .networks import build_network
-from .records import Inventory, PairRecord
-from .registration import Registrar, RegistrarOptions
-from .result import Registration
-from .samples import PairOptions, draw_pair
-from .synthetic import MODALITIES, render
-from .train_config import TrainConfig
-from .trainer import Trainer
-
-__version__ = "0.1.0"
+from .registration.keypoints import Features
+from .registration.registrar import Registrar, RegistrarOptions
+from .registration.result import Registration
+from .synthetic.pairs import PairOptions, draw_pair
+from .synthetic.render import MODALITIES, render
+from .training.config import TrainConfig
+from .training.trainer import Trainer
 
 __all__ = [
+    "__version__",
     "MODALITIES", "Features", "Inventory", "PairOptions", "PairRecord", "PairResult", "Registrar", "RegistrarOptions", "Registration",
     "TrainConfig", "Trainer", "build_network", "draw_pair", "point_errors", "render", "summarise",
 ]  # fmt: skip

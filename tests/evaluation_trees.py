@@ -7,9 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from retina_kp.files import write_text
-from retina_kp.images import write_image
-from retina_kp.samples import PairOptions, draw_pair
+from retina_kp.core.files import write_text
+from retina_kp.core.images import write_image
+from retina_kp.synthetic.pairs import PairOptions, draw_pair
 
 HW = (96, 128)
 GRID = np.stack(np.meshgrid(np.linspace(20, 100, 4), np.linspace(20, 70, 3)), -1).reshape(-1, 2)  # 12 points, none on the frame

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from retina_kp import ablation
-from retina_kp.ablation import ARMS, BASE, SHOWN, run_arm, stage_config, summarise_arms
+from retina_kp.studies import ablation
+from retina_kp.studies.ablation import ARMS, BASE, SHOWN, run_arm, stage_config, summarise_arms
 
 
 def test_every_arm_has_three_equal_stages_and_falls_in_the_last():

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from retina_kp.annotation import MIN_SPREAD, fixed_residuals, leave_one_out_residual, screen, true_homography
-from retina_kp.geometry import corner_error, similarity, warp_points
-from retina_kp.images import write_image
-from retina_kp.records import PairRecord, replace_record
+from retina_kp.core.geometry import corner_error, similarity, warp_points
+from retina_kp.core.images import write_image
+from retina_kp.data.annotation import MIN_SPREAD, fixed_residuals, leave_one_out_residual, screen, true_homography
+from retina_kp.data.records import PairRecord, replace_record
 
 HW0, HW1 = (300, 400), (384, 300)  # residuals are given at 768 px: twice the px of image 1
 H_TILTED = np.array([[0.8, 0.1, 12.5], [-0.06, 0.9, 20.25], [1e-4, -2e-4, 1.0]])

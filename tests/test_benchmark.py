@@ -14,14 +14,21 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import yaml  # noqa: E402
 
-from retina_kp import PairOptions, Registrar, benchmark, grid_run, grid_tables, grids, viz_benchmark  # noqa: E402
-from retina_kp.config import from_dict  # noqa: E402
-from retina_kp.evaluation import VALIDATION_SEED, Trial, error_px, summarise_trials  # noqa: E402
-from retina_kp.files import write_csv  # noqa: E402
-from retina_kp.report import notebook_parameters, project_root  # noqa: E402
-from retina_kp.rivals import RIVALS  # noqa: E402
-from retina_kp.samples import draw_pair  # noqa: E402
-from retina_kp.timing import STAGES, Stopwatch, cold_start, timed_call  # noqa: E402
+from retina_kp import PairOptions, Registrar  # noqa: E402
+from retina_kp.core.config import from_dict  # noqa: E402
+from retina_kp.core.files import write_csv  # noqa: E402
+from retina_kp.evaluation import (
+    benchmark,  # noqa: E402
+    grid_run,  # noqa: E402
+    grid_tables,  # noqa: E402
+    grids,  # noqa: E402
+)
+from retina_kp.evaluation.baselines.classical import RIVALS  # noqa: E402
+from retina_kp.evaluation.timing import STAGES, Stopwatch, cold_start, timed_call  # noqa: E402
+from retina_kp.evaluation.trials import VALIDATION_SEED, Trial, error_px, summarise_trials  # noqa: E402
+from retina_kp.notebook.report import notebook_parameters, project_root  # noqa: E402
+from retina_kp.synthetic.pairs import draw_pair  # noqa: E402
+from retina_kp.viz import benchmark as viz_benchmark  # noqa: E402
 
 SMALL = replace(grids.EASY, size_px=96)
 CELLS = grids.angle_cells(easy=SMALL) + grids.scale_cells(easy=SMALL) + grids.overlap_cells(easy=SMALL)

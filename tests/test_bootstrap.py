@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retina_kp import bootstrap
+from retina_kp.evaluation import intervals as bootstrap
 
 INF = float("inf")
 

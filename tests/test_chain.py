@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 from evaluation_trees import fire_tree, octa_tree, operation_pair
 
-from retina_kp import chain, report, runs
-from retina_kp.checkpoints import read_metadata, save_network
-from retina_kp.config import from_dict
-from retina_kp.layouts import load_layout
+from retina_kp.core.config import from_dict
+from retina_kp.data.layouts import load_layout
+from retina_kp.data.records import write_pairs_csv
 from retina_kp.networks import build_network
-from retina_kp.phases import PHASES
-from retina_kp.processes import read_history
-from retina_kp.records import write_pairs_csv
-from retina_kp.runs import plan
-from retina_kp.samples import write_aligned_folder
-from retina_kp.settings import Settings
+from retina_kp.networks.checkpoints import read_metadata, save_network
+from retina_kp.notebook import chain, report, runs
+from retina_kp.notebook.runs import plan
+from retina_kp.synthetic.pairs import write_aligned_folder
+from retina_kp.training.distributed import read_history
+from retina_kp.training.phases import PHASES
+from retina_kp.training.settings import Settings
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 PROMISED = {"01_warmup": 6, "02_geometric": 3, "03_pke": 3, "04_sim2real": 5}  # figures

@@ -9,11 +9,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from retina_kp.checkpoints import find_weights, load_network, read_metadata, save_network
-from retina_kp.config import differences, from_dict, to_dict
-from retina_kp.files import in_project
+from retina_kp.core.config import differences, from_dict, to_dict
+from retina_kp.core.folders import in_project
 from retina_kp.networks import build_network
-from retina_kp.train_config import TrainConfig
+from retina_kp.networks.checkpoints import find_weights, load_network, read_metadata, save_network
+from retina_kp.training.config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from retina_kp.augment import AppearanceRange
-from retina_kp.caches import ByteCache
-from retina_kp.dataset import (
+from retina_kp.core.caches import ByteCache
+from retina_kp.core.geometry import overlap_fraction, sample_map, warp_image, warp_points
+from retina_kp.data.augment import AppearanceRange
+from retina_kp.data.sources import pad_points
+from retina_kp.synthetic.drawing import LAYERS
+from retina_kp.synthetic.training_pairs import (
     CACHE_PX,
     VIEW_CACHE_BYTES,
     CachedView,
@@ -15,10 +18,7 @@ from retina_kp.dataset import (
     _junctions,
     draw_cached_view,
     draw_view,
-    pad_points,
 )
-from retina_kp.drawing import LAYERS
-from retina_kp.geometry import overlap_fraction, sample_map, warp_image, warp_points
 
 OPTIONS = SyntheticOptions(size_px=128)
 POOL = 4
@@ -52,12 +52,12 @@ def test_a_batch_does_not_depend_on_what_was_drawn_before(batches):
 
 
 def test_a_batch_does_not_depend_on_what_is_in_memory(batches, monkeypatch):
-    monkeypatch.setattr("retina_kp.dataset._views", ByteCache(0))
+    monkeypatch.setattr("retina_kp.synthetic.training_pairs._views", ByteCache(0))
     assert same(SyntheticPairs(11, POOL, OPTIONS).batch(2, 4), batches[2])
 
 
 def test_a_view_in_memory_is_the_view_as_drawn(monkeypatch):
-    monkeypatch.setattr("retina_kp.dataset._views", ByteCache(VIEW_CACHE_BYTES))
+    monkeypatch.setattr("retina_kp.synthetic.training_pairs._views", ByteCache(VIEW_CACHE_BYTES))
     drawn = draw_view(11, 0, OPTIONS)
     for kept in (draw_cached_view(11, 0, OPTIONS) for _ in range(2)):
         assert all(np.array_equal(value, getattr(kept, name)) for name, value in vars(drawn).items())
@@ -65,7 +65,7 @@ def test_a_view_in_memory_is_the_view_as_drawn(monkeypatch):
 
 def test_six_hundred_views_fit_in_memory(monkeypatch):
     cache = ByteCache(VIEW_CACHE_BYTES)
-    monkeypatch.setattr("retina_kp.dataset._views", cache)
+    monkeypatch.setattr("retina_kp.synthetic.training_pairs._views", cache)
     for index in range(4):
         draw_cached_view(11, index, OPTIONS)
     assert 600 * cache.bytes / 4 < VIEW_CACHE_BYTES

@@ -15,15 +15,20 @@ import torch  # noqa: E402
 from test_pke import LATTICE, OPTIONS, SEEN, batch_of, scene  # noqa: E402
 from test_scale import TINY as SHARED  # noqa: E402
 
-from retina_kp import diagnosis, report, runs, viz_pke  # noqa: E402
-from retina_kp.config import from_dict  # noqa: E402
-from retina_kp.diary import Life, Page, PkeDiary, lives, telling_lives  # noqa: E402
+from retina_kp.core.config import from_dict  # noqa: E402
 from retina_kp.networks import DenseOutput  # noqa: E402
-from retina_kp.pke import content_ratio  # noqa: E402
-from retina_kp.trainer import Trainer  # noqa: E402
-from retina_kp.value_map import ValueMap  # noqa: E402
-from retina_kp.viz_descriptors import colour_basis, plot_descriptors  # noqa: E402
-from retina_kp.viz_pke import REASONS  # noqa: E402
+from retina_kp.notebook import (
+    report,  # noqa: E402
+    runs,  # noqa: E402
+)
+from retina_kp.training import diagnosis  # noqa: E402
+from retina_kp.training.label_history import Life, Page, PkeDiary, lives, telling_lives  # noqa: E402
+from retina_kp.training.pke import content_ratio  # noqa: E402
+from retina_kp.training.trainer import Trainer  # noqa: E402
+from retina_kp.training.value_map import ValueMap  # noqa: E402
+from retina_kp.viz import pke as viz_pke  # noqa: E402
+from retina_kp.viz.descriptors import colour_basis, plot_descriptors  # noqa: E402
+from retina_kp.viz.pke import REASONS  # noqa: E402
 
 NAN = math.nan
 TINY = replace(SHARED, phase="pke", epochs=3, steps_per_epoch=4, micro_batches=1)  # two samples, labels after one find

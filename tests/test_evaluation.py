@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from retina_kp import PairOptions, Registrar, calibration, evaluation
-from retina_kp.calibration import calibration_error, fit_calibration, risk_coverage
-from retina_kp.confidence import DEFAULT_CALIBRATION, confidence
-from retina_kp.evaluation import Trial, gather_trials, run_trial, run_trials, summarise_trials
-from retina_kp.result import Registration
-from retina_kp.samples import draw_pair
+from retina_kp import PairOptions, Registrar
+from retina_kp.evaluation import calibration
+from retina_kp.evaluation import trials as evaluation
+from retina_kp.evaluation.calibration import calibration_error, fit_calibration, risk_coverage
+from retina_kp.evaluation.trials import Trial, gather_trials, run_trial, run_trials, summarise_trials
+from retina_kp.registration.confidence import DEFAULT_CALIBRATION, confidence
+from retina_kp.registration.result import Registration
+from retina_kp.synthetic.pairs import draw_pair
 
 
 def trial(error=1.0, ok=True, genuine=True, share=0.4, moving="FA"):
@@ -45,7 +47,7 @@ def test_evidence_never_speaks_against_a_transform():
 
 def test_a_calibration_to_other_evidence_is_refused():
     """Terms that no longer exist would count as nothing, and every transform be refused."""
-    with pytest.raises(ValueError, match="another version .*map_correlation.*retina_kp.calibration"):
+    with pytest.raises(ValueError, match="another version .*map_correlation.*retina_kp.evaluation.calibration"):
         confidence(trial(1).evidence, DEFAULT_CALIBRATION | {"map_correlation": 18.4})
 
 

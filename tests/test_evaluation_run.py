@@ -12,14 +12,15 @@ import pytest
 from evaluation_trees import fire_tree, octa_tree, operation_pair, picture
 from papermill import execute_notebook
 
-from retina_kp import evaluation_run
-from retina_kp.evaluation_notes import EvaluationSettings, incomplete, left_out, provenance, provenance_table, trials
-from retina_kp.evaluation_run import prepare, run, save, side_by_side
-from retina_kp.files import write_text
-from retina_kp.images import write_image
-from retina_kp.layouts import load_layout
-from retina_kp.records import write_pairs_csv
-from retina_kp.report import count_figures, notebook_parameters, project_root, run_notebook
+from retina_kp.core.files import write_text
+from retina_kp.core.folders import project_root
+from retina_kp.core.images import write_image
+from retina_kp.data.layouts import load_layout
+from retina_kp.data.records import write_pairs_csv
+from retina_kp.notebook import evaluation as evaluation_run
+from retina_kp.notebook.evaluation import prepare, run, save, side_by_side
+from retina_kp.notebook.evaluation_notes import EvaluationSettings, incomplete, left_out, provenance, provenance_table, trials
+from retina_kp.notebook.report import count_figures, notebook_parameters, run_notebook
 
 NOTEBOOK = "06_real_evaluation"
 
@@ -136,7 +137,7 @@ def test_provenance_says_what_was_measured_with_what(tmp_path):
     known = provenance(plan)
     assert (known["data"], known["layout"], known["mode"], known["split"]) == ("clinic", "pairs_csv", "cfocta", "test")
     assert known["pairs"] == 1 and known["aside"] == {"of other modes": 1, "of other splits": 1}
-    lite = hashlib.sha256((Path(evaluation_run.__file__).parent / "weights" / "lite.safetensors").read_bytes()).hexdigest()
+    lite = hashlib.sha256((Path(evaluation_run.__file__).parents[1] / "weights" / "lite.safetensors").read_bytes()).hexdigest()
     assert known["methods"][0] == {"name": "lite", "model": "affine", "sha256": lite[:12]} and known["methods"][1]["sha256"] is None
     assert set(known["versions"]) >= {"retina_kp", "commit", "torch", "opencv"} and known["accept_confidence"] == 0.5
     words = {line["what"]: line["value"] for line in provenance_table(plan)}

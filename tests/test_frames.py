@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from retina_kp.geometry import TransformRange, describe, similarity, warp_image, warp_points
-from retina_kp.images import write_image
-from retina_kp.pairs import FrameRange, PairDataset
-from retina_kp.recipes import framed
-from retina_kp.records import PairRecord
-from retina_kp.samples import write_aligned_folder
-from retina_kp.training_files import FileOptions, load_files
+from retina_kp.core.geometry import TransformRange, describe, similarity, warp_image, warp_points
+from retina_kp.core.images import write_image
+from retina_kp.data.file_pairs import FrameRange, PairDataset
+from retina_kp.data.records import PairRecord
+from retina_kp.data.training_files import FileOptions, load_files
+from retina_kp.synthetic.pairs import write_aligned_folder
+from retina_kp.training.recipes import framed
 
 HW, SIZE = (200, 240), 96
 H_OWN = similarity(25.0, 0.9, (119.5, 99.5), (110.0, 105.0))

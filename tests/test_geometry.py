@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from retina_kp import geometry as g
+from retina_kp.core import geometry as g
 
 ODD = (313, 471)  # h, w
 TURN = g.similarity(30, 1.5, (200, 150), (210, 160))

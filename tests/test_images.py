@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from retina_kp.images import ImageError, as_array, image_size, read_image, to_gray, write_image
+from retina_kp.core.images import ImageError, as_array, image_size, read_image, to_gray, write_image
 
 HW = (71, 47)
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from evaluation_trees import operation_pair
 
-from retina_kp import Registrar, impostors
-from retina_kp.impostors import OTHER, OTHER_MIRRORED, OWN_MIRRORED, draw_impostors, measure, summarise
-from retina_kp.layouts import load_layout
-from retina_kp.methods import Method
-from retina_kp.pseudo_real import write_pseudo_real
-from retina_kp.records import PairRecord
+from retina_kp import Registrar
+from retina_kp.data.layouts import load_layout
+from retina_kp.data.records import PairRecord
+from retina_kp.evaluation.methods import Method
+from retina_kp.studies import impostors
+from retina_kp.studies.impostors import OTHER, OTHER_MIRRORED, OWN_MIRRORED, draw_impostors, measure, summarise
+from retina_kp.synthetic.pseudo_real import write_pseudo_real
 
 LITE = Method("lite", "lite", True, device="cpu")
 

@@ -4,9 +4,9 @@ import cv2
 import pytest
 import torch
 
-from retina_kp import input_speed
-from retina_kp.dataset import SyntheticOptions, SyntheticPairs
-from retina_kp.input_speed import cost_of_one, main
+from retina_kp.studies import input_speed
+from retina_kp.studies.input_speed import cost_of_one, main
+from retina_kp.synthetic.training_pairs import SyntheticOptions, SyntheticPairs
 
 
 def test_every_source_has_a_row(capsys, monkeypatch):

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from retina_kp import PairOptions, draw_pair, report
-from retina_kp.images import read_image, shrink, write_image
-from retina_kp.jobs import _truth_errors, display_copies, find_jobs, has_truth, run_job, run_jobs
-from retina_kp.records import PairRecord, write_pairs_csv
-from retina_kp.samples import write_aligned_folder
+from retina_kp import PairOptions, draw_pair
+from retina_kp.core.images import read_image, shrink, write_image
+from retina_kp.data.records import PairRecord, write_pairs_csv
+from retina_kp.evaluation.jobs import _truth_errors, display_copies, find_jobs, has_truth, run_job, run_jobs
+from retina_kp.notebook import report
+from retina_kp.synthetic.pairs import write_aligned_folder
 
 EASY = PairOptions(size_px=512, rotation_deg=12, scale=(0.9, 1.1), min_overlap=0.7)
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from retina_kp.geometry import inside, similarity, to_cells, warp_points
-from retina_kp.keypoints import Features, KeypointOptions, extract, find_keypoints, seen_cells, suppress
+from retina_kp.core.geometry import inside, similarity, to_cells, warp_points
 from retina_kp.networks import DenseOutput
-from retina_kp.views import MAX_ENLARGE, ImageViews
+from retina_kp.registration.keypoints import Features, KeypointOptions, extract, find_keypoints, seen_cells, suppress
+from retina_kp.registration.views import MAX_ENLARGE, ImageViews
 
 OPTIONS = KeypointOptions(max_keypoints=100, min_probability=0.02, nms_radius_px=4, border_px=4)
 

@@ -6,15 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from retina_kp import ladder
-from retina_kp.checkpoints import read_metadata
-from retina_kp.config import to_dict
-from retina_kp.dataset import SyntheticOptions
-from retina_kp.evaluation import run_trial
-from retina_kp.geometry import describe
-from retina_kp.ladder import INGREDIENTS, RUNGS, SHORT, WHOLE, Rung, RungRegistrar, rungs
-from retina_kp.registration import RegistrarOptions
-from retina_kp.samples import PairOptions, draw_pair
+from retina_kp.core.config import to_dict
+from retina_kp.core.geometry import describe
+from retina_kp.evaluation.trials import run_trial
+from retina_kp.networks.checkpoints import read_metadata
+from retina_kp.registration.registrar import RegistrarOptions
+from retina_kp.studies import ladder
+from retina_kp.studies.ladder import INGREDIENTS, RUNGS, SHORT, WHOLE, Rung, RungRegistrar, rungs
+from retina_kp.synthetic.pairs import PairOptions, draw_pair
+from retina_kp.synthetic.training_pairs import SyntheticOptions
 
 TURNED = PairOptions(size_px=512, rotation_deg=180.0, min_rotation_deg=150.0, scale=(0.9, 1.1), min_overlap=0.7, shear=0.15)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retina_kp.geometry import as_homography, rescale_homography, resize_matrix, warp_points
-from retina_kp.images import write_image
-from retina_kp.layouts import load_layout, load_masked_fundus, load_operation, load_pairs_csv
-from retina_kp.records import (
+from retina_kp.core.geometry import as_homography, rescale_homography, resize_matrix, warp_points
+from retina_kp.core.images import write_image
+from retina_kp.data.layouts import load_layout, load_masked_fundus, load_operation, load_pairs_csv
+from retina_kp.data.records import (
     CSV_COLUMNS,
     Inventory,
     PairRecord,

@@ -5,8 +5,16 @@ import math
 import pytest
 import torch
 
-from retina_kp.geometry import from_cells, similarity, warp_points
-from retina_kp.losses import descriptor_pairs, dice_loss, gaussian_labels, geometric_loss, in_fixed_frame, infonce_loss, triplet_loss
+from retina_kp.core.geometry import from_cells, similarity, warp_points
+from retina_kp.training.losses import (
+    descriptor_pairs,
+    dice_loss,
+    gaussian_labels,
+    geometric_loss,
+    in_fixed_frame,
+    infonce_loss,
+    triplet_loss,
+)
 
 NAN = torch.nan
 EYE = torch.eye(3, dtype=torch.float64)[None]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from retina_kp.geometry import similarity, warp_points
-from retina_kp.keypoints import Features
-from retina_kp.matching import (
+from retina_kp.core.geometry import similarity, warp_points
+from retina_kp.registration.keypoints import Features
+from retina_kp.registration.matching import (
     apply_quadratic,
     choose_model,
     cross_validated_residual,

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from retina_kp import geometry, metrics
-from retina_kp.metrics import PairResult
+from retina_kp.core import geometry
+from retina_kp.evaluation import metrics
+from retina_kp.evaluation.metrics import PairResult
 
 INF = float("inf")
 SHIFT_34 = geometry.translation(3, 4)  # every point moves by 5 px

@@ -12,10 +12,10 @@ import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from retina_kp import monitoring  # noqa: E402
-from retina_kp.images import write_image  # noqa: E402
-from retina_kp.training_tables import ceiling_rows, funnel_rows  # noqa: E402
-from retina_kp.viz_history import FUNNEL, plot_run  # noqa: E402
+from retina_kp.core.images import write_image  # noqa: E402
+from retina_kp.notebook import monitoring  # noqa: E402
+from retina_kp.viz.history import FUNNEL, plot_run  # noqa: E402
+from retina_kp.viz.training_tables import ceiling_rows, funnel_rows  # noqa: E402
 
 ROW = {"step": 8, "total": 2.5, "loss_det": 0.7, "loss_des": 1.8, "loss_geo": 0.5, "gt_success": 0.5, "det_success": 0.25,
        "gt_corner_px": 3.0, "det_corner_px": math.nan, "gt_matched_right": 0.6, "repeatability": 0.4, "matching_score": 0.1,

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from retina_kp.noise import blur, noise_numbers, smooth, smooth_noise
+from retina_kp.core.noise import blur, noise_numbers, smooth, smooth_noise
 
 
 def blur_by_convolution(image: torch.Tensor, sigma: torch.Tensor, taps: int) -> torch.Tensor:

@@ -7,15 +7,15 @@ import cv2
 import numpy as np
 import pytest
 
-from retina_kp import own_look
-from retina_kp.geometry import describe
-from retina_kp.layouts import load_layout
-from retina_kp.own_look import ARMS, BEFORE, generated_pair, held_out_pairs, measure, run_arm, settings_of, summarise_phases
-from retina_kp.phases import PHASES
-from retina_kp.pseudo_real import aligned_images, write_pseudo_generated
-from retina_kp.recipes import get_recipe
-from retina_kp.runs import NOTEBOOKS, plan, training_config
-from retina_kp.vessels import skeleton_junctions
+from retina_kp.core.geometry import describe
+from retina_kp.core.vessels import skeleton_junctions
+from retina_kp.data.layouts import load_layout
+from retina_kp.notebook.runs import NOTEBOOKS, plan, training_config
+from retina_kp.studies import own_look
+from retina_kp.studies.own_look import ARMS, BEFORE, generated_pair, held_out_pairs, measure, run_arm, settings_of, summarise_phases
+from retina_kp.synthetic.pseudo_real import aligned_images, write_pseudo_generated
+from retina_kp.training.phases import PHASES
+from retina_kp.training.recipes import get_recipe
 
 
 def test_generated_eyes_are_layout_1_and_of_eyes_that_no_pair_shows(tmp_path):

@@ -5,18 +5,18 @@ import numpy as np
 import pytest
 import torch
 
-from retina_kp.annotation import true_homography
-from retina_kp.augment import AppearanceRange
-from retina_kp.dataset import SyntheticOptions, SyntheticPairs
-from retina_kp.geometry import TransformRange, corner_error, corners, overlap_fraction, similarity, warp_points
-from retina_kp.images import write_image
-from retina_kp.layouts import load_layout
-from retina_kp.pairs import MIN_OVERLAP, PairDataset, letterbox, read_vessel_mask
-from retina_kp.records import PairRecord, replace_record
-from retina_kp.samples import write_aligned_folder
-from retina_kp.train_config import TrainConfig
-from retina_kp.trainer import Trainer
-from retina_kp.vessels import skeleton_junctions
+from retina_kp.core.geometry import TransformRange, corner_error, corners, overlap_fraction, similarity, warp_points
+from retina_kp.core.images import write_image
+from retina_kp.core.vessels import skeleton_junctions
+from retina_kp.data.annotation import true_homography
+from retina_kp.data.augment import AppearanceRange
+from retina_kp.data.file_pairs import MIN_OVERLAP, PairDataset, letterbox, read_vessel_mask
+from retina_kp.data.layouts import load_layout
+from retina_kp.data.records import PairRecord, replace_record
+from retina_kp.synthetic.pairs import write_aligned_folder
+from retina_kp.synthetic.training_pairs import SyntheticOptions, SyntheticPairs
+from retina_kp.training.config import TrainConfig
+from retina_kp.training.trainer import Trainer
 
 CF_HW, FA_HW = (313, 471), (257, 201)
 H_TRUE = np.array([[0.52, 0.06, 12.5], [-0.04, 0.61, 20.25], [1e-5, -2e-5, 1.0]])
@@ -281,7 +281,7 @@ def test_an_item_leaves_what_is_in_memory_as_it_was(several):
 
 def test_pictures_stay_within_their_bytes_and_labels_are_found_once(several, monkeypatch):
     calls = []
-    monkeypatch.setattr("retina_kp.pairs.skeleton_junctions", lambda mask: calls.append(1) or skeleton_junctions(mask))
+    monkeypatch.setattr("retina_kp.data.file_pairs.skeleton_junctions", lambda mask: calls.append(1) or skeleton_junctions(mask))
     budget = 2 * (2 * 64**2 * 2 + 200)  # two pairs
     data = PairDataset(several, 64, cache_bytes=budget)
     for _ in range(2):

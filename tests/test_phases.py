@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from retina_kp import phases
-from retina_kp.dataset import SyntheticOptions
-from retina_kp.geometry import similarity, warp_points
-from retina_kp.losses import Term
+from retina_kp.core.geometry import similarity, warp_points
 from retina_kp.networks import build_network
-from retina_kp.objective import Objective, anchor_points, annotated_points
-from retina_kp.phases import PHASES, Loss, weighted_losses
-from retina_kp.run_data import RunFiles
-from retina_kp.train_config import TrainConfig
+from retina_kp.synthetic.training_pairs import SyntheticOptions
+from retina_kp.training import phases
+from retina_kp.training.config import TrainConfig
+from retina_kp.training.losses import Term
+from retina_kp.training.objective import Objective, anchor_points, annotated_points
+from retina_kp.training.phases import PHASES, Loss, weighted_losses
+from retina_kp.training.run_data import RunFiles
 
 NAN = torch.nan
 TINY = TrainConfig(batch_size=2, pool_size=2, extra_points=8, data=SyntheticOptions(size_px=64, frames_per_retina=1))

@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from retina_kp import pke
-from retina_kp.config import from_dict, to_dict
-from retina_kp.geometry import from_cells, pixel_grid, similarity, warp_points
-from retina_kp.losses import gaussian_labels, labelled_geometric_loss
+from retina_kp.core.config import from_dict, to_dict
+from retina_kp.core.geometry import from_cells, pixel_grid, similarity, warp_points
 from retina_kp.networks import DenseOutput
-from retina_kp.pke import PkeGuard, PkeOptions, allowed_drop, content_filter, mine
-from retina_kp.validation import mined_precision
-from retina_kp.value_map import ValueMap, visits_of
-from retina_kp.value_map import expand as expand_labels
+from retina_kp.training import pke
+from retina_kp.training.losses import gaussian_labels, labelled_geometric_loss
+from retina_kp.training.pke import PkeGuard, PkeOptions, allowed_drop, content_filter, mine
+from retina_kp.training.validation import mined_precision
+from retina_kp.training.value_map import ValueMap, visits_of
+from retina_kp.training.value_map import expand as expand_labels
 
 NAN, SIZE, CENTER = torch.nan, 192, (95.5, 95.5)
 TURN = torch.from_numpy(similarity(30, 1, CENTER, CENTER))

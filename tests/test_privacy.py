@@ -1,14 +1,11 @@
-"""What leaves the clinic: no path, no id where numbers are asked for, and a note where letters are burned in."""
+"""What leaves the clinic: no path, no id where numbers are asked for."""
 
-import cv2
 import nbformat
-import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from retina_kp import PairOptions, privacy
-from retina_kp.records import PairRecord
-from retina_kp.samples import draw_pair
+from retina_kp.data.records import PairRecord
+from retina_kp.notebook import privacy
 
 
 @pytest.mark.parametrize(
@@ -47,22 +44,6 @@ def test_numbers_instead_of_names(tmp_path):
     assert rows == [{"pair": "pair 003", "eye": "eye 02", "x": 1}, {"pair": "new", "eye": "e"}]
     key = privacy.write_key(tmp_path / "private" / "key.csv", records(tmp_path), names).read_text()
     assert key.splitlines()[1].startswith("pair 001,eye 01,wang_od_1,wang_od,")
-
-
-@pytest.fixture(scope="module", params=["CF", "FA"])
-def image(request):
-    pair = draw_pair(3, 0, ("CF", "FA"), PairOptions(size_px=640))
-    return np.ascontiguousarray(pair.fixed if request.param == "CF" else pair.moving)
-
-
-def test_burned_in_text_is_found_where_it_stands(image):
-    assert privacy.burned_in_text(image) == []
-    for color, origin in (((255, 255, 255), (20, 40)), ((255, 255, 255), (250, 330))):
-        written = image.copy()
-        cv2.putText(written, "LI WEI 1970-01-02", origin, cv2.FONT_HERSHEY_SIMPLEX, 0.7, color[: image.ndim], 2, cv2.LINE_AA)
-        boxes = privacy.burned_in_text(written)
-        x, y, w, h = max(boxes, key=lambda box: box[2])
-        assert abs(y + h - origin[1]) < 8 and abs(x - origin[0]) < 20 and w > 100, boxes
 
 
 def test_a_shared_notebook_holds_no_path(tmp_path):

@@ -4,13 +4,21 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from retina_kp import pseudo_real
-from retina_kp.annotation import LONGER_SIDE_PX, leave_one_out_residual, true_homography
-from retina_kp.drawing import LESIONS
-from retina_kp.geometry import describe, inside, warp_points
-from retina_kp.images import image_size, read_image
-from retina_kp.layouts import load_layout
-from retina_kp.pseudo_real import NOISE_PX, OUTLIER_MIN_PX, OUTLIER_SHARE, PseudoRealPair, _annotate, pseudo_real_pair, write_pseudo_real
+from retina_kp.core.geometry import describe, inside, warp_points
+from retina_kp.core.images import image_size, read_image
+from retina_kp.data.annotation import LONGER_SIDE_PX, leave_one_out_residual, true_homography
+from retina_kp.data.layouts import load_layout
+from retina_kp.synthetic import pseudo_real
+from retina_kp.synthetic.drawing import LESIONS
+from retina_kp.synthetic.pseudo_real import (
+    NOISE_PX,
+    OUTLIER_MIN_PX,
+    OUTLIER_SHARE,
+    PseudoRealPair,
+    _annotate,
+    pseudo_real_pair,
+    write_pseudo_real,
+)
 
 COUNT = 4
 

@@ -12,22 +12,22 @@ import pytest
 from evaluation_trees import GRID, HW, fire_tree, octa_tree, operation_pair, picture, write_points
 from joblib import parallel_config
 
-from retina_kp import evaluation_files as files
-from retina_kp import evaluation_tables as tables
-from retina_kp import methods as methods_module
-from retina_kp import real_evaluation, versions
-from retina_kp.checkpoints import find_weights, load_network, save_network
-from retina_kp.evaluation_columns import TABLES
-from retina_kp.evaluation_pairs import FIT, truth_points
-from retina_kp.files import to_plain
-from retina_kp.geometry import translation
-from retina_kp.images import write_image
-from retina_kp.layouts import load_layout
-from retina_kp.ledger import append_row, read_ledger
-from retina_kp.methods import Method, choose_methods
-from retina_kp.real_evaluation import evaluate
-from retina_kp.records import PairRecord, replace_record, write_pairs_csv
-from retina_kp.stress import Stress
+from retina_kp.core import versions
+from retina_kp.core.files import to_plain
+from retina_kp.core.geometry import translation
+from retina_kp.core.images import write_image
+from retina_kp.data.layouts import load_layout
+from retina_kp.data.records import PairRecord, replace_record, write_pairs_csv
+from retina_kp.evaluation import files, tables
+from retina_kp.evaluation import methods as methods_module
+from retina_kp.evaluation import real as real_evaluation
+from retina_kp.evaluation.columns import TABLES
+from retina_kp.evaluation.ledger import append_row, read_ledger
+from retina_kp.evaluation.methods import Method, choose_methods
+from retina_kp.evaluation.pairs import FIT, truth_points
+from retina_kp.evaluation.real import evaluate
+from retina_kp.evaluation.stress import Stress
+from retina_kp.networks.checkpoints import find_weights, load_network, save_network
 
 PX = 768 / max(HW)  # one px of the small images, at 768
 IDENTITY = Method("identity", "identity", False)

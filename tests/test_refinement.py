@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from retina_kp.geometry import corners, similarity, translation, warp_points
-from retina_kp.matching import Fit, _polish, fit_transform
-from retina_kp.refinement import ATTEMPTS, fit_gradually, refine
+from retina_kp.core.geometry import corners, similarity, translation, warp_points
+from retina_kp.registration.matching import Fit, _polish, fit_transform
+from retina_kp.registration.refinement import ATTEMPTS, fit_gradually, refine
 
 STRIDE, HW = 2, (301, 223)  # cells of the maps; 602 × 446 px
 UNTURNED = np.eye(3)

@@ -6,9 +6,9 @@ import pytest
 from skimage.data import camera, coins
 
 from retina_kp import PairOptions, Registrar, draw_pair
-from retina_kp.geometry import corner_error, inside, similarity, translation, warp_points
-from retina_kp.images import ImageError, write_image
-from retina_kp.metrics import mace
+from retina_kp.core.geometry import corner_error, inside, similarity, translation, warp_points
+from retina_kp.core.images import ImageError, write_image
+from retina_kp.evaluation.metrics import mace
 
 EASY = PairOptions(size_px=512, rotation_deg=12, scale=(0.9, 1.1), min_overlap=0.7)
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from retina_kp import files, progress, report
+from retina_kp.core import files, progress
+from retina_kp.notebook import report
 
 PARAMETERS = """epochs = 2  # how many
 rate: float = 0.1  # step
@@ -28,7 +29,7 @@ def notebook(tmp_path_factory) -> Path:
     """A tiny notebook: a figure, a widget, and a cell that fails for epochs 0."""
     cells = [
         new_markdown_cell("# Tiny\n$x^2$"),
-        new_code_cell("import os, sys\nimport ipywidgets\nimport matplotlib.pyplot as plt\nfrom retina_kp import files, progress, report"),
+        new_code_cell("import os, sys\nimport ipywidgets\nimport matplotlib.pyplot as plt\nfrom retina_kp.core import files, progress\nfrom retina_kp.notebook import report"),
         new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
         new_code_cell("print('ran with', [sys.executable, os.getcwd(), report.__file__, epochs, rate, name, flag, angles])"),
         new_code_cell("plt.plot([1, 2]);"),
@@ -111,7 +112,7 @@ def test_wrong_parameters_are_refused_before_anything_runs(notebook, tmp_path, g
 
 def test_how_far_a_run_is_comes_through_and_stays_out_of_the_copy(tmp_path, capfd):
     work = """import sys
-from retina_kp import progress
+from retina_kp.core import progress
 progress.EVERY_S = 0
 bar = progress.progress(4, 1, 'pairs')
 for k in range(3):
@@ -158,7 +159,8 @@ def test_dead_and_endless_cells_are_named(tmp_path, code, message):
 
 
 WRITER = """from pathlib import Path
-from retina_kp import files, progress, report"""
+from retina_kp.core import folders
+from retina_kp.notebook import report"""
 RUN = """run_name = ""  # folder
 runs_root = ""  # folder of folders
 resume = False  # continue"""
@@ -170,7 +172,7 @@ def writer(tmp_path) -> Path:
     cells = [
         new_code_cell(WRITER),
         new_code_cell(RUN, metadata={"tags": ["parameters"]}),
-        new_code_cell("out = report.new_run_folder('writer', run_name, Path(runs_root) if runs_root else None)"),
+        new_code_cell("out = folders.new_run_folder('writer', run_name, Path(runs_root) if runs_root else None)"),
         new_code_cell("assert not run_name.endswith('bad')"),
         new_code_cell("files.write_text(out / 'result.txt', 'here')"),
     ]

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from retina_kp import PairOptions
-from retina_kp import rivals as rivals_module
-from retina_kp.geometry import corner_error, similarity, warp_points
-from retina_kp.rivals import RIVALS, choose_rivals, identity, why_missing
-from retina_kp.samples import draw_pair
+from retina_kp.core.geometry import corner_error, similarity, warp_points
+from retina_kp.evaluation.baselines import classical as rivals_module
+from retina_kp.evaluation.baselines.classical import RIVALS, choose_rivals, identity, why_missing
+from retina_kp.synthetic.pairs import draw_pair
 
 HERE = [
     pytest.param(name, marks=pytest.mark.skipif(bool(why_missing(name)), reason=why_missing(name))) for name in RIVALS if name != "identity"

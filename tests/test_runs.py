@@ -13,17 +13,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from retina_kp import report, runs
-from retina_kp.checkpoints import SHIPPED, save_network
-from retina_kp.config import from_dict, to_dict
+from retina_kp.core.config import from_dict, to_dict
+from retina_kp.core.processes import worker_pool
 from retina_kp.networks import NETWORKS, build_network
-from retina_kp.phases import PHASES
-from retina_kp.processes import REASON, read_history, worker_pool
-from retina_kp.recipes import RATES, RECIPES, get_recipe
-from retina_kp.runs import Settings, find_checkpoint, plan, training_config
-from retina_kp.samples import write_aligned_folder
-from retina_kp.state import write_state
-from retina_kp.trainer import Trainer
+from retina_kp.networks.checkpoints import SHIPPED, save_network
+from retina_kp.notebook import report, runs
+from retina_kp.notebook.runs import Settings, find_checkpoint, plan, training_config
+from retina_kp.synthetic.pairs import write_aligned_folder
+from retina_kp.training.distributed import REASON, read_history
+from retina_kp.training.phases import PHASES
+from retina_kp.training.recipes import RATES, RECIPES, get_recipe
+from retina_kp.training.state import write_state
+from retina_kp.training.trainer import Trainer
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 FULL = yaml.safe_load((NOTEBOOKS / "params" / "full.yaml").read_text(encoding="utf-8"))
@@ -405,8 +406,8 @@ def test_processes_that_fail_say_why(tmp_path):
 
 
 @pytest.mark.parametrize("line", [
-    "retina_kp.health.TrainingStopped: the fixed detector has gone silent",
-    "[rank1]: retina_kp.images.ImageError: a.png is damaged",
+    "retina_kp.training.health.TrainingStopped: the fixed detector has gone silent",
+    "[rank1]: retina_kp.core.images.ImageError: a.png is damaged",
     "ValueError: no such folder",
 ])  # fmt: skip
 def test_the_reason_of_processes_that_fail_is_their_last_line(line):
@@ -417,7 +418,7 @@ def test_the_reason_of_processes_that_fail_is_their_last_line(line):
 
 POOL = """
 import os, time
-from retina_kp.processes import worker_pool
+from retina_kp.core.processes import worker_pool
 if __name__ == "__main__":
     with worker_pool(1) as pool:
         print(pool.submit(os.getpid).result(), flush=True)

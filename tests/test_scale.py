@@ -24,21 +24,22 @@ import torch._dynamo  # the optimiser imports it: 1 s that every forked run woul
 import yaml
 from test_sources import write_pair
 
-import retina_kp.state
-import retina_kp.trainer
-from retina_kp.config import to_dict
-from retina_kp.dataset import SyntheticOptions, SyntheticPairs
-from retina_kp.geometry import TransformRange, warp_points
-from retina_kp.phases import PHASES
-from retina_kp.pke import PkeOptions, view_filter
-from retina_kp.processes import learning_norms
-from retina_kp.samples import write_aligned_folder
-from retina_kp.sources import join_batches
-from retina_kp.train import main
-from retina_kp.train_config import TrainConfig
-from retina_kp.trainer import GUARDED, Trainer
-from retina_kp.training_files import FileOptions
-from retina_kp.validation import ValidationSet
+import retina_kp.cli.train
+import retina_kp.training.state
+import retina_kp.training.trainer
+from retina_kp.cli.train import main
+from retina_kp.core.config import to_dict
+from retina_kp.core.geometry import TransformRange, warp_points
+from retina_kp.data.sources import join_batches
+from retina_kp.data.training_files import FileOptions
+from retina_kp.synthetic.pairs import write_aligned_folder
+from retina_kp.synthetic.training_pairs import SyntheticOptions, SyntheticPairs
+from retina_kp.training.config import TrainConfig
+from retina_kp.training.distributed import learning_norms
+from retina_kp.training.phases import PHASES
+from retina_kp.training.pke import PkeOptions, view_filter
+from retina_kp.training.trainer import GUARDED, Trainer
+from retina_kp.training.validation import ValidationSet
 
 # Pairs so easy and filters so open that an untrained network confirms points, which are labels at once.
 EASY = SyntheticOptions(size_px=64, frames_per_retina=1, relative=TransformRange().scaled(0.05), zoom=(0.7, 0.9),
@@ -74,9 +75,9 @@ def accuracy(self, network, device="cpu") -> dict[str, float]:
 
 def without_pictures() -> None:
     """Spare a run what takes longer than its steps and decides nothing; its workers are forked."""
-    retina_kp.trainer.save_keypoint_figures = lambda *args: None
+    retina_kp.cli.train.keep_keypoint_figures = None
     ValidationSet.evaluate = accuracy
-    retina_kp.trainer.allowed_drop = lambda *args: 0.05
+    retina_kp.training.trainer.allowed_drop = lambda *args: 0.05
     multiprocessing.set_start_method("fork", force=True)
 
 
@@ -237,7 +238,7 @@ def test_workers_leave_no_trace(runs, phase):
 
 def test_batches_can_be_sent_to_workers_that_are_not_forked(tmp_path):
     trainer = Trainer(TINY, tmp_path, workers=1)
-    batches = retina_kp.sources._Batches(trainer.data, [0, 1], 2, [1.0, 0.5])
+    batches = retina_kp.data.sources._Batches(trainer.data, [0, 1], 2, [1.0, 0.5])
     assert same(pickle.loads(pickle.dumps(batches))[1]["image0"], trainer.data.batch(1, 2, 0.5)["image0"])
 
 
@@ -272,11 +273,11 @@ def command(folder: Path, reports=None, stop: tuple[int, str] = (0, "")) -> None
         if len(steps) >= stop[0]:
             hold()
 
-    Trainer.step, write_csv = reported_step, retina_kp.trainer.write_csv
+    Trainer.step, write_csv = reported_step, retina_kp.training.trainer.write_csv
     if stop[1] == "half a state.pt":
-        retina_kp.state.torch = type("HalfTorch", (), {"save": staticmethod(half_a_file), "load": staticmethod(torch.load)})
+        retina_kp.training.state.torch = type("HalfTorch", (), {"save": staticmethod(half_a_file), "load": staticmethod(torch.load)})
     if stop[1] == "between two files":
-        retina_kp.trainer.write_csv = table
+        retina_kp.training.trainer.write_csv = table
     for phase in PHASES:
         main(["--config", f"{phase}.yaml", "--run-dir", phase, "--device", "cpu"])
 
@@ -415,6 +416,6 @@ def test_a_run_goes_on_with_its_pairs_split_up_otherwise(interrupted, tmp_path):
 
 def test_processes_that_cannot_share_the_batches_are_told_so(monkeypatch, tmp_path):
     two = type("Two", (), {"device": torch.device("cpu"), "num_processes": 2})()
-    monkeypatch.setattr(retina_kp.trainer, "new_accelerator", lambda *args: two)
+    monkeypatch.setattr(retina_kp.training.trainer, "new_accelerator", lambda *args: two)
     with pytest.raises(ValueError, match="micro_batches: 3 cannot be shared out among 2 processes"):
         Trainer(replace(TINY, micro_batches=3), tmp_path)

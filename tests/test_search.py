@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from retina_kp import PairOptions, RegistrarOptions, draw_pair, search
-from retina_kp.geometry import corner_error, similarity, warp_points
-from retina_kp.search import STEP, hypotheses, search_stages, settle, try_view
+from retina_kp import PairOptions, RegistrarOptions, draw_pair
+from retina_kp.core.geometry import corner_error, similarity, warp_points
+from retina_kp.registration import search
+from retina_kp.registration.search import STEP, hypotheses, search_stages, settle, try_view
 
 
 @pytest.fixture(scope="module")

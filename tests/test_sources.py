@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from retina_kp.dataset import SyntheticOptions, SyntheticPairs
-from retina_kp.files import write_text
-from retina_kp.geometry import TransformRange, corner_error, describe, similarity, warp_points
-from retina_kp.images import write_image
-from retina_kp.layouts import load_layout
-from retina_kp.pairs import PairDataset
-from retina_kp.records import PairRecord, replace_record, write_pairs_csv
-from retina_kp.sources import MixedPairs, join_batches, stream
-from retina_kp.training_files import FileOptions, hold_out, load_files
+from retina_kp.core.files import write_text
+from retina_kp.core.geometry import TransformRange, corner_error, describe, similarity, warp_points
+from retina_kp.core.images import write_image
+from retina_kp.data.file_pairs import PairDataset
+from retina_kp.data.layouts import load_layout
+from retina_kp.data.records import PairRecord, replace_record, write_pairs_csv
+from retina_kp.data.sources import MixedPairs, join_batches, stream
+from retina_kp.data.training_files import FileOptions, hold_out, load_files
+from retina_kp.synthetic.training_pairs import SyntheticOptions, SyntheticPairs
 
 HW, SIZE = (96, 128), 64
 POINTS = np.array([[12.0, 14], [110, 20], [60, 50], [20, 80], [100, 85], [70, 20], [40, 60]])

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from retina_kp.images import ImageError
-from retina_kp.sources import stream
+from retina_kp.core.images import ImageError
+from retina_kp.data.sources import stream
 
 
 class Telling:

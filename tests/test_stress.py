@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from retina_kp.geometry import warp_points
-from retina_kp.stress import NEUTRAL, Stress, alter, stresses
+from retina_kp.core.geometry import warp_points
+from retina_kp.evaluation.stress import NEUTRAL, Stress, alter, stresses
 
 TOOL = Path(__file__).resolve().parents[2] / "shared" / "tools" / "evaluate_real.py"
 GEOMETRIC = [Stress(turn=30), Stress(turn=-75, scale=0.5), Stress(scale=1.6), Stress(shift=0.2), Stress(crop=0.7),

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from retina_kp.augment import AppearanceRange, apply_field_of_view, random_field_of_view, randomise_appearance
-from retina_kp.drawing import LAYERS, rasterise, view_matrix, visible_junctions
-from retina_kp.geometry import corners, image_center, inside, similarity, warp_points
-from retina_kp.images import read_image
-from retina_kp.layouts import detect_layout, load_layout
-from retina_kp.samples import PairOptions, draw_pair, write_aligned_folder
-from retina_kp.synthetic import DEEP_OCTA, RENDERERS, make_scene, render
-from retina_kp.vasculature import ARTERY, BIFURCATION, VEIN, Retina, grow_retina
+from retina_kp.core.geometry import corners, image_center, inside, similarity, warp_points
+from retina_kp.core.images import read_image
+from retina_kp.data.augment import AppearanceRange, apply_field_of_view, random_field_of_view, randomise_appearance
+from retina_kp.data.layouts import detect_layout, load_layout
+from retina_kp.synthetic.drawing import LAYERS, rasterise, view_matrix, visible_junctions
+from retina_kp.synthetic.pairs import PairOptions, draw_pair, write_aligned_folder
+from retina_kp.synthetic.render import DEEP_OCTA, RENDERERS, make_scene, render
+from retina_kp.synthetic.vasculature import ARTERY, BIFURCATION, VEIN, Retina, grow_retina
 
 HW, ODD_HW = (320, 320), (313, 471)
 SEEDS, STEP_DEG = (0, 1, 3), 0.3

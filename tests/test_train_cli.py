@@ -1,4 +1,4 @@
-"""``python -m retina_kp.train``: one phase from a file, a recipe, and the same under ``accelerate launch``."""
+"""``python -m retina_kp.cli.train``: one phase from a file, a recipe, and the same under ``accelerate launch``."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ import pytest
 import torch
 import yaml
 
-from retina_kp import calibration, train
-from retina_kp.checkpoints import find_weights, load_network, read_metadata
-from retina_kp.config import to_dict
-from retina_kp.dataset import SyntheticOptions
-from retina_kp.evaluation import Trial
-from retina_kp.files import write_json
-from retina_kp.recipes import RECIPES
-from retina_kp.steering import fit_steerers
-from retina_kp.train_config import TrainConfig
-from retina_kp.versions import code_version
+from retina_kp.cli import train
+from retina_kp.core.config import to_dict
+from retina_kp.core.files import write_json
+from retina_kp.core.versions import code_version
+from retina_kp.evaluation import calibration
+from retina_kp.evaluation.steering import fit_steerers
+from retina_kp.evaluation.trials import Trial
+from retina_kp.networks.checkpoints import find_weights, load_network, read_metadata
+from retina_kp.synthetic.training_pairs import SyntheticOptions
+from retina_kp.training.config import TrainConfig
+from retina_kp.training.recipes import RECIPES
 
 TINY = TrainConfig(network_options={"width": 0.25, "descriptor_dim": 16}, epochs=2, steps_per_epoch=1, batch_size=1, micro_batches=2,
                    pool_size=1, extra_points=8, validation_pairs=1, data=SyntheticOptions(size_px=64))  # fmt: skip
@@ -42,14 +43,14 @@ def config_file(tmp_path) -> Path:
 @pytest.fixture
 def board(monkeypatch) -> list:
     """Stands in for monitoring.tensorboard: collects what it is called with."""
-    calls, module = [], ModuleType("retina_kp.monitoring")
+    calls, module = [], ModuleType("retina_kp.notebook.monitoring")
 
     def tensorboard(run_dir):
         calls.append(run_dir)
         return lambda history: calls.append(len(history))
 
     module.tensorboard = tensorboard
-    monkeypatch.setitem(sys.modules, "retina_kp.monitoring", module)
+    monkeypatch.setitem(sys.modules, "retina_kp.notebook.monitoring", module)
     return calls
 
 
@@ -229,7 +230,7 @@ def test_a_fraction_that_is_none_is_refused(share, capsys):
 def test_accelerate_launch_gives_what_one_process_gives(config_file, tmp_path):
     """Two processes on the CPU, found by their launcher; every line is logged once."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-               "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "retina_kp.train",
+               "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "retina_kp.cli.train",
                "--config", str(config_file), "--run-dir", str(tmp_path / "two")]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)

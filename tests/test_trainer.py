@@ -8,20 +8,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from retina_kp import networks, processes
-from retina_kp.checkpoints import load_network, read_metadata
-from retina_kp.config import from_dict
-from retina_kp.dataset import SyntheticOptions, SyntheticPairs
-from retina_kp.geometry import sample_map
-from retina_kp.health import DetectorWatch, TrainingStopped
-from retina_kp.phases import get_phase
-from retina_kp.pke import PkeOptions
-from retina_kp.processes import worker_pool
-from retina_kp.train import run_recipe
-from retina_kp.train_config import TrainConfig
-from retina_kp.trainer import Trainer
-from retina_kp.training_files import FileOptions
-from retina_kp.validation import ValidationSet
+from retina_kp.cli.train import run_recipe
+from retina_kp.core import device as devices
+from retina_kp.core.config import from_dict
+from retina_kp.core.geometry import sample_map
+from retina_kp.core.processes import worker_pool
+from retina_kp.data.training_files import FileOptions
+from retina_kp.networks.checkpoints import load_network, read_metadata
+from retina_kp.synthetic.training_pairs import SyntheticOptions, SyntheticPairs
+from retina_kp.training import distributed
+from retina_kp.training.config import TrainConfig
+from retina_kp.training.health import DetectorWatch, TrainingStopped
+from retina_kp.training.phases import get_phase
+from retina_kp.training.pke import PkeOptions
+from retina_kp.training.trainer import Trainer
+from retina_kp.training.validation import ValidationSet
+from retina_kp.viz.training import keep_keypoint_figures
 
 DATA = SyntheticOptions(size_px=64)
 TINY = TrainConfig(network_options={"width": 0.25, "descriptor_dim": 16}, epochs=2, steps_per_epoch=2, batch_size=2, learning_rate=3e-3,
@@ -59,7 +61,7 @@ def figures(trainer: Trainer) -> list[str]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Trainer:
-    trainer = Trainer(TINY, tmp_path_factory.mktemp("run") / "a")
+    trainer = Trainer(TINY, tmp_path_factory.mktemp("run") / "a", on_validation=keep_keypoint_figures)
     trainer.fit()
     return trainer
 
@@ -186,16 +188,16 @@ def test_a_finished_run_is_not_trained_again(finished):
 
 @pytest.mark.parametrize("native", [True, False])
 def test_bfloat16_is_used_only_where_the_device_computes_in_it(tmp_path, monkeypatch, native):
-    monkeypatch.setattr(processes, "bfloat16_is_fast", lambda device: native)
+    monkeypatch.setattr(distributed, "bfloat16_is_fast", lambda device: native)
     config = replace(TINY, precision="bf16", validation_pairs=0, epochs=1, steps_per_epoch=1)
     trainer = Trainer(config, tmp_path)
     kind = torch.bfloat16 if native else torch.float32
     assert computed_in(trainer) == kind
     trainer.fit()
-    monkeypatch.setattr(processes, "bfloat16_is_fast", lambda device: not native)
-    monkeypatch.setattr(processes, "promises_bfloat16", lambda device: True)
+    monkeypatch.setattr(distributed, "bfloat16_is_fast", lambda device: not native)
+    monkeypatch.setattr(distributed, "promises_bfloat16", lambda device: True)
     assert computed_in(Trainer(config, tmp_path)) == kind, "a begun run goes on as it was begun, whatever a probe says later"
-    monkeypatch.setattr(processes, "promises_bfloat16", lambda device: False)
+    monkeypatch.setattr(distributed, "promises_bfloat16", lambda device: False)
     assert computed_in(Trainer(config, tmp_path)) == (torch.float32 if native else torch.bfloat16), "but for a machine of another kind"
 
 
@@ -207,16 +209,16 @@ def computed_in(trainer: Trainer) -> torch.dtype:
 def test_bfloat16_is_fast_only_where_the_cpu_promises_it_and_it_gains(monkeypatch):
     cpu = torch.device("cpu")
     for promised, gains in ((True, True), (True, False), (False, True)):
-        monkeypatch.setattr(networks, "_decided", {})
-        monkeypatch.setattr(networks, "promises_bfloat16", lambda device, promised=promised: promised)
-        monkeypatch.setattr(networks, "_bfloat16_gains", lambda gains=gains: gains)
-        assert networks.bfloat16_is_fast(cpu) == (promised and gains)
+        monkeypatch.setattr(devices, "_decided", {})
+        monkeypatch.setattr(devices, "promises_bfloat16", lambda device, promised=promised: promised)
+        monkeypatch.setattr(devices, "_bfloat16_gains", lambda gains=gains: gains)
+        assert devices.bfloat16_is_fast(cpu) == (promised and gains)
     monkeypatch.undo()
     for fast in (True, False):  # a worker computes as the process that started it
-        monkeypatch.setattr(networks, "_decided", {"cpu": fast})
+        monkeypatch.setattr(devices, "_decided", {"cpu": fast})
         with worker_pool(1) as pool:
-            assert pool.submit(networks.bfloat16_is_fast, cpu).result() == fast
-    assert networks._bfloat16_gains() in (True, False)
+            assert pool.submit(devices.bfloat16_is_fast, cpu).result() == fast
+    assert devices._bfloat16_gains() in (True, False)
 
 
 # ------------------------------------------------------------------ refusals

@@ -7,19 +7,19 @@ import pytest
 import torch
 from test_sources import POINTS, write_pair
 
-from retina_kp.annotation import chosen_model
-from retina_kp.checkpoints import load_network
-from retina_kp.dataset import SyntheticOptions
-from retina_kp.files import write_text
-from retina_kp.geometry import describe
-from retina_kp.images import read_image, write_image
-from retina_kp.layouts import load_layout
-from retina_kp.pairs import PairDataset
-from retina_kp.run_data import MAIN, REPLAY, RunFiles, trained_on
-from retina_kp.samples import write_aligned_folder
-from retina_kp.train_config import TrainConfig
-from retina_kp.training_files import FileOptions, load_files
-from retina_kp.validation import ValidationSet
+from retina_kp.core.files import write_text
+from retina_kp.core.geometry import describe
+from retina_kp.core.images import read_image, write_image
+from retina_kp.data.annotation import chosen_model
+from retina_kp.data.file_pairs import PairDataset
+from retina_kp.data.layouts import load_layout
+from retina_kp.data.training_files import FileOptions, load_files
+from retina_kp.networks.checkpoints import load_network
+from retina_kp.synthetic.pairs import write_aligned_folder
+from retina_kp.synthetic.training_pairs import SyntheticOptions
+from retina_kp.training.config import TrainConfig
+from retina_kp.training.run_data import MAIN, REPLAY, RunFiles, trained_on
+from retina_kp.training.validation import ValidationSet
 
 EYES = 6
 

@@ -9,10 +9,10 @@ import nbformat
 import numpy as np
 import pytest
 
-from retina_kp import report, runs
-from retina_kp.images import write_image
-from retina_kp.phases import PHASES
-from retina_kp.samples import write_aligned_folder
+from retina_kp.core.images import write_image
+from retina_kp.notebook import report, runs
+from retina_kp.synthetic.pairs import write_aligned_folder
+from retina_kp.training.phases import PHASES
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 SETTINGS = dataclasses.asdict(runs.Settings())

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from retina_kp import PairOptions, Registrar
-from retina_kp.geometry import similarity, warp_points
-from retina_kp.metrics import point_errors
-from retina_kp.samples import draw_pair
-from retina_kp.true_keypoints import align_true_points, register_true_points
+from retina_kp.core.geometry import similarity, warp_points
+from retina_kp.evaluation.metrics import point_errors
+from retina_kp.evaluation.oracle_keypoints import align_true_points, register_true_points
+from retina_kp.synthetic.pairs import draw_pair
 
 POINTS = np.array([[20.0, 30], [350, 40], [200, 150], [40, 260], [360, 270], [120, 90], [280, 200], [210, 40]])
 H_1to0 = similarity(30, 1.5, (100, 80), (140, 90))

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from retina_kp.vessels import (
+from retina_kp.core.vessels import (
     BIFURCATION,
     CROSSING,
     field_of_view_mask,

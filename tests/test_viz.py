@@ -8,7 +8,8 @@ import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from retina_kp import viz, viz_curves  # noqa: E402
+from retina_kp import viz  # noqa: E402
+from retina_kp.viz import curves as viz_curves  # noqa: E402
 
 HW0, HW1 = (313, 471), (200, 151)
 NONE = np.zeros((0, 2))

@@ -10,16 +10,16 @@ from evaluation_trees import operation_pair
 from matplotlib.collections import LineCollection, PolyCollection
 from PIL import Image
 
-from retina_kp import evaluation_tables as tables
-from retina_kp import viz_evaluation as charts
-from retina_kp import viz_gallery as gallery
-from retina_kp import viz_output as output
-from retina_kp import viz_stress as hard
-from retina_kp.evaluation_pairs import FIT
-from retina_kp.layouts import load_layout
-from retina_kp.methods import Method
-from retina_kp.real_evaluation import evaluate
-from retina_kp.viz import BLACK, GREEN_MAGENTA, MODALITY_COLORS, overlay
+from retina_kp.core.overlays import GREEN_MAGENTA, overlay
+from retina_kp.data.layouts import load_layout
+from retina_kp.evaluation import tables
+from retina_kp.evaluation.methods import Method
+from retina_kp.evaluation.pairs import FIT
+from retina_kp.evaluation.real import evaluate
+from retina_kp.viz import evaluation as charts
+from retina_kp.viz import gallery, output
+from retina_kp.viz import stress as hard
+from retina_kp.viz.registrations import BLACK, MODALITY_COLORS
 
 matplotlib.use("Agg")
 

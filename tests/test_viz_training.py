@@ -14,19 +14,22 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from retina_kp import training_tables, viz, viz_training  # noqa: E402
-from retina_kp.diagnosis import PkeRun  # noqa: E402
-from retina_kp.images import write_image  # noqa: E402
+from retina_kp import viz  # noqa: E402
+from retina_kp.core.images import write_image  # noqa: E402
+from retina_kp.data.records import Problem  # noqa: E402
+from retina_kp.data.training_files import FileOptions, FileSplit  # noqa: E402
 from retina_kp.networks import DenseOutput, build_network  # noqa: E402
-from retina_kp.recipes import get_recipe, sized  # noqa: E402
-from retina_kp.records import Problem  # noqa: E402
-from retina_kp.samples import write_aligned_folder  # noqa: E402
-from retina_kp.trainer import Trainer  # noqa: E402
-from retina_kp.training_files import FileOptions, FileSplit  # noqa: E402
-from retina_kp.validation import ValidationSet, save_keypoint_figures  # noqa: E402
-from retina_kp.viz_descriptors import plot_descriptors  # noqa: E402
-from retina_kp.viz_history import plot_course, shipped_course  # noqa: E402
-from retina_kp.viz_network import network_parts, plot_network  # noqa: E402
+from retina_kp.synthetic.pairs import write_aligned_folder  # noqa: E402
+from retina_kp.training.diagnosis import PkeRun  # noqa: E402
+from retina_kp.training.recipes import get_recipe, sized  # noqa: E402
+from retina_kp.training.trainer import Trainer  # noqa: E402
+from retina_kp.training.validation import ValidationSet  # noqa: E402
+from retina_kp.viz import training as viz_training  # noqa: E402
+from retina_kp.viz import training_tables  # noqa: E402
+from retina_kp.viz.descriptors import plot_descriptors  # noqa: E402
+from retina_kp.viz.history import plot_course, shipped_course  # noqa: E402
+from retina_kp.viz.network import network_parts, plot_network  # noqa: E402
+from retina_kp.viz.training import save_keypoint_figures  # noqa: E402
 
 NAN = float("nan")
 TRY = get_recipe("try")["pke"]
@@ -257,7 +260,7 @@ def test_clicked_points_are_labels(trainer):
 
 def test_clicked_points_are_the_truth_of_the_saved_figures(trainer, tmp_path, monkeypatch):
     seen, batch = [], clicked_batch(trainer)
-    monkeypatch.setattr(viz, "plot_predictions", lambda ax, image, found, known: seen.append(len(known)))
+    monkeypatch.setattr(viz_training, "plot_predictions", lambda ax, image, found, known: seen.append(len(known)))
     save_keypoint_figures(trainer.network, ValidationSet([batch]), tmp_path)
     known = [int(torch.isfinite(batch[key][0]).all(-1).sum()) for key in ("vessel_keypoints", "vessel_keypoints1")]
     assert [seen[0], seen[2]] == [known[0] + 10, known[1] + 9], "the one outside of image 1 cannot be found there"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retina_kp.widgets import compare, compare_static, step_through, swipe_image, to_png
+from retina_kp.viz.widgets import compare, compare_static, step_through, swipe_image, to_png
 
 FIXED = np.full((60, 80, 3), 200, np.uint8)
 WARPED = np.full((60, 80), 50, np.uint8)

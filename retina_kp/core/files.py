@@ -1,0 +1,79 @@
+"""Files that are whole or absent: everything the package writes goes through `replacing`."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def natural_order(name: str) -> tuple[str, str]:
+    """Sorting key for file names that puts 2_A before 10_A."""
+    return re.sub(r"\d+", lambda digits: digits[0].zfill(9), name), name
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path in the target's folder (created when missing), renamed to the target when the block ends well, else removed.
+
+    A reader sees the old file or the new one, never half of one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, content: bytes) -> Path:
+    """Write bytes atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return Path(path)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write UTF-8 text atomically, newlines as given."""
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | Path, obj: Any) -> Path:
+    """Write obj as JSON, atomically; NaN and infinities become null; TypeError for what has no JSON form."""
+    return write_text(path, json.dumps(to_plain(obj, lambda name: None), indent=2, ensure_ascii=False) + "\n")
+
+
+def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write rows as CSV, atomically; columns in order of first appearance; NaN, None and missing values are empty cells."""
+    plain = to_plain(list(rows), lambda name: None if name == "NaN" else float(name))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in plain for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(plain)
+    return write_text(path, text.getvalue())
+
+
+def _encode(value: Any) -> Any:
+    """What json does not know: dataclasses, numpy and torch values, paths; TypeError for the rest."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"cannot write {type(value).__name__} ({value!r:.60}): convert it to a number, text, list or dict first")
+
+
+def to_plain(value: Any, not_finite: Callable[[str], Any] = float) -> Any:
+    """Same value in JSON's types; `not_finite` maps "NaN", "Infinity" and "-Infinity"."""
+    return json.loads(json.dumps(value, default=_encode), parse_constant=not_finite)

@@ -1,0 +1,1 @@
+"""Folders of images become pair records and batches."""

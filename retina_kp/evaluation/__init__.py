@@ -1,0 +1,1 @@
+"""What a registration is worth, measured on real and synthetic pairs."""

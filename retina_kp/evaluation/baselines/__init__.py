@@ -1,0 +1,1 @@
+"""Well-known registration methods to compare with."""

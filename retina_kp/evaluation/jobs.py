@@ -1,0 +1,181 @@
+"""Register many pairs and keep everything: one pair, two folders, or a data set of any layout → a table, and files per pair."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..core.files import natural_order
+from ..core.images import ImageError, read_image, shrink, write_image
+from ..data.layouts import load_layout
+from ..data.records import PairRecord
+from ..registration.registrar import Registrar
+from ..registration.result import Registration, saved_files
+from .metrics import judge, point_errors
+from .pairs import truth_points
+
+log = logging.getLogger(__name__)
+IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A pair to be registered, with its truth where there is one; its files bear its name. With an error it has no images."""
+
+    name: str
+    fixed: Path | None
+    moving: Path | None
+    record: PairRecord | None = None
+    error: str = ""
+
+    def row(self) -> dict:
+        """One line of the table that says which image belongs to which."""
+        fixed, moving = (None if path is None else "/".join(path.parts[-2:]) for path in (self.fixed, self.moving))
+        return {"pair": self.name, "fixed": fixed, "moving": moving}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: a registration, or the error that its images raised."""
+
+    job: Job
+    result: Registration | None
+    error: str
+    seconds: float
+    errors_px: np.ndarray | None  # at truth points, fixed px rescaled to a longer side of 768
+
+    def row(self) -> dict:
+        """One line of the table."""
+        r = self.result
+        good = r is not None and r.ok
+        status = f"failed: {self.error}" if self.error else r.status
+        row = {"pair": self.job.name, "status": status, "confidence": round(r.confidence, 3) if r else 0.0,
+               "turn_deg": round(r.angle_deg, 1) if good else None, "inliers": int(r.inliers.sum()) if r else 0,
+               "seconds": round(self.seconds, 2)}  # fmt: skip
+        if self.job.record is not None and has_truth(self.job.record):
+            mean = None if self.errors_px is None else round(float(self.errors_px.mean()), 2)
+            row |= {"mean_error_px": mean, "verdict": judge(self.errors_px)}
+        return row
+
+
+def has_truth(record: PairRecord) -> bool:
+    """Whether a record says where points of one image lie in the other."""
+    return record.points0_xy is not None or record.H_0to1 is not None
+
+
+def find_jobs(fixed: str | Path, moving: str | Path = "") -> list[Job]:
+    """Jobs from two image files, or from two folders whose images belong together in the order of their names (2 before 10); without
+    ``moving`` from a pairs.csv or a folder of any layout (`layouts.load_layout`), where a pair that cannot be used is a job with an error.
+
+    Names of jobs differ and are fit for files. FileNotFoundError or ValueError says what was missing or unequal.
+    """
+    if not str(fixed):
+        raise ValueError("fixed: no path given; name an image, a folder or a pairs.csv")
+    fixed, moving = Path(fixed).expanduser(), Path(moving).expanduser() if str(moving) else None
+    for name, path in (("fixed", fixed), ("moving", moving)):
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"{name}: there is no file or folder {str(path.absolute())!r}")
+    if moving is None:
+        return _named(_data_set(fixed))
+    if fixed.suffix.lower() == ".csv":
+        raise ValueError(f"moving: {fixed.name} names the moving images already; leave moving empty")
+    if fixed.is_dir() != moving.is_dir():
+        raise ValueError(f"fixed and moving are both files or both folders; here {fixed} and {moving} differ")
+    if fixed.is_file():
+        return _named([Job(fixed.stem, fixed, moving)])
+    left, right = _images_in(fixed), _images_in(moving)
+    if len(left) != len(right) or not left:
+        raise ValueError(f"{fixed} holds {len(left)} images and {moving} {len(right)}: there must be as many, in the same order by name")
+    return _named([Job(a.stem, a, b) for a, b in zip(left, right, strict=True)])
+
+
+def _data_set(path: Path) -> list[Job]:
+    """Jobs from a pairs.csv or a folder of any layout, first those that can be done."""
+    table = path.suffix.lower() == ".csv"
+    if path.is_file() and not table:
+        raise ValueError(f"moving: no path given; which image is to be registered to {path}?")
+    try:
+        found = load_layout(path)
+    except ValueError as error:
+        raise error if table else ValueError(f"moving: no path given, so fixed must be a data set, but {error}") from None
+    for problem in found.problems:
+        log.warning("%s: %s", problem.source, problem.reason)
+    if not found.records:
+        raise ValueError(f"{path} holds no usable pair: " + "; ".join(f"{p.source}: {p.reason}" for p in found.problems[:3]))
+    left_out = [Job(p.pair, None, None, error=f"{Path(p.source).name}: {p.reason}") for p in found.problems if p.pair]
+    return [Job(r.pair_id, r.image0, r.image1, r) for r in found.records] + left_out
+
+
+def _images_in(folder: Path) -> list[Path]:
+    images = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_ENDINGS and not p.name.startswith(".")]
+    return sorted(images, key=lambda path: (natural_order(path.stem), path.suffix))
+
+
+def _named(jobs: list[Job]) -> list[Job]:
+    """The jobs with names that are fit for files and differ, also where capitals do not count, and from that of the run's metrics.json."""
+    named, taken = [], {"metrics"}
+    for job in jobs:
+        name = plain = re.sub(r"[^\w.+ -]+", "_", job.name).strip(". ")[:80] or "pair"
+        number = 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{plain}-{number}"
+        taken.add(name.casefold())
+        named.append(replace(job, name=name))
+    return named
+
+
+def run_job(registrar: Registrar, job: Job) -> Outcome:
+    """Register one pair; unusable images give an outcome with an error, never an exception."""
+    if job.error:
+        return Outcome(job, None, job.error, 0.0, None)
+    started = time.perf_counter()
+    try:
+        result, error = registrar(job.fixed, job.moving), ""
+    except ImageError as problem:
+        result, error = None, str(problem)
+    seconds = time.perf_counter() - started
+    return Outcome(job, result, error, seconds, _truth_errors(job.record, result))
+
+
+def run_jobs(registrar: Registrar, jobs: Iterable[Job], folder: str | Path) -> list[Outcome]:
+    """Register every job and write per pair <name>.json, the transform files and <name>_registered.png into ``folder``, in
+    place of what an earlier run has left there for it.
+
+    ValueError when two jobs bear one name: their files would overwrite each other.
+    """
+    jobs, outcomes = list(jobs), []
+    twice = [name for name, count in Counter(job.name.casefold() for job in jobs).items() if count > 1]
+    if twice:
+        raise ValueError(f"several jobs are called {twice[0]!r}, and so would their files be: give each a name of its own")
+    for job in jobs:
+        outcome = run_job(registrar, job)
+        result, registered = Path(folder) / f"{job.name}.json", Path(folder) / f"{job.name}_registered.png"
+        for old in (*saved_files(result), registered):  # of an earlier run of this name
+            old.unlink(missing_ok=True)
+        if outcome.result is not None:
+            outcome.result.save(result)
+            if outcome.result.ok:
+                write_image(registered, outcome.result.warp(read_image(job.moving)))
+        log.info("%s: %s", job.name, outcome.error or outcome.result.status)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def display_copies(outcome: Outcome, longer_side_px: int = 1000) -> tuple[np.ndarray, np.ndarray, Registration]:
+    """Both images of a registered or refused pair, shrunk to look at, and the registration between these copies."""
+    fixed, moving = (shrink(read_image(path), longer_side_px) for path in (outcome.job.fixed, outcome.job.moving))
+    return fixed, moving, outcome.result.resized(fixed.shape[:2], moving.shape[:2])
+
+
+def _truth_errors(record: PairRecord | None, result: Registration | None) -> np.ndarray | None:
+    if record is None or result is None or not result.ok or (truth := truth_points(record, result.moving_hw)) is None:
+        return None
+    return point_errors(np.eye(3), result.map_to_fixed(truth[0]), truth[1], result.fixed_hw)  # with the quadratic part, where there is one

@@ -1,0 +1,151 @@
+"""``make train``: the four training notebooks one after the other, each from the checkpoint of the one before it, with reports.
+
+All four configurations and both folders are looked at before the first step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core.config import from_dict
+from ..core.device import choose_device
+from ..core.folders import project_root
+from ..data.training_files import FileSplit, load_files
+from ..networks.checkpoints import read_metadata
+from ..training.config import TrainConfig
+from .report import NotebookError, accepted_parameters, count_figures, from_here, run_notebook, typed
+from .runs import NOTEBOOKS, Plan, Settings, plan, pseudo_real_folder
+
+TAKEN = {
+    "run_name": "--name",
+    "resume": "--name",
+    "data_root": "--generated or --real",
+    "replay_root": "--generated",
+}
+
+
+def parameters_of(given: Mapping[str, Any], name: str, generated: str, real: str) -> dict[str, dict[str, Any]]:
+    """The parameters of each notebook: the given ones, texts converted to their types; init_from goes to the first notebook only.
+    ValueError for one that no notebook has, or that one notebook alone may have."""
+    if clash := next((key for key in given if key in TAKEN), ""):
+        raise ValueError(f"{clash} belongs to one notebook; for all four give {TAKEN[clash]}")
+    known = {p: accepted_parameters(project_root() / "notebooks" / f"{stem}.ipynb") for p, stem in NOTEBOOKS.items()}
+    if unknown := sorted(set(given) - {key for has in known.values() for key in has}):
+        raise ValueError(f"no training notebook has a parameter {unknown[0]!r}; see `Settings` in retina_kp/training/settings.py")
+    chosen = {}
+    for place, (phase, has) in enumerate(known.items()):
+        own = {key: typed(value, has[key]) if isinstance(value, str) else value for key, value in given.items()}
+        if place:
+            own.pop("init_from", None)
+        folders = {"data_root": generated} if phase != "sim2real" else {"data_root": real, "replay_root": generated}
+        chosen[phase] = own | {"run_name": name, "resume": True} | {k: v for k, v in folders.items() if v}
+    return chosen
+
+
+def rehearse(chosen: Mapping[str, Mapping[str, Any]], tell: Callable[[str], None] = print) -> list[Plan]:
+    """Look at all four phases without a step: settings, device, folders, and what each of them would train on. ValueError names the phase
+    and what cannot be."""
+    plans: list[Plan] = []
+    read = lru_cache(load_files)  # most phases have the same folders
+    for phase, parameters in chosen.items():
+        try:
+            settings = from_dict(Settings, dict(parameters))
+            if phase == "sim2real" and not settings.data_root:
+                settings = from_dict(Settings, dict(parameters) | {"data_root": pseudo_real_folder(8, 0)})
+            plans.append(plan(phase, settings, plans[-1].config if plans else None))
+            config = plans[-1].config
+            _check_machine(settings, config.micro_batches)
+            _check_weights(config)
+            splits = [read(replace(o, share=0.0, size_px=0)) for o in (config.files, config.replay) if o.root]
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{NOTEBOOKS[phase]}: {error}") from None
+        first = plans[-1].words()[0 if plans[-1].config.shortfalls() else 1]
+        tell(f"{NOTEBOOKS[phase]}: {first}")
+        for line in (line for split in splits for line in _in_words(split)):
+            tell(f"    {line}")
+    return plans
+
+
+def _check_weights(config: TrainConfig) -> None:
+    """ValueError when the weights that are there already are of another network."""
+    if Path(config.init_from or ".").is_file() and (network := read_metadata(config.init_from)["network"]) != config.network:
+        raise ValueError(f"{config.init_from} holds network {network!r}, not {config.network!r}")
+
+
+def _check_machine(settings: Settings, micro_batches: int) -> None:
+    """ValueError for a GPU that is not there, or processes that cannot share the work."""
+    device, processes = choose_device(settings.device), settings.processes
+    if processes > 1 and micro_batches % processes:
+        words = f"{micro_batches} cannot be shared out among {processes} processes; take a multiple"
+        raise ValueError(f"micro_batches: {words}")
+    if device.type == "cuda" and processes > torch.cuda.device_count():
+        raise ValueError(f"processes: {processes}, but PyTorch sees {torch.cuda.device_count()} GPUs")
+
+
+def _in_words(split: FileSplit) -> list[str]:
+    """What is trained and validated on, by kind, and how much was left out."""
+    lines = [
+        f"{row['kind']}: {row['pairs to train on']} pairs of {row['their eyes']} eyes train, "
+        f"{row['pairs to validate on']} of {row['eyes to validate on']} validate"
+        for row in split.counts()
+    ]
+    first = [f"{Path(p.source).name}: {p.reason}" for p in split.problems[:3]]
+    more = f" (and {len(split.problems) - 3} more)" if len(split.problems) > 3 else ""
+    return [*lines, *([f"left out or incomplete: {'; '.join(first)}{more}"] if first else [])]
+
+
+def run_all(name: str, given: Mapping[str, Any], generated: str = "", real: str = "", tell=print) -> list[Path]:
+    """Check all four, then run the notebooks under one run name, which continues what is there already; returns the reports."""
+    chosen, reports = parameters_of(given, name, generated, real), []
+    rehearse(chosen, tell)
+    for phase, parameters in chosen.items():
+        result = run_notebook(NOTEBOOKS[phase], parameters)
+        tell(f"{NOTEBOOKS[phase]}: {result.seconds:.0f} s, {count_figures(result.executed)} figures, {result.html}")
+        reports.append(result.html)
+    return reports
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns 0, or 2 after a short account of what went wrong."""
+    parser = argparse.ArgumentParser(prog="python -m retina_kp.notebook.chain", description="Train all four phases.")
+    about = "a parameter of the notebooks, e.g. -p recipe lite"
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=about)
+    parser.add_argument("-f", metavar="FILE", help="YAML file of parameters, e.g. notebooks/params/full.yaml; -p overrules it")
+    about = "aligned pairs: phases 1 to 3 train on them, phase 4 must not forget them (default: drawn)"
+    parser.add_argument("--generated", default="", metavar="FOLDER", help=about)
+    about = "pairs with point files for phase 4 (default: pseudo-real ones, a rehearsal)"
+    parser.add_argument("--real", default="", metavar="FOLDER", help=about)
+    about = "run name; the same name again continues (default: the time)"
+    parser.add_argument("--name", default="", help=about)
+    options = parser.parse_args(argv)
+    name = options.name or f"{datetime.now():train_%Y-%m-%d_%H%M%S}"
+    print(f"run {name}; to continue after an interruption: the same command with --name {name}", flush=True)
+    if (options.f or options.generated) and not options.real:
+        print("phase 4 takes a few pseudo-real pairs, a rehearsal; name your own with --real FOLDER", flush=True)
+    try:
+        given = import_module("papermill.iorw").read_yaml_file(options.f) if options.f else {}
+        given |= {key: from_here(value, "") if key == "init_from" else value for key, value in options.p}
+        generated, real = (str(Path(f).expanduser().resolve()) if f else "" for f in (options.generated, options.real))
+        run_all(name, given, generated, real)
+    except NotebookError as error:
+        again = "" if "TrainingStopped" in str(error) else f"\nTo continue: the same command with --name {name}"
+        print(f"{error}{again}", file=sys.stderr)
+        return 2
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

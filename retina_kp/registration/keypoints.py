@@ -1,0 +1,148 @@
+"""From dense maps to keypoints: field-of-view gate, non-maximum suppression, sub-pixel refinement, descriptor reading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..core.geometry import from_cells, inside, pixel_grid, sample_map, warp_points
+from ..networks import DenseOutput
+
+STEERED_DEG = (45.0, 90.0, 135.0, 180.0)  # clockwise turns that have a steerer; turns the other way take it transposed
+
+
+@dataclass(frozen=True)
+class KeypointOptions:
+    """How keypoints are picked from a detector map; lengths in px of the image that the network saw."""
+
+    max_keypoints: int = 1024
+    min_probability: float = 0.02
+    nms_radius_px: float = 4.0
+    border_px: float = 4.0  # distance that keypoints keep from the frame and from the edge of the field of view
+
+
+@dataclass(frozen=True)
+class Features:
+    """Keypoints of one image. keypoints_xy: (N, 2) float32 px; scores: (N,) detector probability, falling; descriptors: (N, D) unit
+    vectors; image_hw: size of the image the pixels belong to. N may be 0. detector: (h, w) float32, the whole map in the network's cells, 0
+    outside the field of view, as long as the places are those of the picture that the network saw."""
+
+    keypoints_xy: np.ndarray
+    scores: np.ndarray
+    descriptors: np.ndarray
+    image_hw: tuple[int, int]
+    detector: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.keypoints_xy)
+
+    def mapped(self, H: np.ndarray, image_hw) -> Features:
+        """The same features with their places given in another frame."""
+        return Features(warp_points(self.keypoints_xy, H).astype(np.float32), self.scores, self.descriptors, tuple(image_hw))
+
+    def steered(self, steerers: np.ndarray, angle_deg: float) -> Features:
+        """The same features with descriptors as they would be, about, had the picture been turned clockwise by angle_deg, a multiple of 45.
+        steerers: (4, D, D), for STEERED_DEG, see `steering`. In torch for the reason given in `matching.similarities`."""
+        turn = angle_deg % 360
+        if turn % 45:
+            raise ValueError(f"descriptors are steered by multiples of 45°, not by {angle_deg:g}°")
+        if turn == 0:
+            return self
+        matrix = steerers[STEERED_DEG.index(turn)] if turn <= 180 else steerers[STEERED_DEG.index(360 - turn)].T
+        return replace(self, descriptors=(torch.from_numpy(self.descriptors) @ torch.from_numpy(matrix)).numpy())
+
+
+def seen_cells(valid: torch.Tensor, stride: int, radius_px: float) -> torch.Tensor:
+    """(B, 1, h, w) bool: cells of stride px that lie inside the field of view (B, 1, H, W) with all cells within radius_px (square); the
+    frame itself does not count as an edge."""
+    outside = F.max_pool2d((~valid).float(), stride, ceil_mode=True)
+    return _largest_around(outside, int(round(radius_px / stride))) < 0.5
+
+
+def suppress(detector: torch.Tensor, radius_cells: int) -> torch.Tensor:
+    """(B, 1, h, w) bool: cells that are the largest within radius_cells; of equal neighbours the first in reading order wins."""
+    b, _, h, w = detector.shape
+    order = torch.arange(h * w, 0, -1, device=detector.device, dtype=torch.float64).reshape(1, 1, h, w) * 1e-12
+    value = detector.double() + order
+    return value == _largest_around(value, radius_cells)
+
+
+def _largest_around(values: torch.Tensor, radius: int) -> torch.Tensor:
+    """Maximum over a square of side 2 radius + 1, along rows and then along columns."""
+    return F.max_pool2d(F.max_pool2d(values, (1, 2 * radius + 1), 1, (0, radius)), (2 * radius + 1, 1), 1, (radius, 0))
+
+
+def gated(output: DenseOutput, valid: torch.Tensor, options: KeypointOptions) -> torch.Tensor:
+    """The detector's maps (B, 1, h, w), 0 outside the field of view (B, 1, H, W) bool, and along its edge and the frame."""
+    stride, (h, w) = output.detector_stride, output.detector.shape[-2:]
+    gate = seen_cells(valid, stride, options.border_px)
+    gate = F.pad(gate, (0, w - gate.shape[-1], 0, h - gate.shape[-2]))
+    centers = from_cells(pixel_grid((h, w), valid.device), stride)
+    gate &= inside(centers, valid.shape[-2:], options.border_px - stride / 2)  # refinement moves a point by half a cell at most
+    return output.detector * gate
+
+
+def find_keypoints(output: DenseOutput, valid: torch.Tensor, options: KeypointOptions) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Pick keypoints for every image of a batch.
+
+    valid: (B, 1, H, W) bool field of view in image px. Returns a list of (points (N, 2) px, probabilities (N,)), strongest first. The
+    gate acts before suppression: neither a black border nor the frame may win against a vessel beside it.
+    """
+    return _pick(output, gated(output, valid, options), valid, options)
+
+
+def _pick(output: DenseOutput, masked: torch.Tensor, valid: torch.Tensor, options: KeypointOptions) -> list:
+    """`find_keypoints` in maps that are `gated` already."""
+    stride, detector = output.detector_stride, output.detector
+    peaks = suppress(masked, max(int(round(options.nms_radius_px / stride)), 1)) & (masked > options.min_probability)
+    found = []
+    for i in range(len(masked)):
+        y, x = torch.nonzero(peaks[i, 0], as_tuple=True)
+        score, order = masked[i, 0, y, x].sort(descending=True, stable=True)
+        order = order[: options.max_keypoints]
+        cells = _refine(detector[i, 0], x[order], y[order])
+        points = from_cells(cells, stride)
+        keep = inside(points, valid.shape[-2:], options.border_px)
+        found.append((points[keep], score[: len(order)][keep]))
+    return found
+
+
+def _refine(probability: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Move each peak to the vertex of a parabola through its neighbours' log-probabilities, by half a cell at most. A Gaussian blob's
+    logarithm is a parabola, so its centre is found exactly."""
+    padded = F.pad(probability.clamp_min(1e-4).log()[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
+    middle = padded[y + 1, x + 1]
+
+    def offset(before, after):
+        bend = before + after - 2 * middle
+        return torch.where(bend < -1e-6, (before - after) / (2 * bend.clamp_max(-1e-6)), torch.zeros_like(bend)).clamp(-0.5, 0.5)
+
+    dx, dy = offset(padded[y + 1, x], padded[y + 1, x + 2]), offset(padded[y, x + 1], padded[y + 2, x + 1])
+    return torch.stack([x + dx, y + dy], -1)
+
+
+@torch.inference_mode()
+def extract(network, image: torch.Tensor, valid: torch.Tensor, options: KeypointOptions = KeypointOptions(), fast: bool = False):
+    """Features of a batch of gray images (B, 1, H, W) in [0, 1] with their fields of view (B, 1, H, W) bool, in px of that batch: a list.
+    fast: layers in bfloat16, which costs about a tenth of a pixel."""
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=fast):
+        output = network(image, valid)
+    features = []
+    masked = gated(output, valid, options)
+    for i, (points, scores) in enumerate(_pick(output, masked, valid, options)):
+        descriptors = F.normalize(sample_map(output.descriptors[i, None], points[None], output.descriptor_stride)[0], dim=-1)
+        features.append(Features(points.cpu().numpy().astype(np.float32), scores.float().cpu().numpy(), descriptors.float().cpu().numpy(),
+                                 tuple(image.shape[-2:]), masked[i, 0].float().cpu().numpy()))  # fmt: skip
+    return features
+
+
+@torch.inference_mode()
+def describe_points(network, image: torch.Tensor, valid: torch.Tensor, points_xy: np.ndarray, fast: bool = False) -> np.ndarray:
+    """(N, D) unit descriptors of one gray image (1, 1, H, W) in [0, 1] with its field of view, bool, at given points (N, 2) px."""
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=fast):
+        output = network(image, valid)
+    points = torch.from_numpy(np.asarray(points_xy, np.float32))[None].to(image.device)
+    return F.normalize(sample_map(output.descriptors, points, output.descriptor_stride)[0], dim=-1).float().cpu().numpy()

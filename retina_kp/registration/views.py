@@ -1,0 +1,85 @@
+"""One image made ready for the network: gray, field of view, and drawn turned, scaled or in another frame on demand."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+
+from ..core.device import bfloat16_is_fast
+from ..core.geometry import image_center, jacobian, resize_matrix, similarity, translation, warp_points
+from ..core.images import to_gray
+from ..core.vessels import field_of_view_mask
+from .keypoints import Features, KeypointOptions, describe_points, extract
+
+MAX_ENLARGE = 2.0  # pictures of an image are not blown up further
+
+
+class ImageViews:
+    """Pictures of one image and their features.
+
+    Places are told in base px: those of the image scaled so that its field of view covers base_px² pixels, whatever black canvas surrounds
+    it and however it is turned. Every picture is drawn from a copy of the original that is hardly finer than the picture, which keeps it
+    free of aliasing. fast: layers in bfloat16 where the device computes in it. steerers: of `steering`, for turned views without a picture.
+    """
+
+    def __init__(self, image: np.ndarray, network, options: KeypointOptions, base_px: float, fast: bool = True, steerers=None):
+        self.network, self.options, self.device = network, options, next(network.parameters()).device
+        self.steerers = steerers
+        self.fast = fast and bfloat16_is_fast(self.device)
+        self.original, self.original_hw = to_gray(image), tuple(image.shape[:2])
+        self.valid = field_of_view_mask(self.original)
+        self.contrast = float(cv2.meanStdDev(self.original, mask=self.valid.view(np.uint8))[1].item())
+        scale = min(base_px / np.sqrt(self.valid.sum()), MAX_ENLARGE)
+        self.finest = MAX_ENLARGE / scale  # scale of a picture, in px per base px, beyond which nothing is gained
+        self.base_from_original = similarity(0, scale, (-0.5, -0.5), (-0.5, -0.5))
+        self.base_hw = tuple(max(round(n * scale), 1) for n in self.original_hw)
+        contours = cv2.findContours(self.valid.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+        outline = cv2.convexHull(np.concatenate(contours)).reshape(-1, 2)
+        self.outline = warp_points(outline, self.base_from_original)  # of the field of view, convex, base px
+        sides = cv2.minAreaRect(outline.astype(np.float32))[1]
+        self.slimness = (max(sides) + 1) / (min(sides) + 1)  # of the field of view: its length over its width, whatever its turn
+        self._features: dict[tuple[float, float], Features] = {}
+        self._copies: dict[int, tuple[np.ndarray, np.ndarray]] = {0: (self.original, np.eye(3))}
+
+    def features(self, angle_deg: float = 0.0, scale: float = 1.0) -> Features:
+        """Features of the view turned by angle_deg (clockwise) and drawn at ``scale`` px per base px, given in base px; kept. With steerers
+        it is drawn upright alone and its descriptors are steered, which asks for a multiple of 45."""
+        key = (angle_deg, scale)
+        if key not in self._features and angle_deg and self.steerers is not None:
+            self._features[key] = self.features(0.0, scale).steered(self.steerers, angle_deg)
+        if key not in self._features:
+            turn = similarity(angle_deg, scale, (-0.5, -0.5), (-0.5, -0.5))
+            box = warp_points(self.outline, turn)
+            low, high = np.floor(box.min(0)), np.ceil(box.max(0))
+            view_from_base = translation(*-low) @ turn
+            features = self.drawn(view_from_base, tuple(int(n) + 1 for n in (high - low)[::-1]))
+            self._features[key] = features.mapped(np.linalg.inv(view_from_base), self.base_hw)
+        return self._features[key]
+
+    def drawn(self, H_frame_from_base: np.ndarray, frame_hw) -> Features:
+        """Features of this image drawn in another frame of frame_hw, given in px of that frame; H: base px → px of the frame."""
+        return extract(self.network, *self.picture(H_frame_from_base, frame_hw), self.options, self.fast)[0]
+
+    def described(self, H_frame_from_base: np.ndarray, frame_hw, points_xy: np.ndarray) -> np.ndarray:
+        """(N, D) unit descriptors at points (N, 2), px of the frame, of this image drawn as in `drawn`."""
+        picture, mask = self.picture(H_frame_from_base, frame_hw)
+        return describe_points(self.network, picture, mask, points_xy, self.fast)
+
+    def picture(self, H_frame_from_base: np.ndarray, frame_hw) -> tuple[torch.Tensor, torch.Tensor]:
+        """This image, gray in [0, 1], and its field of view, bool, drawn in another frame: (1, 1, h, w) each, on the network's device."""
+        H, size = H_frame_from_base @ self.base_from_original, (frame_hw[1], frame_hw[0])
+        gray, copy_from_original = self._copy(H)
+        picture = cv2.warpPerspective(gray, H @ np.linalg.inv(copy_from_original), size, flags=cv2.INTER_LINEAR)
+        valid = cv2.warpPerspective(self.valid.view(np.uint8), H, size, flags=cv2.INTER_NEAREST) > 0
+        return tuple(torch.from_numpy(x)[None, None].to(self.device) for x in (picture, valid))
+
+    def _copy(self, H_frame_from_original: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The image shrunk by a power of √2, but no further than the frame asks for, and the matrix original px → px of the copy."""
+        shrink = np.sqrt(abs(np.linalg.det(jacobian(H_frame_from_original, image_center(self.original_hw)))))
+        level = max(int(-2 * np.log2(max(shrink, 1e-3)) + 0.2), 0)
+        if level not in self._copies:
+            hw = tuple(max(round(n * 0.5 ** (level / 2)), 1) for n in self.original_hw)
+            shrunk = cv2.resize(self.original, hw[::-1], interpolation=cv2.INTER_AREA)
+            self._copies[level] = shrunk, resize_matrix(self.original_hw, hw)
+        return self._copies[level]

@@ -1,0 +1,1 @@
+"""Long experiments; nothing imports them."""

@@ -1,0 +1,1 @@
+"""Synthetic eyes: grown as vectors, rendered in four modalities."""

@@ -1,0 +1,152 @@
+"""Whole synthetic image pairs with exact truth, drawn at full precision: for the demo, validation, benchmarks, and folders in layout 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..core.geometry import image_center, inside, overlap_fraction, similarity, warp_points
+from ..core.images import write_image
+from ..data.augment import AppearanceRange, apply_field_of_view, random_field_of_view, randomise_appearance
+from .drawing import view_matrix, visible_junctions
+from .render import make_scene, render
+from .vasculature import Retina, grow_retina
+
+# What good clinical pictures show; training uses the harsher AppearanceRange() so that it covers more than reality.
+CLINICAL = AppearanceRange(invert_probability=0.0, gamma=1.3, bias_field=0.35, vignetting=0.3, noise_sigma=0.025, speckle_sigma=0.08,
+                           blur_sigma_px=1.2, banding=0.015, dropout_probability=0.1, saturation_probability=0.05,
+                           text_probability=0.1)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """How sample pairs are drawn."""
+
+    size_px: int = 768  # side of both square images
+    rotation_deg: float = 180.0  # relative turn: its size is uniform between min_rotation_deg and this, its sense is either
+    min_rotation_deg: float = 0.0
+    scale: tuple[float, float] = (0.6, 1.7)  # size of a structure in the moving image over its size in the fixed one, log-uniform
+    min_overlap: float = 0.5  # common area over the smaller of the two fields
+    max_overlap: float = 1.0
+    max_shift: float = 0.3  # of the middle of one image against the other's along either axis, in widths of the wider field
+    shear: float = 0.02
+    fixed_field_deg: tuple[float, float] = (30.0, 55.0)
+    macular_field_deg: tuple[float, float] = (14.0, 28.0)  # both images' fields when the moving one is OCTA
+    appearance: AppearanceRange = CLINICAL
+
+
+@dataclass(frozen=True)
+class SamplePair:
+    """A pair with its truth. fixed: (H, W, 3) or (H, W) uint8, moving: (H, W) uint8; H_0to1 fixed px → moving px; vessel_mask0 (H, W)
+    bool; junctions in the field of view of the fixed image (J, 2) px; valid0, valid1 (H, W) bool fields of view; overlap in [0, 1]."""
+
+    fixed: np.ndarray
+    moving: np.ndarray
+    H_0to1: np.ndarray
+    vessel_mask0: np.ndarray
+    junctions0_xy: np.ndarray
+    valid0: np.ndarray
+    valid1: np.ndarray
+    modalities: tuple[str, str]
+    overlap: float
+
+
+def draw_pair(seed: int, index: int, modalities: tuple[str, str] = ("CF", "FA"), options: PairOptions = PairOptions()) -> SamplePair:
+    """Pair number ``index`` of a seed: a new retina seen by two cameras. Same arguments, same pair."""
+    rng = np.random.default_rng([seed, index, 7])
+    g = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    retina, hw = grow_retina(rng), (options.size_px, options.size_px)
+    for _ in range(200):
+        view0, view1 = _cameras(rng, retina, modalities, options)
+        H_0to1 = view1 @ np.linalg.inv(view0)
+        valid = random_field_of_view(2, hw, g, whole=0.3)
+        common = _common_area(H_0to1, valid[0, 0].numpy(), valid[1, 0].numpy())
+        if options.min_overlap <= common <= options.max_overlap:
+            break
+    else:
+        wanted = f"an overlap of {options.min_overlap:g} to {options.max_overlap:g}"
+        raise RuntimeError(f"no cameras with {wanted} found in 200 tries: change the scale range, max_shift, or these limits")
+    scene = make_scene([retina, retina], [view0, view1], hw)
+    images = [_photograph(m, scene[i : i + 1], valid[i : i + 1], g, options.appearance) for i, m in enumerate(modalities)]
+    layers = scene.layers[0]
+    junctions = visible_junctions(retina, view0, hw, 1.2)[0]
+    mask = torch.maximum(layers[0], layers[1]).numpy() > 0.5
+    v0, v1 = valid[0, 0].numpy(), valid[1, 0].numpy()
+    junctions = junctions[_read(v0, junctions)]
+    return SamplePair(*images, H_0to1 / H_0to1[2, 2], mask & v0, junctions, v0, v1, tuple(modalities), float(common))
+
+
+def _cameras(rng, retina: Retina, modalities, o: PairOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Degrees → px of two cameras whose relative turn, scale and offset are random."""
+    hw = (o.size_px, o.size_px)
+    macular = any("OCTA" in modality for modality in modalities)
+    field = rng.uniform(*(o.macular_field_deg if macular else o.fixed_field_deg))
+    looks_at = retina.disc_xy * (rng.uniform(-0.05, 0.15) if macular else rng.uniform(0.1, 0.6)) + rng.normal(0, 1.0, 2)
+    view0 = view_matrix(hw, field, tuple(looks_at), rng.uniform(-8, 8))
+    scale = float(np.exp(rng.uniform(*np.log(o.scale))))
+    target = np.array(image_center(hw)) + rng.uniform(-o.max_shift, o.max_shift, 2) * o.size_px * max(scale, 1)
+    turn = rng.uniform(-1, 1)
+    angle = turn * (o.rotation_deg - o.min_rotation_deg) + np.copysign(o.min_rotation_deg, turn)
+    relative = similarity(angle, scale, image_center(hw), target)
+    shear = np.eye(3)
+    shear[:2, :2] += rng.uniform(-o.shear, o.shear, (2, 2))
+    return view0, relative @ shear @ view0
+
+
+def _common_area(H_0to1: np.ndarray, valid0: np.ndarray, valid1: np.ndarray, samples: int = 40) -> float:
+    """Area that both see over the smaller of the two fields, measured in the fixed frame."""
+    h, w = valid0.shape
+    scale2 = abs(np.linalg.det(H_0to1[:2, :2]))
+    if overlap_fraction(H_0to1, valid0.shape, valid1.shape) == 0:
+        return 0.0
+    xy = np.stack(np.meshgrid(np.linspace(0, w - 1, samples), np.linspace(0, h - 1, samples)), -1).reshape(-1, 2)
+    own = _read(valid0, xy)
+    both = own & _read(valid1, warp_points(xy, H_0to1))
+    area0, area1 = own.mean() * h * w, valid1.mean() * valid1.size / scale2
+    return float(both.mean() * h * w / max(min(area0, area1), 1))
+
+
+def _read(mask: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    index = np.rint(np.nan_to_num(xy, nan=-1e6)).astype(int)
+    seen = inside(index, mask.shape)
+    result = np.zeros(len(xy), bool)
+    result[seen] = mask[index[seen, 1], index[seen, 0]]
+    return result
+
+
+def _photograph(modality: str, scene, valid: torch.Tensor, g: torch.Generator, appearance: AppearanceRange) -> np.ndarray:
+    """Render and expose one image; a colour image gets the same treatment in every channel."""
+    picture, channels = render(modality, scene, g), []
+    state = g.get_state()
+    for channel in picture.split(1, 1):
+        g.set_state(state)
+        channels.append(apply_field_of_view(randomise_appearance(channel, g, appearance), valid, g, appearance)[0, 0])
+    image = (torch.stack(channels, -1).numpy() * 255 + 0.5).astype(np.uint8)
+    return np.ascontiguousarray(image if image.shape[-1] == 3 else image[..., 0])
+
+
+def write_aligned_folder(root: str | Path, count: int, seed: int = 0, size_px: int = 512) -> Path:
+    """Write ``count`` aligned retinas in the users' layout 1: ROOT/<n>_N/<n>_N_{cf,fa,oct,seg}.png, and the macula drawn larger as
+    {cf_clip,octa,seg_clip}.png. Each of the two groups shows one structure in one frame."""
+    root, hw = Path(root), (size_px, size_px)
+    for index in range(count):
+        rng = np.random.default_rng([seed, index, 8])
+        g = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        retina = grow_retina(rng)
+        whole = view_matrix(hw, rng.uniform(35, 50), tuple(0.4 * retina.disc_xy))
+        macula = view_matrix(hw, rng.uniform(*PairOptions().macular_field_deg))
+        name = f"{index + 1}_N"
+        for view, images, mask in (
+            (whole, {"cf": "CF", "fa": "FA", "oct": "OCT"}, "seg"),
+            (macula, {"cf_clip": "CF", "octa": "OCTA"}, "seg_clip"),
+        ):
+            scene = make_scene([retina], [view], hw)
+            valid = random_field_of_view(1, hw, g, whole=1.0)
+            for suffix, modality in images.items():
+                write_image(root / name / f"{name}_{suffix}.png", _photograph(modality, scene, valid, g, CLINICAL))
+            vessels = torch.maximum(scene.layers[0, 0], scene.layers[0, 1]).numpy() > 0.5
+            write_image(root / name / f"{name}_{mask}.png", vessels.astype(np.uint8) * 255)
+    return root

@@ -1,0 +1,250 @@
+"""Render one retina as colour fundus, fluorescein angiogram, OCT and OCTA en-face: four pictures of exactly the same structure.
+
+A `Scene` is a batch of layers drawn (or cut out of a cache) by `drawing.rasterise`; the renderers are plain torch, one random
+appearance per image from an explicit CPU generator. Everything that cameras add is in `augment`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..core.geometry import pixel_grid, warp_points
+from ..core.noise import blur, chance, smooth_noise, uniform
+from .drawing import CALIBRE_UNIT_DEG, LAYERS, LESIONS, rasterise
+from .vasculature import Retina
+
+MODALITIES = ("CF", "FA", "OCT", "OCTA")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A batch of B views ready to be rendered. deg_from_px: (B, 3, 3); layers: (B, 8, H, W), coverage in [0, 1], the calibre
+    layer in degrees, or uint8 as drawn; anatomy: (B, 4) = disc x, y and radius, radius of the foveal avascular zone, degrees."""
+
+    layers: torch.Tensor
+    deg_from_px: torch.Tensor
+    anatomy: torch.Tensor
+
+    def layer(self, name: str) -> torch.Tensor:
+        """(B, 1, H, W) float32 layer by its name in LAYERS."""
+        layer = self.layers[:, LAYERS.index(name), None]
+        return layer if layer.is_floating_point() else layer.float().mul_(_unit(name))
+
+    def __getitem__(self, index) -> Scene:
+        return Scene(self.layers[index], self.deg_from_px[index], self.anatomy[index])
+
+    @property
+    def px_per_deg(self) -> torch.Tensor:
+        """(B, 1, 1, 1) resolution at the middle of the view."""
+        return torch.linalg.det(self.deg_from_px[:, :2, :2]).abs().rsqrt().float()[:, None, None, None]
+
+
+def unpack_layers(layers: torch.Tensor) -> torch.Tensor:
+    """uint8 layers (…, 8, H, W) as drawn → float32: coverage in [0, 1], calibre in degrees."""
+    return layers.float() * torch.tensor([_unit(name) for name in LAYERS])[:, None, None]
+
+
+def _unit(layer: str) -> float:
+    return CALIBRE_UNIT_DEG if layer == "calibre" else 1 / 255
+
+
+def anatomy_of(retina: Retina) -> list[float]:
+    """The four numbers of Scene.anatomy."""
+    return [*retina.disc_xy, retina.disc_radius_deg, retina.foveal_zone_deg]
+
+
+def make_scene(retinas: list[Retina], px_from_deg: list[np.ndarray], image_hw) -> Scene:
+    """Draw one view per retina at full precision (no cache)."""
+    layers = np.stack([rasterise(r, m, image_hw) for r, m in zip(retinas, px_from_deg, strict=True)])
+    inverse = torch.from_numpy(np.linalg.inv(np.stack(px_from_deg)))
+    return Scene(unpack_layers(torch.from_numpy(layers)), inverse, torch.tensor([anatomy_of(r) for r in retinas]))
+
+
+# ------------------------------------------------------------------ what every modality needs
+
+
+class _Anatomy:
+    """Soft maps (B, 1, H, W) of disc, cup and macula, and vessels with the thin ones fading out below a random width."""
+
+    def __init__(self, scene: Scene, g: torch.Generator, thin_px: tuple[float, float]):
+        b, hw = len(scene.layers), scene.layers.shape[-2:]
+        step = 4 if min(hw) >= 64 else 1  # smooth maps are computed on a coarse grid
+        coarse = pixel_grid(hw)[step // 2 :: step, step // 2 :: step]
+        deg = warp_points(coarse.reshape(1, -1, 2).double(), scene.deg_from_px).nan_to_num(1e3).float()
+        disc, radius, zone = scene.anatomy[:, None, :2], scene.anatomy[:, 2, None], scene.anatomy[:, 3, None]
+        r_disc, r_fovea = (deg - disc.float()).norm(dim=-1) / radius.float(), deg.norm(dim=-1)
+        edge = uniform(g, b, 4, 12).reshape(b, 1)
+        cup_radius, reach = uniform(g, b, 0.2, 0.7).reshape(b, 1), uniform(g, b, 1.5, 4.0).reshape(b, 1)
+        self._maps = {
+            "disc": lambda: torch.sigmoid((1 - r_disc) * edge),
+            "cup": lambda: torch.sigmoid((cup_radius - r_disc) * edge * 1.5),
+            "halo": lambda: torch.exp(-((r_disc / 1.8) ** 2)),
+            "macula": lambda: torch.exp(-((r_fovea / reach) ** 2)),
+            "avascular": lambda: torch.sigmoid((zone.float() - r_fovea) * 6),
+            "rim": lambda: torch.exp(-(((r_disc - 1) / 0.12) ** 2)),
+        }
+        self._coarse_hw, self._hw = coarse.shape[:2], hw
+        width = scene.layer("calibre")
+        visible = (width * scene.px_per_deg).sub_(uniform(g, b, *thin_px)).mul_(3).sigmoid_()
+        depth = width.clamp(max=0.5).mul_(1.3).add_(0.35).mul_(visible)  # thin vessels hold less blood (or dye)
+        self.artery, self.vein = scene.layer("artery") * depth, scene.layer("vein") * depth
+
+    def __getattr__(self, name: str) -> torch.Tensor:
+        """A soft map, worked out when a renderer asks for it."""
+        if name not in self.__dict__.get("_maps", {}):
+            raise AttributeError(name)
+        values = self._maps.pop(name)().float().reshape(-1, 1, *self._coarse_hw)
+        self.__dict__[name] = F.interpolate(values, self._hw, mode="bilinear")
+        return self.__dict__[name]
+
+
+def _texture(g, b, hw, cells=(3, 9, 40), weights=(0.3, 0.4, 0.6)):
+    texture = torch.zeros(b, 1, *hw)
+    for cell, weight in zip(cells, weights, strict=True):
+        texture.add_(smooth_noise(g, b, hw, cell), alpha=weight)
+    return texture
+
+
+def _weighted_sum(*terms: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """(B, 1, H, W) sum of maps, each times its strength (B, 1, 1, 1); without temporary pictures, which cost most."""
+    total = terms[0][0] * terms[0][1]
+    for values, strength in terms[1:]:
+        total.addcmul_(values, strength)
+    return total
+
+
+def _choroid(g, b, hw, px_per_deg):
+    """(B, 1, H, W) in [0, 1]: broad vessels of the choroid, which shine through where the pigment is thin: meandering bands."""
+    cell = round(float((1.3 * px_per_deg).mean().clamp(4.0, 40.0)))
+    bands = torch.exp(-((smooth_noise(g, b, hw, cell) / uniform(g, b, 0.4, 0.8)) ** 2))
+    return bands * torch.sigmoid(3 * smooth_noise(g, b, hw, 5 * cell))
+
+
+def render_cf(scene: Scene, g: torch.Generator, thin_px=(0.3, 1.6)) -> torch.Tensor:
+    """Colour fundus photograph: (B, 3, H, W) RGB in [0, 1]."""
+    b, hw = len(scene.layers), scene.layers.shape[-2:]
+    a = _Anatomy(scene, g, thin_px)
+    base = torch.cat([uniform(g, b, 0.5, 0.9), uniform(g, b, 0.22, 0.5), uniform(g, b, 0.06, 0.3)], 1)
+    grain = uniform(g, b, 0.01, 0.08)
+    mottle = _texture(g, b, hw).mul_(grain).add_(1).addcmul_(a.macula, -uniform(g, b, 0.05, 0.45))
+    tessellation = uniform(g, b, -0.25, 0.25) * chance(g, b, 0.35) * _choroid(g, b, hw, scene.px_per_deg)
+    image = base * mottle.add_(tessellation)
+    pale = torch.cat([uniform(g, b, 0.8, 1.0), uniform(g, b, 0.6, 0.9), uniform(g, b, 0.35, 0.7)], 1)
+    nerve = _weighted_sum((a.disc, uniform(g, b, 0.2, 0.75)), (a.cup, uniform(g, b, 0.05, 0.35)))
+    image.lerp_(pale, nerve.clamp_max_(1))
+    blood = torch.tensor([0.25, 1.0, 0.8]).reshape(1, 3, 1, 1) * uniform(g, b, 0.5, 1.5)
+    bled, exudate, drusen, scar = (scene.layer(n) for n in LESIONS)
+    absorb = _weighted_sum((a.artery, uniform(g, b, 0.55, 0.95)), (bled, uniform(g, b, 0.6, 1.6))).add_(a.vein)
+    deposits = _weighted_sum((exudate, uniform(g, b, 0.4, 0.95)), (drusen, uniform(g, b, 0.15, 0.5)))
+    image.lerp_(pale, deposits.addcmul_(scar, uniform(g, b, 0.1, 0.7)).clamp_max_(1))
+    _absorb(image, absorb, blood)
+    image.mul_(1 - 0.5 * (blur(scar, 2.0) - scar).clamp_min_(0))
+    shine = _weighted_sum((scene.layer("artery"), uniform(g, b, 0, 0.35)), (scene.layer("vein"), uniform(g, b, 0, 0.1)))
+    return image.addcmul_(shine.mul_(scene.layer("reflex")), base).clamp_(0, 1)
+
+
+def _absorb(image: torch.Tensor, depth: torch.Tensor, strength: torch.Tensor) -> None:
+    """Darken an image (B, C, H, W) in place: depth (B, 1, H, W), strength (B, C, 1, 1)."""
+    for channel, each in zip(image.split(1, 1), strength.split(1, 1), strict=True):
+        channel.mul_((depth * -each).exp_())
+
+
+def render_fa(scene: Scene, g: torch.Generator, thin_px=(0.2, 1.4)) -> torch.Tensor:
+    """Fluorescein angiogram, any phase: (B, 1, H, W) in [0, 1]."""
+    b, hw = len(scene.layers), scene.layers.shape[-2:]
+    a = _Anatomy(scene, g, thin_px)
+    base = uniform(g, b, 0.08, 0.5)
+    flush = 1 + uniform(g, b, -0.4, 0.6) * chance(g, b, 0.35) * _choroid(g, b, hw, scene.px_per_deg)
+    image = base * flush * (1 + uniform(g, b, 0.05, 0.3) * _texture(g, b, hw)) * (1 - uniform(g, b, 0.2, 0.85) * a.macula)
+    image = (image + a.disc * uniform(g, b, -0.6, 0.35)).clamp_min(0.02) + uniform(g, b, 0, 0.2) * chance(g, b, 0.4) * a.halo
+    mesh = _capillaries(g, b, hw, scene.px_per_deg) * (1 - a.avascular) * (1 - a.disc)
+    image = image + mesh * uniform(g, b, 0, 0.15) * chance(g, b, 0.5)
+    leak = blur(scene.layer("exudate") + scene.layer("drusen"), uniform(g, b, 0.5, 4.0)) * uniform(g, b, -0.1, 0.6)
+    window = scene.layer("scar") * uniform(g, b, -0.4, 0.5)
+    early = chance(g, b, 0.25)  # arterial phase: veins still fill
+    artery, vein = uniform(g, b, 0.25, 0.8), uniform(g, b, 0.25, 0.8) * (1 - early * uniform(g, b, 0.2, 0.8))
+    leakage = torch.sigmoid(3 * smooth_noise(g, b, hw, max(hw) / 10) - uniform(g, b, 3, 6))  # pools of a late phase
+    leakage = leakage * uniform(g, b, 0.3, 1.2) * chance(g, b, 0.25)
+    closed = torch.sigmoid(4 * smooth_noise(g, b, hw, max(hw) / 7) - 4)  # capillaries without flow
+    closed = closed * uniform(g, b, 0.2, 0.7) * chance(g, b, 0.25)
+    image = image * (1 - closed) + torch.maximum(a.artery * artery, a.vein * vein) + leak + window + leakage
+    image = image * (1 - scene.layer("hemorrhage") * uniform(g, b, 0.3, 0.95))
+    return image.clamp(0, 1)
+
+
+def render_oct(scene: Scene, g: torch.Generator, thin_px=(0.4, 2.0)) -> torch.Tensor:
+    """OCT en-face projection (or infrared reflectance): vessels are shadows, seldom bright: (B, 1, H, W) in [0, 1]."""
+    b, hw = len(scene.layers), scene.layers.shape[-2:]
+    a = _Anatomy(scene, g, thin_px)
+    level, grain = uniform(g, b, 0.35, 0.75), uniform(g, b, 0.03, 0.2)
+    image = _texture(g, b, hw, (2, 6, 50)).mul_(grain).add_(1).mul_(level)
+    image.mul_(1 - uniform(g, b, -0.3, 0.75) * a.macula)
+    image.addcmul_(a.disc, uniform(g, b, -0.5, 0.3)).addcmul_(a.rim, uniform(g, b, 0, 0.15))
+    drusen, exudate, scar = (scene.layer(n) for n in ("drusen", "exudate", "scar"))
+    image.addcmul_(drusen, uniform(g, b, -0.3, 0.3)).addcmul_(exudate, uniform(g, b, -0.3, 0.3))
+    image.addcmul_(scar, uniform(g, b, -0.5, 0.4))
+    image.mul_(1 - scene.layer("hemorrhage") * uniform(g, b, 0, 0.7))
+    shadow = _weighted_sum((a.vein, uniform(g, b, 0.3, 0.9)), (a.artery, uniform(g, b, 0.25, 0.8)))
+    bright = chance(g, b, 0.15)
+    image.mul_(1 - shadow.clamp_max(0.95) * (1 - bright)).addcmul_(shadow, bright * 0.5)
+    return image.clamp_(0, 1)
+
+
+def render_octa(scene: Scene, g: torch.Generator, thin_px=(0.1, 1.0)) -> torch.Tensor:
+    """OCT angiography en-face: bright vessels in a capillary mesh, dark avascular zone, motion lines: (B, 1, H, W) in [0, 1]."""
+    b, hw = len(scene.layers), scene.layers.shape[-2:]
+    a = _Anatomy(scene, g, thin_px)
+    mesh = _capillaries(g, b, hw, scene.px_per_deg)
+    dropout = torch.sigmoid(4 * smooth_noise(g, b, hw, 48) + uniform(g, b, 2, 8))
+    flow = mesh * uniform(g, b, 0.15, 0.6) * (1 - a.avascular) * dropout
+    vessels = torch.maximum(a.vein * uniform(g, b, 0.5, 1.0), a.artery * uniform(g, b, 0.5, 1.0)) * (1 - 0.3 * a.disc)
+    image = uniform(g, b, 0.02, 0.2) + torch.maximum(flow, vessels) + uniform(g, b, 0.0, 0.15) * torch.randn(b, 1, *hw, generator=g).abs()
+    image = image * (1 - scene.layer("hemorrhage") * uniform(g, b, 0, 0.6)) * (1 - uniform(g, b, 0, 0.6) * scene.layer("scar"))
+    return _with_motion_lines(image, g)
+
+
+def render_deep_octa(scene: Scene, g: torch.Generator, thin_px=(0.3, 1.6)) -> torch.Tensor:
+    """OCT angiography of a slab beneath the retina's vessels: grain of the choriocapillaris, and of the vessels above only projection
+    artefacts, patchy and bright, or dark where software has taken them away (Spaide et al., Retina 2015): (B, 1, H, W) in [0, 1]."""
+    b, hw = len(scene.layers), scene.layers.shape[-2:]
+    a = _Anatomy(scene, g, thin_px)
+    grain, voids = smooth_noise(g, b, hw, 2) + 0.7 * smooth_noise(g, b, hw, 4), torch.sigmoid(3 * smooth_noise(g, b, hw, 5) - 4)
+    image = uniform(g, b, 0.15, 0.5) * (1 + uniform(g, b, 0.05, 0.35) * grain) * (1 - uniform(g, b, 0.2, 0.8) * voids)
+    image = image + _capillaries(g, b, hw, scene.px_per_deg) * uniform(g, b, 0.0, 0.3) * (1 - a.avascular)
+    patchy = torch.sigmoid(3 * smooth_noise(g, b, hw, max(hw) / 8) + uniform(g, b, 1, 4))
+    ghost = blur(torch.maximum(a.artery, a.vein), uniform(g, b, 0.3, 1.2)) * patchy
+    left = image + ghost * uniform(g, b, 0.15, 0.6)
+    edges = (blur(ghost, 1.5) - ghost).clamp_min(0)
+    taken = image * (1 - (ghost * uniform(g, b, 0.8, 1.6)).clamp_max(0.95)) + edges * uniform(g, b, 0, 0.25)
+    image = torch.where(chance(g, b, 0.5) > 0, taken, left) * (1 - 0.7 * a.disc)
+    image = image * (1 - uniform(g, b, 0.2, 0.8) * scene.layer("drusen")) * (1 - uniform(g, b, 0, 0.6) * scene.layer("hemorrhage"))
+    return _with_motion_lines(image + uniform(g, b, 0.0, 0.08) * torch.randn(b, 1, *hw, generator=g).abs(), g)
+
+
+def _with_motion_lines(image: torch.Tensor, g: torch.Generator) -> torch.Tensor:
+    """Some images with bright or dark rows, where the eye moved between scans; in [0, 1]."""
+    b, _, h, _ = image.shape
+    lines = (torch.rand(b, 1, h, 1, generator=g) < 0.012) * chance(g, b, 0.4)
+    return (image + lines * uniform(g, b, -0.3, 0.5)).clamp(0, 1)
+
+
+def _capillaries(g, b, hw, px_per_deg):
+    """A mesh of thin lines: the zero crossings of noise whose cells are about a capillary spacing wide."""
+    cell = round(float((0.32 * px_per_deg).mean().clamp(2.0, 12.0)))
+    coarse = smooth_noise(g, b, hw, cell) + 0.5 * smooth_noise(g, b, hw, max(0.6 * cell, 1.5))
+    return torch.exp(-((coarse / uniform(g, b, 0.2, 0.5)) ** 2)) * (0.7 + 0.3 * smooth_noise(g, b, hw, 2))
+
+
+DEEP_OCTA = "deep OCTA"
+RENDERERS = {"CF": render_cf, "FA": render_fa, "OCT": render_oct, "OCTA": render_octa, DEEP_OCTA: render_deep_octa}
+
+
+def render(modality: str, scene: Scene, generator: torch.Generator) -> torch.Tensor:
+    """Render a scene as "CF" (B, 3, H, W) or "FA", "OCT", "OCTA", "deep OCTA" (B, 1, H, W), values in [0, 1]."""
+    if modality not in RENDERERS:
+        raise ValueError(f"unknown modality {modality!r}; there are {', '.join(RENDERERS)}")
+    return RENDERERS[modality](scene, generator)

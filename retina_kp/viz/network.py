@@ -1,0 +1,146 @@
+"""The picture of a network, found by running it: what its parts are, how fine and how deep their maps, and what reads
+what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, WIDTH_IN
+
+PROBE_PX = 256
+PALE = {BLACK: "#EEEEEE", BLUE: "#D6E8F5", GREEN: "#D3EDE3", ORANGE: "#FBE5BF", PURPLE: "#F3DDE9"}
+BOX = (0.88, 0.62)  # width and height; a column and a row are 1 wide and 1 high
+
+
+@dataclass
+class Part:
+    """A box of the picture: the modules in it, their map's stride (px of the image) and channels, and the parts that
+    it reads. column: how many parts lie before it on the longest way from the image; head: "detector", "descriptors"
+    or ""."""
+
+    names: list[str]
+    stride: int
+    channels: int
+    reads: set[int]
+    column: int = 0
+    head: str = ""
+    serves: set[str] = field(default_factory=set)  # which heads read it, at first or second hand
+
+
+def network_parts(network: torch.nn.Module) -> list[Part]:
+    """The parts of a network in the order in which they run: its children as forward hooks see them on one image.
+    Neighbours of one stride and depth, of which each reads the one before alone, are one part. The first part is the
+    image."""
+    was_training, device, seen = network.training, next(network.parameters()).device, []
+    image = torch.rand(1, 1, PROBE_PX, PROBE_PX, device=device).requires_grad_()
+    hooks = [
+        module.register_forward_hook(lambda _, __, output, name=name: seen.append((name, output.grad_fn, output.shape)))
+        for name, module in network.named_children()
+    ]
+    network.eval()
+    try:
+        with torch.enable_grad():
+            output = network(image)
+    finally:
+        network.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    parts, place = [Part(["image"], 1, 1, set())], {}  # of a node of the graph: the part that made it
+    for name, node, shape in seen:
+        reads = set(_sources(node, place)) or {0}
+        stride = 2 ** round(math.log2(PROBE_PX / shape[-1]))
+        before = parts[-1]
+        if reads == {len(parts) - 1} and before.reads and (before.stride, before.channels) == (stride, shape[1]):
+            before.names.append(name)
+        else:
+            parts.append(Part([name], stride, shape[1], reads, 1 + max(parts[k].column for k in reads)))
+        place[node] = len(parts) - 1
+    for head in ("detector", "descriptors"):
+        ends = set(_sources(getattr(output, head).grad_fn, place, itself=True))
+        for k in ends:
+            parts[k].head = head
+        while ends:
+            for k in ends:
+                parts[k].serves.add(head)
+            ends = {k for end in ends for k in parts[end].reads}
+    return parts
+
+
+def _sources(node, place: dict, itself: bool = False) -> Iterator[int]:
+    """The parts that a node of autograd's graph goes back to, no farther than the nearest on each way."""
+    waiting, known = [node], {node}
+    while waiting:
+        here = waiting.pop()
+        if here in place and (itself or here is not node):
+            yield place[here]
+            continue
+        before = {n for n, _ in here.next_functions if n is not None} - known
+        known |= before
+        waiting += before
+
+
+def plot_network(network: torch.nn.Module) -> Figure:
+    """A network's parts from left to right in the order of their reading, finer maps higher: a box says which modules
+    it holds and how many maps (channels) it makes. Blue serves both heads, orange the detector alone, purple the
+    descriptors alone; grey arrows skip columns."""
+    parts = network_parts(network)
+    rows = sorted({part.stride for part in parts})
+    columns = max(part.column for part in parts) + 1
+    left, right, top, bottom = -1.35, columns + 0.95, -0.5, len(rows) - 0.5
+    figure = plt.figure(figsize=(WIDTH_IN, WIDTH_IN * (bottom - top) / (right - left) + 0.3), layout="constrained")
+    ax = figure.add_subplot()
+    ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
+    ax.set_axis_off()
+    for y, stride in enumerate(rows):
+        ax.axhspan(y - 0.48, y + 0.48, color="0.975", zorder=0)
+        ax.text(left + 0.05, y, f"1/{stride}" if stride > 1 else "full size", va="center", fontsize=9, color="0.35")
+    at = [(part.column, rows.index(part.stride)) for part in parts]
+    for part, here in zip(parts, at, strict=True):
+        for k in part.reads:
+            _arrow(ax, at[k], here, at)
+    for part, here in zip(parts, at, strict=True):
+        _box(ax, part, *here)
+    millions = sum(p.numel() for p in network.parameters()) / 1e6
+    words = "a box: modules, and the maps they make; left: size of the maps"
+    ax.set_title(f"{type(network).__name__}, {millions:.1f} M parameters ({words})", fontsize=10.5)
+    return figure
+
+
+def _arrow(ax: Axes, start: tuple[int, int], end: tuple[int, int], taken: list[tuple[int, int]]) -> None:
+    """From one box to another: straight on, or round one corner, before which another box may not stand."""
+    half_width, half_height = BOX[0] / 2, BOX[1] / 2
+    style = {"arrowstyle": "-|>", "color": "0.62" if end[0] - start[0] > 1 else "0.25", "linewidth": 1.2}
+    style |= {"shrinkA": 0, "shrinkB": 0}
+    begin, stop = (start[0] + half_width, start[1]), (end[0] - half_width, end[1])
+    if start[1] != end[1]:
+        down = 1 if end[1] > start[1] else -1
+        if (end[0], start[1]) not in taken:  # along the row, then into the box from above or below
+            stop, corner = (end[0], end[1] - down * half_height), "angleA=0,angleB=90"
+        else:  # out of the box first, then along the other row
+            begin, stop = (start[0] + 0.25, start[1] + down * half_height), (stop[0], end[1] - 0.14 * down)
+            corner = "angleA=90,angleB=0"
+        style["connectionstyle"] = f"angle,{corner},rad=4"
+    ax.annotate("", stop, begin, arrowprops=style)
+
+
+def _box(ax: Axes, part: Part, x: float, y: float) -> None:
+    only = {"detector": ORANGE, "descriptors": PURPLE}
+    color = only[next(iter(part.serves))] if len(part.serves) == 1 else BLUE if part.reads else BLACK
+    corner = (x - BOX[0] / 2, y - BOX[1] / 2)
+    shape = FancyBboxPatch(
+        corner, *BOX, boxstyle="round,pad=0,rounding_size=0.06", fc=PALE[color], ec=color, lw=1.4, zorder=2
+    )
+    ax.add_patch(shape)
+    names = part.names if len(part.names) <= 2 else [part.names[0], f"… {part.names[-1]}"]
+    lines = [*names, f"{part.channels} map" + "s" * (part.channels > 1)]
+    ax.text(x, y, "\n".join(lines), ha="center", va="center", fontsize=7.6, zorder=3, linespacing=1.2)
+    if part.head:
+        ax.text(x + BOX[0] / 2 + 0.08, y, f"{part.head} ▸", va="center", fontsize=9.5, color=color, fontweight="bold")
