@@ -13,7 +13,7 @@ help:
 	@echo "make test        run the tests and replay the notebooks"
 	@echo "make lab         open JupyterLab in notebooks/"
 	@echo "make train       all four training phases, each by its notebook, with a report; a try-out, unless ARGS=\"-p recipe lite\" or more"
-	@echo "make train-lite  train the default network from nothing, on drawn retinas only, into outputs/runs/train-lite; hours, resumable"
+	@echo "make train-lite  train the default network from nothing, on synthetic retinas only, into outputs/runs/train-lite; hours, resumable"
 	@echo "make ablation    what each training phase brings; hours, resumable"
 	@echo "make own-look    what training on one's own folders brings, for pictures of a look that nothing was trained on; hours, resumable"
 	@echo "make ladder      what each ingredient of registration brings; hours, resumable"

@@ -14,6 +14,20 @@ from .training.trainer import Trainer
 
 __all__ = [
     "__version__",
-    "MODALITIES", "Features", "Inventory", "PairOptions", "PairRecord", "PairResult", "Registrar", "RegistrarOptions", "Registration",
-    "TrainConfig", "Trainer", "build_network", "draw_pair", "point_errors", "render", "summarise",
-]  # fmt: skip
+    "MODALITIES",
+    "Features",
+    "Inventory",
+    "PairOptions",
+    "PairRecord",
+    "PairResult",
+    "Registrar",
+    "RegistrarOptions",
+    "Registration",
+    "TrainConfig",
+    "Trainer",
+    "build_network",
+    "draw_pair",
+    "point_errors",
+    "render",
+    "summarise",
+]

@@ -1,4 +1,5 @@
-"""Small data sets for tests of the evaluation: drawn once, truths known, so that the identity's errors can be worked out by hand."""
+"""Small data sets for tests of the evaluation: drawn once, truths known, so that the identity's errors can be worked
+out by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from retina_kp.core.images import write_image
 from retina_kp.synthetic.pairs import PairOptions, draw_pair
 
 HW = (96, 128)
-GRID = np.stack(np.meshgrid(np.linspace(20, 100, 4), np.linspace(20, 70, 3)), -1).reshape(-1, 2)  # 12 points, none on the frame
+# 12 points, none on the frame
+GRID = np.stack(np.meshgrid(np.linspace(20, 100, 4), np.linspace(20, 70, 3)), -1).reshape(-1, 2)
 
 
 def picture(seed: int = 0, hw=HW) -> np.ndarray:
@@ -35,7 +37,8 @@ def operation_pair(root: Path, name: str, shift=(0.0, 0.0), seed: int = 0, point
 
 
 def fire_tree(root: Path, cases: dict[str, float], size_px: int = 182) -> Path:
-    """FIRE's shape at 1/16: every case's reference points lie ``shift`` px of 2912 right of the query's. Returns the root."""
+    """FIRE's shape at 1/16: every case's reference points lie ``shift`` px of 2912 right of the query's. Returns the
+    root."""
     points = 182 + GRID * 20
     for name, shift in cases.items():
         for side in (1, 2):
@@ -47,9 +50,15 @@ def fire_tree(root: Path, cases: dict[str, float], size_px: int = 182) -> Path:
 
 
 def octa_tree(root: Path, numbers=(1, 2), size_px: int = 256) -> Path:
-    """CF_OCTA_v2's shape: drawn pairs at twice 256 px, the affine OCTA → CF given for 256x256 images. Returns the root."""
+    """CF_OCTA_v2's shape: synthetic pairs at twice 256 px, the affine OCTA → CF given for 256x256 images. Returns the
+    root."""
     for number in numbers:
-        pair = draw_pair(31, number, ("CF", "OCTA"), PairOptions(size_px=2 * size_px, rotation_deg=20, scale=(0.9, 1.1), min_overlap=0.7))
+        pair = draw_pair(
+            31,
+            number,
+            ("CF", "OCTA"),
+            PairOptions(size_px=2 * size_px, rotation_deg=20, scale=(0.9, 1.1), min_overlap=0.7),
+        )
         write_image(root / "CF_ts" / f"{number:03d}.png", pair.fixed)
         write_image(root / "OCTA_ts" / f"{number:03d}OCTA.png", pair.moving)
         to_256 = np.array([[0.5, 0, -0.25], [0, 0.5, -0.25], [0, 0, 1]])  # half-pixel rule

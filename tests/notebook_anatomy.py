@@ -1,6 +1,8 @@
-"""The anatomy of our notebooks, one function per rule: each takes a Subject and returns what is wrong with it, or nothing.
+"""The anatomy of our notebooks, one function per rule: each takes a Subject and returns what is wrong with it, or
+nothing.
 
-A message says where (the cell's number counted from 1, as JupyterLab shows them from top to bottom), what, and what to do.
+A message says where (the cell's number counted from 1, as JupyterLab shows them from top to bottom), what, and what to
+do.
 """
 
 from __future__ import annotations
@@ -84,7 +86,9 @@ def title_cell(subject: Subject) -> Iterator[str]:
     if not lines or not lines[0].startswith("# "):
         yield "cell 1: start with markdown: `# Title`, a one-line subtitle, the table, the links"
         return
-    if not any(line.strip() and not line.lstrip().startswith(("|", "#")) and ".ipynb)" not in line for line in lines[1:]):
+    if not any(
+        line.strip() and not line.lstrip().startswith(("|", "#")) and ".ipynb)" not in line for line in lines[1:]
+    ):
         yield "cell 1: no subtitle: say in one line under the title what the notebook does"
     table = " ".join(line.lower() for line in lines if line.lstrip().startswith("|"))
     missing = [word for word in ("question", "inputs", "outputs", "runtime") if word not in table]
@@ -232,7 +236,9 @@ def outputs_only_where_kept(subject: Subject) -> Iterator[str]:
 
 def no_pictures(subject: Subject) -> Iterator[str]:
     for number, cell in enumerate(subject.nb.cells, 1):
-        in_outputs = any(mime.startswith("image/") for output in cell.get("outputs", []) for mime in output.get("data", {}))
+        in_outputs = any(
+            mime.startswith("image/") for output in cell.get("outputs", []) for mime in output.get("data", {})
+        )
         if in_outputs or cell.get("attachments") or "data:image" in cell.source:
             yield f"cell {number}: holds a picture: executed copies and pictures stay out of git"
 

@@ -11,7 +11,11 @@ from retina_kp.studies.ablation import ARMS, BASE, SHOWN, run_arm, stage_config,
 def test_every_arm_has_three_equal_stages_and_falls_in_the_last():
     for stages in ARMS.values():
         configs = [stage_config(stages[:n], 1, 400, "") for n in (1, 2, 3)]
-        assert [c.total_steps for c in configs] == [400] * 3 and [c.final_rate_ratio for c in configs] == [1.0, 1.0, 0.05]
+        assert [c.total_steps for c in configs] == [400] * 3 and [c.final_rate_ratio for c in configs] == [
+            1.0,
+            1.0,
+            0.05,
+        ]
         assert len({c.seed for c in configs}) == 3 and {c.data.annotated_share for c in configs} == {0.5}
 
 

@@ -12,14 +12,17 @@ HW0, HW1 = (300, 400), (384, 300)  # residuals are given at 768 px: twice the px
 H_TILTED = np.array([[0.8, 0.1, 12.5], [-0.06, 0.9, 20.25], [1e-4, -2e-4, 1.0]])
 SHEARED = np.array([[0.8, 0.25, 10.0], [0.0, 0.6, 40.0], [0, 0, 1.0]])
 SPREAD = np.array([[20.0, 30], [350, 40], [200, 150], [40, 260], [360, 270], [120, 90], [280, 200], [210, 40]])
-NARROW = np.array([[50.0, 50], [90, 80.5], [130, 109], [170, 141], [210, 169.5], [250, 200], [290, 231], [330, 259]])  # nearly one line
+# nearly one line
+NARROW = np.array([[50.0, 50], [90, 80.5], [130, 109], [170, 141], [210, 169.5], [250, 200], [290, 231], [330, 259]])
 
 
 @pytest.fixture
 def record(tmp_path) -> PairRecord:
     for name, hw in (("a.png", HW0), ("b.png", HW1)):
         write_image(tmp_path / name, np.zeros(hw, np.uint8))
-    return PairRecord("p", "e", "CF", "FA", tmp_path / "a.png", tmp_path / "b.png", SPREAD, warp_points(SPREAD, H_TILTED))
+    return PairRecord(
+        "p", "e", "CF", "FA", tmp_path / "a.png", tmp_path / "b.png", SPREAD, warp_points(SPREAD, H_TILTED)
+    )
 
 
 def annotated(record: PairRecord, points0: np.ndarray, H: np.ndarray, **changes) -> PairRecord:
@@ -60,7 +63,10 @@ def test_badly_spread_points_give_a_similarity(record):
 def test_the_spread_that_decides_is_the_rms_distance_from_the_best_line(record, factor, similar):
     away = factor * MIN_SPREAD * max(HW1)  # every point lies so far from the line y = 150, on alternate sides
     points = np.column_stack([np.linspace(30, 270, 8), 150 + away * np.array([1, -1, -1, 1, 1, -1, -1, 1])])
-    assert is_similarity(true_homography(annotated(record, warp_points(points, np.linalg.inv(SHEARED)), SHEARED))) == similar
+    assert (
+        is_similarity(true_homography(annotated(record, warp_points(points, np.linalg.inv(SHEARED)), SHEARED)))
+        == similar
+    )
 
 
 def test_a_known_matrix_goes_before_the_points(record):
@@ -107,13 +113,20 @@ def test_three_points_leave_no_transform_for_the_third(record):
 
 
 def test_one_wrong_point_of_five_does_not_spoil_the_residual(record):
-    """It is the median: RANSAC finds the good points again whichever one is left out, and only the wrong one's own residual is large."""
+    """It is the median: RANSAC finds the good points again whichever one is left out, and only the wrong one's own
+    residual is large."""
     good = annotated(record, SPREAD[:5], similarity(12, 0.8, (200, 150), (150, 190)))
-    assert leave_one_out_residual(replace_record(good, points1_xy=good.points1_xy + np.array([[30.0, 40]]) * np.eye(5)[1][:, None])) < 0.01
+    assert (
+        leave_one_out_residual(
+            replace_record(good, points1_xy=good.points1_xy + np.array([[30.0, 40]]) * np.eye(5)[1][:, None])
+        )
+        < 0.01
+    )
 
 
 def test_the_residual_is_given_at_768_px(record):
-    """A square that image 1 shows 1.5 px wider on either side, within RANSAC's 3.84 px; its longer side measures 384 px."""
+    """A square that image 1 shows 1.5 px wider on either side, within RANSAC's 3.84 px; its longer side measures 384
+    px."""
     square = np.array([[100.0, 100], [200, 100], [200, 200], [100, 200]])
     wider = square + 1.5 * np.array([[-1, 0], [1, 0], [1, 0], [-1, 0]])
     expected = np.linalg.norm(left_out_by_hand(square, wider), axis=1)
@@ -134,8 +147,8 @@ def test_residuals_of_the_fixed_frame_are_its_px_at_768(record):
 
 
 def left_out_by_hand(points0: np.ndarray, points1: np.ndarray, inverse: bool = False) -> np.ndarray:
-    """(N, 2) errors of each point, in frame 1 or, inverse, in frame 0, under the least-squares similarity of the others, solved as
-    complex z1 = a z0 + b."""
+    """(N, 2) errors of each point, in frame 1 or, inverse, in frame 0, under the least-squares similarity of the
+    others, solved as complex z1 = a z0 + b."""
     z0, z1 = (points @ [1, 1j] for points in (points0, points1))
     errors = []
     for k in range(len(z0)):

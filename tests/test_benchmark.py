@@ -1,4 +1,5 @@
-"""The benchmark measures what it says: pairs lie in their bins, figures agree with a hand's, stages add up, a second call goes on."""
+"""The benchmark measures what it says: pairs lie in their bins, figures agree with a hand's, stages add up, a second
+call goes on."""
 
 import json
 import sys
@@ -23,7 +24,7 @@ from retina_kp.evaluation import (
     grid_tables,  # noqa: E402
     grids,  # noqa: E402
 )
-from retina_kp.evaluation.baselines.classical import RIVALS  # noqa: E402
+from retina_kp.evaluation.baselines.classical import BASELINES  # noqa: E402
 from retina_kp.evaluation.timing import STAGES, Stopwatch, cold_start, timed_call  # noqa: E402
 from retina_kp.evaluation.trials import VALIDATION_SEED, Trial, error_px, summarise_trials  # noqa: E402
 from retina_kp.notebook.report import notebook_parameters, project_root  # noqa: E402
@@ -37,7 +38,15 @@ CROSSED = grids.crossed_cells(easy=SMALL)
 
 def row(error, method="retina_kp", label="0°", factor="angle", pair="CF-FA", index=0, seconds=1.0):
     stages = {f"{stage}_s": seconds / len(STAGES) for stage in STAGES} if method == "retina_kp" else {}
-    return {"factor": factor, "bin": label, "pair": pair, "index": index, "method": method, "error_px": error, "seconds": seconds} | stages
+    return {
+        "factor": factor,
+        "bin": label,
+        "pair": pair,
+        "index": index,
+        "method": method,
+        "error_px": error,
+        "seconds": seconds,
+    } | stages
 
 
 @pytest.fixture
@@ -97,16 +106,30 @@ def test_figures_by_hand():
     rows = [row(e, seconds=s) for e, s in ((0.5, 1), (3, 2), (30, 4), (np.inf, 9))]
     found = grid_tables.figures(rows)
     assert {k: found[k] for k in ("n", "success", "within_2px", "wrong", "none")} == {
-        "n": 4, "success": 0.5, "within_2px": 0.25, "wrong": 0.25, "none": 0.25}  # fmt: skip
-    assert found["auc25"] == pytest.approx((25 + 22 + 0 + 0) / 25 / 4)  # below i px for i = 1…25: always, from 4 on, never, never
+        "n": 4,
+        "success": 0.5,
+        "within_2px": 0.25,
+        "wrong": 0.25,
+        "none": 0.25,
+    }
+    # below i px for i = 1…25: always, from 4 on, never, never
+    assert found["auc25"] == pytest.approx((25 + 22 + 0 + 0) / 25 / 4)
     assert found["median_px"] == 16.5 and found["median_s"] == 3
 
 
 def test_tables():
-    rows = [row(1), row(9, "ECC", seconds=0.5), row(1, label="90°"), row(np.inf, "ECC", label="90°"), row(2, factor="scale", label="3")]
+    rows = [
+        row(1),
+        row(9, "ECC", seconds=0.5),
+        row(1, label="90°"),
+        row(np.inf, "ECC", label="90°"),
+        row(2, factor="scale", label="3"),
+    ]
     cells = grid_tables.summarise(rows, "factor", "bin", "pair", "method")
-    assert grid_tables.pivot(cells, "angle") == [{"pair": "CF-FA", "method": "retina_kp", "0°": "1.00 (0.96)", "90°": "1.00 (0.96)"},
-                                           {"pair": "CF-FA", "method": "ECC", "0°": "0.00 (0.64)", "90°": "0.00 (0.00)"}]  # fmt: skip
+    assert grid_tables.pivot(cells, "angle") == [
+        {"pair": "CF-FA", "method": "retina_kp", "0°": "1.00 (0.96)", "90°": "1.00 (0.96)"},
+        {"pair": "CF-FA", "method": "ECC", "0°": "0.00 (0.64)", "90°": "0.00 (0.00)"},
+    ]
     ours, ecc, absent = grid_tables.method_rows(rows, {"other": "no such package"})
     assert (ours["pairs"], ours["success, angle"], ours["success, scale"]) == (3, 1.0, 1.0)
     assert (ecc["success, angle"], ecc["wrong"], ecc["none"]) == (0.0, 0.5, 0.5)
@@ -119,11 +142,19 @@ def test_the_crossed_grid_is_a_row_per_method_overlap_and_turn():
         return row(error, factor="all three", label=f"{turn}, {scale}, {overlap}", **how)
 
     low = "25–50 %"
-    rows = [at(1, "0°", "1", low), at(9, "0°", "1", low), at(1, "0°", "1", low, pair="CF-OCT"), at(9, "0°", "2", low),
-            at(1, "90°", "1", "50–100 %", method="ECC"), row(1)]  # fmt: skip
+    rows = [
+        at(1, "0°", "1", low),
+        at(9, "0°", "1", low),
+        at(1, "0°", "1", low, pair="CF-OCT"),
+        at(9, "0°", "2", low),
+        at(1, "90°", "1", "50–100 %", method="ECC"),
+        row(1),
+    ]
     cells = grid_tables.summarise(rows, "factor", "bin", "pair", "method")
-    assert grid_tables.crossed_rows(cells) == [{"method": "retina_kp", "overlap": "25–50 %", "turn": "0°", "1": 0.667, "2": 0.0},
-                                               {"method": "ECC", "overlap": "50–100 %", "turn": "90°", "1": 1.0}]  # fmt: skip
+    assert grid_tables.crossed_rows(cells) == [
+        {"method": "retina_kp", "overlap": "25–50 %", "turn": "0°", "1": 0.667, "2": 0.0},
+        {"method": "ECC", "overlap": "50–100 %", "turn": "90°", "1": 1.0},
+    ]
     stages = grid_tables.stage_rows(rows)
     assert [(r["factor"], r["bin"], r["n"]) for r in stages] == [("all three", "all", 4), ("angle", "0°", 1)]
 
@@ -143,7 +174,9 @@ def test_stages_add_up_to_the_whole():
         with watch.stage("inner"):  # 1–3
             pass
         watch.around("inner", watch.around("deep", lambda: None))()  # inner 7–15, deep 15–31, inner 31–63
-    assert watch.seconds == {"outer": 1 + 4 + 64, "inner": 2 + 8 + 32, "deep": 16} and sum(watch.seconds.values()) == 127
+    assert (
+        watch.seconds == {"outer": 1 + 4 + 64, "inner": 2 + 8 + 32, "deep": 16} and sum(watch.seconds.values()) == 127
+    )
 
 
 def test_a_timed_call_answers_alike_and_leaves_no_trace(easy_pair):
@@ -164,17 +197,18 @@ def test_cold_start_tells_time_and_memory(easy_pair):
 # ------------------------------------------------------------------ commands
 
 
-def test_a_table_holds_ours_beside_the_rivals():
+def test_a_table_holds_ours_beside_the_baselines():
     options = PairOptions(size_px=256, rotation_deg=10, scale=(0.95, 1.05), min_overlap=0.8)
-    rivals = {"none": lambda fixed, moving: None, "identity": lambda fixed, moving: np.eye(3)}
-    trials = benchmark.compare(Registrar.from_pretrained("lite", device="cpu"), options, 2, 3, "FA", rivals)
+    baselines = {"none": lambda fixed, moving: None, "identity": lambda fixed, moving: np.eye(3)}
+    trials = benchmark.compare(Registrar.from_pretrained("lite", device="cpu"), options, 2, 3, "FA", baselines)
     ours, none, identity = (summarise_trials(own)[0] for own in trials.values())
     assert list(trials) == ["retina_kp", "none", "identity"] and ours["success"] == 1
     assert (none["refused"], none["success"]) == (1, 0) and (identity["wrong_accepted"], identity["refused"]) == (1, 0)
 
 
 def test_a_second_call_measures_what_is_missing_and_loses_nothing(tmp_path, monkeypatch):
-    """Killed after 20 of 28 pairs, with one more rival than before: what was measured stays, and is not measured again."""
+    """Killed after 20 of 28 pairs, with one more baseline than before: what was measured stays, and is not measured
+    again."""
     jobs, measured = grids.grid_jobs(CELLS[:7], 4, ["FA"]), []
 
     def run(weights, work, seed, processes):
@@ -197,7 +231,8 @@ def test_a_second_call_measures_what_is_missing_and_loses_nothing(tmp_path, monk
     limit, measured[:] = 99, []
     rows = grid_run.measure_grids(tmp_path, jobs[:6], "lite", ["identity"], 1, 1)
     assert measured == [] and [(*grid_run._place(r)[1::2], r["method"]) for r in rows] == [
-        (job[0].label, job[2], name) for job in jobs[:6] for name in ("retina_kp", "identity")]  # fmt: skip
+        (job[0].label, job[2], name) for job in jobs[:6] for name in ("retina_kp", "identity")
+    ]
     with pytest.raises(ValueError, match="seed: 1 → 2.*--out"):
         grid_run.measure_grids(tmp_path, jobs, "lite", ["ECC"], 2, 1)
 
@@ -216,49 +251,81 @@ def test_an_earlier_run_is_shown_with_its_own_cold_start(tmp_path):
 
 
 def test_the_command_measures_prints_and_keeps(tmp_path, monkeypatch, capsys):
-    """A second call with another rival and another grid goes on, and loses nothing."""
+    """A second call with another baseline and another grid goes on, and loses nothing."""
     easy = replace(grids.EASY, size_px=192)
     monkeypatch.setitem(benchmark.FACTORS, "overlap", lambda: grids.overlap_cells((0.5, 1), easy))
     monkeypatch.setitem(benchmark.FACTORS, "all three", lambda: grids.crossed_cells((0.0,), (1.0,), (0.5, 1), easy))
     monkeypatch.setattr(benchmark, "start_figures", lambda *args: {"load_s": 0.5})
     command = ["benchmark", "--pairs", "1", "--moving", "FA", "--out", str(tmp_path)]
-    runs = (("overlap", "ECC", "1 pairs, 0 of them measured before", "50–100 %"), ("overlap", "ECC", "1 pairs, 1 of them", "50–100 %"),
-            ("all three", "identity", "1 pairs, 0 of them", "turn, scale and overlap together"))  # fmt: skip
-    for grid, rival, *told in runs:
-        monkeypatch.setattr(sys, "argv", [*command, "--grid", grid, "--rivals", rival])
+    runs = (
+        ("overlap", "ECC", "1 pairs, 0 of them measured before", "50–100 %"),
+        ("overlap", "ECC", "1 pairs, 1 of them", "50–100 %"),
+        ("all three", "identity", "1 pairs, 0 of them", "turn, scale and overlap together"),
+    )
+    for grid, baseline, *told in runs:
+        monkeypatch.setattr(sys, "argv", [*command, "--grid", grid, "--baselines", baseline])
         benchmark.main()
         said = capsys.readouterr().out
         assert all(words in said for words in (*told, "load_s 0.50"))
     assert {p.name for p in tmp_path.iterdir()} == {"settings.json", "trials.csv", "cells.csv", "figures.json"}
     found = [(r["factor"], r["method"]) for r in grid_tables.read_rows(tmp_path / "trials.csv")]
-    assert found == [("overlap", "retina_kp"), ("overlap", "ECC"), ("all three", "retina_kp"), ("all three", "identity")]
+    assert found == [
+        ("overlap", "retina_kp"),
+        ("overlap", "ECC"),
+        ("all three", "retina_kp"),
+        ("all three", "identity"),
+    ]
 
 
-@pytest.mark.parametrize(("arguments", "told"), [
-    (["--grid", "angel"], "--grid: no 'angel'; there are angle, scale, overlap"), (["--tables", "upside"], "--tables: no 'upside'"),
-    (["--rivals", "SURF"], "no rival 'SURF'"), (["--moving", "XY"], "no modality 'XY'"), (["--weights", "nowhere"], "nowhere"),
-    (["--pairs", "-1"], "whole numbers"), (["--moving", ","], "at least one"), (["--grid", ","], "at least one")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--grid", "angel"], "--grid: no 'angel'; there are angle, scale, overlap"),
+        (["--tables", "upside"], "--tables: no 'upside'"),
+        (["--baselines", "SURF"], "no baseline 'SURF'"),
+        (["--moving", "XY"], "no modality 'XY'"),
+        (["--weights", "nowhere"], "nowhere"),
+        (["--pairs", "-1"], "whole numbers"),
+        (["--moving", ","], "at least one"),
+        (["--grid", ","], "at least one"),
+    ],
+)
 def test_wrong_arguments_are_told_before_anything_is_measured(arguments, told, capsys):
     with pytest.raises(SystemExit):
         benchmark.read_arguments(arguments)
     assert told in capsys.readouterr().err
 
 
-def test_without_arguments_the_grids_are_measured_with_all_rivals():
+def test_without_arguments_the_grids_are_measured_with_all_baselines():
     args = benchmark.read_arguments([])
-    assert args.grid == list(grids.FACTORS) and args.rivals == list(RIVALS) and (args.pairs, args.seed) == (2, grids.GRID_SEED)
-    assert benchmark.read_arguments(["--moving", "FA,CF-FA,OCT-FA", "--grid", "angle, angle"]).moving == ["FA", "OCT-FA"]
+    assert (
+        args.grid == list(grids.FACTORS)
+        and args.baselines == list(BASELINES)
+        and (args.pairs, args.seed) == (2, grids.GRID_SEED)
+    )
+    assert benchmark.read_arguments(["--moving", "FA,CF-FA,OCT-FA", "--grid", "angle, angle"]).moving == [
+        "FA",
+        "OCT-FA",
+    ]
     args = benchmark.read_arguments(["--tables", "usual,wide", "--ours-only"])
-    assert args.tables == ["usual", "wide"] and args.rivals == [] and (args.pairs, args.seed) == (12, VALIDATION_SEED)
+    assert (
+        args.tables == ["usual", "wide"] and args.baselines == [] and (args.pairs, args.seed) == (12, VALIDATION_SEED)
+    )
 
 
 def test_settings_of_the_notebook_are_checked(tmp_path):
     known = notebook_parameters(project_root() / "notebooks" / "09_benchmark.ipynb")
     cells = from_dict(grid_run.BenchmarkSettings, known).cells()
     assert {cell.options.size_px for cell in cells} == {512} and {cell.factor for cell in cells} == set(grids.FACTORS)
-    assert not any(c.factor == "all three" for c in from_dict(grid_run.BenchmarkSettings, known | {"together": []}).cells())
-    wrong = ({"measure": "sucess"}, "no 'sucess'"), ({"together": [[1.0]]}, "three lists"), ({"pairs_per_cell": 0}, "from 1"), (
-        {"trials": str(tmp_path / "none.csv")}, "no file")  # fmt: skip
+    assert not any(
+        c.factor == "all three" for c in from_dict(grid_run.BenchmarkSettings, known | {"together": []}).cells()
+    )
+    wrong = (
+        ({"measure": "sucess"}, "no 'sucess'"),
+        ({"together": [[1.0]]}, "three lists"),
+        ({"pairs_per_cell": 0}, "from 1"),
+        ({"trials": str(tmp_path / "none.csv")}, "no file"),
+    )
     for given, told in wrong:
         with pytest.raises(ValueError, match=told):
             from_dict(grid_run.BenchmarkSettings, known | given)
@@ -271,7 +338,18 @@ def test_tables_tell_how_far_confidence_is_off_and_keep_their_trials(tmp_path, m
     monkeypatch.setattr(benchmark, "gather_trials", lambda *args, **how: measured.append(args[2]) or made_up)
     monkeypatch.setattr(benchmark, "start_figures", lambda *args: {"load_s": 0.5})
     for pairs in ("4", "4", "5"):
-        command = ["benchmark", "--tables", "wide", "--ours-only", "--moving", "FA", "--pairs", pairs, "--out", str(tmp_path)]
+        command = [
+            "benchmark",
+            "--tables",
+            "wide",
+            "--ours-only",
+            "--moving",
+            "FA",
+            "--pairs",
+            pairs,
+            "--out",
+            str(tmp_path),
+        ]
         monkeypatch.setattr(sys, "argv", command)
         benchmark.main()
         said = capsys.readouterr().out
@@ -287,8 +365,10 @@ def test_the_full_parameters_exist_in_the_notebook():
     full = yaml.safe_load(Path(folder / "params" / "benchmark.yaml").read_text(encoding="utf-8"))
     known = notebook_parameters(folder / "09_benchmark.ipynb")
     assert {key: type(value) for key, value in full.items()} == {key: type(known[key]) for key in full}
-    labels = {f: [c.label for c in cells(full[key])] for f, cells, key in (("angle", grids.angle_cells, "angles"),
-                                                                           ("scale", grids.scale_cells, "scales"))}  # fmt: skip
+    labels = {
+        f: [c.label for c in cells(full[key])]
+        for f, cells, key in (("angle", grids.angle_cells, "angles"), ("scale", grids.scale_cells, "scales"))
+    }
     assert labels == {"angle": [c.label for c in grids.angle_cells()], "scale": [c.label for c in grids.scale_cells()]}
     assert [c.label for c in grids.crossed_cells(*full["together"])] == [c.label for c in grids.crossed_cells()]
 
@@ -297,16 +377,34 @@ def test_the_full_parameters_exist_in_the_notebook():
 
 
 def test_pictures_show_every_method_and_stage():
-    rows = [row(e, m, b, pair=p) for e, m in ((1, "retina_kp"), (9, "ECC"), (2, "SIFT+MAGSAC")) for b in ("0°", "90°")
-            for p in ("CF-FA", "CF-OCT")]  # fmt: skip
+    rows = [
+        row(e, m, b, pair=p)
+        for e, m in ((1, "retina_kp"), (9, "ECC"), (2, "SIFT+MAGSAC"))
+        for b in ("0°", "90°")
+        for p in ("CF-FA", "CF-OCT")
+    ]
     figure = viz_benchmark.plot_grid(grid_tables.summarise(rows, "factor", "bin", "pair", "method"), "angle")
     assert len(figure.axes) == 2 and "1 pair per point" in figure.axes[0].get_title()
     for ax in figure.axes:
         lines = {line.get_label(): line for line in ax.lines}
-        assert {name: list(line.get_ydata()) for name, line in lines.items()} == {"retina_kp": [1, 1], "ECC": [0, 0], "SIFT+MAGSAC": [1, 1]}
-        assert list(lines["retina_kp"].get_xdata()) == [0, 1] and len({tuple(line.get_xdata()) for line in lines.values()}) == 3
-    rows += [row(e, m, f"{turn}, 1, 50–100 %", "all three") for e, m in ((1, "retina_kp"), (9, "ECC")) for turn in ("0°", "90°")]
-    unfinished = [row(1, label="0°, 1, 25–50 %", factor="all three"), row(1, "ECC", label="90°, 2, 50–100 %", factor="all three")]
+        assert {name: list(line.get_ydata()) for name, line in lines.items()} == {
+            "retina_kp": [1, 1],
+            "ECC": [0, 0],
+            "SIFT+MAGSAC": [1, 1],
+        }
+        assert (
+            list(lines["retina_kp"].get_xdata()) == [0, 1]
+            and len({tuple(line.get_xdata()) for line in lines.values()}) == 3
+        )
+    rows += [
+        row(e, m, f"{turn}, 1, 50–100 %", "all three")
+        for e, m in ((1, "retina_kp"), (9, "ECC"))
+        for turn in ("0°", "90°")
+    ]
+    unfinished = [
+        row(1, label="0°, 1, 25–50 %", factor="all three"),
+        row(1, "ECC", label="90°, 2, 50–100 %", factor="all three"),
+    ]
     some = viz_benchmark.plot_crossed(grid_tables.summarise(unfinished, "factor", "bin", "pair", "method"))
     assert [[text.get_text() for text in ax.texts] for ax in some.axes] == [["100"], [], [], ["100"]]
     crossed = viz_benchmark.plot_crossed(grid_tables.summarise(rows, "factor", "bin", "pair", "method"))
@@ -323,10 +421,17 @@ def test_pictures_show_every_method_and_stage():
 
 def test_confidence_is_drawn_with_its_limit():
     """Two of the three given answers are right; without confidences there is nothing to draw, and no crash."""
-    told = [row(1.0) | {"confidence": sure, "tried_px": px} for sure, px in ((0.95, 1.0), (0.9, 30.0), (0.6, 4.0), (0.1, 900.0))]
+    told = [
+        row(1.0) | {"confidence": sure, "tried_px": px}
+        for sure, px in ((0.95, 1.0), (0.9, 30.0), (0.6, 4.0), (0.1, 900.0))
+    ]
     figure = viz_benchmark.plot_confidence(told)
     left, right = figure.axes
-    assert left.get_title().startswith("4 pairs, calibration error") and [t.get_text() for t in left.texts] == ["1", "1", "2"]
+    assert left.get_title().startswith("4 pairs, calibration error") and [t.get_text() for t in left.texts] == [
+        "1",
+        "1",
+        "2",
+    ]
     ((x, y),) = [line.get_xydata()[0] for line in right.lines if line.get_marker() == "o"]
     assert (x, y) == (0.75, pytest.approx(1 / 3))
     assert viz_benchmark.plot_confidence([row(1.0)]).axes

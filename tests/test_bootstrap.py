@@ -12,13 +12,16 @@ def test_two_eyes_can_only_be_drawn_in_four_ways():
     values, eyes = [0.2] * 3 + [0.8] * 3, ["a"] * 3 + ["b"] * 3  # aa, ab, ba, bb: means 0.2, 0.5, 0.5, 0.8
     weights = bootstrap.eye_weights(eyes, rounds=4000)
     means = weights @ values / weights.sum(1)
-    assert set(np.round(means, 9)) == {0.2, 0.5, 0.8} and np.mean(np.isclose(means, 0.5)) == pytest.approx(0.5, abs=0.03)
+    assert set(np.round(means, 9)) == {0.2, 0.5, 0.8} and np.mean(np.isclose(means, 0.5)) == pytest.approx(
+        0.5, abs=0.03
+    )
     assert bootstrap.interval(values, eyes) == pytest.approx((0.2, 0.8))
     assert bootstrap.interval(values, eyes, level=0.4) == pytest.approx((0.5, 0.5))  # the middle half of the four
 
 
 def test_an_eye_comes_with_all_of_its_pairs():
-    """Three pairs of an eye that agree say no more than one: the interval does not shrink; a bootstrap of pairs would shrink by √3."""
+    """Three pairs of an eye that agree say no more than one: the interval does not shrink; a bootstrap of pairs would
+    shrink by √3."""
     rng = np.random.default_rng(1)
     values, eyes = rng.random(12), [f"eye {k}" for k in range(12)]
     once, thrice = bootstrap.interval(values, eyes), bootstrap.interval(np.repeat(values, 3), np.repeat(eyes, 3))
@@ -45,7 +48,9 @@ def test_where_all_agree_the_binomial_limit_stands():
     eyes = [f"eye {k // 2}" for k in range(20)]  # ten eyes: 0.025 ** (1 / 10) = 0.6915 (Clopper and Pearson)
     assert bootstrap.interval(np.ones(20), eyes, verdicts=True) == pytest.approx((0.6915, 1), abs=1e-4)
     assert bootstrap.interval(np.zeros(20), eyes, verdicts=True) == pytest.approx((0, 0.3085), abs=1e-4)
-    assert bootstrap.interval(np.zeros(20), eyes) == (0, 0), "areas under curves are no verdicts, even where all are nil"
+    assert bootstrap.interval(np.zeros(20), eyes) == (0, 0), (
+        "areas under curves are no verdicts, even where all are nil"
+    )
     assert np.isnan(bootstrap.interval([1.0, 1.0], ["a", "a"])).all() and np.isnan(bootstrap.interval([], [])).all()
 
 
@@ -53,10 +58,13 @@ def test_a_better_count_never_has_a_lower_limit():
     """With the binomial limit at 25 of 25 alone, 24 of 25 would have seemed surer."""
     eyes = [str(k) for k in range(25)]
     ends = np.array([bootstrap.interval(np.arange(25) < right, eyes, verdicts=True) for right in range(26)])
-    assert (np.diff(ends, axis=0) >= 0).all() and ends[24] == pytest.approx([0.7965, 1], abs=2e-3)  # exact: [.7965, .9990]
+    # exact: [.7965, .9990]
+    assert (np.diff(ends, axis=0) >= 0).all() and ends[24] == pytest.approx([0.7965, 1], abs=2e-3)
 
 
-@pytest.mark.parametrize(("share", "trials", "low", "high"), [(0.5, 10, 0.1871, 0.8129), (0.1, 20, 0.0123, 0.3170), (1, 5, 0.4782, 1)])
+@pytest.mark.parametrize(
+    ("share", "trials", "low", "high"), [(0.5, 10, 0.1871, 0.8129), (0.1, 20, 0.0123, 0.3170), (1, 5, 0.4782, 1)]
+)
 def test_exact_limits_are_those_of_the_tables(share, trials, low, high):
     assert bootstrap.binomial_limits(share, trials) == pytest.approx((low, high), abs=1e-4)
     assert bootstrap.binomial_limits(1 - share, trials) == pytest.approx((1 - high, 1 - low), abs=1e-4)
@@ -66,7 +74,8 @@ def test_the_median_stands_failures():
     eyes = [str(k) for k in range(9)]
     low, high = bootstrap.median_interval([1, 2, 3, 4, 5, 6, 7, INF, INF], eyes)
     assert 1 <= low < 5 < high and bootstrap.median_interval([INF] * 9, eyes) == (INF, INF)
-    two = {np.median(np.random.default_rng(k).choice([1.0, 4.0], 2)) for k in range(20)}  # even counts: the mean of the two in the middle
+    # even counts: the mean of the two in the middle
+    two = {np.median(np.random.default_rng(k).choice([1.0, 4.0], 2)) for k in range(20)}
     weights = bootstrap.eye_weights(["a", "b"], 50)
     assert two == {1, 2.5, 4} and bootstrap.median_interval([1, 4], ["a", "b"]) == (1, 4) and weights.shape == (50, 2)
 
@@ -86,13 +95,18 @@ def test_verdicts_that_never_differ_leave_room_for_a_difference():
     wide = 1 - np.hypot(0.3085, 0.3085)  # both shares, 10 of 10 and 0 of 10, may be off by 0.3085
     assert bootstrap.paired_difference(ones, 0 * ones, eyes, verdicts=True) == pytest.approx((1, wide, 1), abs=1e-4)
     assert bootstrap.paired_difference(0 * ones, ones, eyes, verdicts=True) == pytest.approx((-1, -1, -wide), abs=1e-4)
-    assert bootstrap.paired_difference(ones, ones, eyes) == (0, 0, 0) and np.isnan(bootstrap.paired_difference([], [], [])).all()
+    assert (
+        bootstrap.paired_difference(ones, ones, eyes) == (0, 0, 0)
+        and np.isnan(bootstrap.paired_difference([], [], [])).all()
+    )
 
 
 def test_differences_of_verdicts_do_not_contradict_each_other():
     """The more pairs only the first method has right, the farther right lie both ends."""
     eyes = [str(k) for k in range(25)]
-    ends = np.array([bootstrap.paired_difference(np.arange(25) < n, np.zeros(25), eyes, verdicts=True)[1:] for n in range(26)])
+    ends = np.array(
+        [bootstrap.paired_difference(np.arange(25) < n, np.zeros(25), eyes, verdicts=True)[1:] for n in range(26)]
+    )
     assert (np.diff(ends, axis=0) >= -1e-9).all() and ends[1, 0] < 0 < ends[8, 0]
 
 
@@ -100,4 +114,5 @@ def test_mean_of_groups_counts_groups_alike():
     values, groups = [0.9] * 8 + [0.3, 0.1], ["S"] * 8 + ["P"] * 2
     eyes = [str(k) for k in range(10)]
     mean, low, high = bootstrap.mean_of_groups(values, groups, eyes)
-    assert mean == pytest.approx((0.9 + 0.2) / 2) and (low, high) == pytest.approx((0.5, 0.6))  # only P varies: 0.1, 0.2 or 0.3
+    # only P varies: 0.1, 0.2 or 0.3
+    assert mean == pytest.approx((0.9 + 0.2) / 2) and (low, high) == pytest.approx((0.5, 0.6))

@@ -1,4 +1,5 @@
-"""All four phases, one after the other: checked ahead, on drawn pairs and on one's own folders of every layout, interrupted or not."""
+"""All four phases, one after the other: checked ahead, on synthetic pairs and on one's own folders of every layout,
+interrupted or not."""
 
 import subprocess
 import sys
@@ -27,11 +28,25 @@ TINY = {"epochs": 1, "steps_per_epoch": 2, "batch_size": 2, "image_size": 64, "p
 @pytest.mark.parametrize("name", ["02_geometric", "04_sim2real", "05_pke_diagnostics"])
 def test_papermill_runs_a_training_notebook_from_any_folder(tmp_path, name):
     """As README says, without our runner; pictures are counted in the executed copy."""
-    small = {"steps_per_epoch": 2, "image_size": 96, "pool_size": 2, "run_name": "a", "runs_root": str(tmp_path / "runs")}
+    small = {
+        "steps_per_epoch": 2,
+        "image_size": 96,
+        "pool_size": 2,
+        "run_name": "a",
+        "runs_root": str(tmp_path / "runs"),
+    }
     words = [word for key, value in ({"epochs": 1} | small).items() for word in ("-p", key, str(value))]
     if name == "05_pke_diagnostics":
         words += ["-p", "pairs", "4", "-p", "pair_index", "0"]
-    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS / f"{name}.ipynb"), "out.ipynb", *words, "--no-progress-bar"]
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(NOTEBOOKS / f"{name}.ipynb"),
+        "out.ipynb",
+        *words,
+        "--no-progress-bar",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert report.count_figures(tmp_path / "out.ipynb") >= {**PROMISED, "05_pke_diagnostics": 5}[name]
@@ -63,7 +78,7 @@ def aligned(tmp_path_factory) -> str:
     ("given", "folders", "words"),
     [
         ({"recipe": "big"}, {}, "01_warmup: unknown recipe 'big'; there are lite, finetune, full, try"),
-        ({"batch_size": 4}, {}, "04_sim2real: drawn pairs: 0.2 of 4 pairs leaves updates without one kind of pair"),
+        ({"batch_size": 4}, {}, "04_sim2real: synthetic pairs: 0.2 of 4 pairs leaves updates without one kind of pair"),
         ({"device": "cuda"}, {}, "01_warmup: device 'cuda': no CUDA device"),
         ({"processes": 2}, {}, "01_warmup: micro_batches: 1 cannot be shared out among 2 processes"),
         ({}, {"real": "/no/such/folder"}, "04_sim2real: /no/such/folder: no such file or folder"),
@@ -71,7 +86,11 @@ def aligned(tmp_path_factory) -> str:
         ({}, {"real": str(NOTEBOOKS)}, "04_sim2real: .*nothing known is in here"),
         ({"mode": "cfcf"}, {}, "files.mode: 'cfcf' is unknown; name some of cffa"),
         ({"network": "unet"}, {}, "01_warmup: network: takes lite or superretina"),
-        ({"init_from": "lite", "network": "superretina"}, {}, "01_warmup: .*lite.safetensors holds network 'lite', not 'superretina'"),
+        (
+            {"init_from": "lite", "network": "superretina"},
+            {},
+            "01_warmup: .*lite.safetensors holds network 'lite', not 'superretina'",
+        ),
     ],
 )
 def test_all_four_are_checked_before_the_first_step(tmp_path, aligned, monkeypatch, given, folders, words):
@@ -92,8 +111,11 @@ def test_all_phases_have_the_network_of_the_weights_that_are_begun_with(tmp_path
 
 def test_a_stopped_chain_is_not_told_to_go_on(monkeypatch, capsys, tmp_path):
     """It would stop at the same place again."""
+
     def stopped(*_):
-        raise report.NotebookError("01_warmup.ipynb, cell In [9] stopped with TrainingStopped: the detector has gone silent")
+        raise report.NotebookError(
+            "01_warmup.ipynb, cell In [9] stopped with TrainingStopped: the detector has gone silent"
+        )
 
     monkeypatch.setattr(chain, "run_notebook", stopped)
     assert chain.main(["-p", "runs_root", str(tmp_path)]) == 2
@@ -121,12 +143,18 @@ def test_all_four_in_a_chain_on_drawn_pairs_from_any_folder(tmp_path, monkeypatc
         text = html.read_text(encoding="utf-8")
         assert html == folder / "report.html" and "STAND-IN" not in text and "A TRY, no training" in text
         assert report.count_figures(folder / "executed.ipynb") == figures
-        assert {"checkpoint.safetensors", "history.csv", "metrics.json", "figures", "tensorboard"} <= {p.name for p in folder.iterdir()}
-    assert "replay_repeatability" in (tmp_path / "runs" / "04_sim2real" / "tiny" / "history.csv").read_text().partition("\n")[0]
+        assert {"checkpoint.safetensors", "history.csv", "metrics.json", "figures", "tensorboard"} <= {
+            p.name for p in folder.iterdir()
+        }
+    assert (
+        "replay_repeatability"
+        in (tmp_path / "runs" / "04_sim2real" / "tiny" / "history.csv").read_text().partition("\n")[0]
+    )
 
 
 def test_all_four_in_a_chain_on_ones_own_folders_interrupted_in_every_phase(tmp_path, aligned, monkeypatch):
-    """The main promise, tiny: generated eyes and real pairs in, four reports and a network out, each phase stopped once on the way."""
+    """The main promise, tiny: generated eyes and real pairs in, four reports and a network out, each phase stopped once
+    on the way."""
     root, stopped = str(tmp_path / "runs 结果"), []
     given = TINY | {"runs_root": root, "epochs": 2, "batch_size": 5, "mode": ["cffa"]}
     real, run_notebook = runs.pseudo_real_folder(8, 0), chain.run_notebook
@@ -180,7 +208,9 @@ def test_every_layout_goes_through_all_four_phases_resumed_and_not(tmp_path, lay
     root = str(tree(layout, tmp_path / "own folder"))
     for phase in PHASES:
         words = {"data_root": root} | ({"replay_root": root} if phase == "sim2real" else {})
-        s = Settings(**TINY | {"batch_size": 5, "epochs": 2}, **words, runs_root=str(tmp_path), run_name="a", resume=True)
+        s = Settings(
+            **TINY | {"batch_size": 5, "epochs": 2}, **words, runs_root=str(tmp_path), run_name="a", resume=True
+        )
         with pytest.raises(KeyboardInterrupt):
             plan(phase, s).open().fit(lambda history: (_ for _ in ()).throw(KeyboardInterrupt))
         trainer = plan(phase, s).open()

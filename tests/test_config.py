@@ -35,7 +35,9 @@ class Outer:
     options: dict = field(default_factory=dict)
 
 
-FULL = Outer("x", 3, True, 0.5, 7, Inner(2.5, (1.0, 2.0)), (0.0, 90.0, -90.0), [Inner(1.0)], {"width": 0.5, "sizes": [1, 2]})
+FULL = Outer(
+    "x", 3, True, 0.5, 7, Inner(2.5, (1.0, 2.0)), (0.0, 90.0, -90.0), [Inner(1.0)], {"width": 0.5, "sizes": [1, 2]}
+)
 
 
 def read(**values):
@@ -56,7 +58,9 @@ def test_train_config_round_trip():
 
 
 def test_to_dict_holds_plain_types_only():
-    assert to_dict(Outer("x", options={"a": (1, Inner())}))["options"] == {"a": [1, {"radius_px": 4.0, "range_deg": [18.0, 60.0]}]}
+    assert to_dict(Outer("x", options={"a": (1, Inner())}))["options"] == {
+        "a": [1, {"radius_px": 4.0, "range_deg": [18.0, 60.0]}]
+    }
 
 
 def test_left_out_fields_keep_their_defaults():
@@ -83,7 +87,10 @@ def test_a_ready_dataclass_is_taken_as_it_is():
         ({"limit": False}, "limit: takes float, got False"),
         ({"path": 1.5}, "path: takes str, got 1.5; or path: takes int"),
         ({"inner": 5}, "inner: takes dict, got 5"),
-        ({"inner": {"radius_px": "1e-3"}}, "inner.radius_px: takes float, got '1e-3'; YAML takes 1e-3 for text, write 1.0e-3"),
+        (
+            {"inner": {"radius_px": "1e-3"}},
+            "inner.radius_px: takes float, got '1e-3'; YAML takes 1e-3 for text, write 1.0e-3",
+        ),
         ({"inner": {"range_deg": [1, 2, 3]}}, "inner.range_deg: takes 2 values, got 3"),
         ({"inner": {"range_deg": [1, "b"]}}, r"inner.range_deg\[1\]: takes float, got 'b'"),
         ({"turns": 90.0}, "turns: takes list or tuple, got 90.0"),
@@ -118,7 +125,12 @@ def test_lists_become_tuples():
 
 
 def test_a_union_takes_each_of_its_types():
-    assert (read(limit=None).limit, read(limit=0.5).limit, read(path=3).path, read(path="b").path) == (None, 0.5, 3, "b")
+    assert (read(limit=None).limit, read(limit=0.5).limit, read(path=3).path, read(path="b").path) == (
+        None,
+        0.5,
+        3,
+        "b",
+    )
 
 
 def test_differences_are_dotted_and_complete():
@@ -143,7 +155,12 @@ def saved(tmp_path):
 
 def test_checkpoint_round_trip(saved):
     network, metadata = load_network(saved)
-    assert metadata == {"network": "lite", "options": {"width": 0.25, "descriptor_dim": 16}, "phase": "warmup", "step": 7}
+    assert metadata == {
+        "network": "lite",
+        "options": {"width": 0.25, "descriptor_dim": 16},
+        "phase": "warmup",
+        "step": 7,
+    }
     assert all((v == network.state_dict()[k]).all() for k, v in small().state_dict().items()) and not network.training
 
 
@@ -168,7 +185,9 @@ def test_half_precision_is_half_the_file_and_loads_as_float32(saved, tmp_path):
 
 
 def test_channels_last_weights_are_saved_alike(saved, tmp_path):
-    other = save_network(tmp_path / "last.safetensors", small().to(memory_format=torch.channels_last), read_metadata(saved))
+    other = save_network(
+        tmp_path / "last.safetensors", small().to(memory_format=torch.channels_last), read_metadata(saved)
+    )
     assert other.read_bytes() == saved.read_bytes()
 
 
@@ -209,12 +228,18 @@ def test_tensors_that_do_not_fit_are_named(change, saved):
     if change == "shape":
         tensors["detect.bias"] = torch.zeros(2)
     save_file(tensors, str(saved), metadata=header)
-    with pytest.raises(ValueError, match=f"does not fit network 'lite': 1 tensors .*{'zzz' if change == 'extra' else 'detect.bias'}"):
+    with pytest.raises(
+        ValueError, match=f"does not fit network 'lite': 1 tensors .*{'zzz' if change == 'extra' else 'detect.bias'}"
+    ):
         load_network(saved)
 
 
 def test_an_unknown_network_is_refused(tmp_path):
-    save_file({"a": torch.zeros(2)}, str(tmp_path / "net.safetensors"), metadata={"retina_kp": '{"network": "huge", "options": {}}'})
+    save_file(
+        {"a": torch.zeros(2)},
+        str(tmp_path / "net.safetensors"),
+        metadata={"retina_kp": '{"network": "huge", "options": {}}'},
+    )
     with pytest.raises(ValueError, match="huge.*lite"):
         load_network(tmp_path / "net.safetensors")
 

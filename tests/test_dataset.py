@@ -36,7 +36,9 @@ def batches(data) -> list[dict]:
 
 def same(a: dict, b: dict) -> bool:
     tensors = [k for k, v in a.items() if torch.is_tensor(v)]
-    return a["modalities"] == b["modalities"] and all(torch.equal(a[k].nan_to_num(-9), b[k].nan_to_num(-9)) for k in tensors)
+    return a["modalities"] == b["modalities"] and all(
+        torch.equal(a[k].nan_to_num(-9), b[k].nan_to_num(-9)) for k in tensors
+    )
 
 
 def points(batch: dict, i: int, key: str = "vessel_keypoints") -> torch.Tensor:
@@ -123,7 +125,10 @@ def test_H_maps_the_junctions_of_image_0_onto_those_of_image_1(batches):
     compared = 0
     for batch in batches:
         for i in range(4):
-            mapped, own = warp_points(points(batch, i).double(), batch["H_0to1"][i]), points(batch, i, "vessel_keypoints1").double()
+            mapped, own = (
+                warp_points(points(batch, i).double(), batch["H_0to1"][i]),
+                points(batch, i, "vessel_keypoints1").double(),
+            )
             if not len(mapped) or not len(own):
                 continue
             seen = sample_map(batch["valid1"][i : i + 1].float(), mapped[None].float())[0, :, 0] > 0.99
@@ -187,7 +192,9 @@ def test_images_nearly_as_large_as_the_cached_view_are_drawn_too():
 
 def view_with(xy: list, width_px: list) -> CachedView:
     none = np.zeros((len(LAYERS), 1, 1), np.uint8)
-    return CachedView(none, np.eye(3), [0, 0, 1, 1], np.array(xy, float), np.array(width_px, float), np.ones(len(xy), bool))
+    return CachedView(
+        none, np.eye(3), [0, 0, 1, 1], np.array(xy, float), np.array(width_px, float), np.ones(len(xy), bool)
+    )
 
 
 def test_junctions_too_thin_to_see_are_not_labelled():
@@ -197,7 +204,9 @@ def test_junctions_too_thin_to_see_are_not_labelled():
 
 
 def test_junctions_on_the_frame_are_not_labelled():
-    xy = _junctions(view_with([[1, 30], [30, 30], [62.5, 30]], [5, 5, 5]), np.eye(3), torch.ones(1, 64, 64, dtype=torch.bool))
+    xy = _junctions(
+        view_with([[1, 30], [30, 30], [62.5, 30]], [5, 5, 5]), np.eye(3), torch.ones(1, 64, 64, dtype=torch.bool)
+    )
     assert xy.tolist() == [[30, 30]]
 
 
@@ -211,8 +220,15 @@ def test_half_of_the_junctions_are_annotated_and_the_truth_has_all():
     marked, view = half.view(0).annotated, half.view(0)
     assert 0.3 < marked.mean() < 0.7 and whole.view(0).annotated.all()
     a, b = whole.batch(0, 2), half.batch(0, 2)
-    count = [int(torch.isfinite(x).all(-1).sum()) for x in (a["vessel_keypoints"], b["vessel_keypoints"], b["true_keypoints"])]
-    assert 0 < count[1] < count[0] <= count[2] and torch.equal(a["image0"], b["image0"]) and len(view.junctions_xy) == len(marked)
+    count = [
+        int(torch.isfinite(x).all(-1).sum())
+        for x in (a["vessel_keypoints"], b["vessel_keypoints"], b["true_keypoints"])
+    ]
+    assert (
+        0 < count[1] < count[0] <= count[2]
+        and torch.equal(a["image0"], b["image0"])
+        and len(view.junctions_xy) == len(marked)
+    )
     near = (b["vessel_keypoints"][:, :, None] - b["true_keypoints"][:, None]).norm(dim=-1).nan_to_num(1e4).amin(-1)
     near = near[torch.isfinite(b["vessel_keypoints"]).all(-1)]
     assert near.max() < 1e-3

@@ -1,4 +1,5 @@
-"""Looking into a PKE run: a diary that is bounded and goes on after a break, tables and curves by hand, figures that keep their word."""
+"""Looking into a PKE run: a label_history that is bounded and goes on after a break, tables and curves by hand, figures
+that keep their word."""
 
 import io
 import math
@@ -22,7 +23,7 @@ from retina_kp.notebook import (
     runs,  # noqa: E402
 )
 from retina_kp.training import diagnosis  # noqa: E402
-from retina_kp.training.label_history import Life, Page, PkeDiary, lives, telling_lives  # noqa: E402
+from retina_kp.training.label_history import LabelHistory, Life, Page, lives, telling_lives  # noqa: E402
 from retina_kp.training.pke import content_ratio  # noqa: E402
 from retina_kp.training.trainer import Trainer  # noqa: E402
 from retina_kp.training.value_map import ValueMap  # noqa: E402
@@ -60,40 +61,47 @@ def page(visit: int, *places, step: int | None = None) -> Page:
     return Page(visit, visit - 1 if step is None else step, record)
 
 
-# ------------------------------------------------------------------ the diary
+# ------------------------------------------------------------------ the label_history
 
 
 def test_the_diary_watches_the_first_samples_and_is_bounded():
-    diary = PkeDiary(samples=2, max_pages=4)
+    label_history = LabelHistory(samples=2, max_pages=4)
     for step in range(12):
         for sample_id in ("", "a", "b", "c")[: 2 + (step > 3) + (step > 5)]:
-            diary.note(sample_id, step, torch.full((1, 4), float(step)))
-    assert diary.sample_ids == ["a", "b"] and diary.pages("c") == []
-    assert [p.visit for p in diary.pages("a")] == [1, 5, 9] and [p.step for p in diary.pages("b")] == [4, 6, 8, 10]
-    assert all(p.record[0, 0] == p.step for p in diary.pages("a"))
+            label_history.note(sample_id, step, torch.full((1, 4), float(step)))
+    assert label_history.sample_ids == ["a", "b"] and label_history.pages("c") == []
+    assert [p.visit for p in label_history.pages("a")] == [1, 5, 9] and [p.step for p in label_history.pages("b")] == [
+        4,
+        6,
+        8,
+        10,
+    ]
+    assert all(p.record[0, 0] == p.step for p in label_history.pages("a"))
 
 
 @pytest.mark.parametrize("breaks", [1, 4, 7])
 def test_a_diary_goes_on_after_a_break(breaks):
-    whole, first, second = (PkeDiary(max_pages=4) for _ in range(3))
+    whole, first, second = (LabelHistory(max_pages=4) for _ in range(3))
     for step in range(9):
         whole.note("a", step, torch.ones(step, 4))
         (first if step < breaks else second).note("a", step, torch.ones(step, 4))
         if step == breaks - 1:
             torch.save(first.state_dict(), file := io.BytesIO())
             second.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
-    assert [(p.visit, p.step, len(p.record)) for p in second.pages("a")] == [(p.visit, p.step, len(p.record)) for p in whole.pages("a")]
+    assert [(p.visit, p.step, len(p.record)) for p in second.pages("a")] == [
+        (p.visit, p.step, len(p.record)) for p in whole.pages("a")
+    ]
 
 
 def test_a_run_keeps_its_diary(run):
     seen = [batch["sample_ids"] for k in range(TINY.total_steps) for batch in run.step_batches(k)]
-    diary, value_map = run.objective.diary, run.objective.value_map
-    assert set(diary.sample_ids) == {"0.0", "1.0"}
-    for name in diary.sample_ids:
-        pages = diary.pages(name)
+    label_history, value_map = run.objective.label_history, run.objective.value_map
+    assert set(label_history.sample_ids) == {"0.0", "1.0"}
+    for name in label_history.sample_ids:
+        pages = label_history.pages(name)
         assert [p.step for p in pages] == [step for step, ids in enumerate(seen) for _ in range(ids.count(name))]
         assert torch.equal(pages[-1].record, value_map.record(name).float())
-    assert any(len(p.record) for name in diary.sample_ids for p in diary.pages(name))
+    assert any(len(p.record) for name in label_history.sample_ids for p in label_history.pages(name))
 
 
 # ------------------------------------------------------------------ opening a run
@@ -107,7 +115,8 @@ def test_an_interrupted_run_is_diagnosed_as_it_stands(tmp_path):
         Trainer(TINY, tmp_path).fit(stop)
     run = diagnosis.open_run(tmp_path)
     assert run.step == 4 and len(run.history) == 1 and not run.network.training
-    (tmp_path / "checkpoint.safetensors").write_bytes(b"half")  # the state decides, but the network's form comes from the checkpoint
+    # the state decides, but the network's form comes from the checkpoint
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"half")
     with pytest.raises(ValueError, match="safetensors"):
         diagnosis.open_run(tmp_path)
 
@@ -146,9 +155,14 @@ def test_without_a_run_a_stand_in_is_trained_once(tmp_path):
     written = (folder / "state.pt").stat().st_mtime_ns
     assert said.startswith("STAND-IN for a run of 03_pke: 2 steps") and diagnosis.open_run(folder).step == 2
     again, said = runs.pke_run("", s, tmp_path)
-    assert again == folder and "its own, after step 2 of 2" in said and (folder / "state.pt").stat().st_mtime_ns == written
+    assert (
+        again == folder and "its own, after step 2 of 2" in said and (folder / "state.pt").stat().st_mtime_ns == written
+    )
     assert runs.pke_run(str(folder), s, tmp_path)[0] == folder
-    assert runs.pke_run("outputs/runs/03_pke/x", s, tmp_path)[0] == report.project_root() / "outputs" / "runs" / "03_pke" / "x"
+    assert (
+        runs.pke_run("outputs/runs/03_pke/x", s, tmp_path)[0]
+        == report.project_root() / "outputs" / "runs" / "03_pke" / "x"
+    )
 
 
 # ------------------------------------------------------------------ one look
@@ -164,12 +178,18 @@ def test_every_peak_has_its_fate_and_its_truth():
     assert fates == {"mined": len(found.points0_xy[0])} | {k: len(v) for k, v in found.rejected[0].items() if len(v)}
     assert points["true"].sum() == 20 and set(points["image"]) == {0}
     mined = points["reason"] == "mined"
-    assert (points["ratio"][mined] < 1e-3).all() and ((points["probability"][mined] > 0.6) & (points["probability"][mined] <= 0.9)).all()
+    assert (points["ratio"][mined] < 1e-3).all() and (
+        (points["probability"][mined] > 0.6) & (points["probability"][mined] <= 0.9)
+    ).all()
     rows = {row["stage"]: row for row in diagnosis.stage_rows(points, [LATTICE[:4]], batch)}
     assert [row["points"] for row in rows.values()] == [36, *found.funnel.values(), 4]
     assert rows["peaks"]["true"] == 20 and rows["promoted labels"]["true"] == 4
     table = {row["peaks"]: row for row in viz_pke.reason_rows(points, 2)}
-    assert table["rejected: annotated already"] == {"peaks": "rejected: annotated already", "per image": 0.5, "of them true": "100%"}
+    assert table["rejected: annotated already"] == {
+        "peaks": "rejected: annotated already",
+        "per image": 0.5,
+        "of them true": "100%",
+    }
     assert table["rejected: over the budget"]["of them true"] is None
 
 
@@ -183,7 +203,10 @@ def test_nobody_knows_the_truth_of_pairs_from_files():
 def test_an_empty_look():
     out0, out1 = scene()
     found, points = diagnosis.judge(replace(out0, detector=0 * out0.detector), out1, batch_of(), OPTIONS)
-    assert len(points["reason"]) == 0 and [row["points"] for row in diagnosis.stage_rows(points, [LATTICE[:0]], batch_of())] == [0] * 8
+    assert (
+        len(points["reason"]) == 0
+        and [row["points"] for row in diagnosis.stage_rows(points, [LATTICE[:0]], batch_of())] == [0] * 8
+    )
     viz_pke.plot_funnel(diagnosis.stage_rows(points, [LATTICE[:0]], batch_of()), []).savefig(io.BytesIO())
 
 
@@ -197,14 +220,21 @@ def test_the_ratio_by_hand():
         return DenseOutput(torch.zeros(1, 1, 1, 128), line[None, :, None], 1, 1)
 
     outputs = output_of([0.0, 90.0, 200.0]), output_of([10.0, 50.0, 200.0])
-    wanted = [math.sin(math.radians(own)) / math.sin(math.radians(rival)) for own, rival in ((5, 25), (20, 40))]
+    wanted = [math.sin(math.radians(own)) / math.sin(math.radians(baseline)) for own, baseline in ((5, 25), (20, 40))]
     everybody, first = torch.ones(1, 3, dtype=torch.bool), torch.tensor([[True, False, False]])
-    assert content_ratio(*outputs, points, points, everybody, OPTIONS)[0].tolist() == pytest.approx([*wanted, 0], abs=1e-3)
-    assert content_ratio(*outputs, points, points, first, OPTIONS)[0].tolist() == pytest.approx([math.inf, wanted[1], 0], abs=1e-3)
+    assert content_ratio(*outputs, points, points, everybody, OPTIONS)[0].tolist() == pytest.approx(
+        [*wanted, 0], abs=1e-3
+    )
+    assert content_ratio(*outputs, points, points, first, OPTIONS)[0].tolist() == pytest.approx(
+        [math.inf, wanted[1], 0], abs=1e-3
+    )
 
 
 def test_labels_of_a_look_are_the_promoted_ones_in_view():
-    value_map, batch = ValueMap(replace(OPTIONS, promotion_value=1.0, demotion_value=0.0)), batch_of(2, annotated=SEEN[:1].tolist())
+    value_map, batch = (
+        ValueMap(replace(OPTIONS, promotion_value=1.0, demotion_value=0.0)),
+        batch_of(2, annotated=SEEN[:1].tolist()),
+    )
     value_map.visit(1, SEEN[:5], torch.zeros(0) > 0)
     none, four = diagnosis.current_labels(value_map, batch)
     assert none.shape == (0, 2) and four.tolist() == SEEN[1:5].tolist()
@@ -213,7 +243,11 @@ def test_labels_of_a_look_are_the_promoted_ones_in_view():
 def test_a_blind_guess_by_hand():
     mask = torch.zeros(1, 1, 50, 50)
     mask[..., 25, 0:21] = 1  # 21 px of vessel
-    batch = {"vessel_mask0": mask, "vessel_keypoints": torch.full((1, 1, 2), NAN), "true_keypoints": torch.tensor([[[10.0, 25.0]]])}
+    batch = {
+        "vessel_mask0": mask,
+        "vessel_keypoints": torch.full((1, 1, 2), NAN),
+        "true_keypoints": torch.tensor([[[10.0, 25.0]]]),
+    }
     assert diagnosis.vessel_chance(batch, OPTIONS) == pytest.approx(11 / 21)
     batch["vessel_keypoints"] = torch.tensor([[[0.0, 25.0]]])  # takes the pixels 0 to 8
     assert diagnosis.vessel_chance(batch, OPTIONS) == pytest.approx(7 / 12)
@@ -222,8 +256,12 @@ def test_a_blind_guess_by_hand():
 def test_precision_curves_by_hand():
     values, true = [0.1, 0.2, 0.3, 0.4, 0.5], [1, 1, 0, NAN, 1]
     below, above = (diagnosis.precision_curve(values, true, [0.05, 0.2, 0.35, 1], way) for way in (True, False))
-    assert below["points"].tolist() == [0, 1, 3, 4] and below["precision"] == pytest.approx([NAN, 1, 2 / 3, 3 / 4], nan_ok=True)
-    assert above["points"].tolist() == [4, 3, 1, 0] and above["precision"] == pytest.approx([3 / 4, 2 / 3, 1, NAN], nan_ok=True)
+    assert below["points"].tolist() == [0, 1, 3, 4] and below["precision"] == pytest.approx(
+        [NAN, 1, 2 / 3, 3 / 4], nan_ok=True
+    )
+    assert above["points"].tolist() == [4, 3, 1, 0] and above["precision"] == pytest.approx(
+        [3 / 4, 2 / 3, 1, NAN], nan_ok=True
+    )
     wilson = diagnosis.precision_curve([0] * 10, [1] * 8 + [0] * 2, [1], True)  # a textbook's example
     assert (wilson["low"][0], wilson["high"][0]) == pytest.approx((0.490, 0.943), abs=5e-4)
 
@@ -234,21 +272,34 @@ def test_precision_curves_by_hand():
 def sample_of(*pages: Page, true=((10.0, 7.0),), seen_to: int = 64) -> diagnosis.WatchedSample:
     seen = torch.zeros(64, 64, dtype=torch.bool)
     seen[:, :seen_to] = True
-    return diagnosis.WatchedSample(list(pages), np.zeros((64, 64)), torch.zeros(0, 2), torch.tensor(true).reshape(-1, 2), seen)
+    return diagnosis.WatchedSample(
+        list(pages), np.zeros((64, 64)), torch.zeros(0, 2), torch.tensor(true).reshape(-1, 2), seen
+    )
 
 
 def test_growth_by_hand():
-    pages = [page(1, (10, 1, 0)), page(2, (10, 3, 1), (30, 3, 1)), page(3, (10, 3, 1), step=1), page(4, (10, 4, 1), (50, 3, 1))]
+    pages = [
+        page(1, (10, 1, 0)),
+        page(2, (10, 3, 1), (30, 3, 1)),
+        page(3, (10, 3, 1), step=1),
+        page(4, (10, 4, 1), (50, 3, 1)),
+    ]
     sample = sample_of(*pages, seen_to=40)  # visits 2 and 3 fell into one step
     grown = diagnosis.growth(sample, 2)
-    assert grown["epoch"].tolist() == [0.5, 1, 2] and grown["labels"].tolist() == [0, 1, 2] and grown["places"].tolist() == [1, 1, 2]
+    assert (
+        grown["epoch"].tolist() == [0.5, 1, 2]
+        and grown["labels"].tolist() == [0, 1, 2]
+        and grown["places"].tolist() == [1, 1, 2]
+    )
     assert grown["judged"].tolist() == [0, 1, 1] and grown["true"].tolist() == [0, 1, 1]  # nobody looked where x is 50
     assert np.isnan(sample_of(true=()).truth(torch.tensor([[10.0, 7.0]]))).all()
 
 
 def test_label_precision_needs_some_labels():
-    one, two = ({"epoch": np.array(e), **{k: np.array(v) for k, v in zip(("labels", "judged", "true"), rows, strict=True)}}
-                for e, rows in (([0.5, 2.0], ([4, 6], [4, 6], [2, 3])), ([1.5], ([2], [2], [1]))))  # fmt: skip
+    one, two = (
+        {"epoch": np.array(e), **{k: np.array(v) for k, v in zip(("labels", "judged", "true"), rows, strict=True)}}
+        for e, rows in (([0.5, 2.0], ([4, 6], [4, 6], [2, 3])), ([1.5], ([2], [2], [1])))
+    )
     rows = diagnosis.label_precision([one, two], 3)
     assert [row["points"] for row in rows] == [2, 4, 4] and [row["precision"] for row in rows] == [None, 0.5, 0.5]
     assert diagnosis.label_precision([], 1) == [{"epoch": 1, "points": 0, "precision": None}]
@@ -257,7 +308,10 @@ def test_label_precision_needs_some_labels():
 def test_lives_are_told_from_find_to_oblivion():
     told = lives([page(1, (1, 1, 0)), page(2, (1, 2, 0), (2, 1, 0)), page(3, (2, 2, 0)), page(4, (1, 1, 0), (2, 3, 1))])
     assert [(life.xy[0], life.visit.tolist(), life.value.tolist(), life.forgotten) for life in told] == [
-        (1, [1, 2], [1, 2], True), (2, [2, 3, 4], [1, 2, 3], False), (1, [4], [1], False)]  # fmt: skip
+        (1, [1, 2], [1, 2], True),
+        (2, [2, 3, 4], [1, 2, 3], False),
+        (1, [4], [1], False),
+    ]
     assert told[1].is_label.tolist() == [False, False, True] and lives([]) == []
 
 
@@ -266,15 +320,28 @@ def test_the_lives_worth_a_look():
         n = len(is_label)
         return Life((name, 0), np.arange(n), np.full(n, value), np.array(is_label, bool), forgotten)
 
-    told = [life(1, 1, 1), life(2, 0, 1, 1, 1), life(3, 1, 0), life(4, 1, 1, 1, forgotten=True), life(5, 0, 0), life(6, 0, value=2.0)]
-    assert {name: life.xy[0] for name, life in telling_lives(told).items()} == {"kept": 2, "label lost": 4, "never a label": 6}
+    told = [
+        life(1, 1, 1),
+        life(2, 0, 1, 1, 1),
+        life(3, 1, 0),
+        life(4, 1, 1, 1, forgotten=True),
+        life(5, 0, 0),
+        life(6, 0, value=2.0),
+    ]
+    assert {name: life.xy[0] for name, life in telling_lives(told).items()} == {
+        "kept": 2,
+        "label lost": 4,
+        "never a label": 6,
+    }
     assert telling_lives([]) == {}
 
 
 def test_watched_samples_are_seen_again(run):
     batches = [batch for k in range(TINY.total_steps) for batch in run.step_batches(k)]
     for name, sample in diagnosis.watched_samples(run, visits=2).items():
-        views = [(b["image0"][i, 0], b["valid0"][i, 0]) for b in batches for i, k in enumerate(b["sample_ids"]) if k == name]
+        views = [
+            (b["image0"][i, 0], b["valid0"][i, 0]) for b in batches for i, k in enumerate(b["sample_ids"]) if k == name
+        ]
         assert any(np.array_equal(sample.image, image) for image, _ in views)
         assert torch.equal(sample.seen | views[0][1] | views[1][1], sample.seen) and len(sample.true)
         truth = sample.truth(sample.true)
@@ -296,12 +363,22 @@ def test_bars_are_as_long_as_the_funnel_is_wide():
 def test_the_strip_shows_pages_and_tells_true_labels_from_others():
     pages = [page(k, (10, 3, 1), (30, 3, 1), *[(50, 1, 0)] * (k > 3)) for k in range(1, 8)]
     axes = viz_pke.plot_label_strip(sample_of(*pages)).axes
-    assert [ax.get_title() for ax in axes] == [f"visit {k}: 2 labels, {n} places" for k, n in ((1, 2), (3, 2), (5, 3), (7, 3))]
+    assert [ax.get_title() for ax in axes] == [
+        f"visit {k}: 2 labels, {n} places" for k, n in ((1, 2), (3, 2), (5, 3), (7, 3))
+    ]
     rings, remembered, right, wrong, unknown = (c.get_offsets() for c in axes[-1].collections)
     assert (
-        right.tolist() == [[10, 7]] and wrong.tolist() == [[30, 7]] and remembered.tolist() == [[50, 7]] and not len(rings) + len(unknown)
+        right.tolist() == [[10, 7]]
+        and wrong.tolist() == [[30, 7]]
+        and remembered.tolist() == [[50, 7]]
+        and not len(rings) + len(unknown)
     )
-    assert [ax.get_title() for ax in viz_pke.plot_label_strip(sample_of(page(1))).axes] == ["visit 1: 0 labels, 0 places", "", "", ""]
+    assert [ax.get_title() for ax in viz_pke.plot_label_strip(sample_of(page(1))).axes] == [
+        "visit 1: 0 labels, 0 places",
+        "",
+        "",
+        "",
+    ]
     legend = {text.get_text() for text in viz_pke.plot_label_strip(sample_of(*pages, true=())).legends[0].get_texts()}
     assert "label, truth unknown" in legend
 
@@ -312,14 +389,20 @@ def test_values_over_visits_with_both_thresholds():
     curve, *levels = right.lines
     assert curve.get_xydata().tolist() == [[1, 1], [2, 3]] and curve.get_label() == "label lost"
     assert [line.get_ydata()[0] for line in levels] == [OPTIONS.promotion_value, OPTIONS.demotion_value]
-    assert right.collections[-1].get_offsets().tolist() == [[3, 0]] and left.collections[-1].get_offsets().tolist() == [[1, 7]]
+    assert right.collections[-1].get_offsets().tolist() == [[3, 0]] and left.collections[-1].get_offsets().tolist() == [
+        [1, 7]
+    ]
     viz_pke.plot_lives(sample_of(page(1)), {}, OPTIONS).savefig(io.BytesIO())
 
 
 def test_precision_over_thresholds_is_drawn_where_there_are_points():
     n = 20
-    points = {"reason": np.array(["mined"] * n + ["content"] * n), "ratio": np.r_[np.full(n, 0.5), np.full(n, 0.9)],
-              "probability": np.full(2 * n, 0.6), "true": np.r_[np.ones(n), np.zeros(n)]}  # fmt: skip
+    points = {
+        "reason": np.array(["mined"] * n + ["content"] * n),
+        "ratio": np.r_[np.full(n, 0.5), np.full(n, 0.9)],
+        "probability": np.full(2 * n, 0.6),
+        "true": np.r_[np.ones(n), np.zeros(n)],
+    }
     history = [{"epoch": 1, "pke_after_budget": 4.0, "pke_precision": 0.5}, {"epoch": 2}]
     axes = viz_pke.plot_precision(history, [], points, 10, OPTIONS, 0.25).axes
     by_ratio, by_probability = (ax.lines[0].get_xydata() for ax in axes[1:3])
@@ -358,9 +441,14 @@ def test_descriptors_of_the_same_spot_have_the_same_colour():
     axes = plot_descriptors(batch, outputs).axes
     fixed, moved, as_it_is = (np.asarray(ax.images[0].get_array()) for ax in axes[3:])
     assert (
-        np.allclose(fixed, moved, atol=1e-5) and np.allclose(np.roll(fixed, 16, 1), as_it_is, atol=1e-5) and fixed[30:60, 30:60].std() > 0.1
+        np.allclose(fixed, moved, atol=1e-5)
+        and np.allclose(np.roll(fixed, 16, 1), as_it_is, atol=1e-5)
+        and fixed[30:60, 30:60].std() > 0.1
     )
-    assert axes[4].get_title().startswith("cosine: same spot 1.00") and axes[1].get_title() == "moving (FA) in the fixed frame"
+    assert (
+        axes[4].get_title().startswith("cosine: same spot 1.00")
+        and axes[1].get_title() == "moving (FA) in the fixed frame"
+    )
 
 
 def test_every_reason_of_mining_has_a_stage_and_a_colour():
@@ -373,7 +461,11 @@ def test_every_reason_of_mining_has_a_stage_and_a_colour():
 
 def test_the_notebook_diagnoses_a_given_run_from_any_folder(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = report.run_notebook("05_pke_diagnostics", {"run": str(folder), "runs_root": str(tmp_path / "runs"), "run_name": "a"})
-    assert report.count_figures(result.executed) == FIGURES and "STAND-IN" not in result.html.read_text(encoding="utf-8")
+    result = report.run_notebook(
+        "05_pke_diagnostics", {"run": str(folder), "runs_root": str(tmp_path / "runs"), "run_name": "a"}
+    )
+    assert report.count_figures(result.executed) == FIGURES and "STAND-IN" not in result.html.read_text(
+        encoding="utf-8"
+    )
     assert result.html.with_name("metrics.json") == tmp_path / "runs" / "05_pke_diagnostics" / "a" / "metrics.json"
     assert result.html.with_name("metrics.json").is_file()

@@ -34,12 +34,19 @@ def test_calibration_separates_what_can_be_separated():
     good = [trial(1, share=0.3 + 0.01 * i) for i in range(20)]
     bad = [trial(200, share=0.1 + 0.005 * i) for i in range(20)]
     weights = fit_calibration(good + bad)
-    assert min(confidence(t.evidence, weights) for t in good) > 0.7 > 0.3 > max(confidence(t.evidence, weights) for t in bad)
+    assert (
+        min(confidence(t.evidence, weights) for t in good)
+        > 0.7
+        > 0.3
+        > max(confidence(t.evidence, weights) for t in bad)
+    )
 
 
 def test_evidence_never_speaks_against_a_transform():
     good = [trial(1, share=0.5 + 0.01 * i) for i in range(20)]
-    bad = [replace(t, would_be_px=200.0, evidence=t.evidence | {"inlier_share": 0.9, "map_correlation": 0.1}) for t in good]
+    bad = [
+        replace(t, would_be_px=200.0, evidence=t.evidence | {"inlier_share": 0.9, "map_correlation": 0.1}) for t in good
+    ]
     weights = fit_calibration(good + bad)
     assert weights["inlier_share"] == 0 and weights["log_correlation"] > 1 and min(list(weights.values())[1:]) >= 0
     assert confidence(good[0].evidence, weights) > 0.9 > 0.1 > confidence(bad[0].evidence, weights)
@@ -55,7 +62,9 @@ def test_a_calibration_that_lacks_a_term_is_refused_when_loaded():
     """It would let a transform pass whose maps hardly correlate."""
     network = Registrar.from_pretrained("lite", device="cpu").network
     with pytest.raises(ValueError, match="another version .log_correlation."):
-        Registrar(network, device="cpu", calibration={k: v for k, v in DEFAULT_CALIBRATION.items() if k != "log_correlation"})
+        Registrar(
+            network, device="cpu", calibration={k: v for k, v in DEFAULT_CALIBRATION.items() if k != "log_correlation"}
+        )
 
 
 def test_calibration_of_a_coin_is_one_half():
@@ -64,8 +73,14 @@ def test_calibration_of_a_coin_is_one_half():
 
 
 def test_maps_that_do_not_correlate_prove_a_transform_wrong():
-    good, bad = [trial(1, share=0.3 + 0.01 * i) for i in range(20)], [trial(200, share=0.1 + 0.005 * i) for i in range(20)]
-    weights, unlaid = fit_calibration(good + bad), replace(bad[0], evidence=good[-1].evidence | {"map_correlation": 0.0})
+    good, bad = (
+        [trial(1, share=0.3 + 0.01 * i) for i in range(20)],
+        [trial(200, share=0.1 + 0.005 * i) for i in range(20)],
+    )
+    weights, unlaid = (
+        fit_calibration(good + bad),
+        replace(bad[0], evidence=good[-1].evidence | {"map_correlation": 0.0}),
+    )
     assert confidence(good[-1].evidence, weights) > 0.9 and confidence(unlaid.evidence, weights) == 0
     assert fit_calibration([*good, *bad, unlaid]) == weights
 
@@ -95,7 +110,9 @@ def test_calibration_error_by_hand():
 
 def test_processes_change_nothing_but_the_time():
     options = PairOptions(size_px=256, rotation_deg=10, scale=(0.95, 1.05), min_overlap=0.8)
-    here = list(run_trials(Registrar.from_pretrained("lite", device="cpu"), 3, 2, options, impostors=True, moving=("FA",)))
+    here = list(
+        run_trials(Registrar.from_pretrained("lite", device="cpu"), 3, 2, options, impostors=True, moving=("FA",))
+    )
     assert [t.genuine for t in here] == [True, True, False]
     there = gather_trials("lite", 3, 2, options, impostors=True, moving=("FA",), processes=2, chunk=1)
     assert [t.genuine for t in there] == [True, True]  # the first pair of a chunk has no impostor
@@ -114,7 +131,14 @@ def test_a_quadratic_answer_is_judged_with_what_bends_it():
     pair = draw_pair(3, 0, ("CF", "FA"), PairOptions(size_px=96))
     H, terms = np.linalg.inv(pair.H_0to1), np.zeros((6, 2))
     terms[0], terms[1, 0], terms[2, 1] = (6, 8), 100, 100
-    one = Registration("ok", H, 1.0, *[np.zeros((0, 2))] * 2, np.zeros(0, bool), (96, 96), (96, 96), "quadratic", H_tried=H)
-    bent = replace(one, quadratic={"forward": terms, "backward": terms, "frame_from_original1": H, "original0_from_frame": np.eye(3)})
+    one = Registration(
+        "ok", H, 1.0, *[np.zeros((0, 2))] * 2, np.zeros(0, bool), (96, 96), (96, 96), "quadratic", H_tried=H
+    )
+    bent = replace(
+        one,
+        quadratic={"forward": terms, "backward": terms, "frame_from_original1": H, "original0_from_frame": np.eye(3)},
+    )
     found = [run_trial(lambda fixed, moving, result=result: result, pair) for result in (one, bent, bent.refuse("no"))]
-    assert [(t.error_px, t.would_be_px) for t in found] == [pytest.approx(p, abs=1e-6) for p in ((0, 0), (80, 80), (np.inf, 0))]
+    assert [(t.error_px, t.would_be_px) for t in found] == [
+        pytest.approx(p, abs=1e-6) for p in ((0, 0), (80, 80), (np.inf, 0))
+    ]

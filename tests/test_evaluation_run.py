@@ -1,4 +1,5 @@
-"""Notebook 06 from end to end on trees of FIRE's and of layout 3's shape, and what it leaves behind: figures, pictures, no path."""
+"""Notebook 06 from end to end on trees of FIRE's and of layout 3's shape, and what it leaves behind: figures, pictures,
+no path."""
 
 from __future__ import annotations
 
@@ -19,7 +20,14 @@ from retina_kp.data.layouts import load_layout
 from retina_kp.data.records import write_pairs_csv
 from retina_kp.notebook import evaluation as evaluation_run
 from retina_kp.notebook.evaluation import prepare, run, save, side_by_side
-from retina_kp.notebook.evaluation_notes import EvaluationSettings, incomplete, left_out, provenance, provenance_table, trials
+from retina_kp.notebook.evaluation_notes import (
+    EvaluationSettings,
+    incomplete,
+    left_out,
+    provenance,
+    provenance_table,
+    trials,
+)
 from retina_kp.notebook.report import count_figures, notebook_parameters, run_notebook
 
 NOTEBOOK = "06_real_evaluation"
@@ -40,7 +48,7 @@ def settings(root: Path, **changes) -> EvaluationSettings:
 
 @pytest.fixture
 def clinic(tmp_path):
-    """One sound pair, and one whose moving image is damaged, in a folder with a name that must not leak."""
+    """One usable pair, and one whose moving image is damaged, in a folder with a name that must not leak."""
     operation_pair(tmp_path / "Wang Li", "001_01")
     stem = operation_pair(tmp_path / "Wang Li", "002_01")
     Path(f"{stem}_02.png").write_bytes(Path(f"{stem}_02.png").read_bytes()[:400])
@@ -49,7 +57,8 @@ def clinic(tmp_path):
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    """The notebook run on both trees, with a backend in the environment that draws nothing: (result, folder of its files) by layout."""
+    """The notebook run on both trees, with a backend in the environment that draws nothing: (result, folder of its
+    files) by layout."""
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPLBACKEND", "Agg")
@@ -75,24 +84,47 @@ def test_the_report_has_its_pictures_and_no_path(reports, layout):
     assert html.count('src="data:image/') == count_figures(result.executed) >= (9 if layout == "octa" else 8)
     assert len(html) < 15e6 and not re.search(r"<script|(?:src|href)=[\"']?(?:https?:)?//", html)
     executed = result.executed.read_text(encoding="utf-8")
-    for text in (html, executed, *((folder / name).read_text(encoding="utf-8") for name in ("metrics.json", "pairs.csv"))):
+    for text in (
+        html,
+        executed,
+        *((folder / name).read_text(encoding="utf-8") for name in ("metrics.json", "pairs.csv")),
+    ):
         assert str(folder.parents[1]) not in text
-    assert html.count("Wang Li") == (0 if layout == "octa" else 1), "the data set's name stands in its provenance alone, unless hidden"
+    assert html.count("Wang Li") == (0 if layout == "octa" else 1), (
+        "the data set's name stands in its provenance alone, unless hidden"
+    )
     assert layout == "fire" or "Wang Li" not in executed
-    assert all(name in html for name in ("SHA-256", "torch", "date")) and ".ipynb)" not in html and 'href="05_' not in html
-    assert (folder / "private" / "units.jsonl").is_file() and (folder / "private" / "key.csv").is_file() == (layout == "octa")
+    assert (
+        all(name in html for name in ("SHA-256", "torch", "date")) and ".ipynb)" not in html and 'href="05_' not in html
+    )
+    assert (folder / "private" / "units.jsonl").is_file() and (folder / "private" / "key.csv").is_file() == (
+        layout == "octa"
+    )
 
 
 def test_plain_papermill_keeps_the_pictures_under_a_backend_that_draws_nothing(tmp_path, monkeypatch):
-    """Without our runner, which names a backend; charts, contact sheet, before and after, one pair: each is there, with its alt text."""
+    """Without our runner, which names a backend; charts, contact sheet, before and after, one pair: each is there, with
+    its alt text."""
     operation_pair(tmp_path / "clinic", "001_01")
     monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.setenv("PYTHONPATH", str(project_root()))
-    given = {"root": str(tmp_path / "clinic"), "runs_root": str(tmp_path), "run_name": "r", "baselines": [], "turns": [], "gammas": [2.0]}
+    given = {
+        "root": str(tmp_path / "clinic"),
+        "runs_root": str(tmp_path),
+        "run_name": "r",
+        "baselines": [],
+        "turns": [],
+        "gammas": [2.0],
+    }
     notebook = project_root() / "notebooks" / f"{NOTEBOOK}.ipynb"
     execute_notebook(notebook, tmp_path / "out.ipynb", given, cwd=notebook.parent, progress_bar=False)
-    pictures = [(mime, output.metadata.get(mime, {}).get("alt")) for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells
-                for output in cell.get("outputs", []) for mime in output.get("data", {}) if mime.startswith("image/")]  # fmt: skip
+    pictures = [
+        (mime, output.metadata.get(mime, {}).get("alt"))
+        for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells
+        for output in cell.get("outputs", [])
+        for mime in output.get("data", {})
+        if mime.startswith("image/")
+    ]
     assert [mime for mime, _ in pictures] == ["image/png"] * 5 + ["image/jpeg"] * 3 and all(alt for _, alt in pictures)
 
 
@@ -100,7 +132,10 @@ def test_fire_figures_are_in_the_report(reports):
     result, folder = reports["fire"]
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     line = {line["method"]: line for line in metrics["fire"]}["identity"]
-    assert line["mAUC"][0] == pytest.approx((40 / 50 + 1 / 25 + 23 / 25) / 3) and metrics["schema"] == "retina_kp/real-evaluation/2"
+    assert (
+        line["mAUC"][0] == pytest.approx((40 / 50 + 1 / 25 + 23 / 25) / 3)
+        and metrics["schema"] == "retina_kp/real-evaluation/2"
+    )
     assert "P37_1_2" in result.html.read_text(encoding="utf-8") and metrics["pairs"] == {"CF-CF": 4}
 
 
@@ -124,7 +159,9 @@ def test_broken_pairs_are_named_without_the_folders_above(clinic):
     assert left_out(hidden, done) == [{"where": "left out 1", "why": "a damaged or unreadable file"}]
     assert "002_01" in (hidden.folder / "private" / "left_out.csv").read_text(encoding="utf-8")
     document = save(plan, done)
-    assert document["about"]["left_out"] and "Wang Li" not in json.dumps(document | {"about": document["about"] | {"data": ""}})
+    assert document["about"]["left_out"] and "Wang Li" not in json.dumps(
+        document | {"about": document["about"] | {"data": ""}}
+    )
 
 
 def test_provenance_says_what_was_measured_with_what(tmp_path):
@@ -137,13 +174,21 @@ def test_provenance_says_what_was_measured_with_what(tmp_path):
     known = provenance(plan)
     assert (known["data"], known["layout"], known["mode"], known["split"]) == ("clinic", "pairs_csv", "cfocta", "test")
     assert known["pairs"] == 1 and known["aside"] == {"of other modes": 1, "of other splits": 1}
-    lite = hashlib.sha256((Path(evaluation_run.__file__).parents[1] / "weights" / "lite.safetensors").read_bytes()).hexdigest()
-    assert known["methods"][0] == {"name": "lite", "model": "affine", "sha256": lite[:12]} and known["methods"][1]["sha256"] is None
+    lite = hashlib.sha256(
+        (Path(evaluation_run.__file__).parents[1] / "weights" / "lite.safetensors").read_bytes()
+    ).hexdigest()
+    assert (
+        known["methods"][0] == {"name": "lite", "model": "affine", "sha256": lite[:12]}
+        and known["methods"][1]["sha256"] is None
+    )
     assert set(known["versions"]) >= {"retina_kp", "commit", "torch", "opencv"} and known["accept_confidence"] == 0.5
     words = {line["what"]: line["value"] for line in provenance_table(plan)}
     assert words["pairs"] == "1; no eye ids known: intervals over pairs"
     assert trials(4, 3) == "3 eyes of 4 pairs: intervals over eyes"
-    assert words["usable pairs left aside by mode and split"] == "1 of other modes, 1 of other splits" and words["data set"] == "clinic"
+    assert (
+        words["usable pairs left aside by mode and split"] == "1 of other modes, 1 of other splits"
+        and words["data set"] == "clinic"
+    )
     assert provenance(prepare(settings(tmp_path / "clinic", hide_names=True, run_name="h")))["data"] == ""
 
 
@@ -153,7 +198,9 @@ def test_pairs_that_were_kept_are_not_among_those_left_out(clinic):
     row = f"p,e,CF,FA,{folder}/001_01.png,{folder}/001_02.png,m.png"
     write_text(clinic / "pairs.csv", "pair_id,eye_id,modality0,modality1,image0,image1,vessel_mask0\n" + row)
     plan = prepare(settings(clinic))
-    assert left_out(plan) == [] and "proportions" in incomplete(plan)[0]["why"] and "Wang Li" not in str(incomplete(plan))
+    assert (
+        left_out(plan) == [] and "proportions" in incomplete(plan)[0]["why"] and "Wang Li" not in str(incomplete(plan))
+    )
     (line,) = incomplete(prepare(settings(clinic, hide_names=True, run_name="h")))
     assert line == {"where": "incomplete 1", "why": "no usable vessel mask; the pair itself was kept"}
 
@@ -185,13 +232,16 @@ def test_hidden_names_leak_from_no_reason(tmp_path):
     rows = document["about"]["left_out"]
     assert len(rows) == 8 and len({row["why"] for row in rows}) >= 7
     shared = json.dumps(document) + (plan.folder / "pairs.csv").read_text(encoding="utf-8")
-    assert not re.search(r"Xeno|Yves|\bx_|\.jpeg|\.txt|clinic", shared), re.findall(r".{20}(?:Xeno|Yves|clinic).{20}", shared)
+    assert not re.search(r"Xeno|Yves|\bx_|\.jpeg|\.txt|clinic", shared), re.findall(
+        r".{20}(?:Xeno|Yves|clinic).{20}", shared
+    )
     assert re.search("Yves", (plan.folder / "private" / "left_out.csv").read_text(encoding="utf-8"))
 
 
 def test_a_second_run_of_the_name_goes_on(clinic, monkeypatch):
     first = run(prepare(settings(clinic)))
-    monkeypatch.setattr(evaluation_run.evaluate.__globals__["Method"], "register", None)  # nothing is registered any more
+    # nothing is registered any more
+    monkeypatch.setattr(evaluation_run.evaluate.__globals__["Method"], "register", None)
     again = run(prepare(settings(clinic)))
     assert again.rows == first.rows and len(again.facts) == 1
 
@@ -209,7 +259,10 @@ def test_a_split_and_settings_that_make_no_sense(tmp_path, clinic):
         with pytest.raises(ValueError, match=word):
             settings(clinic, **wrong)
     write_image(tmp_path / "pairs" / "a.png", picture())
-    write_text(tmp_path / "pairs" / "pairs.csv", "pair_id,eye_id,modality0,modality1,image0,image1\np,e,CF,FA,a.png,missing.png\n")
+    write_text(
+        tmp_path / "pairs" / "pairs.csv",
+        "pair_id,eye_id,modality0,modality1,image0,image1\np,e,CF,FA,a.png,missing.png\n",
+    )
     with pytest.raises(ValueError, match="no pair to evaluate .*missing.png: no such file"):
         prepare(settings(tmp_path / "pairs"))
 

@@ -21,7 +21,8 @@ PARTS = FrameRange((1.2, 2.5), 180.0)
 
 @pytest.fixture(scope="module")
 def turned(tmp_path_factory) -> PairRecord:
-    """A pair whose image 1 is image 0 turned by H_OWN, smooth so that interpolation changes little, with clicked points."""
+    """A pair whose image 1 is image 0 turned by H_OWN, smooth so that interpolation changes little, with clicked
+    points."""
     folder = tmp_path_factory.mktemp("turned")
     noise = cv2.GaussianBlur(np.random.default_rng(0).standard_normal(HW).astype(np.float32), (0, 0), 5)
     image = (60 + 140 * (noise - noise.min()) / np.ptp(noise)).astype(np.uint8)
@@ -54,7 +55,9 @@ def test_a_pair_keeps_its_own_turn_and_scale(turned):
 
 def test_another_part_is_shown_every_time(turned):
     items = [PairDataset([turned], SIZE, frames=PARTS).item(0, epoch) for epoch in (0, 1, 0)]
-    assert torch.equal(items[0]["image0"], items[2]["image0"]) and not torch.equal(items[0]["image0"], items[1]["image0"])
+    assert torch.equal(items[0]["image0"], items[2]["image0"]) and not torch.equal(
+        items[0]["image0"], items[1]["image0"]
+    )
     assert items[0]["sample_ids"] == "", "it does not come back"
 
 
@@ -63,14 +66,21 @@ def test_parts_that_pke_keeps_come_back_under_their_names(turned):
     items = [data.item(0, epoch) for epoch in range(6)]
     assert [item["sample_ids"] for item in items] == ["t.0", "t.1", "t.2"] * 2
     for first, again in zip(items[:3], items[3:], strict=True):
-        assert torch.equal(first["image0"], again["image0"]) and torch.equal(first["vessel_keypoints"], again["vessel_keypoints"])
+        assert torch.equal(first["image0"], again["image0"]) and torch.equal(
+            first["vessel_keypoints"], again["vessel_keypoints"]
+        )
         assert not torch.equal(first["H_0to1"], again["H_0to1"]), "image 1 is transformed anew"
     assert not torch.equal(items[0]["image0"], items[1]["image0"])
 
 
 def test_the_whole_is_what_it_was(turned):
-    plain, whole = (PairDataset([turned], SIZE, TransformRange(), **how).item(0, 2) for how in ({}, {"frames": FrameRange()}))
-    assert all(torch.equal(v, whole[k]) for k, v in plain.items() if torch.is_tensor(v)) and plain["sample_ids"] == whole["sample_ids"]
+    plain, whole = (
+        PairDataset([turned], SIZE, TransformRange(), **how).item(0, 2) for how in ({}, {"frames": FrameRange()})
+    )
+    assert (
+        all(torch.equal(v, whole[k]) for k, v in plain.items() if torch.is_tensor(v))
+        and plain["sample_ids"] == whole["sample_ids"]
+    )
 
 
 def test_small_views_of_much_label_only_what_can_be_seen(tmp_path, monkeypatch):

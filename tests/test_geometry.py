@@ -25,7 +25,9 @@ def centroid(image):
 
 
 def warp(image, H, out_hw, mode="bilinear"):
-    warped, valid = g.warp_image(torch.from_numpy(image)[None, None], torch.from_numpy(np.asarray(H, float))[None], out_hw, mode)
+    warped, valid = g.warp_image(
+        torch.from_numpy(image)[None, None], torch.from_numpy(np.asarray(H, float))[None], out_hw, mode
+    )
     return warped[0, 0].numpy(), valid[0, 0].numpy()
 
 
@@ -89,7 +91,9 @@ def test_resize_matrix_keeps_the_outline():
 def test_rescaling_commutes_with_warping_of_points(H):
     resize0, resize1 = g.resize_matrix(ODD, (100, 150)), g.resize_matrix((400, 500), (801, 333))
     there = g.warp_points(g.warp_points(POINTS, H), resize1)
-    assert g.warp_points(g.warp_points(POINTS, resize0), g.rescale_homography(H, resize0, resize1)) == pytest.approx(there)
+    assert g.warp_points(g.warp_points(POINTS, resize0), g.rescale_homography(H, resize0, resize1)) == pytest.approx(
+        there
+    )
 
 
 def test_rescaling_commutes_with_warping_of_images():
@@ -97,12 +101,16 @@ def test_rescaling_commutes_with_warping_of_images():
     resize = g.resize_matrix(ODD, half)
     warped, _ = warp(image, TURN, ODD)
     late = cv2.resize(warped, half[::-1], interpolation=cv2.INTER_LINEAR)
-    early, valid = warp(cv2.resize(image, half[::-1], interpolation=cv2.INTER_LINEAR), g.rescale_homography(TURN, resize, resize), half)
+    early, valid = warp(
+        cv2.resize(image, half[::-1], interpolation=cv2.INTER_LINEAR), g.rescale_homography(TURN, resize, resize), half
+    )
     inner = cv2.erode(valid.astype(np.uint8), np.ones((5, 5)), borderValue=0) > 0
     assert np.abs(late - early)[inner].max() < 0.02  # half a pixel of shift would give 0.08
 
 
-@pytest.mark.parametrize("bad", [np.zeros((3, 3)), np.eye(2), np.diag([1.0, 0, 1]), np.diag([1.0, 1, 0]), np.full((3, 3), np.nan)])
+@pytest.mark.parametrize(
+    "bad", [np.zeros((3, 3)), np.eye(2), np.diag([1.0, 0, 1]), np.diag([1.0, 1, 0]), np.full((3, 3), np.nan)]
+)
 def test_as_homography_refuses(bad):
     with pytest.raises(ValueError, match="transform"):
         g.as_homography(bad)
@@ -115,7 +123,9 @@ def test_as_homography_normalises_and_fills_up():
 
 def test_describe_measures_what_similarity_was_given():
     shape = g.describe(g.similarity(-75, 0.6, (3, 4), (5, 6)), ODD)
-    assert (shape.angle_deg, shape.scale, shape.anisotropy, shape.perspective) == pytest.approx((-75, 0.6, 1, 0), abs=1e-9)
+    assert (shape.angle_deg, shape.scale, shape.anisotropy, shape.perspective) == pytest.approx(
+        (-75, 0.6, 1, 0), abs=1e-9
+    )
     assert not shape.mirrored
 
 
@@ -133,7 +143,13 @@ def test_jacobian_is_the_derivative():
 
 @pytest.mark.parametrize(
     ("H_0to1", "share"),
-    [(np.eye(3), 1), (g.translation(200, 0), 0.5), (g.translation(0, -75), 0.75), (g.translation(500, 0), 0), (ZOOM_OUT, 0.25)],
+    [
+        (np.eye(3), 1),
+        (g.translation(200, 0), 0.5),
+        (g.translation(0, -75), 0.75),
+        (g.translation(500, 0), 0),
+        (ZOOM_OUT, 0.25),
+    ],
 )
 def test_overlap_fraction_by_hand(H_0to1, share):
     assert g.overlap_fraction(H_0to1, (300, 400), (300, 400)) == pytest.approx(share, abs=0.03)
@@ -160,7 +176,8 @@ def test_cells_and_pixels_are_inverse(stride):
 
 @pytest.mark.parametrize("stride", [1, 2, 8])
 def test_sample_map_reads_a_ramp_at_image_pixels(stride):
-    cells = g.from_cells(g.pixel_grid((320 // stride, 480 // stride)), stride)  # every cell holds the image px of its centre
+    # every cell holds the image px of its centre
+    cells = g.from_cells(g.pixel_grid((320 // stride, 480 // stride)), stride)
     points = torch.tensor([[[10.0, 20.0], [123.4, 56.7], [400.5, 300.25]]])
     assert g.sample_map(cells.permute(2, 0, 1)[None], points, stride).numpy() == pytest.approx(points.numpy(), abs=1e-3)
 
@@ -229,7 +246,9 @@ def draw(seed=1, ranges=RANGES, count=200):
 def test_random_homographies_stay_within_their_ranges():
     shapes = [g.describe(H, ODD) for H in draw()]
     angles, scales = np.array([s.angle_deg for s in shapes]), np.array([s.scale for s in shapes])
-    assert 20 < np.abs(angles).max() <= 25 and 1.25 < scales.max() <= 1.3 + 1e-9 and 1 / 1.3 - 1e-9 <= scales.min() < 0.8
+    assert (
+        20 < np.abs(angles).max() <= 25 and 1.25 < scales.max() <= 1.3 + 1e-9 and 1 / 1.3 - 1e-9 <= scales.min() < 0.8
+    )
     assert max(s.perspective for s in shapes) <= 0.04 + 1e-3 and max(s.anisotropy for s in shapes) < 1 + 1e-6
 
 

@@ -1,4 +1,5 @@
-"""The house stays as designed: equal versions in both environment files, fixed top level, no leaning on folders outside, old syntax."""
+"""The house stays as designed: equal versions in both environment files, fixed top level, no leaning on folders
+outside, old syntax."""
 
 from __future__ import annotations
 
@@ -13,12 +14,26 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[1]
-# conda-forge's name of what PyPI calls otherwise; pip installs the windowless OpenCV build, conda has one name for all builds
+# conda-forge's name of what PyPI calls otherwise; pip installs the windowless OpenCV build, conda has one name for all
+# builds
 PYPI_NAMES = {"pytorch": "torch", "opencv": "opencv-python-headless", "matplotlib-base": "matplotlib"}
 TOP_LEVEL = {
-    "README.md", "environment.yml", "notebooks", "retina_kp", "data", "outputs", "tests", "pyproject.toml", "Makefile", "LICENSE",
-    ".ci", ".gitattributes", ".github", ".gitignore", ".pre-commit-config.yaml",
-}  # fmt: skip
+    "README.md",
+    "environment.yml",
+    "notebooks",
+    "retina_kp",
+    "data",
+    "outputs",
+    "tests",
+    "pyproject.toml",
+    "Makefile",
+    "LICENSE",
+    ".ci",
+    ".gitattributes",
+    ".github",
+    ".gitignore",
+    ".pre-commit-config.yaml",
+}
 SHIPPED = ("retina_kp", "notebooks", "data/README.md", "README.md", "Makefile", "environment.yml", "pyproject.toml")
 OUTSIDE = re.compile(r"\.\./shared\b|/work/")
 MODULES = sorted((ROOT / "retina_kp").rglob("*.py"))
@@ -71,9 +86,21 @@ def test_top_level_is_the_designed_one():
 def test_shipped_files_do_not_lean_on_folders_outside():
     found = []
     for name in git_files():
-        if name.startswith(SHIPPED) and Path(name).suffix in {".py", ".ipynb", ".md", ".toml", ".yml", ".yaml", ".json", ".txt", ""}:
+        if name.startswith(SHIPPED) and Path(name).suffix in {
+            ".py",
+            ".ipynb",
+            ".md",
+            ".toml",
+            ".yml",
+            ".yaml",
+            ".json",
+            ".txt",
+            "",
+        }:
             lines = (ROOT / name).read_text(encoding="utf-8").splitlines() if (ROOT / name).is_file() else []
-            found += [f"{name}:{number}: {line.strip():.120}" for number, line in enumerate(lines, 1) if OUTSIDE.search(line)]
+            found += [
+                f"{name}:{number}: {line.strip():.120}" for number, line in enumerate(lines, 1) if OUTSIDE.search(line)
+            ]
     assert not found, "these lines name a folder that users do not have:\n" + "\n".join(found)
 
 
@@ -89,5 +116,7 @@ def test_ci_script_runs_make_test():
 
 
 def test_ruff_finds_nothing():
-    done = subprocess.run([sys.executable, "-m", "ruff", "check", "-q", "retina_kp", "tests"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "-q", "retina_kp", "tests"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout

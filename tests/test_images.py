@@ -150,7 +150,9 @@ def test_gray_of_8_bit_and_float_and_colour_weights():
     assert to_gray(image).dtype == np.float32
     assert np.allclose(to_gray(image), image / 255)
     assert np.allclose(to_gray(np.float32(image / 255)), image / 255)
-    assert np.allclose(to_gray(colour), (0.2 * colour[..., 0] + 0.7 * colour[..., 1] + 0.1 * colour[..., 2]) / 255, atol=1e-6)
+    assert np.allclose(
+        to_gray(colour), (0.2 * colour[..., 0] + 0.7 * colour[..., 1] + 0.1 * colour[..., 2]) / 255, atol=1e-6
+    )
     assert np.allclose(to_gray(np.dstack([image] * 3)), to_gray(image), atol=1e-6)
     assert to_gray(np.full((*HW, 3), 255, np.uint8)).max() <= 1
     with pytest.raises(ImageError, match="as_array"):
@@ -159,7 +161,9 @@ def test_gray_of_8_bit_and_float_and_colour_weights():
         to_gray(np.zeros(HW, np.int32))
 
 
-@pytest.mark.parametrize(("maximum", "white"), [(65535, 65535), (4095, 4095), (3000, 4095), (1023, 1023), (4096, 8191), (40, 255)])
+@pytest.mark.parametrize(
+    ("maximum", "white"), [(65535, 65535), (4095, 4095), (3000, 4095), (1023, 1023), (4096, 8191), (40, 255)]
+)
 def test_10_and_12_bit_images_in_16_bit_files_keep_their_brightness(maximum, white):
     image = (np.linspace(0, 1, HW[0] * HW[1]).reshape(HW) * maximum).astype(np.uint16)
     assert to_gray(image).max() == pytest.approx(maximum / white)

@@ -31,7 +31,9 @@ def test_every_image_meets_the_other_eyes_of_its_kind_and_mirrors():
     found = draw_impostors([record("a", "1"), record("b", "1"), record("c", "2"), record("d", "3", "OCT")])
     names = {(i.fixed.pair_id, i.moving.pair_id, i.what) for i in found}
     two_eyes = {("a", "c"), ("b", "c"), ("c", "a"), ("c", "b")}
-    assert names == {(*pair, what) for pair in two_eyes for what in (OTHER, OTHER_MIRRORED)} | {(n, n, OWN_MIRRORED) for n in "abcd"}
+    assert names == {(*pair, what) for pair in two_eyes for what in (OTHER, OTHER_MIRRORED)} | {
+        (n, n, OWN_MIRRORED) for n in "abcd"
+    }
     assert len(found) == len(names) and {i.kind for i in found} == {"CF-FA", "CF-OCT"}
 
 
@@ -46,13 +48,19 @@ def test_two_eyes_and_mirrored_images_are_refused(clinic, tmp_path):
     records = load_layout(clinic).records
     found = [i for i in draw_impostors(records) if i.fixed == records[0]]
     rows = measure(found, LITE, tmp_path / "kept.jsonl")
-    assert [(row["what"], row["accepted"]) for row in rows] == [(OTHER, False), (OTHER_MIRRORED, False), (OWN_MIRRORED, False)]
+    assert [(row["what"], row["accepted"]) for row in rows] == [
+        (OTHER, False),
+        (OTHER_MIRRORED, False),
+        (OWN_MIRRORED, False),
+    ]
     assert all(row["confidence"] < 0.5 and row["status"] != "ok" for row in rows)
 
 
 def test_what_was_tried_is_not_tried_again(clinic, tmp_path, monkeypatch):
     found, kept = draw_impostors(load_layout(clinic).records, most=1), tmp_path / "kept.jsonl"
-    monkeypatch.setattr(impostors, "try_impostor", lambda i, method, key: {"key": key, "accepted": i.what == OTHER, "failed": False})
+    monkeypatch.setattr(
+        impostors, "try_impostor", lambda i, method, key: {"key": key, "accepted": i.what == OTHER, "failed": False}
+    )
     rows = measure(found, LITE, kept)
     monkeypatch.setattr(impostors, "try_impostor", None)
     assert measure(found, LITE, kept) == rows and sum(row["accepted"] for row in rows) == 1
@@ -70,7 +78,10 @@ def test_a_crash_is_no_refusal_and_is_tried_again(clinic, tmp_path, monkeypatch)
 
 
 def test_table_by_hand():
-    rows = [{"kind": "CF-FA", "what": OTHER, "accepted": k == 0, "failed": False, "confidence": 0.1 * (9 - k)} for k in range(5)]
+    rows = [
+        {"kind": "CF-FA", "what": OTHER, "accepted": k == 0, "failed": False, "confidence": 0.1 * (9 - k)}
+        for k in range(5)
+    ]
     rows += [{"kind": "CF-OCT", "what": OWN_MIRRORED, "accepted": False, "failed": False, "confidence": 0.2}] * 5
     rows += [{"kind": "CF-OCT", "what": OWN_MIRRORED, "accepted": False, "failed": True, "confidence": 0.0}]
     first, second, everything = summarise(rows)

@@ -21,12 +21,15 @@ EASY = PairOptions(size_px=512, rotation_deg=12, scale=(0.9, 1.1), min_overlap=0
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """fixed/a.png, fixed/b.png with partners of the same order in moving/, and a pairs.csv that knows the truth of a."""
+    """fixed/a.png, fixed/b.png with partners of the same order in moving/, and a pairs.csv that knows the truth of
+    a."""
     root, pair = tmp_path_factory.mktemp("pairs"), draw_pair(11, 4, ("CF", "FA"), EASY)
     for name in "ab":
         write_image(root / "fixed" / f"{name}.png", pair.fixed)
         write_image(root / "moving" / f"{name}-fa.png", pair.moving)
-    record = PairRecord("a", "eye", "CF", "FA", root / "fixed" / "a.png", root / "moving" / "a-fa.png", H_0to1=pair.H_0to1)
+    record = PairRecord(
+        "a", "eye", "CF", "FA", root / "fixed" / "a.png", root / "moving" / "a-fa.png", H_0to1=pair.H_0to1
+    )
     write_pairs_csv(root / "pairs.csv", [record])
     return root
 
@@ -57,7 +60,12 @@ def test_names_of_files_differ(tmp_path):
     for side in ("fixed", "moving"):
         for name in ("a.png", "a.jpg", "A#.png", "metrics.png"):
             write_image(tmp_path / side / name, np.zeros((40, 40), np.uint8))
-    assert sorted(job.name for job in find_jobs(tmp_path / "fixed", tmp_path / "moving")) == ["A_", "a", "a-2", "metrics-2"]
+    assert sorted(job.name for job in find_jobs(tmp_path / "fixed", tmp_path / "moving")) == [
+        "A_",
+        "a",
+        "a-2",
+        "metrics-2",
+    ]
     ids = ["a/1", "a:1", "A_1", "../..", "eye 1.5", "x" * 300, "x" * 301]
     picture = tmp_path / "fixed" / "a.png"
     write_pairs_csv(tmp_path / "pairs.csv", [PairRecord(i, "eye", "CF", "FA", picture, picture) for i in ids])
@@ -93,7 +101,9 @@ def test_what_was_not_given_is_named(folder, tmp_path):
         find_jobs("", folder / "moving")
     with pytest.raises(ValueError, match="moving: no path given; which image is to be registered to .*a.png"):
         find_jobs(folder / "fixed" / "a.png")
-    with pytest.raises(ValueError, match="moving: no path given, so fixed must be a data set, but .*fixed: nothing known is in here"):
+    with pytest.raises(
+        ValueError, match="moving: no path given, so fixed must be a data set, but .*fixed: nothing known is in here"
+    ):
         find_jobs(folder / "fixed")
     with pytest.raises(ValueError, match="leave moving empty"):
         find_jobs(folder / "pairs.csv", folder / "moving")
@@ -105,7 +115,10 @@ def test_what_was_not_given_is_named(folder, tmp_path):
 def test_home_is_understood(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("USERPROFILE", str(folder))
-    assert [job.fixed for job in find_jobs("~/fixed", "~/moving")] == [folder / "fixed" / "a.png", folder / "fixed" / "b.png"]
+    assert [job.fixed for job in find_jobs("~/fixed", "~/moving")] == [
+        folder / "fixed" / "a.png",
+        folder / "fixed" / "b.png",
+    ]
     assert find_jobs("~/pairs.csv")[0].fixed == folder / "fixed" / "a.png"
 
 
@@ -122,7 +135,9 @@ def fire(root: Path) -> None:
     for side in "12":
         write_image(root / "Images" / f"S01_{side}.jpg", np.zeros((50, 60), np.uint8))
     (root / "Ground Truth").mkdir()
-    (root / "Ground Truth" / "control_points_S01_1_2.txt").write_text("1 1 1 1\n900 2 900 2\n3 940 3 940\n944 945 944 945\n")
+    (root / "Ground Truth" / "control_points_S01_1_2.txt").write_text(
+        "1 1 1 1\n900 2 900 2\n3 940 3 940\n944 945 944 945\n"
+    )
 
 
 def cf_octa(root: Path) -> None:
@@ -133,10 +148,15 @@ def cf_octa(root: Path) -> None:
     (root / "GT_CF_to_OCTA" / "007_CF_to_OCTA_affine.txt").write_text("1 0 5\n0 1 2\n")
 
 
-@pytest.mark.parametrize(("make", "name"), [
-    (operation_set, "cffa_003_01"), (fire, "S01_1_2"), (cf_octa, "cfocta_v2_007"),
-    (lambda root: write_aligned_folder(root, 1, size_px=64), "cffa_1_N"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (operation_set, "cffa_003_01"),
+        (fire, "S01_1_2"),
+        (cf_octa, "cfocta_v2_007"),
+        (lambda root: write_aligned_folder(root, 1, size_px=64), "cffa_1_N"),
+    ],
+)
 def test_every_layout_is_taken(tmp_path, make, name):
     make(tmp_path)
     jobs = find_jobs(tmp_path)
@@ -151,16 +171,26 @@ def test_a_bad_row_stays_as_failed_with_its_reason(folder, registrar, tmp_path):
         "b;1;CF;FA;fixed/b.png;moving/b-fa.png",
         "a;1;CF;FA;fixed/a.png;moving/a-fa.png;p;p",
     ]
-    (tmp_path / "pairs.csv").write_text(head + "\n".join(rows) + "\n;;;;;\nb;1;CF;FA;fixed/b.png;moving/b-fa.png\n", encoding="utf-8-sig")
+    (tmp_path / "pairs.csv").write_text(
+        head + "\n".join(rows) + "\n;;;;;\nb;1;CF;FA;fixed/b.png;moving/b-fa.png\n", encoding="utf-8-sig"
+    )
     for side in ("fixed", "moving"):
         shutil.copytree(folder / side, tmp_path / side)
     outcomes = run_jobs(registrar, find_jobs(tmp_path), tmp_path / "out")
     rows = {o.job.name: o.row() for o in outcomes}
     assert list(rows) == ["b", "a", "a-2", "b-2"] and outcomes[0].result.ok
-    assert rows["a"]["status"].startswith("failed: pairs.csv, line 2: ") and "none.png: no such file" in rows["a"]["status"]
+    assert (
+        rows["a"]["status"].startswith("failed: pairs.csv, line 2: ")
+        and "none.png: no such file" in rows["a"]["status"]
+    )
     assert "p: no such file" in rows["a-2"]["status"] and "duplicate" in rows["b-2"]["status"]
     assert outcomes[1].job.row() == {"pair": "a", "fixed": None, "moving": None} and rows["a"]["confidence"] == 0
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["b.json", "b.tfm", "b_registered.png", "b_transformation.txt"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "b.json",
+        "b.tfm",
+        "b_registered.png",
+        "b_transformation.txt",
+    ]
 
 
 def test_a_table_without_any_usable_pair_is_told(tmp_path):
@@ -174,7 +204,10 @@ def test_display_copies_are_small_and_belong_together(folder, registrar):
     fixed, moving, small = display_copies(outcome, 128)
     assert fixed.shape == (128, 128, 3) and moving.shape == (128, 128) and small.warp(moving).shape == (128, 128)
     assert small.matches0 == pytest.approx((outcome.result.matches0 + 0.5) / 4 - 0.5)
-    whole, same = shrink(outcome.result.warp(read_image(outcome.job.moving)), 128), outcome.result.resized((128, 128), (512, 512))
+    whole, same = (
+        shrink(outcome.result.warp(read_image(outcome.job.moving)), 128),
+        outcome.result.resized((128, 128), (512, 512)),
+    )
     seen = shrink(outcome.result.covered().astype(np.uint8) * 255, 128) == 255
     assert np.abs(small.warp(moving).astype(float) - whole)[seen].mean() < 2 and same.covered()[seen].all()
     assert display_copies(outcome, 5000)[0].shape == (512, 512, 3)
@@ -200,7 +233,9 @@ def test_an_unreadable_image_is_an_outcome(folder, registrar, tmp_path):
 
 def test_a_refused_pair_leaves_its_reason_and_no_transform(folder, registrar, tmp_path):
     write_image(tmp_path / "blank.png", np.full((200, 200), 90, np.uint8))
-    (outcome,) = run_jobs(registrar, find_jobs(tmp_path / "blank.png", folder / "moving" / "a-fa.png"), tmp_path / "out")
+    (outcome,) = run_jobs(
+        registrar, find_jobs(tmp_path / "blank.png", folder / "moving" / "a-fa.png"), tmp_path / "out"
+    )
     assert not outcome.result.ok and outcome.row()["turn_deg"] is None
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["blank.json"]
 
@@ -217,10 +252,14 @@ def test_a_second_run_of_a_name_leaves_nothing_of_the_first(folder, registrar, t
     assert [p.name for p in (tmp_path / "out").iterdir()] == left
 
 
-@pytest.mark.parametrize("truth", [{"H_0to1": np.eye(3)}, {"points0_xy": np.full((7, 2), 50.0), "points1_xy": np.full((7, 2), 50.0)}])
+@pytest.mark.parametrize(
+    "truth", [{"H_0to1": np.eye(3)}, {"points0_xy": np.full((7, 2), 50.0), "points1_xy": np.full((7, 2), 50.0)}]
+)
 def test_the_error_is_that_of_the_whole_transform(truth):
     """A stand-in result whose matrix is right and whose bent part is 5 px off."""
-    result = SimpleNamespace(ok=True, H_1to0=np.eye(3), moving_hw=(768, 768), fixed_hw=(768, 768), map_to_fixed=lambda xy: xy + [3, 4])
+    result = SimpleNamespace(
+        ok=True, H_1to0=np.eye(3), moving_hw=(768, 768), fixed_hw=(768, 768), map_to_fixed=lambda xy: xy + [3, 4]
+    )
     record = PairRecord("a", "a", "CF", "FA", Path("a.png"), Path("b.png"), **truth)
     assert np.allclose(_truth_errors(record, result), 5)
 
@@ -233,7 +272,9 @@ def table(folder, tmp_path) -> Path:
     """A pairs.csv in a folder of its own: one pair that registers, one without its moving image."""
     head, row = "pair_id;eye_id;modality0;modality1;image0;image1\n", f"1;CF;FA;{folder / 'fixed' / 'a.png'};"
     (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "pairs.csv").write_text(f"{head}none;{row}none.png\ngood;{row}{folder / 'moving' / 'a-fa.png'}\n")
+    (tmp_path / "set" / "pairs.csv").write_text(
+        f"{head}none;{row}none.png\ngood;{row}{folder / 'moving' / 'a-fa.png'}\n"
+    )
     return tmp_path / "set"
 
 
@@ -244,7 +285,10 @@ def test_the_notebook_keeps_failed_pairs_and_writes_into_one_folder(table, tmp_p
         rows = {row["pair"]: row for row in csv.DictReader(file)}
     assert rows["good"]["status"] == "ok" and rows["good"]["moving"] == "moving/a-fa.png"
     assert rows["none"]["status"].startswith("failed: pairs.csv, line 2: ") and "no such file" in rows["none"]["status"]
-    assert [row["pair"] for row in json.loads((tmp_path / "out" / "metrics.json").read_text())["pairs"]] == ["good", "none"]
+    assert [row["pair"] for row in json.loads((tmp_path / "out" / "metrics.json").read_text())["pairs"]] == [
+        "good",
+        "none",
+    ]
     assert "good.tfm" in {path.name for path in result.html.parent.iterdir()}
     assert "none.png: no such file" in result.html.read_text(encoding="utf-8")
 

@@ -78,7 +78,9 @@ def test_no_points_keep_their_shape():
 
 def test_a_batch_is_found_image_by_image():
     maps = torch.from_numpy(np.stack([peaks((40, 60), {(10, 10): 0.5}), np.zeros((40, 60), np.float32)]))[:, None]
-    found = find_keypoints(DenseOutput(maps, torch.zeros(2, 4, 5, 8), 1, 8), torch.ones(2, 1, 40, 60, dtype=torch.bool), OPTIONS)
+    found = find_keypoints(
+        DenseOutput(maps, torch.zeros(2, 4, 5, 8), 1, 8), torch.ones(2, 1, 40, 60, dtype=torch.bool), OPTIONS
+    )
     assert [len(points) for points, _ in found] == [1, 0]
 
 
@@ -108,7 +110,9 @@ def test_the_frame_does_not_win_against_a_point_beside_it():
 
 
 def test_padding_cells_of_an_odd_image_are_no_points():
-    points, _ = find(peaks((160, 240), {(234, 155): 0.9, (100, 158): 0.9, (100, 100): 0.5}), stride=2, image_hw=(313, 471))
+    points, _ = find(
+        peaks((160, 240), {(234, 155): 0.9, (100, 158): 0.9, (100, 100): 0.5}), stride=2, image_hw=(313, 471)
+    )
     assert points.tolist() == [[200.5, 200.5]]
 
 
@@ -192,7 +196,9 @@ def test_mapped_features_change_their_places_only():
 def test_features_of_a_view_are_told_in_base_px(angle_deg, scale, working_px):
     views = ImageViews(spotted(), Brightness(), OPTIONS, working_px)
     features = views.features(angle_deg, scale)
-    assert len(features) == 5 and nearest(features.keypoints_xy, warp_points(SPOTS, views.base_from_original)).max() < 0.25
+    assert (
+        len(features) == 5 and nearest(features.keypoints_xy, warp_points(SPOTS, views.base_from_original)).max() < 0.25
+    )
 
 
 def test_drawn_features_are_told_in_px_of_the_frame():
@@ -205,11 +211,15 @@ def test_drawn_features_are_told_in_px_of_the_frame():
 
 @pytest.mark.parametrize("scale", [0.9, 0.45, 0.2])
 def test_a_much_smaller_picture_is_drawn_without_aliasing(scale):
-    """A pattern of single pixels turns into its mean, whatever the size of the picture; read from the copy that it is drawn from."""
+    """A pattern of single pixels turns into its mean, whatever the size of the picture; read from the copy that it is
+    drawn from."""
     fine = np.tile(np.float32([[0.2, 0.8], [0.8, 0.2]]), (200, 200))
     views = ImageViews(fine, Brightness(), OPTIONS, 400.0)
     copy, copy_from_original = views._copy(np.diag([scale, scale, 1.0]))
-    assert copy_from_original[0, 0] == pytest.approx(copy.shape[1] / 400) and scale <= copy_from_original[0, 0] * 1.08 <= scale * 1.6
+    assert (
+        copy_from_original[0, 0] == pytest.approx(copy.shape[1] / 400)
+        and scale <= copy_from_original[0, 0] * 1.08 <= scale * 1.6
+    )
     assert scale > 0.8 or copy.std() < 0.15 * fine.std()
 
 

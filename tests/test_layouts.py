@@ -47,7 +47,9 @@ def reason(inventory, name):
 # ------------------------------------------------------------------ layout 1
 
 
-def generated_folder(root, name, endings=("cf_512", "fa_gen", "oct_gen", "seg", "cf_clip_512", "octa_gen", "seg_clip"), hw=(64, 96)):
+def generated_folder(
+    root, name, endings=("cf_512", "fa_gen", "oct_gen", "seg", "cf_clip_512", "octa_gen", "seg_clip"), hw=(64, 96)
+):
     for ending in endings:
         image(root / name / f"{name}_{ending}.png", hw)
 
@@ -58,12 +60,22 @@ def test_generated_loads_every_mode_with_the_first_name_and_known_truth(tmp_path
     (tmp_path / "vessels_1").mkdir()
     found = load_layout(tmp_path)
     assert not found.problems
-    assert [r.pair_id for r in found.records] == [f"{m}_{i}" for m in ("cffa", "cfoct", "octfa", "cfocta") for i in ("2_A", "10_N")]
+    assert [r.pair_id for r in found.records] == [
+        f"{m}_{i}" for m in ("cffa", "cfoct", "octfa", "cfocta") for i in ("2_A", "10_N")
+    ]
     record = found.records[1]
     assert (record.eye_id, record.modality0, record.modality1) == ("10_N", "CF", "FA")
-    assert [p.name for p in (record.image0, record.image1, record.vessel_mask0)] == ["10_N_cf_512.png", "10_N_fa_gen.png", "10_N_seg.png"]
+    assert [p.name for p in (record.image0, record.image1, record.vessel_mask0)] == [
+        "10_N_cf_512.png",
+        "10_N_fa_gen.png",
+        "10_N_seg.png",
+    ]
     octa = found.records[-1]
-    assert [p.name for p in (octa.image0, octa.image1, octa.vessel_mask0)] == ["10_N_cf_clip.png", "10_N_octa.png", "10_N_seg_clip.png"]
+    assert [p.name for p in (octa.image0, octa.image1, octa.vessel_mask0)] == [
+        "10_N_cf_clip.png",
+        "10_N_octa.png",
+        "10_N_seg_clip.png",
+    ]
     assert np.array_equal(record.H_0to1, np.eye(3)) and record.points0_xy is None
     assert (found.records[4].modality0, found.records[4].image0.name) == ("OCT", "2_A_oct_gen.png")
 
@@ -91,7 +103,9 @@ def test_generated_reports_missing_files_and_bad_masks(tmp_path):
     assert "3_A_seg.png is missing" in reason(found, "3_A") and found.records[1].vessel_mask0 is None
     assert "proportions differ" in reason(found, "4_A") and found.records[2].vessel_mask0 is None
     assert "5_A_fa.png" in reason(found, "5_A")
-    assert [p.pair for p in found.problems] == ["cffa_2_A", "", "", "cffa_5_A"], "a pair without its mask is not left out"
+    assert [p.pair for p in found.problems] == ["cffa_2_A", "", "", "cffa_5_A"], (
+        "a pair without its mask is not left out"
+    )
     assert {r.modality1 for r in load_layout(tmp_path).records} == {"FA", "OCT", "OCTA"}
 
 
@@ -118,26 +132,40 @@ def test_operation_reads_all_sets_of_the_parent_folder(tmp_path):
         operation_pair(tmp_path / f"operation_pre_filtered_{name}", between="\t" if name == "octfa" else " ")
     found = load_layout(tmp_path)
     assert not found.problems
-    assert {r.pair_id: f"{r.modality0}-{r.modality1}" for r in found.records} == {f"{n}_003_01": m for n, m in known.items()}
+    assert {r.pair_id: f"{r.modality0}-{r.modality1}" for r in found.records} == {
+        f"{n}_003_01": m for n, m in known.items()
+    }
     assert {r.eye_id for r in found.records} == {"003"}
     for record in found.records:
         assert record.image0.name == "003_01.png" and record.H_0to1 is None
         assert np.array_equal(record.points0_xy, POINTS0) and np.array_equal(record.points1_xy, POINTS1)
     assert [r.pair_id for r in load_layout(tmp_path, mode="octfa").records] == ["octfa_003_01"]
     assert len(load_layout(tmp_path / "operation_pre_filtered_cfoct_v2").records) == 1
-    assert found.summary()[0] == {"modalities": "CF-FA", "pairs": 2, "eyes": 1, "with_points": 2, "with_H": 0, "with_mask": 0}
+    assert found.summary()[0] == {
+        "modalities": "CF-FA",
+        "pairs": 2,
+        "eyes": 1,
+        "with_points": 2,
+        "with_H": 0,
+        "with_mask": 0,
+    }
 
 
 def test_operation_accepts_any_name_with_a_mode_and_several_pairs_in_a_folder(tmp_path):
     operation_pair(tmp_path / "mine", "12_02", "12_02_01")
     operation_pair(tmp_path / "mine", "12_02", "12_02_02")
     found = load_operation(tmp_path / "mine", "cfocta")
-    assert [(r.pair_id, r.eye_id) for r in found.records] == [("cfocta_12_02_12_02_01", "12"), ("cfocta_12_02_12_02_02", "12")]
+    assert [(r.pair_id, r.eye_id) for r in found.records] == [
+        ("cfocta_12_02_12_02_01", "12"),
+        ("cfocta_12_02_12_02_02", "12"),
+    ]
 
 
 def test_points_on_the_frame_are_inside_and_trailing_lines_are_ignored(tmp_path):
     frame = np.array([[0, 0], [470, 0], [470, 312], [0, 312.5]])
-    folder = operation_pair(tmp_path / "operation_pre_filtered_cffa", points0=frame, points1=[[0, 0], [200, 0], [200, 256], [0, 256]])
+    folder = operation_pair(
+        tmp_path / "operation_pre_filtered_cffa", points0=frame, points1=[[0, 0], [200, 0], [200, 256], [0, 256]]
+    )
     with (folder / "003_01.txt").open("a") as file:
         file.write("\n  \n\n")
     found = load_layout(tmp_path)
@@ -198,7 +226,16 @@ AFFINE_256 = np.array([[1.1, 0.1, -20.0], [-0.05, 0.9, 10.0], [0, 0, 1]])
 POINTS_256 = np.array([[30.0, 40.0], [200, 50], [90, 180]])
 
 
-def octa_tree(root, number, tag="train", cf_hw=(300, 450), octa_hw=(128, 128), forward=AFFINE_256[:2], backward=None, points=POINTS_256):
+def octa_tree(
+    root,
+    number,
+    tag="train",
+    cf_hw=(300, 450),
+    octa_hw=(128, 128),
+    forward=AFFINE_256[:2],
+    backward=None,
+    points=POINTS_256,
+):
     image(root / f"CF_{tag}/{number}Fundus.png", cf_hw)
     image(root / f"OCTA_{tag}/{number}OCTA.png", octa_hw)
     if forward is not None:
@@ -218,8 +255,14 @@ def test_cf_octa_truth_is_converted_from_256_to_original_pixels(tmp_path):
     octa_tree(tmp_path, "004", "ts", forward=None, points=np.vstack([POINTS_256, [[130, 140]]]))
     found = load_layout(tmp_path)
     assert not found.problems
-    assert [(r.eye_id, r.split) for r in found.records] == [("001", "train"), ("002", "train"), ("003", "test"), ("004", "test")]
-    # by hand: a point of the 300 x 450 CF, to the 256 frame with pixel centres at k + 0.5, through the affine, to the 128 x 128 OCTA
+    assert [(r.eye_id, r.split) for r in found.records] == [
+        ("001", "train"),
+        ("002", "train"),
+        ("003", "test"),
+        ("004", "test"),
+    ]
+    # by hand: a point of the 300 x 450 CF, to the 256 frame with pixel centres at k + 0.5, through the affine, to the
+    # 128 x 128 OCTA
     x, y = 123.0, 77.0
     x256, y256 = (x + 0.5) * 256 / 450 - 0.5, (y + 0.5) * 256 / 300 - 0.5
     u256, v256 = 1.1 * x256 + 0.1 * y256 - 20, -0.05 * x256 + 0.9 * y256 + 10
@@ -267,16 +310,28 @@ def test_cf_octa_bad_truth_is_reported_and_never_an_identity(tmp_path):
 
 
 def test_a_mask_costs_no_pair_in_a_table_either(tmp_path):
-    """As in the generated layout: a mask of other proportions, a missing and a damaged one are named, and their pairs kept."""
-    for name, hw in (("a.png", CF_HW), ("wide.png", (CF_HW[0], 2 * CF_HW[1])), ("large.png", (2 * CF_HW[0], 2 * CF_HW[1]))):
+    """As in the generated layout: a mask of other proportions, a missing and a damaged one are named, and their pairs
+    kept."""
+    for name, hw in (
+        ("a.png", CF_HW),
+        ("wide.png", (CF_HW[0], 2 * CF_HW[1])),
+        ("large.png", (2 * CF_HW[0], 2 * CF_HW[1])),
+    ):
         image(tmp_path / name, hw)
     (tmp_path / "torn.png").write_bytes(b"no image")
     rows = [f"{mask},e,CF,FA,a.png,a.png,{mask}.png" for mask in ("wide", "none", "torn", "large")]
-    (tmp_path / "pairs.csv").write_text("pair_id,eye_id,modality0,modality1,image0,image1,vessel_mask0\n" + "\n".join(rows))
+    (tmp_path / "pairs.csv").write_text(
+        "pair_id,eye_id,modality0,modality1,image0,image1,vessel_mask0\n" + "\n".join(rows)
+    )
     found = load_pairs_csv(tmp_path)
     assert [r.pair_id for r in found.records] == ["wide", "none", "torn", "large"]
     assert [r.vessel_mask0 is not None for r in found.records] == [False, False, False, True]
-    for name, word in (("wide", "proportions differ"), ("none", "no such file"), ("torn", "damaged"), ("large", "resolution")):
+    for name, word in (
+        ("wide", "proportions differ"),
+        ("none", "no such file"),
+        ("torn", "damaged"),
+        ("large", "resolution"),
+    ):
         assert word in reason(found, f"{name}.png"), found.problems
     assert not any(problem.pair for problem in found.problems), "no pair is left out"
 
@@ -303,11 +358,20 @@ def test_a_table_of_eyes_goes_before_what_a_layout_says(tmp_path, separator):
         load_layout(tmp_path)
 
 
-@pytest.mark.parametrize(("H", "mirrored"), [("0 1 0 1 0 0 0 0 1", True), ("-1 0 95 0 1 0 0 0 1", True), ("0 -1 95 1 0 0 0 0 1", False),
-                                             ("-2 0 95 0 -2 90 0 0 -2", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("H", "mirrored"),
+    [
+        ("0 1 0 1 0 0 0 0 1", True),
+        ("-1 0 95 0 1 0 0 0 1", True),
+        ("0 -1 95 1 0 0 0 0 1", False),
+        ("-2 0 95 0 -2 90 0 0 -2", False),
+    ],
+)
 def test_a_matrix_that_mirrors_is_refused_as_such_points_are(tmp_path, H, mirrored):
     image(tmp_path / "a.png", CF_HW)
-    (tmp_path / "pairs.csv").write_text(f"pair_id,eye_id,modality0,modality1,image0,image1,H_0to1\np,e,CF,FA,a.png,a.png,{H}\n")
+    (tmp_path / "pairs.csv").write_text(
+        f"pair_id,eye_id,modality0,modality1,image0,image1,H_0to1\np,e,CF,FA,a.png,a.png,{H}\n"
+    )
     found = load_layout(tmp_path)
     assert len(found.records) == (not mirrored) and ("mirrors the retina" in reason(found, "line 2")) == mirrored
 
@@ -315,7 +379,10 @@ def test_a_matrix_that_mirrors_is_refused_as_such_points_are(tmp_path, H, mirror
 def test_a_split_is_one_of_three(tmp_path):
     """A misspelt "test" would be trained on."""
     image(tmp_path / "a.png", CF_HW)
-    rows = [f"{name},e,CF,FA,a.png,a.png,{split}\n" for name, split in zip("pqrs", ("Test", "", "val", "validation"), strict=True)]
+    rows = [
+        f"{name},e,CF,FA,a.png,a.png,{split}\n"
+        for name, split in zip("pqrs", ("Test", "", "val", "validation"), strict=True)
+    ]
     (tmp_path / "pairs.csv").write_text("pair_id,eye_id,modality0,modality1,image0,image1,split\n" + "".join(rows))
     found = load_layout(tmp_path)
     assert [r.split for r in found.records] == ["test", "", "val"] and "not 'validation'" in reason(found, "line 5")
@@ -441,11 +508,15 @@ def test_record_refuses_half_a_truth():
     with pytest.raises(ValueError, match="empty"):
         PairRecord("a", " ", "CF", "FA", Path("a"), Path("b"))
     with pytest.raises(ValueError, match="duplicate pair id 'a'"):
-        Inventory([PairRecord("a", "a", "CF", "FA", Path("a"), Path("b"))]).add(PairRecord("a", "b", "CF", "FA", Path("c"), Path("d")))
+        Inventory([PairRecord("a", "a", "CF", "FA", Path("a"), Path("b"))]).add(
+            PairRecord("a", "b", "CF", "FA", Path("c"), Path("d"))
+        )
 
 
 def pairs_of_eyes(eyes, pairs=3):
-    return [PairRecord(f"{e}_{k}", f"eye {e}", "CF", "FA", Path("a"), Path("b")) for e in range(eyes) for k in range(pairs)]
+    return [
+        PairRecord(f"{e}_{k}", f"eye {e}", "CF", "FA", Path("a"), Path("b")) for e in range(eyes) for k in range(pairs)
+    ]
 
 
 def test_split_keeps_eyes_together_and_is_the_same_everywhere():
@@ -458,12 +529,17 @@ def test_split_keeps_eyes_together_and_is_the_same_everywhere():
     assert {r.eye_id: r.split for r in split_by_eye(records[::-1], seed=3)} == by_eye
     assert {r.eye_id: r.split for r in split_by_eye(records, seed=4)} != by_eye
     assert [
-        by_eye[f"eye {e}"] for e in range(12)
-    ] == "test train train train train train train train test train train val".split()  # noted down in another Python run
+        by_eye[f"eye {e}"]
+        for e in range(12)
+        # noted down in another Python run
+    ] == "test train train train train train train train test train train val".split()
 
 
 def test_split_of_few_eyes_and_wrong_fractions():
-    assert Counter(r.split for r in split_by_eye(pairs_of_eyes(4, 1), {"train": 0.5, "test": 0.5})) == {"train": 2, "test": 2}
+    assert Counter(r.split for r in split_by_eye(pairs_of_eyes(4, 1), {"train": 0.5, "test": 0.5})) == {
+        "train": 2,
+        "test": 2,
+    }
     assert {r.split for r in split_by_eye(pairs_of_eyes(5), {"train": 0.0, "test": 1.0})} == {"test"}
     assert split_by_eye([]) == []
     for fractions in ({"train": 0.7}, {"train": 1.2, "test": -0.2}, {}):
@@ -478,7 +554,19 @@ def test_pairs_table_round_trip_is_exact(tmp_path):
     H = as_homography(rescale_homography(H_TRUE, resize_matrix((7, 9), (11, 13)), np.eye(3)))
     image0, image1 = image(inside / "img/cf 1.png", CF_HW), image(outside / "fa.png", FA_HW)
     records = [
-        PairRecord("a/1 é", "eye,1", "CF", "FA", image0, image1, points0, points0 / 3, H, image(inside / "mask.png", CF_HW), "val"),
+        PairRecord(
+            "a/1 é",
+            "eye,1",
+            "CF",
+            "FA",
+            image0,
+            image1,
+            points0,
+            points0 / 3,
+            H,
+            image(inside / "mask.png", CF_HW),
+            "val",
+        ),
         PairRecord("a\\1", "2", "OCT", "FA", image1, image0),
         PairRecord("a 1", "3", "CF", "FA", image0, image1, points0[:3], points0[:3] / 3, H),
     ]
@@ -540,9 +628,14 @@ def test_a_table_as_spreadsheets_save_it(tmp_path, separator):
     """Any separator, a byte order mark, carriage returns, blanks in the header, quotes, and empty rows at the end."""
     image(tmp_path / "cf.png", CF_HW)
     image(tmp_path / "fa.png", FA_HW)
-    rows = [["pair_id", "eye_id", " modality0", "modality1", "image0", "image1", "H_0to1"],
-            [f'"1{separator}A"', "1", "CF", "FA", "cf.png", "fa.png", '"1,0,5,0,1,-7,0,0,1"'], [""] * 7]  # fmt: skip
-    (tmp_path / "pairs.csv").write_bytes(("\ufeff" + "\r\n".join(separator.join(row) for row in rows) + "\r\n").encode())
+    rows = [
+        ["pair_id", "eye_id", " modality0", "modality1", "image0", "image1", "H_0to1"],
+        [f'"1{separator}A"', "1", "CF", "FA", "cf.png", "fa.png", '"1,0,5,0,1,-7,0,0,1"'],
+        [""] * 7,
+    ]
+    (tmp_path / "pairs.csv").write_bytes(
+        ("\ufeff" + "\r\n".join(separator.join(row) for row in rows) + "\r\n").encode()
+    )
     found = load_pairs_csv(tmp_path)
     assert found.problems == [] and [r.pair_id for r in found.records] == [f"1{separator}A"]
     assert found.records[0].H_0to1.tolist() == [[1, 0, 5], [0, 1, -7], [0, 0, 1]]
@@ -560,7 +653,9 @@ def test_the_table_of_the_manual_is_one(tmp_path):
     assert all(f"`{name}`" in manual for name in CSV_COLUMNS)
 
 
-@pytest.mark.parametrize("content", ["pair_id,é".encode("latin-1"), "pair_id,eye_id".encode("utf-16"), b"pair_id\n" + b"x" * 200_000])
+@pytest.mark.parametrize(
+    "content", ["pair_id,é".encode("latin-1"), "pair_id,eye_id".encode("utf-16"), b"pair_id\n" + b"x" * 200_000]
+)
 def test_what_is_no_table_of_text_is_told(tmp_path, content):
     (tmp_path / "pairs.csv").write_bytes(content)
     with pytest.raises(ValueError, match="pairs.csv: .*save .*'CSV UTF-8'"):
@@ -574,5 +669,10 @@ def test_what_is_no_table_of_text_is_told(tmp_path, content):
 def test_real_pairs_load_without_problems():
     found = load_layout(REAL)
     assert found.problems == [] and len(found.records) == 25
-    assert {row["modalities"]: row["pairs"] for row in found.summary()} == {"CF-FA": 16, "CF-OCT": 2, "CF-OCTA": 4, "OCT-FA": 3}
+    assert {row["modalities"]: row["pairs"] for row in found.summary()} == {
+        "CF-FA": 16,
+        "CF-OCT": 2,
+        "CF-OCTA": 4,
+        "OCT-FA": 3,
+    }
     assert all(len(r.points0_xy) == 20 for r in found.records)

@@ -152,7 +152,9 @@ def test_partners_that_are_known_better_than_by_H_are_read_where_they_are(loss):
     assert loss(ORTHOGONAL, moved, points(*CELLS[:3]), EYE, WHOLE, 8).value.item() > told.value.item() + 0.1
 
 
-@pytest.mark.parametrize(("exclusion_px", "loss"), [(10.0, math.log(1 + math.exp(-2))), (5.0, math.log(2 + math.exp(-2)))])
+@pytest.mark.parametrize(
+    ("exclusion_px", "loss"), [(10.0, math.log(1 + math.exp(-2))), (5.0, math.log(2 + math.exp(-2)))]
+)
 def test_near_points_are_no_negatives_of_each_other(exclusion_px, loss):
     field = descriptors({(0, 0): (1, 0, 0, 0), (1, 0): (1, 0, 0, 0), (5, 5): (0, 1, 0, 0)})
     near_pair = infonce_loss(field, field, points((0, 0), (1, 0), (5, 5)), EYE, WHOLE, 8, 0.5, exclusion_px)
@@ -191,8 +193,13 @@ def test_triplet_by_hand(cosine, loss):
 
 
 def test_triplet_draws_its_random_negative_from_the_generator():
-    field = descriptors(dict(zip(CELLS, torch.rand(4, 4, generator=torch.Generator().manual_seed(0)).tolist(), strict=True)))
-    values = [triplet_loss(field, field, points(*CELLS), EYE, WHOLE, 8, generator=torch.Generator().manual_seed(1)).value for _ in "ab"]
+    field = descriptors(
+        dict(zip(CELLS, torch.rand(4, 4, generator=torch.Generator().manual_seed(0)).tolist(), strict=True))
+    )
+    values = [
+        triplet_loss(field, field, points(*CELLS), EYE, WHOLE, 8, generator=torch.Generator().manual_seed(1)).value
+        for _ in "ab"
+    ]
     assert values[0] == values[1]
 
 
@@ -202,9 +209,13 @@ H_TURN = torch.from_numpy(similarity(37, 1.0, (63.5, 63.5), (68, 60)))[None]
 
 
 def seen_by_both(stride: int = 2):
-    """Detector maps of 128 px images with the same landmarks before and after H_TURN; blobs near the frame are absent."""
+    """Detector maps of 128 px images with the same landmarks before and after H_TURN; blobs near the frame are
+    absent."""
     landmarks = 44 + 40 * torch.rand(1, 12, 2, generator=torch.Generator().manual_seed(0))
-    maps = [gaussian_labels(xy.float(), (128 // stride,) * 2, stride, 4.0) for xy in (landmarks, warp_points(landmarks.double(), H_TURN))]
+    maps = [
+        gaussian_labels(xy.float(), (128 // stride,) * 2, stride, 4.0)
+        for xy in (landmarks, warp_points(landmarks.double(), H_TURN))
+    ]
     return *maps, torch.ones(1, 1, 128, 128, dtype=torch.bool)
 
 

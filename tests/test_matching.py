@@ -1,4 +1,5 @@
-"""Oracles for matching: hand-made descriptors with known partners, point sets with a known transform and known outliers."""
+"""Oracles for matching: hand-made descriptors with known partners, point sets with a known transform and known
+outliers."""
 
 import numpy as np
 import pytest
@@ -51,7 +52,9 @@ def features(angles_deg, places=None):
     """Features whose descriptors are unit vectors at these angles."""
     a = np.radians(angles_deg)
     places = np.zeros((len(a), 2)) if places is None else places
-    return Features(np.asarray(places, np.float32).reshape(-1, 2), np.ones(len(a)), np.stack([np.cos(a), np.sin(a)], 1), (100, 100))
+    return Features(
+        np.asarray(places, np.float32).reshape(-1, 2), np.ones(len(a)), np.stack([np.cos(a), np.sin(a)], 1), (100, 100)
+    )
 
 
 # ------------------------------------------------------------------ correspondences
@@ -65,7 +68,7 @@ def test_mutual_matches_leave_out_one_sided_love():
     assert mutual_matches(features([0, 10]), features([4])).tolist() == [[0, 0]]
 
 
-def test_ratio_test_drops_what_has_a_rival():
+def test_ratio_test_drops_what_has_a_baseline():
     first, second = features([0, 90]), features([1, 2, 91, 180])
     assert mutual_matches(first, second, 0.8).tolist() == [[0, 0], [1, 2]]
     assert mutual_matches(first, second, 0.4).tolist() == [[1, 2]]
@@ -135,7 +138,12 @@ def test_too_few_points_give_none(model, count):
 def test_too_few_points_for_a_quadratic_give_an_affine():
     points = matches("affine", 19, outliers=0)[:2]
     fit = fit_transform(*points, "quadratic", 3.0)
-    assert fit.model == "affine" and fit.quadratic_1to0 is None and fit.n_inliers == 19 and error_px(fit, "affine").max() < 0.01
+    assert (
+        fit.model == "affine"
+        and fit.quadratic_1to0 is None
+        and fit.n_inliers == 19
+        and error_px(fit, "affine").max() < 0.01
+    )
 
 
 @pytest.mark.parametrize("model", [*MODELS, "auto"])
@@ -176,7 +184,8 @@ def test_an_outlier_behind_the_horizon_does_no_harm():
 
 
 def test_a_homography_may_have_any_upper_left_block():
-    H = np.array([[0.0, 0, 2000], [0, 1, 0], [-5e-4, 0, 1]])  # a plain turn-free view near x = 0, yet H[:2, :2] is singular
+    # a plain turn-free view near x = 0, yet H[:2, :2] is singular
+    H = np.array([[0.0, 0, 2000], [0, 1, 0], [-5e-4, 0, 1]])
     points1 = np.random.default_rng(0).uniform(-200, 200, (80, 2))
     assert np.abs(fit_transform(warp_points(points1, H), points1, "homography", 3.0).H_1to0 - H).max() < 1e-3
 
@@ -188,7 +197,9 @@ def test_an_unknown_model_is_refused():
 
 def test_apply_quadratic_by_hand():
     coefficients = np.arange(12.0).reshape(6, 2)
-    assert apply_quadratic([[200, 300]], coefficients).tolist() == [[0 + 4 + 12 + 24 + 48 + 90, 1 + 6 + 15 + 28 + 54 + 99]]
+    assert apply_quadratic([[200, 300]], coefficients).tolist() == [
+        [0 + 4 + 12 + 24 + 48 + 90, 1 + 6 + 15 + 28 + 54 + 99]
+    ]
 
 
 @pytest.mark.parametrize("noise_px", [0.0, 0.5])
@@ -218,7 +229,9 @@ def test_a_poor_model_is_not_excused_by_the_matches_it_leaves_out():
 # ------------------------------------------------------------------ judgement
 
 
-@pytest.mark.parametrize("H", [np.eye(3), TRUTH["similarity"], TRUTH["affine"], TRUTH["homography"], similarity(180, 0.3, (0, 0), (9, 9))])
+@pytest.mark.parametrize(
+    "H", [np.eye(3), TRUTH["similarity"], TRUTH["affine"], TRUTH["homography"], similarity(180, 0.3, (0, 0), (9, 9))]
+)
 def test_a_possible_transform_is_not_implausible(H):
     assert implausible(H, (500, 500)) == ""
 

@@ -18,7 +18,8 @@ NONE = np.zeros((0, 2))
 
 
 @pytest.mark.parametrize(
-    ("fixed_hw", "longer_side", "expected"), [((768, 500), 768, 5), ((313, 471), 768, 5 * 768 / 471), ((1456, 90), 2912, 10)]
+    ("fixed_hw", "longer_side", "expected"),
+    [((768, 500), 768, 5), ((313, 471), 768, 5 * 768 / 471), ((1456, 90), 2912, 10)],
 )
 def test_point_errors_are_rescaled_by_the_longer_side_of_the_fixed_image(fixed_hw, longer_side, expected):
     points = np.array([[0, 0], [10, 20], [300.5, 100]])
@@ -27,7 +28,9 @@ def test_point_errors_are_rescaled_by_the_longer_side_of_the_fixed_image(fixed_h
 
 def test_point_errors_use_moving_to_fixed():
     H = geometry.similarity(90, 2, (10, 10), (50, 60))
-    assert metrics.point_errors(H, [[10, 10], [11, 10]], [[50, 60], [50, 62]], (768, 768)) == pytest.approx([0, 0], abs=1e-12)
+    assert metrics.point_errors(H, [[10, 10], [11, 10]], [[50, 60], [50, 62]], (768, 768)) == pytest.approx(
+        [0, 0], abs=1e-12
+    )
 
 
 def test_no_transform_has_no_errors_and_a_lost_point_is_infinitely_wrong():
@@ -58,7 +61,8 @@ def test_judge_at_the_limits(errors, verdict):
 
 
 def test_strict_rules_hold_at_512():
-    at_mean_limit, over_mean, over_max = np.array([7.5, 7.5]), np.array([7.5, 7.6]), np.array([0, 0, 0, 15.1])  # measured at 768
+    # measured at 768
+    at_mean_limit, over_mean, over_max = np.array([7.5, 7.5]), np.array([7.5, 7.6]), np.array([0, 0, 0, 15.1])
     assert metrics.strict(at_mean_limit) and metrics.strict(np.array([0, 15.0]))
     assert not metrics.strict_mean(over_mean) and metrics.strict_max(over_mean) and not metrics.strict(over_mean)
     assert metrics.strict_mean(over_max) and not metrics.strict_max(over_max) and not metrics.strict(over_max)
@@ -97,9 +101,11 @@ def test_auc_at_by_hand():
 
 
 def test_fire_protocol_worked_through_with_ties_at_the_limit():
-    """Six pairs at 2912 px. S: means 24, 24.999 and 25; P: 1 and a failure; A: 12.5. "Less than": a mean of exactly i misses limit i."""
+    """Six pairs at 2912 px. S: means 24, 24.999 and 25; P: 1 and a failure; A: 12.5. "Less than": a mean of exactly i
+    misses limit i."""
     by_category = {"S": [24, 24.999, 25], "P": [1, INF], "A": [12.5]}
-    hits = {"S": 1 + 1 + 0, "P": 24 + 0, "A": 13}  # limits passed: 24 and 24.999 only i = 25, 25 none; 1 from 2 on; 12.5 from 13 on
+    # limits passed: 24 and 24.999 only i = 25, 25 none; 1 from 2 on; 12.5 from 13 on
+    hits = {"S": 1 + 1 + 0, "P": 24 + 0, "A": 13}
     assert metrics.auc25(by_category["S"]) == pytest.approx(hits["S"] / 75)
     assert metrics.auc25(by_category["P"]) == pytest.approx(hits["P"] / 50)
     assert metrics.auc25(by_category["A"]) == pytest.approx(hits["A"] / 25)
@@ -150,7 +156,8 @@ def test_matching_score_divides_by_detections_in_the_overlap():
     hw, H = (313, 471), geometry.translation(-100, 0)
     points0 = np.array([[50, 10], [150, 10], [200, 10], [300, 300], [320, 20.0]])  # 4 in the overlap
     points1 = np.array([[50, 10], [100, 10], [460, 200.0]])  # 2 in the overlap
-    score = metrics.matching_score(points0[[1, 2, 0]], points1[[0, 1, 2]], points0, points1, H, hw, hw)  # two correct, one wrong
+    # two correct, one wrong
+    score = metrics.matching_score(points0[[1, 2, 0]], points1[[0, 1, 2]], points0, points1, H, hw, hw)
     assert score == pytest.approx((2 / 4 + 2 / 2) / 2)
 
 
@@ -171,14 +178,26 @@ def result(errors, refused=False):
 
 
 def test_summary_keeps_failed_pairs_in_every_denominator():
-    rows = [result([1, 3]), result([10, 10]), result([60, 60, 0]), result(None, refused=True), result(None)]  # means 2, 10, 40, ∞, ∞
+    # means 2, 10, 40, ∞, ∞
+    rows = [result([1, 3]), result([10, 10]), result([60, 60, 0]), result(None, refused=True), result(None)]
     summary = metrics.summarise(rows)
     expected = {
-        "n": 5, "failed": 2 / 5, "refused": 1 / 5, "inaccurate": 1 / 5, "acceptable": 2 / 5, "wrong_accepted": 1 / 5,
-        "sr_me": 1 / 5, "sr_mae": 2 / 5, "strict": 1 / 5,
-        "auc25": (23 + 15) / (25 * 5), "auc25_fire": 18 / (25 * 5),
-        "auc@5": 0.6 / 5, "auc@10": 0.8 / 5, "auc@20": (0.9 + 0.5) / 5, "median_mean_error": 40,
-    }  # fmt: skip
+        "n": 5,
+        "failed": 2 / 5,
+        "refused": 1 / 5,
+        "inaccurate": 1 / 5,
+        "acceptable": 2 / 5,
+        "wrong_accepted": 1 / 5,
+        "sr_me": 1 / 5,
+        "sr_mae": 2 / 5,
+        "strict": 1 / 5,
+        "auc25": (23 + 15) / (25 * 5),
+        "auc25_fire": 18 / (25 * 5),
+        "auc@5": 0.6 / 5,
+        "auc@10": 0.8 / 5,
+        "auc@20": (0.9 + 0.5) / 5,
+        "median_mean_error": 40,
+    }
     assert summary == pytest.approx(expected)  # a mean of 2 px at 768 is one of 7.58 px at 2912: below 8, 9 … 25
     assert metrics.summarise([result([1]), result(None)])["median_mean_error"] == INF
 
@@ -192,14 +211,18 @@ def test_summary_agrees_with_the_formulas_of_the_evaluation_tool():
     assert 0 < summary["acceptable"] < 1 and summary["wrong_accepted"] > 0
     assert summary["acceptable"] == pytest.approx(np.mean(ok))
     assert summary["refused"] == pytest.approx(np.mean([e is None for e in errors]))
-    assert summary["wrong_accepted"] == pytest.approx(np.mean([e is not None and not k for e, k in zip(errors, ok, strict=True)]))
+    assert summary["wrong_accepted"] == pytest.approx(
+        np.mean([e is not None and not k for e, k in zip(errors, ok, strict=True)])
+    )
     assert summary["auc25"] == pytest.approx(np.mean([np.mean(mean < k) for k in range(1, 26)]))
     assert summary["median_mean_error"] == pytest.approx(np.median(mean))
 
 
 def test_a_warned_of_error_is_inaccurate_but_not_wrongly_accepted():
     wrong = {"pair_id": "p", "group": "g", "refused": False, "errors": np.array([60.0, 60])}
-    summary = metrics.summarise([PairResult(**wrong), PairResult(**wrong, trusted=False), result([1]), result(None, refused=True)])
+    summary = metrics.summarise(
+        [PairResult(**wrong), PairResult(**wrong, trusted=False), result([1]), result(None, refused=True)]
+    )
     assert [summary[name] for name in ("inaccurate", "wrong_accepted", "failed", "refused")] == [0.5, 0.25, 0.25, 0.25]
 
 

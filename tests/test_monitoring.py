@@ -1,4 +1,5 @@
-"""What watches a run: one picture however many epochs, the panels a history calls for, short lines, TensorBoard files."""
+"""What watches a run: one picture however many epochs, the panels a history calls for, short lines, TensorBoard
+files."""
 
 import math
 import sys
@@ -15,11 +16,26 @@ import pytest  # noqa: E402
 from retina_kp.core.images import write_image  # noqa: E402
 from retina_kp.notebook import monitoring  # noqa: E402
 from retina_kp.viz.history import FUNNEL, plot_run  # noqa: E402
-from retina_kp.viz.training_tables import ceiling_rows, funnel_rows  # noqa: E402
+from retina_kp.viz.training_tables import detector_rows, funnel_rows  # noqa: E402
 
-ROW = {"step": 8, "total": 2.5, "loss_det": 0.7, "loss_des": 1.8, "loss_geo": 0.5, "gt_success": 0.5, "det_success": 0.25,
-       "gt_corner_px": 3.0, "det_corner_px": math.nan, "gt_matched_right": 0.6, "repeatability": 0.4, "matching_score": 0.1,
-       "inlier_rate": 0.3, "points0": 50.0, "points1": 40.0, "seconds_per_step": 0.25}  # fmt: skip
+ROW = {
+    "step": 8,
+    "total": 2.5,
+    "loss_det": 0.7,
+    "loss_des": 1.8,
+    "loss_geo": 0.5,
+    "gt_success": 0.5,
+    "det_success": 0.25,
+    "gt_corner_px": 3.0,
+    "det_corner_px": math.nan,
+    "gt_matched_right": 0.6,
+    "repeatability": 0.4,
+    "matching_score": 0.1,
+    "inlier_rate": 0.3,
+    "points0": 50.0,
+    "points1": 40.0,
+    "seconds_per_step": 0.25,
+}
 PKE = {key: 12.0 - k for k, key in enumerate(FUNNEL)} | {"pke_precision": 0.8, "pke_active": 1.0}
 REPLAY = {f"replay_{key}": ROW[key] for key in ("gt_success", "det_success", "gt_matched_right", "repeatability")}
 
@@ -97,10 +113,10 @@ def test_lines_are_short_and_leave_out_what_is_not_known():
 
 
 def test_tables_show_a_dash_for_what_was_not_measured():
-    rows = ceiling_rows(ROW)
-    assert rows[0] == {"": "pairs registered", "perfect detector (ceiling)": "50%", "own detector": "25%"}
-    assert rows[1]["perfect detector (ceiling)"] == "3.0" and rows[1]["own detector"] is None
-    assert ceiling_rows(REPLAY, "replay_")[0]["own detector"] == "25%" and funnel_rows(history()) == []
+    rows = detector_rows(ROW)
+    assert rows[0] == {"": "pairs registered", "perfect detector (oracle)": "50%", "own detector": "25%"}
+    assert rows[1]["perfect detector (oracle)"] == "3.0" and rows[1]["own detector"] is None
+    assert detector_rows(REPLAY, "replay_")[0]["own detector"] == "25%" and funnel_rows(history()) == []
 
 
 def test_tensorboard_gets_scalars_and_pictures(tmp_path):
@@ -111,7 +127,9 @@ def test_tensorboard_gets_scalars_and_pictures(tmp_path):
         watch(rows[: k + 1])
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(e.step, round(e.value, 3)) for e in events.Scalars("loss/total")] == [(1, 2.5), (2, 1.25)]
-    assert {"loss/loss_det", "validation/repeatability", "pke/pke_promoted", "run/seconds_per_step"} <= set(events.Tags()["scalars"])
+    assert {"loss/loss_det", "validation/repeatability", "pke/pke_promoted", "run/seconds_per_step"} <= set(
+        events.Tags()["scalars"]
+    )
     assert "validation/det_corner_px" not in events.Tags()["scalars"] and len(events.Images("fixed_kps")) == 2
 
 

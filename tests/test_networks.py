@@ -1,4 +1,5 @@
-"""Oracle tests of the networks: shapes, strides against image pixels, size, the official parameter table, contrast normalisation."""
+"""Oracle tests of the networks: shapes, strides against image pixels, size, the official parameter table, contrast
+normalisation."""
 
 import pytest
 import torch
@@ -13,12 +14,26 @@ from retina_kp.networks.common import check_input, pad_to_multiple
 ODD_HW = (313, 471)
 # names and shapes of the authors' checkpoint (SuperRetina, ECCV 2022), written down from its definition
 OFFICIAL = {
-    "conv1a": (64, 1, 3, 3), "conv1b": (64, 64, 3, 3), "conv2a": (64, 64, 3, 3), "conv2b": (64, 64, 3, 3),
-    "conv3a": (128, 64, 3, 3), "conv3b": (128, 128, 3, 3), "conv4a": (128, 128, 3, 3), "conv4b": (128, 128, 3, 3),
-    "convDa": (256, 128, 3, 3), "convDb": (256, 256, 4, 4), "convDc": (256, 256, 1, 1), "trans_conv": (256, 256, 2, 2),
-    "dconv_up3.0": (128, 256, 3, 3), "dconv_up3.2": (128, 128, 3, 3), "dconv_up2.0": (64, 192, 3, 3), "dconv_up2.2": (64, 64, 3, 3),
-    "dconv_up1.0": (64, 128, 3, 3), "dconv_up1.2": (64, 64, 3, 3), "conv_last": (1, 64, 1, 1),
-}  # fmt: skip
+    "conv1a": (64, 1, 3, 3),
+    "conv1b": (64, 64, 3, 3),
+    "conv2a": (64, 64, 3, 3),
+    "conv2b": (64, 64, 3, 3),
+    "conv3a": (128, 64, 3, 3),
+    "conv3b": (128, 128, 3, 3),
+    "conv4a": (128, 128, 3, 3),
+    "conv4b": (128, 128, 3, 3),
+    "convDa": (256, 128, 3, 3),
+    "convDb": (256, 256, 4, 4),
+    "convDc": (256, 256, 1, 1),
+    "trans_conv": (256, 256, 2, 2),
+    "dconv_up3.0": (128, 256, 3, 3),
+    "dconv_up3.2": (128, 128, 3, 3),
+    "dconv_up2.0": (64, 192, 3, 3),
+    "dconv_up2.2": (64, 64, 3, 3),
+    "dconv_up1.0": (64, 128, 3, 3),
+    "dconv_up1.2": (64, 64, 3, 3),
+    "conv_last": (1, 64, 1, 1),
+}
 
 
 def network(name: str, seed: int = 0, **options):
@@ -245,7 +260,9 @@ def test_eval_is_deterministic(name):
         assert torch.equal(net(image).descriptors, net(image).descriptors)
 
 
-@pytest.mark.parametrize("bad", [torch.rand(1, 3, 32, 32), torch.rand(1, 32, 32), torch.zeros(1, 1, 32, 32, dtype=torch.uint8)])
+@pytest.mark.parametrize(
+    "bad", [torch.rand(1, 3, 32, 32), torch.rand(1, 32, 32), torch.zeros(1, 1, 32, 32, dtype=torch.uint8)]
+)
 def test_wrong_input_is_refused_with_its_shape(bad):
     with pytest.raises(ValueError, match=r"\(B, 1, H, W\).*" + str(bad.shape[-1])):
         check_input(bad)
@@ -274,21 +291,31 @@ def test_folding_the_normalisation_changes_nothing():
 # ------------------------------------------------------------------ where they run
 
 
-@pytest.mark.parametrize(("devices", "asked", "chosen"), [
-    (0, "auto", "cpu"), (2, "auto", "cuda"), (2, "cpu", "cpu"), (2, "cuda", "cuda"), (2, "cuda:1", "cuda:1"),
-    (0, torch.device("cpu"), "cpu"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("devices", "asked", "chosen"),
+    [
+        (0, "auto", "cpu"),
+        (2, "auto", "cuda"),
+        (2, "cpu", "cpu"),
+        (2, "cuda", "cuda"),
+        (2, "cuda:1", "cuda:1"),
+        (0, torch.device("cpu"), "cpu"),
+    ],
+)
 def test_a_device_is_chosen(monkeypatch, devices, asked, chosen):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
     assert choose_device(asked) == torch.device(chosen)
 
 
-@pytest.mark.parametrize(("devices", "asked", "message"), [
-    (0, "cuda", "device 'cuda': no CUDA device is visible.*use \"auto\" or \"cpu\""),
-    (1, "cuda:1", "device 'cuda:1': 1 CUDA device is visible"),
-    (0, "gpu", "device 'gpu': takes 'auto'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("devices", "asked", "message"),
+    [
+        (0, "cuda", 'device \'cuda\': no CUDA device is visible.*use "auto" or "cpu"'),
+        (1, "cuda:1", "device 'cuda:1': 1 CUDA device is visible"),
+        (0, "gpu", "device 'gpu': takes 'auto'"),
+    ],
+)
 def test_a_device_that_is_not_there_is_refused(monkeypatch, devices, asked, message):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
     with pytest.raises(ValueError, match=message):

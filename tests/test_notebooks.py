@@ -41,7 +41,9 @@ def good_notebook() -> nbformat.NotebookNode:
         new_markdown_cell("## Sum\nWhy we add."),
         new_code_cell("math.sqrt(total);"),
         new_markdown_cell("## Checks\nWhat must hold."),
-        new_code_cell("assert total > 1\nprint(total)", outputs=[new_output("stream", name="stdout", text="2\n")], **kept),
+        new_code_cell(
+            "assert total > 1\nprint(total)", outputs=[new_output("stream", name="stdout", text="2\n")], **kept
+        ),
         new_markdown_cell(LEARNED),
     ]
     return new_notebook(cells=cells, metadata={"kernelspec": dict(anatomy.KERNELSPEC)})
@@ -110,7 +112,11 @@ BROKEN = [
     (anatomy.lesson_learned, lambda nb: nb.cells.append(new_code_cell("total")), "markdown only"),
     (anatomy.outputs_only_where_kept, outputs(6, new_output("stream", text="1.41")), "cell 6: has committed output"),
     (anatomy.outputs_only_where_kept, tagged(6, "keep_output"), "nobody compares"),
-    (anatomy.outputs_only_where_kept, outputs(8, new_output("error", ename="E", evalue="", traceback=[])), "is an error"),
+    (
+        anatomy.outputs_only_where_kept,
+        outputs(8, new_output("error", ename="E", evalue="", traceback=[])),
+        "is an error",
+    ),
     (anatomy.no_pictures, outputs(8, picture()), "picture"),
     (anatomy.no_pictures, source(5, "## Sum\n![](data:image/png;base64,aGVsbG8=)"), "picture"),
     (anatomy.no_pictures, lambda nb: nb.cells[4].update(attachments={"a.png": {"image/png": "aGVsbG8="}}), "picture"),
@@ -135,7 +141,9 @@ def test_good_notebook_breaks_no_rule():
 
 
 @pytest.mark.filterwarnings("ignore:.*:nbformat.warnings.MissingIDFieldWarning")
-@pytest.mark.parametrize(("rule", "edit", "message"), BROKEN, ids=[f"{rule.__name__}-{message}" for rule, _, message in BROKEN])
+@pytest.mark.parametrize(
+    ("rule", "edit", "message"), BROKEN, ids=[f"{rule.__name__}-{message}" for rule, _, message in BROKEN]
+)
 def test_rule_sees_what_is_broken(rule, edit, message):
     nb = good_notebook()
     edit(nb)
@@ -156,7 +164,9 @@ def test_neighbours_in_reading_order(tmp_path):
 def nbval(path: Path) -> subprocess.CompletedProcess:
     """Outcome of replaying one notebook as `make test` does."""
     flags = ["-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env", "-c", os.devnull]
-    return subprocess.run([sys.executable, "-m", "pytest", *flags, str(path)], capture_output=True, text=True, cwd=path.parent, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *flags, str(path)], capture_output=True, text=True, cwd=path.parent, timeout=60
+    )
 
 
 def test_nbval_sees_a_wrong_edit_after_the_pre_commit_strip(tmp_path):
@@ -167,7 +177,9 @@ def test_nbval_sees_a_wrong_edit_after_the_pre_commit_strip(tmp_path):
     hook = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
     command = " ".join(re.search(r"exec (nbstripout .*?) \"\$@\"", hook, re.DOTALL).group(1).split()).replace('"', "'")
     flags = re.findall(r"'[^']*'|\S+", command)[1:]
-    subprocess.run([sys.executable, "-m", "nbstripout", *(flag.strip("'") for flag in flags), str(path)], check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-m", "nbstripout", *(flag.strip("'") for flag in flags), str(path)], check=True, timeout=60
+    )
     stripped = nbformat.read(path, 4)
     assert stripped.cells[5].outputs == [] and stripped.cells[7].outputs[0].text == "2\n"
     assert [cell.id for cell in stripped.cells] == [cell.id for cell in nb.cells]

@@ -1,4 +1,5 @@
-"""A simulated user's folders: their look and truth, the four phases in order, figures counted by hand, and nothing done twice."""
+"""A simulated user's folders: their look and truth, the four phases in order, figures counted by hand, and nothing done
+twice."""
 
 import json
 from types import SimpleNamespace
@@ -12,7 +13,16 @@ from retina_kp.core.vessels import skeleton_junctions
 from retina_kp.data.layouts import load_layout
 from retina_kp.notebook.runs import NOTEBOOKS, plan, training_config
 from retina_kp.studies import own_look
-from retina_kp.studies.own_look import ARMS, BEFORE, generated_pair, held_out_pairs, measure, run_arm, settings_of, summarise_phases
+from retina_kp.studies.own_look import (
+    ARMS,
+    BEFORE,
+    generated_pair,
+    held_out_pairs,
+    measure,
+    run_arm,
+    settings_of,
+    summarise_phases,
+)
 from retina_kp.synthetic.pseudo_real import aligned_images, write_pseudo_generated
 from retina_kp.training.phases import PHASES
 from retina_kp.training.recipes import get_recipe
@@ -22,10 +32,14 @@ def test_generated_eyes_are_layout_1_and_of_eyes_that_no_pair_shows(tmp_path):
     found = load_layout(write_pseudo_generated(tmp_path, 2, seed=3, size_px=160))
     assert [r.pair_id for r in found.records] == ["cffa_1_N", "cffa_2_N"] and not found.problems
     fixed, moving, mask = aligned_images(3, 0, 160)
-    assert fixed.shape == (160, 160, 3) and moving.shape == mask.shape == (160, 160) and set(np.unique(mask)) == {0, 255}
+    assert (
+        fixed.shape == (160, 160, 3) and moving.shape == mask.shape == (160, 160) and set(np.unique(mask)) == {0, 255}
+    )
     assert len(skeleton_junctions(mask > 0)[0]) > 10
     dark = cv2.GaussianBlur(fixed[..., 1].astype(float), (0, 0), 8) - fixed[..., 1]
-    assert dark[mask > 0].mean() > dark[(mask == 0) & (fixed[..., 1] > 40)].mean() + 1, "the mask lies on the fundus's vessels"
+    assert dark[mask > 0].mean() > dark[(mask == 0) & (fixed[..., 1] > 40)].mean() + 1, (
+        "the mask lies on the fundus's vessels"
+    )
 
 
 def test_a_turned_generated_eye_has_its_truth(monkeypatch):
@@ -43,7 +57,9 @@ def test_real_pairs_are_turned_by_15_to_30_degrees(monkeypatch):
     assert len(turns) == 4 and all(13 < turn < 32 for turn in turns)
 
 
-@pytest.mark.parametrize(("arm", "steps"), [("from nothing", [300, 1800, 300, 300]), ("from shipped", [200, 300, 200, 300])])
+@pytest.mark.parametrize(
+    ("arm", "steps"), [("from nothing", [300, 1800, 300, 300]), ("from shipped", [200, 300, 200, 300])]
+)
 def test_the_arms_are_what_a_user_would_give_the_notebooks(tmp_path, arm, steps):
     before, configs = None, []
     for phase in PHASES:
@@ -57,7 +73,9 @@ def test_the_arms_are_what_a_user_would_give_the_notebooks(tmp_path, arm, steps)
     ]
     assert [c.files.root for c in configs] == [str(tmp_path / name) for name in ("generated",) * 3 + ("real",)]
     assert [c.replay.share for c in configs] == [0, 0, 0, 0.2] and configs[3].replay.root == str(tmp_path / "generated")
-    start = plan("warmup", settings_of(arm, "warmup", 1, tmp_path, tmp_path / "generated", tmp_path / "real", 1.0)).start
+    start = plan(
+        "warmup", settings_of(arm, "warmup", 1, tmp_path, tmp_path / "generated", tmp_path / "real", 1.0)
+    ).start
     assert start == ("random ones" if arm == "from nothing" else "lite, as the recipe says")
 
 
@@ -83,7 +101,9 @@ def test_a_run_goes_through_the_phases_and_nothing_is_done_twice(tmp_path, monke
     monkeypatch.setattr(own_look, "SIZE_PX", 64)
     monkeypatch.setattr(own_look, "REAL_SIZE_PX", 64)
     measured = []
-    monkeypatch.setattr(own_look, "measure", lambda path, seed, pairs: measured.append(path.parent.parent.name) or {"real": 0.5})
+    monkeypatch.setattr(
+        own_look, "measure", lambda path, seed, pairs: measured.append(path.parent.parent.name) or {"real": 0.5}
+    )
     rows = run_arm("from shipped", 0, tmp_path, 1, 0.001)
     assert [row["after"] for row in rows] == [BEFORE, *PHASES] and measured[1:] == list(NOTEBOOKS.values())
     monkeypatch.setattr(own_look, "measure", None)

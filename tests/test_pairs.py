@@ -1,4 +1,5 @@
-"""Records as training pairs, on small files of odd and unequal sizes: what is drawn at a known place lands where the matrices say."""
+"""Records as training pairs, on small files of odd and unequal sizes: what is drawn at a known place lands where the
+matrices say."""
 
 import cv2
 import numpy as np
@@ -44,7 +45,9 @@ def save(path, image: np.ndarray):
 def brightest(image: torch.Tensor) -> np.ndarray:
     """(2,) x, y px of the centroid of what is nearly white."""
     weight = (image[0].double().numpy() - 0.6).clip(0)
-    return (weight[..., None] * np.stack(np.meshgrid(*(np.arange(n) for n in weight.shape[::-1])), -1)).sum((0, 1)) / weight.sum()
+    return (weight[..., None] * np.stack(np.meshgrid(*(np.arange(n) for n in weight.shape[::-1])), -1)).sum(
+        (0, 1)
+    ) / weight.sum()
 
 
 @pytest.fixture
@@ -89,7 +92,9 @@ def test_a_homography_is_found_from_points(record, outlier):
 
 def test_four_points_give_a_similarity(record):
     H_similar = similarity(33, 0.6, (100, 100), (90, 120))
-    H = true_homography(replace_record(record, H_0to1=None, points0_xy=POINTS0[:4], points1_xy=warp_points(POINTS0[:4], H_similar)))
+    H = true_homography(
+        replace_record(record, H_0to1=None, points0_xy=POINTS0[:4], points1_xy=warp_points(POINTS0[:4], H_similar))
+    )
     assert corner_error(H, H_similar, CF_HW) < 0.05 and np.allclose(H[0, 0], H[1, 1])
 
 
@@ -135,18 +140,23 @@ def test_nothing_moves_without_ranges(record):
 
 def test_the_valid_mask_moves_with_the_image(record):
     item = PairDataset([record], 128, WIDE).item(0, 1)
-    assert (item["image1"][item["valid1"]] > 0.2).all() and not torch.equal(item["valid1"], PairDataset([record], 128).item(0)["valid1"])
+    assert (item["image1"][item["valid1"]] > 0.2).all() and not torch.equal(
+        item["valid1"], PairDataset([record], 128).item(0)["valid1"]
+    )
 
 
 def test_random_transforms_keep_an_overlap(record):
     data = PairDataset([record], 128, TransformRange(180, 2.0, 0.6, 0, 0))
-    overlaps = [overlap_fraction(data.item(0, epoch)["H_0to1"].numpy(), (128, 128), (128, 128), 8) for epoch in range(8)]
+    overlaps = [
+        overlap_fraction(data.item(0, epoch)["H_0to1"].numpy(), (128, 128), (128, 128), 8) for epoch in range(8)
+    ]
     assert min(overlaps) >= MIN_OVERLAP
 
 
 # ------------------------------------------------------------------ vessels
 
-FORK = np.array([[235, 160], [235, 290], [122, 95], [348, 95]])  # three branches, 120 degrees apart, that meet at the first point
+# three branches, 120 degrees apart, that meet at the first point
+FORK = np.array([[235, 160], [235, 290], [122, 95], [348, 95]])
 
 
 def fork() -> np.ndarray:
@@ -167,8 +177,13 @@ def fork_in_square() -> np.ndarray:
 
 def test_junctions_of_the_mask_are_the_keypoints(record, tmp_path):
     item = masked(record, tmp_path, fork())
-    assert item["vessel_keypoints"].shape == (1, 2) and np.abs(item["vessel_keypoints"].numpy() - fork_in_square()).max() < 1
-    assert np.allclose(item["vessel_keypoints1"], warp_points(item["vessel_keypoints"].double(), item["H_0to1"]), atol=1e-3)
+    assert (
+        item["vessel_keypoints"].shape == (1, 2)
+        and np.abs(item["vessel_keypoints"].numpy() - fork_in_square()).max() < 1
+    )
+    assert np.allclose(
+        item["vessel_keypoints1"], warp_points(item["vessel_keypoints"].double(), item["H_0to1"]), atol=1e-3
+    )
 
 
 def test_a_mask_of_twice_the_size_gives_the_same_vessels(record, tmp_path):
@@ -178,7 +193,8 @@ def test_a_mask_of_twice_the_size_gives_the_same_vessels(record, tmp_path):
 
 @pytest.mark.parametrize("factor", [2, 3])
 def test_a_mask_larger_than_its_image_keeps_thin_lines_whole(tmp_path, factor):
-    """A line 1.5 px wide on an image of 256 px: of a mask of two or three times the size every other row is lost by taking the nearest."""
+    """A line 1.5 px wide on an image of 256 px: of a mask of two or three times the size every other row is lost by
+    taking the nearest."""
     fine = np.zeros((256 * factor, 256 * factor), np.uint8)
     ends = [(20, 60), (230, 190)], [(40, 220), (200, 30)]
     for start, end in ends:
@@ -226,7 +242,10 @@ def test_without_a_mask_the_vessels_are_found_in_the_image(record, tmp_path):
 
 @pytest.fixture
 def several(record) -> list[PairRecord]:
-    return [replace_record(record, pair_id=str(i), H_0to1=H_TRUE @ similarity(3 * i, 1, (200, 150), (200, 150))) for i in range(5)]
+    return [
+        replace_record(record, pair_id=str(i), H_0to1=H_TRUE @ similarity(3 * i, 1, (200, 150), (200, 150)))
+        for i in range(5)
+    ]
 
 
 def test_a_batch_has_the_form_of_a_synthetic_one(several):
@@ -248,7 +267,10 @@ def test_every_epoch_shows_every_record_once(several):
 
 def test_the_order_depends_on_seed_and_epoch_only(several):
     assert np.array_equal(PairDataset(several, 64, seed=3).order(7), PairDataset(several, 128, WIDE, seed=3).order(7))
-    assert any(not np.array_equal(PairDataset(several, seed=3).order(e), PairDataset(several, seed=4).order(e)) for e in range(3))
+    assert any(
+        not np.array_equal(PairDataset(several, seed=3).order(e), PairDataset(several, seed=4).order(e))
+        for e in range(3)
+    )
 
 
 def test_a_batch_does_not_depend_on_what_was_read_before(several):
@@ -281,7 +303,9 @@ def test_an_item_leaves_what_is_in_memory_as_it_was(several):
 
 def test_pictures_stay_within_their_bytes_and_labels_are_found_once(several, monkeypatch):
     calls = []
-    monkeypatch.setattr("retina_kp.data.file_pairs.skeleton_junctions", lambda mask: calls.append(1) or skeleton_junctions(mask))
+    monkeypatch.setattr(
+        "retina_kp.data.file_pairs.skeleton_junctions", lambda mask: calls.append(1) or skeleton_junctions(mask)
+    )
     budget = 2 * (2 * 64**2 * 2 + 200)  # two pairs
     data = PairDataset(several, 64, cache_bytes=budget)
     for _ in range(2):
@@ -300,14 +324,18 @@ def test_an_unreadable_file_is_named(record, tmp_path):
 def test_colour_and_16_bit_images_are_taken(record, tmp_path):
     write_image(tmp_path / "deep.png", (textured(FA_HW) * 65535).astype(np.uint16))
     write_image(tmp_path / "colour.png", np.repeat((textured(CF_HW) * 255).astype(np.uint8)[..., None], 3, 2))
-    item = PairDataset([replace_record(record, image0=tmp_path / "colour.png", image1=tmp_path / "deep.png")], 64).item(0)
+    item = PairDataset([replace_record(record, image0=tmp_path / "colour.png", image1=tmp_path / "deep.png")], 64).item(
+        0
+    )
     assert 0.2 < item["image0"][item["valid0"]].mean() < 0.5 and 0.2 < item["image1"][item["valid1"]].mean() < 0.9
 
 
 def test_generated_folders_train_a_network(tmp_path):
     write_aligned_folder(tmp_path / "data", 1, size_px=160)
     data = PairDataset(load_layout(tmp_path / "data").records, 96, TransformRange(), AppearanceRange())
-    assert np.allclose(warp_points(corners((96, 96)), PairDataset(data.records, 96).item(0)["H_0to1"].numpy()), corners((96, 96)))
+    assert np.allclose(
+        warp_points(corners((96, 96)), PairDataset(data.records, 96).item(0)["H_0to1"].numpy()), corners((96, 96))
+    )
     config = TrainConfig(network_options={"width": 0.25, "descriptor_dim": 16}, batch_size=4, validation_pairs=0)
     terms = Trainer(config, tmp_path / "run", data=data).step()
     assert np.isfinite(terms["total"]) and terms["points_used"] > 0 and terms["loss_det"] > 0

@@ -1,4 +1,5 @@
-"""Phases as lists of losses: what each weighs, what a loss may look at, and that a new one needs a function and a line."""
+"""Phases as lists of losses: what each weighs, what a loss may look at, and that a new one needs a function and a
+line."""
 
 from dataclasses import replace
 

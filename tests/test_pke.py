@@ -18,14 +18,16 @@ from retina_kp.training.value_map import expand as expand_labels
 
 NAN, SIZE, CENTER = torch.nan, 192, (95.5, 95.5)
 TURN = torch.from_numpy(similarity(30, 1, CENTER, CENTER))
-LATTICE = torch.cartesian_prod(torch.arange(21.0, 180, 30), torch.arange(21.0, 180, 30)) + torch.tensor([0.3, -0.4])  # 36 points
+# 36 points
+LATTICE = torch.cartesian_prod(torch.arange(21.0, 180, 30), torch.arange(21.0, 180, 30)) + torch.tensor([0.3, -0.4])
 OPTIONS, POINT = PkeOptions(), torch.tensor([[50.0, 60.0]])
 LEFT, BOX = (torch.arange(SIZE) < 96).expand(1, 1, SIZE, SIZE), torch.zeros(1, 1, SIZE, SIZE, dtype=torch.bool)
 BOX[..., 40:150, 40:150] = True
 
 
 def output(points, colours=None):
-    """Peaks of 0.9 at points (N, 2) on a stride-2 map; each cell of the stride-8 map is one-hot in the number of its nearest point."""
+    """Peaks of 0.9 at points (N, 2) on a stride-2 map; each cell of the stride-8 map is one-hot in the number of its
+    nearest point."""
     detector = 0.9 * gaussian_labels(points[None], (SIZE // 2, SIZE // 2), 2, 2.0)
     nearest = torch.cdist(from_cells(pixel_grid((SIZE // 8, SIZE // 8)).reshape(-1, 2), 8), points).argmin(1)
     codes = torch.eye(64)[torch.arange(len(points)) if colours is None else colours]
@@ -34,8 +36,14 @@ def output(points, colours=None):
 
 def batch_of(count=1, H=TURN, annotated=((NAN, NAN),), **changes):
     on = torch.ones(count, 1, SIZE, SIZE, dtype=torch.bool)
-    return {"valid0": on, "valid1": on, "vessel_mask0": on, "H_0to1": H.expand(count, 3, 3), "sample_ids": list(range(count)),
-            "vessel_keypoints": torch.tensor(annotated).expand(count, -1, 2)} | changes  # fmt: skip
+    return {
+        "valid0": on,
+        "valid1": on,
+        "vessel_mask0": on,
+        "H_0to1": H.expand(count, 3, 3),
+        "sample_ids": list(range(count)),
+        "vessel_keypoints": torch.tensor(annotated).expand(count, -1, 2),
+    } | changes
 
 
 def scene(points=LATTICE, H=TURN):
@@ -55,8 +63,18 @@ def expand(value_map, found, batch):
 
 MAPPED = warp_points(LATTICE.double(), TURN).float()
 SEEN = LATTICE[((MAPPED >= 0) & (MAPPED <= SIZE - 1)).all(1)]  # those that image 1 shows
-BAD = {"content_ratio_max": 1.2, "pke_min_probability": -0.1, "max_new_points": 0, "max_candidates": 2.5, "nms_radius_px": 0.0,
-       "value_gain": 0.0, "value_decay": NAN, "promotion_value": 6.0, "demotion_value": 3.1, "guard_max_drop": 2.0}  # fmt: skip
+BAD = {
+    "content_ratio_max": 1.2,
+    "pke_min_probability": -0.1,
+    "max_new_points": 0,
+    "max_candidates": 2.5,
+    "nms_radius_px": 0.0,
+    "value_gain": 0.0,
+    "value_decay": NAN,
+    "promotion_value": 6.0,
+    "demotion_value": 3.1,
+    "guard_max_drop": 2.0,
+}
 
 
 @pytest.mark.parametrize(("name", "value"), BAD.items())
@@ -73,20 +91,30 @@ def test_every_true_point_that_both_images_see_is_mined_and_twice_the_same():
     assert 20 < len(SEEN) < 36 and near(found.points0_xy[0], SEEN)
     assert torch.allclose(found.points1_xy[0], warp_points(found.points0_xy[0].double(), TURN).float())
     assert " ".join(found.funnel) == "candidates after_mask after_view after_geometric after_content after_budget"
-    assert list(found.funnel.values()) == [36, 36] + [len(SEEN)] * 4 and len(found.rejected[0]["view"]) == 36 - len(SEEN)
+    assert list(found.funnel.values()) == [36, 36] + [len(SEEN)] * 4 and len(found.rejected[0]["view"]) == 36 - len(
+        SEEN
+    )
     assert ((0.5 < found.confidence[0]) & (found.confidence[0] <= 0.9)).all()
-    assert torch.equal(found.points0_xy[0], again.points0_xy[0]) and torch.equal(found.confidence[0], again.confidence[0])
-    assert all(torch.equal(x, y) for x, y in zip(before, (x for o in outputs for x in (o.detector, o.descriptors)), strict=True))
+    assert torch.equal(found.points0_xy[0], again.points0_xy[0]) and torch.equal(
+        found.confidence[0], again.confidence[0]
+    )
+    assert all(
+        torch.equal(x, y)
+        for x, y in zip(before, (x for o in outputs for x in (o.detector, o.descriptors)), strict=True)
+    )
 
 
-@pytest.mark.parametrize(("changes", "expected"), [
-    ({"annotated": [*(tuple(p) for p in (SEEN[:3] + 4).tolist()), (NAN, NAN)]}, SEEN[3:]),  # annotation wins
-    ({"vessel_mask0": LEFT}, SEEN[SEEN[:, 0] < 95.5]),
-    ({"vessel_mask0": None}, SEEN[:0]),
-    ({"vessel_mask0": 0 * LEFT}, SEEN[:0]),
-    ({"valid0": BOX}, SEEN[((SEEN > 44) & (SEEN < 145)).all(1)]),  # 4 px from the edge
-    ({"valid1": BOX}, LATTICE[((MAPPED > 40) & (MAPPED < 149)).all(1)]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"annotated": [*(tuple(p) for p in (SEEN[:3] + 4).tolist()), (NAN, NAN)]}, SEEN[3:]),  # annotation wins
+        ({"vessel_mask0": LEFT}, SEEN[SEEN[:, 0] < 95.5]),
+        ({"vessel_mask0": None}, SEEN[:0]),
+        ({"vessel_mask0": 0 * LEFT}, SEEN[:0]),
+        ({"valid0": BOX}, SEEN[((SEEN > 44) & (SEEN < 145)).all(1)]),  # 4 px from the edge
+        ({"valid1": BOX}, LATTICE[((MAPPED > 40) & (MAPPED < 149)).all(1)]),
+    ],
+)
 def test_places_that_bound_the_points(changes, expected):
     assert near(mine(*scene(), batch_of(**changes)).points0_xy[0], expected)
 
@@ -98,8 +126,23 @@ def test_det1_must_confirm_a_point():
     assert near(found.rejected[0]["geometric"], LATTICE[18:19]) and len(found.points0_xy[0]) == len(SEEN) - 1
     detector = torch.zeros(1, 1, 20, 20)
     detector[0, 0, 10, 10] = 0.8  # its centre is (20.5, 20.5) px; read in the point's cell and its neighbours
-    points = torch.tensor([[[20.5, 20.5], [21.9, 19.3], [22.4, 22.4], [18.0, 20.0], [24.0, 20.5], [20.5, 17.0], [NAN, NAN], [-3.0, 900.0]]])
-    assert pke.peak_probability(DenseOutput(detector, detector, 2, 8), points)[0].tolist() == pytest.approx([0.8] * 4 + [0] * 4)
+    points = torch.tensor(
+        [
+            [
+                [20.5, 20.5],
+                [21.9, 19.3],
+                [22.4, 22.4],
+                [18.0, 20.0],
+                [24.0, 20.5],
+                [20.5, 17.0],
+                [NAN, NAN],
+                [-3.0, 900.0],
+            ]
+        ]
+    )
+    assert pke.peak_probability(DenseOutput(detector, detector, 2, 8), points)[0].tolist() == pytest.approx(
+        [0.8] * 4 + [0] * 4
+    )
 
 
 def test_swapped_or_collapsed_content_is_rejected():
@@ -107,16 +150,18 @@ def test_swapped_or_collapsed_content_is_rejected():
     code[[14, 20]] = code[[20, 14]]
     found = mine(output(LATTICE), output(MAPPED, code), batch_of())
     assert near(found.rejected[0]["content"], LATTICE[[14, 20]]) and len(found.points0_xy[0]) == len(SEEN) - 2
-    code[[14, 20]] = 14  # an annotated double is a rival, too
+    code[[14, 20]] = 14  # an annotated double is a baseline, too
     found = mine(output(LATTICE, code), output(MAPPED, code), batch_of(annotated=LATTICE[20:21].tolist()))
     assert near(found.rejected[0]["content"], LATTICE[14:15])
     noise = 1e-3 * torch.randn(1, 64, 24, 24, generator=torch.Generator().manual_seed(0))
-    collapsed = replace(output(LATTICE), descriptors=1 + noise)  # equal but for rounding: the true one is nearest, and means nothing
+    # equal but for rounding: the true one is nearest, and means nothing
+    collapsed = replace(output(LATTICE), descriptors=1 + noise)
     assert mine(collapsed, collapsed, batch_of(H=torch.eye(3).double())).funnel["after_content"] == 0
 
 
 def content(points_x, angles0_deg, angles1_deg, **changes):
-    """Which of points on a line pass, by the angles of their descriptors: chord = 2 sin(difference / 2). Out of view from 64 px on."""
+    """Which of points on a line pass, by the angles of their descriptors: chord = 2 sin(difference / 2). Out of view
+    from 64 px on."""
     points, maps = torch.tensor([[[x, 0.0] for x in points_x]]), []
     for angles in (angles0_deg, angles1_deg):
         radians, line = torch.deg2rad(torch.tensor(angles)), torch.zeros(2, 128)
@@ -130,10 +175,12 @@ def test_content_by_hand():
     assert content([10, 40], [0.0, 90.0], [16.0, 20.2])[0] is True  # sin 8° / sin 10.1° = 0.794
     assert content([10, 40], [0.0, 90.0], [16.0, 19.9], content_ratio_max=0.9)[0]
     assert content([10, 40], [0.0, 15.0], [10.0, 60.0]) == [False, False]  # not mutual: 10° is nearer to 15° than to 0°
-    assert content([10, 18, 50], [0.0, 1.0, 90.0], [1.0, 0.0, 90.0]) == [True, True, True]  # 8 px away is the same point ...
-    assert content([10, 18, 50], [0.0, 1.0, 90.0], [1.0, 0.0, 90.0], content_radius_px=6.0) == [False, False, True]  # ... or a rival
+    # 8 px away is the same point ...
+    assert content([10, 18, 50], [0.0, 1.0, 90.0], [1.0, 0.0, 90.0]) == [True, True, True]
+    # ... or a baseline
+    assert content([10, 18, 50], [0.0, 1.0, 90.0], [1.0, 0.0, 90.0], content_radius_px=6.0) == [False, False, True]
     assert content([10], [0.0], [0.0]) == [False] and content([10, 100], [0.0, 90.0], [0.0, 90.0])[0] is False
-    assert content([10, 18], [0.0, 90.0], [0.0, 90.0]) == [False, False]  # no rival, no proof
+    assert content([10, 18], [0.0, 90.0], [0.0, 90.0]) == [False, False]  # no baseline, no proof
 
 
 def crowd():
@@ -163,7 +210,10 @@ def test_under_a_wrong_transform_labels_do_not_grow():
     for _ in range(5):
         found = mine(out, everywhere, wrong)
         labels = expand(value_map, found, wrong)
-    assert found.funnel["after_geometric"] > 300 and found.funnel["after_content"] <= 0.01 * found.funnel["after_geometric"]
+    assert (
+        found.funnel["after_geometric"] > 300
+        and found.funnel["after_content"] <= 0.01 * found.funnel["after_geometric"]
+    )
     assert int(torch.isfinite(labels).all(-1).sum()) <= 2
 
 
@@ -188,8 +238,8 @@ def test_half_precision_maps_and_autocast(dtype):
 
 
 def life(visits, value_map=None):
-    """(value, promoted) after each visit of one point: "+" found, "-" not found, "0" not found and out of view; vanished = None.
-    A find gives 1, a miss takes 0.5; up at 3, down below 1.5, never above 5."""
+    """(value, promoted) after each visit of one point: "+" found, "-" not found, "0" not found and out of view;
+    vanished = None. A find gives 1, a miss takes 0.5; up at 3, down below 1.5, never above 5."""
     value_map, story = value_map or ValueMap(), []
     for seen in visits:
         known = len(value_map.record("a"))
@@ -215,7 +265,10 @@ def test_found_again_nearby_is_the_same_point_and_does_not_move_it():
     value_map.visit(7, POINT + torch.tensor([[3.0, 0], [0, 3.9]]), torch.ones(1) > 0)  # two found, one gain
     second = value_map.record(7)
     value_map.visit(7, POINT + torch.tensor([[4.1, 0]]), torch.ones(1) > 0)
-    assert second.tolist() == [[50, 60, 2, 0]] and value_map.record(7).tolist() == [[50, 60, 1.5, 0], [pytest.approx(54.1), 60, 1, 0]]
+    assert second.tolist() == [[50, 60, 2, 0]] and value_map.record(7).tolist() == [
+        [50, 60, 1.5, 0],
+        [pytest.approx(54.1), 60, 1, 0],
+    ]
     value_map = ValueMap(replace(OPTIONS, max_recorded_points=2))  # the highest values stay
     value_map.visit("a", SEEN[:1], torch.zeros(0) > 0)
     value_map.visit("a", SEEN[:3], torch.ones(1) > 0)
@@ -226,7 +279,7 @@ def test_state_goes_through_torch_load_exactly():
     value_map, guard = ValueMap(), PkeGuard()
     for k, n in ((3, 4), ("p", 9), (3, 4), ("empty", 0), ("", 5)):
         value_map.visit(k, LATTICE[:n] / 3, torch.ones(len(value_map.record(k)), dtype=torch.bool))
-    guard.update({"drawn pairs": (0.9, 0.05)}), guard.update({"drawn pairs": (0.5, 0.05)})
+    guard.update({"synthetic pairs": (0.9, 0.05)}), guard.update({"synthetic pairs": (0.5, 0.05)})
     torch.save({"map": value_map.state_dict(), "guard": guard.state_dict()}, file := io.BytesIO())
     state, copies = torch.load(io.BytesIO(file.getvalue()), weights_only=True), (ValueMap(), PkeGuard())
     copies[0].load_state_dict(state["map"]), copies[1].load_state_dict(state["guard"])
@@ -258,8 +311,10 @@ def test_samples_must_be_named():
 def test_labels_of_a_batch_of_different_counts():
     few, n = LATTICE[[7, 14, 21]], len(SEEN)
     dark = replace(scene()[1], detector=torch.zeros(1, 1, SIZE // 2, SIZE // 2))
-    out0, out1 = (DenseOutput(torch.cat([o.detector for o in each]), torch.cat([o.descriptors for o in each]), 2, 8)
-                  for each in zip(scene(), scene(few), (scene()[0], dark), strict=True))  # fmt: skip
+    out0, out1 = (
+        DenseOutput(torch.cat([o.detector for o in each]), torch.cat([o.descriptors for o in each]), 2, 8)
+        for each in zip(scene(), scene(few), (scene()[0], dark), strict=True)
+    )
     batch, value_map, counts = batch_of(3, annotated=[(100.0, 3.0), (NAN, NAN)]), ValueMap(), []
     for _ in range(5):
         found = mine(out0, out1, batch)
@@ -285,14 +340,17 @@ def test_promoted_points_give_way_to_annotation_and_to_the_field_of_view():
 
 
 def test_only_points_that_could_be_found_decay():
-    value_map, nothing = remembered(torch.cat([LATTICE, torch.tensor([[6.0, 95.0]])]))  # the last one is too near to the frame
+    # the last one is too near to the frame
+    value_map, nothing = remembered(torch.cat([LATTICE, torch.tensor([[6.0, 95.0]])]))
     expand(value_map, nothing, batch_of())
     decayed = value_map.record(0)[:, 2] == 0.5
     assert near(value_map.record(0)[decayed, :2].float(), SEEN) and (value_map.record(0)[~decayed, 2] == 1).all()
     value_map, _ = remembered(SEEN)  # what is lost to the budget alone was found
     found = mine(*scene(), batch_of(), replace(OPTIONS, max_new_points=5))
     expand(value_map, found, batch_of())
-    assert len(found.points0_xy[0]) == 5 and sorted(value_map.record(0)[:, 2].tolist()) == [1] * (len(SEEN) - 5) + [2] * 5
+    assert (
+        len(found.points0_xy[0]) == 5 and sorted(value_map.record(0)[:, 2].tolist()) == [1] * (len(SEEN) - 5) + [2] * 5
+    )
 
 
 def test_geometric_loss_pulls_det1_onto_labels_that_both_images_see():
@@ -309,33 +367,35 @@ def test_precision_by_hand():
     truth = torch.tensor([[10.0, 10.0], [NAN, NAN], [50.0, 50.0]])
     points = torch.tensor([[13.0, 14.0], [50.0, 55.1], [NAN, NAN], [10.0, 10.0], [90.0, 90.0]])
     assert mined_precision(points, truth, 5.0) == 0.5 and mined_precision(points[None], truth[None], 5.2) == 0.75
-    assert mined_precision(points, truth[1:2], 5.0) == 0 and torch.isnan(torch.tensor(mined_precision(points[:0], truth, 5.0)))
+    assert mined_precision(points, truth[1:2], 5.0) == 0 and torch.isnan(
+        torch.tensor(mined_precision(points[:0], truth, 5.0))
+    )
 
 
 def test_guard_pauses_on_a_fall_and_resumes_on_recovery_only():
     guard = PkeGuard()
     told = (0.60, 0.55, 0.90, 0.85, 0.849, 0.86, 0.874, NAN, 0.875, NAN)
-    story = [guard.update({"drawn pairs": (accuracy, 0.05)}) for accuracy in told]
+    story = [guard.update({"synthetic pairs": (accuracy, 0.05)}) for accuracy in told]
     assert story == [True, True, True, True, False, False, False, False, True, True]
-    assert guard.best == {"drawn pairs": 0.9}
-    guard.update({"drawn pairs": (0.7, 0.05)})
-    assert guard.reason == "paused: drawn pairs: accuracy 0.700, best 0.900, allowed drop 0.05"
+    assert guard.best == {"synthetic pairs": 0.9}
+    guard.update({"synthetic pairs": (0.7, 0.05)})
+    assert guard.reason == "paused: synthetic pairs: accuracy 0.700, best 0.900, allowed drop 0.05"
 
 
 def test_guard_watches_all_that_is_trained_on_and_files_with_a_limit_of_their_own():
     guard = PkeGuard()
 
     def told(drawn, files):
-        return guard.update({"drawn pairs": (drawn, 0.05), "pairs of mine": (files, 0.1)})
+        return guard.update({"synthetic pairs": (drawn, 0.05), "pairs of mine": (files, 0.1)})
 
     assert told(0.8, 0.6) and told(0.8, 0.51)
     assert not told(0.8, 0.49)
-    drawn = "drawn pairs: accuracy 0.800, best 0.800, allowed drop 0.05"
+    drawn = "synthetic pairs: accuracy 0.800, best 0.800, allowed drop 0.05"
     assert guard.reason == f"paused: {drawn}; pairs of mine: accuracy 0.490, best 0.600, allowed drop 0.1"
     assert not told(0.8, 0.54) and told(0.8, 0.55), "back within half of the limit"
     assert told(NAN, 0.55) and not told(0.74, 0.6)
     (copy := PkeGuard()).load_state_dict(guard.state_dict())
-    assert (copy.best, copy.active) == ({"drawn pairs": 0.8, "pairs of mine": 0.6}, False)
+    assert (copy.best, copy.active) == ({"synthetic pairs": 0.8, "pairs of mine": 0.6}, False)
 
 
 def test_what_a_run_does_not_train_on_says_nothing():
@@ -346,7 +406,13 @@ def test_what_a_run_does_not_train_on_says_nothing():
 
 def test_few_points_may_fall_farther():
     """One of ten that flips is no fall."""
-    assert [allowed_drop(PkeOptions(), drawn, points) for drawn, points in ((True, 10_000), (False, 10_000), (True, 25), (False, 4))] == [
-        0.05, 0.1, 0.2, 0.5,
-    ]  # fmt: skip
+    assert [
+        allowed_drop(PkeOptions(), drawn, points)
+        for drawn, points in ((True, 10_000), (False, 10_000), (True, 25), (False, 4))
+    ] == [
+        0.05,
+        0.1,
+        0.2,
+        0.5,
+    ]
     assert allowed_drop(PkeOptions(), False, 0) == 0.1

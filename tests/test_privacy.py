@@ -33,13 +33,19 @@ def test_below_the_root_the_rest_stays_blanks_and_all():
 
 
 def records(tmp_path):
-    return [PairRecord(pair, eye, "CF", "FA", tmp_path / f"{pair}.png", tmp_path / "m.png") for pair, eye in
-            (("wang_od_1", "wang_od"), ("wang_od_2", "wang_od"), ("li_os", "li_os"))]  # fmt: skip
+    return [
+        PairRecord(pair, eye, "CF", "FA", tmp_path / f"{pair}.png", tmp_path / "m.png")
+        for pair, eye in (("wang_od_1", "wang_od"), ("wang_od_2", "wang_od"), ("li_os", "li_os"))
+    ]
 
 
 def test_numbers_instead_of_names(tmp_path):
     names = privacy.pseudonyms(records(tmp_path))
-    assert names == {"wang_od_1": ("pair 001", "eye 01"), "wang_od_2": ("pair 002", "eye 01"), "li_os": ("pair 003", "eye 02")}
+    assert names == {
+        "wang_od_1": ("pair 001", "eye 01"),
+        "wang_od_2": ("pair 002", "eye 01"),
+        "li_os": ("pair 003", "eye 02"),
+    }
     rows = privacy.rename([{"pair": "li_os", "eye": "li_os", "x": 1}, {"pair": "new", "eye": "e"}], names)
     assert rows == [{"pair": "pair 003", "eye": "eye 02", "x": 1}, {"pair": "new", "eye": "e"}]
     key = privacy.write_key(tmp_path / "private" / "key.csv", records(tmp_path), names).read_text()
@@ -48,14 +54,17 @@ def test_numbers_instead_of_names(tmp_path):
 
 def test_a_shared_notebook_holds_no_path(tmp_path):
     cell = new_code_cell(
-        "root = '/home/li/clinic'\nshow = True", metadata={"tags": ["injected-parameters"], "papermill": {"a": "/home/li"}}
+        "root = '/home/li/clinic'\nshow = True",
+        metadata={"tags": ["injected-parameters"], "papermill": {"a": "/home/li"}},
     )
     cell.outputs = [
         new_output("stream", text="read /home/li/clinic/a.png"),
         new_output("display_data", data={"text/plain": "'/home/li/b'"}),
     ]
     path = tmp_path / "executed.ipynb"
-    nbformat.write(new_notebook(cells=[cell], metadata={"papermill": {"parameters": {"root": "/home/li/clinic"}}}), path)
+    nbformat.write(
+        new_notebook(cells=[cell], metadata={"papermill": {"parameters": {"root": "/home/li/clinic"}}}), path
+    )
     shared = privacy.share_notebook(path, tmp_path / "shared.ipynb")
     text = shared.read_text()
     assert "/home" not in text and "root = 'clinic'" in text and "read a.png" in text and "show = True" in text

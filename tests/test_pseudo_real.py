@@ -1,4 +1,5 @@
-"""The pseudo-real clinic: its folder reads back as layout 2, its points err as documented, its truth is found from them."""
+"""The pseudo-real clinic: its folder reads back as layout 2, its points err as documented, its truth is found from
+them."""
 
 import numpy as np
 import pytest
@@ -47,8 +48,13 @@ def test_two_pairs_show_one_eye(inventory):
 
 def test_files_hold_the_pairs_with_that_seed(inventory, pairs):
     for record, pair in zip(inventory.records, pairs, strict=True):
-        assert np.array_equal(read_image(record.image0), pair.fixed) and np.array_equal(read_image(record.image1), pair.moving)
-        assert np.abs(record.points0_xy - pair.points0_xy).max() < 0.006 and np.abs(record.points1_xy - pair.points1_xy).max() < 0.006
+        assert np.array_equal(read_image(record.image0), pair.fixed) and np.array_equal(
+            read_image(record.image1), pair.moving
+        )
+        assert (
+            np.abs(record.points0_xy - pair.points0_xy).max() < 0.006
+            and np.abs(record.points1_xy - pair.points1_xy).max() < 0.006
+        )
 
 
 def test_images_of_a_pair_have_unequal_sizes(inventory):
@@ -80,7 +86,8 @@ def test_the_choroid_shines_in_the_angiogram_alone(pairs):
     assert np.array_equal(without.fixed, pairs[0].fixed)
     more = pairs[0].moving.astype(int) - without.moving
     brighter = more > 25
-    assert 0.05 < brighter.mean() < 0.5 and brighter[~pairs[0].valid1].mean() < 0.02  # lines, no veil, and only where there is retina
+    # lines, no veil, and only where there is retina
+    assert 0.05 < brighter.mean() < 0.5 and brighter[~pairs[0].valid1].mean() < 0.02
 
 
 def test_about_half_of_the_eyes_carry_scars():
@@ -91,7 +98,9 @@ def test_about_half_of_the_eyes_carry_scars():
 
 def test_vessels_are_dark_in_the_photograph_and_bright_lined_in_the_angiogram(pairs):
     for pair in pairs:
-        beside = ndimage.binary_dilation(pair.vessel_mask0, iterations=6) & ~ndimage.binary_dilation(pair.vessel_mask0, iterations=3)
+        beside = ndimage.binary_dilation(pair.vessel_mask0, iterations=6) & ~ndimage.binary_dilation(
+            pair.vessel_mask0, iterations=3
+        )
         wall = ndimage.binary_dilation(pair.vessel_mask0) & ~ndimage.binary_erosion(pair.vessel_mask0)
         fixed, on, off, rim = (
             pair.fixed[..., 1].astype(float),
@@ -114,7 +123,9 @@ def test_points_are_10_to_20_and_spread_over_both_images(pairs):
     for pair in pairs:
         assert 10 <= len(pair.points0_xy) == len(pair.points1_xy) <= 20
         assert inside(pair.points0_xy, pair.fixed.shape[:2]).all() and inside(pair.points1_xy, pair.moving.shape).all()
-        spread = np.linalg.svd(pair.points0_xy - pair.points0_xy.mean(0), compute_uv=False)[-1] / np.sqrt(len(pair.points0_xy))
+        spread = np.linalg.svd(pair.points0_xy - pair.points0_xy.mean(0), compute_uv=False)[-1] / np.sqrt(
+            len(pair.points0_xy)
+        )
         assert spread > 0.08 * pair.fixed.shape[1]
 
 
@@ -143,5 +154,6 @@ def test_the_transform_is_found_from_the_points(inventory, pairs):
 
 
 def test_the_leave_one_out_residual_is_that_of_the_noise(inventory):
-    noise_px = NOISE_PX * np.sqrt(2) * np.sqrt(np.pi / 2) * LONGER_SIDE_PX / 461  # mean length of the noise at scale 1, at 768 px
+    # mean length of the noise at scale 1, at 768 px
+    noise_px = NOISE_PX * np.sqrt(2) * np.sqrt(np.pi / 2) * LONGER_SIDE_PX / 461
     assert all(0.6 * noise_px < leave_one_out_residual(r) < 3.5 * noise_px for r in inventory.records)

@@ -1,4 +1,5 @@
-"""Evaluation of real pairs: the identity's errors are known by hand, every broken input is named, no finished unit is computed twice."""
+"""Evaluation of real pairs: the identity's errors are known by hand, every broken input is named, no finished unit is
+computed twice."""
 
 import json
 import math
@@ -53,14 +54,21 @@ def by_pair(rows, method="identity"):
 def test_errors_of_the_identity_are_those_worked_out_by_hand(clinic):
     done = evaluate(load_layout(clinic).records, [IDENTITY])
     rows = by_pair(done.rows)
-    assert [rows[f"cffa_{n}"]["outcome"] for n in ("001_01", "001_02", "002_01")] == ["acceptable", "acceptable", "inaccurate"]
-    assert rows["cffa_001_02"]["errors_px"] == pytest.approx([3 * PX] * 12) and rows["cffa_002_01"]["errors_px"] == pytest.approx(
-        [10 * PX] * 12
-    )
+    assert [rows[f"cffa_{n}"]["outcome"] for n in ("001_01", "001_02", "002_01")] == [
+        "acceptable",
+        "acceptable",
+        "inaccurate",
+    ]
+    assert rows["cffa_001_02"]["errors_px"] == pytest.approx([3 * PX] * 12) and rows["cffa_002_01"][
+        "errors_px"
+    ] == pytest.approx([10 * PX] * 12)
     table = {line["method"]: line for line in tables.method_table(done.facts, done.rows)}
     line = table["identity"]
     assert (line["pairs"], line["eyes"], line["kind"]) == (3, 2, "CF-FA")
-    assert line["acceptable"][0] == pytest.approx(2 / 3) and line["wrong_accepted"][0] == pytest.approx(1 / 3) == line["inaccurate"][0]
+    assert (
+        line["acceptable"][0] == pytest.approx(2 / 3)
+        and line["wrong_accepted"][0] == pytest.approx(1 / 3) == line["inaccurate"][0]
+    )
     assert line["auc25"][0] == pytest.approx((25 + 7 + 0) / 75)  # 0 px; 18 px is below 19 … 25; 60 px never
     assert line["auc25_fire"][0] == pytest.approx(1 / 3) and line["auc@20"][0] == pytest.approx((1 + 0.1 + 0) / 3)
     assert line["median_px"][0] == pytest.approx(18) and line["failed"][0] == line["refused"][0] == 0
@@ -71,14 +79,26 @@ def test_errors_of_the_identity_are_those_worked_out_by_hand(clinic):
 
 def test_every_stress_leaves_a_perfect_method_perfect(clinic, monkeypatch):
     """A method that is told what was done has no error whatever is done: the truth follows the image."""
-    plan = [Stress(), Stress(turn=75, scale=0.6), Stress(shift=0.2), Stress(crop=0.5), Stress(noise=0.1, blur=1, gamma=2)]
+    plan = [
+        Stress(),
+        Stress(turn=75, scale=0.6),
+        Stress(shift=0.2),
+        Stress(crop=0.5),
+        Stress(noise=0.1, blur=1, gamma=2),
+    ]
     for record in load_layout(clinic).records[1:]:
         shift = record.points0_xy[0] - record.points1_xy[0]
         for stress in plan:
             R = real_evaluation.alter(picture(), stress)[1]
-            monkeypatch.setitem(methods_module.RIVALS, "identity", lambda f, m, T=translation(*shift) @ np.linalg.inv(R): T)
+            monkeypatch.setitem(
+                methods_module.BASELINES, "identity", lambda f, m, T=translation(*shift) @ np.linalg.inv(R): T
+            )
             row = real_evaluation.measure(record, IDENTITY, stress)
-            assert np.max(row["errors_px"]) < 1e-6 and row["stress"] == stress.label and ("dice" in row) == (stress == Stress())
+            assert (
+                np.max(row["errors_px"]) < 1e-6
+                and row["stress"] == stress.label
+                and ("dice" in row) == (stress == Stress())
+            )
         assert row["true_turn_deg"] == pytest.approx(0, abs=0.1)
 
 
@@ -87,14 +107,14 @@ def test_refused_failed_and_crashed_are_told_apart(clinic, monkeypatch):
     ours = Method("lite", "lite", True)
     write_image(record.image1, picture(7))
     assert real_evaluation.measure(record, ours)["outcome"] == "refused"  # two different images
-    monkeypatch.setitem(methods_module.RIVALS, "identity", lambda f, m: None)
+    monkeypatch.setitem(methods_module.BASELINES, "identity", lambda f, m: None)
     row = real_evaluation.measure(record, IDENTITY)
     assert (row["outcome"], row["status"], row["errors_px"]) == ("failed", "found no transform", None)
 
     def crash(fixed, moving):
         raise ValueError("cannot")
 
-    monkeypatch.setitem(methods_module.RIVALS, "identity", crash)
+    monkeypatch.setitem(methods_module.BASELINES, "identity", crash)
     assert real_evaluation.measure(record, IDENTITY)["status"] == "error: ValueError: cannot"
 
 
@@ -109,7 +129,7 @@ def test_no_crash_of_a_method_stops_the_run(clinic, monkeypatch, ours):
         return methods_module.as_registration(answer, fixed.shape[:2], moving.shape[:2]) if ours else answer
 
     monkeypatch.setattr(methods_module, "_registrar", lambda *given: register)
-    monkeypatch.setitem(methods_module.RIVALS, "identity", register)
+    monkeypatch.setitem(methods_module.BASELINES, "identity", register)
     rows = evaluate(load_layout(clinic).records, [Method("m", "lite" if ours else "identity", ours)]).rows[-3:]
     assert [row["status"] for row in rows] == ["error: KeyError: 'no such layer'", "error: MemoryError: 8 GB", "ok"]
     assert [row["outcome"] for row in rows] == ["failed", "failed", "inaccurate"]
@@ -123,7 +143,7 @@ def test_a_crash_is_tried_again(clinic, tmp_path, monkeypatch):
         raise MemoryError("8 GB")
 
     with monkeypatch.context() as patch:
-        patch.setitem(methods_module.RIVALS, "identity", short_of_memory)
+        patch.setitem(methods_module.BASELINES, "identity", short_of_memory)
         first = evaluate(records, [IDENTITY], ledger=tmp_path / "units.jsonl").rows
     ran = counting(monkeypatch)
     again = evaluate(records, [IDENTITY], ledger=tmp_path / "units.jsonl").rows
@@ -144,16 +164,26 @@ def test_weights_written_anew_are_loaded_anew(tmp_path):
 
 
 def test_confidence_tells_a_warned_of_error_from_a_wrongly_accepted_one():
-    row = {"pair": "p", "eye": "e", "kind": "CF-FA", "method": "m", "outcome": "inaccurate", "errors_px": [90.0, None], "confidence": 0.6}
+    row = {
+        "pair": "p",
+        "eye": "e",
+        "kind": "CF-FA",
+        "method": "m",
+        "outcome": "inaccurate",
+        "errors_px": [90.0, None],
+        "confidence": 0.6,
+    }
     assert tables.outcome(row) == "wrongly accepted" and tables.outcome(row, 0.7) == "inaccurate, warned of"
-    assert tables.outcome(row | {"confidence": None}, 0.7) == "wrongly accepted"  # a method without confidence is always sure
+    # a method without confidence is always sure
+    assert tables.outcome(row | {"confidence": None}, 0.7) == "wrongly accepted"
     assert tables.pair_result(row).mean_error == math.inf
-    assert tables.outcome(row | {"method": FIT, "confidence": None}) == "inaccurate, warned of"  # a bad annotation accepts nothing
+    # a bad annotation accepts nothing
+    assert tables.outcome(row | {"method": FIT, "confidence": None}) == "inaccurate, warned of"
 
 
-def test_the_ceiling_is_what_true_keypoints_give(clinic, monkeypatch):
-    """A network whose descriptors find nothing has a ceiling of failures, however good the annotation fits itself; ceilings compete with
-    no method and claim nothing."""
+def test_the_oracle_is_what_true_keypoints_give(clinic, monkeypatch):
+    """A network whose descriptors find nothing has an oracle of failures, however good the annotation fits itself;
+    oracles compete with no method and claim nothing."""
     shift = translation(3, 0)
     asked = []
 
@@ -162,23 +192,29 @@ def test_the_ceiling_is_what_true_keypoints_give(clinic, monkeypatch):
         return methods_module.as_registration(shift if len(asked) != 2 else None, fixed.shape[:2], moving.shape[:2])
 
     monkeypatch.setattr(Method, "register_true_points", answer)
-    monkeypatch.setattr(Method, "register", lambda method, f, m: methods_module.as_registration(np.eye(3), f.shape[:2], m.shape[:2]))
+    monkeypatch.setattr(
+        Method, "register", lambda method, f, m: methods_module.as_registration(np.eye(3), f.shape[:2], m.shape[:2])
+    )
     records = load_layout(clinic).records
     done = evaluate(records, [Method("lite", "lite", True), IDENTITY], [Stress(), Stress(gamma=2)])
-    ceilings = [row for row in done.rows if row["method"] == "lite, true keypoints"]
-    assert len(ceilings) == 3 and ceilings == done.rows[:3]
-    assert [row["errors_px"] and row["errors_px"][0] for row in ceilings] == pytest.approx([3 * PX, None, math.hypot(3, 8) * PX])
-    assert np.array_equal(asked[1][0], records[1].points0_xy) and np.allclose(asked[1][2] / asked[1][2][2, 2], translation(3, 0), atol=1e-3)
+    oracles = [row for row in done.rows if row["method"] == "lite, oracle keypoints"]
+    assert len(oracles) == 3 and oracles == done.rows[:3]
+    assert [row["errors_px"] and row["errors_px"][0] for row in oracles] == pytest.approx(
+        [3 * PX, None, math.hypot(3, 8) * PX]
+    )
+    assert np.array_equal(asked[1][0], records[1].points0_xy) and np.allclose(
+        asked[1][2] / asked[1][2][2, 2], translation(3, 0), atol=1e-3
+    )
     table = {line["method"]: line for line in tables.method_table(done.facts, done.rows)}
-    assert list(table)[:2] == [FIT, "lite, true keypoints"]
-    assert table["lite, true keypoints"]["failed"][0] == pytest.approx(1 / 3)
-    assert table["lite, true keypoints"]["wrong_accepted"][0] == 0 == table[FIT]["failed"][0]
+    assert list(table)[:2] == [FIT, "lite, oracle keypoints"]
+    assert table["lite, oracle keypoints"]["failed"][0] == pytest.approx(1 / 3)
+    assert table["lite, oracle keypoints"]["wrong_accepted"][0] == 0 == table[FIT]["failed"][0]
     assert [line["against"] for line in tables.differences(done.rows, "lite")] == ["identity"]
     assert {line["method"] for line in tables.stress_table(done.rows)} == {"lite", "identity"}
     rows = {(row["pair"], row["method"], row["stress"]): row for row in files.pair_rows(done.facts, done.rows)}
-    assert rows["cffa_001_01", "lite", "gamma 2"]["ceiling_mean_px"] == pytest.approx(3 * PX)
+    assert rows["cffa_001_01", "lite", "gamma 2"]["oracle_mean_px"] == pytest.approx(3 * PX)
     assert rows["cffa_001_01", "lite", "gamma 2"]["annotation_fit_mean_px"] == pytest.approx(0, abs=1e-3)
-    assert rows["cffa_001_01", "identity", "as taken"]["ceiling_mean_px"] is None
+    assert rows["cffa_001_01", "identity", "as taken"]["oracle_mean_px"] is None
 
 
 def test_the_inlier_rate_counts_matches_within_5_px_at_768(clinic, monkeypatch):
@@ -189,7 +225,11 @@ def test_the_inlier_rate_counts_matches_within_5_px_at_768(clinic, monkeypatch):
     def answer(method, fixed, moving):
         points1 = real_evaluation.warp_points(GRID[:6], R)
         result = methods_module.as_registration(np.eye(3), fixed.shape[:2], moving.shape[:2])
-        matches = {"matches0": GRID[:6] + np.stack([3 + off, 0 * off], 1), "matches1": points1, "inliers": np.ones(6, bool)}
+        matches = {
+            "matches0": GRID[:6] + np.stack([3 + off, 0 * off], 1),
+            "matches1": points1,
+            "inliers": np.ones(6, bool),
+        }
         return replace(result, **matches).refuse("low confidence: 0.2")
 
     monkeypatch.setattr(Method, "register", answer)
@@ -197,30 +237,51 @@ def test_the_inlier_rate_counts_matches_within_5_px_at_768(clinic, monkeypatch):
         R = real_evaluation.alter(picture(), stress)[1]
         row = real_evaluation.measure(record, Method("lite", "lite", True), stress)
         assert row["inlier_rate"] == pytest.approx(4 / 6) and row["outcome"] == "refused"
-    rows = [row, row | {"pair": "b", "eye": "b", "inlier_rate": 0.0}, row | {"pair": "c", "eye": "c", "inlier_rate": None}]
-    assert tables.figures(rows)["inlier_rate"][0] == pytest.approx(1 / 3) and tables.figures(rows)["inlier_rate"][3] == 2
-    assert real_evaluation.measure(record, IDENTITY)["inlier_rate"] is None and tables.figures(rows[2:])["inlier_rate"] is None
+    rows = [
+        row,
+        row | {"pair": "b", "eye": "b", "inlier_rate": 0.0},
+        row | {"pair": "c", "eye": "c", "inlier_rate": None},
+    ]
+    assert (
+        tables.figures(rows)["inlier_rate"][0] == pytest.approx(1 / 3) and tables.figures(rows)["inlier_rate"][3] == 2
+    )
+    assert (
+        real_evaluation.measure(record, IDENTITY)["inlier_rate"] is None
+        and tables.figures(rows[2:])["inlier_rate"] is None
+    )
 
 
 def test_paired_differences_are_of_the_same_pairs(clinic):
     other = Method("again", "identity", False)
     rows = evaluate(load_layout(clinic).records, [IDENTITY, other]).rows
-    worse = [row | {"errors_px": [e + 6 for e in row["errors_px"]]} if row["method"] == "again" else row for row in rows]
+    worse = [
+        row | {"errors_px": [e + 6 for e in row["errors_px"]]} if row["method"] == "again" else row for row in rows
+    ]
     (line,) = tables.differences(worse, "identity")
     assert (line["against"], line["pairs"], line["closer"], line["farther"]) == ("again", 3, 3, 0)
     assert line["auc25"][0] == pytest.approx((25 - 19 + 7 - 1) / 75)  # 0 → 6 px passes 19 limits, 18 → 24 px passes one
 
 
 def test_the_floor_is_that_of_clicked_points_in_px_of_the_errors(clinic):
-    """Clicks that scatter by 0.5 px: at 768 the errors of a perfect method and the residual are of one size; computed points stay out."""
+    """Clicks that scatter by 0.5 px: at 768 the errors of a perfect method and the residual are of one size; computed
+    points stay out."""
     rng = np.random.default_rng(5)
-    records = [replace_record(r, points0_xy=r.points0_xy + rng.normal(0, 0.5, GRID.shape)) for r in load_layout(clinic).records[:1] * 12]
+    records = [
+        replace_record(r, points0_xy=r.points0_xy + rng.normal(0, 0.5, GRID.shape))
+        for r in load_layout(clinic).records[:1] * 12
+    ]
     records = [replace_record(r, pair_id=f"p{k}", eye_id=f"e{k}") for k, r in enumerate(records)]
     done = evaluate([*records, load_layout(clinic).records[2]], [IDENTITY])
     table = {line["method"]: line for line in tables.method_table(done.facts, done.rows)}
     floor = table[tables.FLOOR]
-    assert floor["pairs"] == 12 and done.facts[-1]["truth"] == "12 computed point pairs" and done.facts[0]["truth"] == "12 point pairs"
-    assert floor["median_px"][0] == pytest.approx(np.mean([e for row in done.rows[:12] for e in row["errors_px"]]), rel=0.4)
+    assert (
+        floor["pairs"] == 12
+        and done.facts[-1]["truth"] == "12 computed point pairs"
+        and done.facts[0]["truth"] == "12 point pairs"
+    )
+    assert floor["median_px"][0] == pytest.approx(
+        np.mean([e for row in done.rows[:12] for e in row["errors_px"]]), rel=0.4
+    )
 
 
 # ------------------------------------------------------------------ layouts
@@ -230,11 +291,13 @@ def test_fire_protocol_on_a_tree_of_its_shape(tmp_path):
     fire_tree(tmp_path, {"S01": 0, "S02": 10, "P01": 24.5, "P37": 0, "A01": 2})
     found = load_layout(tmp_path)
     assert len(found.records) == 4 and "P37_1_2" in found.problems[0].source
-    (ceiling, line) = tables.fire_table(*(lambda done: (done.facts, done.rows))(evaluate(found.records, [IDENTITY])))
+    (oracle, line) = tables.fire_table(*(lambda done: (done.facts, done.rows))(evaluate(found.records, [IDENTITY])))
     expected = {"S": (25 + 15) / 50, "P": 1 / 25, "A": 23 / 25}  # the errors, at 2912 px, are the shifts
     assert {name: line[name][0] for name in expected} == pytest.approx(expected, abs=1e-6)
-    assert line["mAUC"][0] == pytest.approx(sum(expected.values()) / 3) and line["all"][0] == pytest.approx((25 + 15 + 1 + 23) / 100)
-    assert ceiling["mAUC"][0] == 1 and line["pairs"] == 4 and [line[f"{name}_pairs"] for name in "SPA"] == [2, 1, 1]
+    assert line["mAUC"][0] == pytest.approx(sum(expected.values()) / 3) and line["all"][0] == pytest.approx(
+        (25 + 15 + 1 + 23) / 100
+    )
+    assert oracle["mAUC"][0] == 1 and line["pairs"] == 4 and [line[f"{name}_pairs"] for name in "SPA"] == [2, 1, 1]
 
 
 def test_affine_truth_of_another_scale(tmp_path):
@@ -243,10 +306,12 @@ def test_affine_truth_of_another_scale(tmp_path):
     assert [r.points0_xy is None for r in found.records] == [True, True]
     done = evaluate(found.records[:1], [Method("lite", "lite", True)])
     assert done.facts[0]["truth"] == "matrix" and max(done.facts[0]["errors_px"]) < 1e-6
-    ceiling, row = done.rows
+    oracle, row = done.rows
     assert row["outcome"] == "acceptable" and np.mean(row["errors_px"]) < 8
-    assert (ceiling["method"], ceiling["outcome"]) == ("lite, true keypoints", "acceptable") and np.mean(ceiling["errors_px"]) < 3
-    assert ceiling["matched"] > 50, "keypoints, mapped by the matrix"
+    assert (oracle["method"], oracle["outcome"]) == ("lite, oracle keypoints", "acceptable") and np.mean(
+        oracle["errors_px"]
+    ) < 3
+    assert oracle["matched"] > 50, "keypoints, mapped by the matrix"
     points1, points0 = truth_points(found.records[0], (512, 512))
     assert points1.tolist() == [[0, 0], [511, 0], [511, 511], [0, 511]]
 
@@ -257,7 +322,8 @@ def test_pairs_without_truth_have_vessel_dice_only(clinic):
     assert {row["outcome"] for row in done.rows} == {"answered"} and {fact["truth"] for fact in done.facts} == {"none"}
     assert tables.method_table(done.facts, done.rows) == [] and tables.with_truth(done.rows) == []
     (line,) = tables.dice_table(done.facts, done.rows)
-    assert line["pairs"] == line["compared"] == 3 and line["dice"][0] == pytest.approx(1)  # both images of a pair are the same
+    # both images of a pair are the same
+    assert line["pairs"] == line["compared"] == 3 and line["dice"][0] == pytest.approx(1)
     document = files.metrics_document({}, done.facts, done.rows, "identity")
     assert document["pairs_with_truth"] == 0 and document["methods"] == []
 
@@ -275,10 +341,19 @@ def test_every_broken_input_is_named_and_the_rest_evaluated(clinic):
     found = load_layout(clinic)
     done = evaluate(found.records, [IDENTITY])
     reasons = {problem.source: problem.reason for problem in found.problems + done.problems}
-    for name, word in {"003": "damaged", "004": "unequal", "005": "only 3", "006": "three", "007": "outside", "008": "collinear",
-                       "009": "mirror"}.items():  # fmt: skip
+    for name, word in {
+        "003": "damaged",
+        "004": "unequal",
+        "005": "only 3",
+        "006": "three",
+        "007": "outside",
+        "008": "collinear",
+        "009": "mirror",
+    }.items():
         assert any(f"{name}_01" in source and word in reason for source, reason in reasons.items()), (name, reasons)
-    assert sorted(by_pair(done.rows)) == ["cffa_001_01", "cffa_001_02", "cffa_002_01", "cffa_010_01"] and len(reasons) == 7
+    assert (
+        sorted(by_pair(done.rows)) == ["cffa_001_01", "cffa_001_02", "cffa_002_01", "cffa_010_01"] and len(reasons) == 7
+    )
 
 
 def test_a_damaged_mask_costs_the_dice_and_is_named(clinic, tmp_path):
@@ -287,7 +362,11 @@ def test_a_damaged_mask_costs_the_dice_and_is_named(clinic, tmp_path):
     write_image(tmp_path / "mask.png", picture())
     (tmp_path / "mask.png").write_bytes((tmp_path / "mask.png").read_bytes()[:400])
     done = evaluate([replace_record(records[0], vessel_mask0=tmp_path / "mask.png"), *records[1:]], [IDENTITY])
-    assert [row["dice"] is None for row in done.rows] == [True, False, False] == [fact["dice"] is None for fact in done.facts]
+    assert (
+        [row["dice"] is None for row in done.rows]
+        == [True, False, False]
+        == [fact["dice"] is None for fact in done.facts]
+    )
     (problem,) = done.problems
     assert problem.source.endswith("mask.png") and "damaged" in problem.reason and problem.pair == ""
     assert done.rows[0]["outcome"] == "acceptable"
@@ -392,7 +471,10 @@ def test_on_a_dask_cluster_of_two_workers(clinic):
     distributed = pytest.importorskip("distributed", reason='needs the extra: pip install "retina-kp[cluster]"')
     records = load_layout(clinic).records
     alone = evaluate(records, [IDENTITY])
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, distributed.Client(cluster):
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster),
+    ):
         with parallel_config("dask"):
             there = evaluate(records, [IDENTITY], ledger=clinic / "units.jsonl")
     assert [row["errors_px"] for row in there.rows] == [row["errors_px"] for row in alone.rows]
@@ -409,7 +491,9 @@ def test_methods_by_name_path_and_phase(tmp_path, monkeypatch):
         target.parent.mkdir(parents=True)
         target.write_bytes(lite.read_bytes())
     found, missing = choose_methods(["lite", "phases", str(tmp_path / "03_pke" / "first")], ["SIFT+MAGSAC"], tmp_path)
-    assert [m.name for m in found] == ["lite", "03_pke", "04_sim2real", "03_pke #2", "SIFT+MAGSAC"] and sorted(missing) == [
+    assert [m.name for m in found] == ["lite", "03_pke", "04_sim2real", "03_pke #2", "SIFT+MAGSAC"] and sorted(
+        missing
+    ) == [
         "01_warmup",
         "02_geometric",
     ]
@@ -442,10 +526,20 @@ def test_metrics_json_and_pairs_csv(clinic):
     assert document["annotation_residual_px"] == {"pairs": 0, "computed": 3, "median": None, "max": None}
     assert str(clinic) not in json.dumps(document)
     rows = files.pair_rows(done.facts, done.rows)
-    assert len(rows) == 9 and {row["stress"] for row in rows} == {"as taken", "gamma 2"} and str(clinic) not in json.dumps(rows)
-    (worst,) = [row for row in rows if row["pair"] == "cffa_002_01" and row["method"] == "identity" and row["stress"] == "as taken"]
+    assert (
+        len(rows) == 9
+        and {row["stress"] for row in rows} == {"as taken", "gamma 2"}
+        and str(clinic) not in json.dumps(rows)
+    )
+    (worst,) = [
+        row
+        for row in rows
+        if row["pair"] == "cffa_002_01" and row["method"] == "identity" and row["stress"] == "as taken"
+    ]
     assert (worst["points_mean_px"], worst["outcome"]) == (60, "wrongly accepted")
-    assert worst["points_mean_px_fire"] == pytest.approx(10 * 2912 / 128) and worst["truth"] == "12 computed point pairs"
+    assert (
+        worst["points_mean_px_fire"] == pytest.approx(10 * 2912 / 128) and worst["truth"] == "12 computed point pairs"
+    )
 
 
 def test_infinite_is_written_as_such_and_unknown_as_null():
@@ -463,9 +557,15 @@ def test_figures_as_text():
     }
     (line,) = files.readable([row])
     assert {name: text and " ".join(text.split()) for name, text in line.items()} == {
-        "method": "m", "acceptable": ".50 [.25, 1.00]", "median_px": "∞ [12.3, ∞]", "dice": None, "difference": "−.04 [−.10, .00]",
-    }  # fmt: skip
-    assert files.readable([{"a": [0.999, math.nan, math.nan], "b": -0.001, "c": -1.0}]) == [{"a": "1.00", "b": ".00", "c": "−1.00"}]
+        "method": "m",
+        "acceptable": ".50 [.25, 1.00]",
+        "median_px": "∞ [12.3, ∞]",
+        "dice": None,
+        "difference": "−.04 [−.10, .00]",
+    }
+    assert files.readable([{"a": [0.999, math.nan, math.nan], "b": -0.001, "c": -1.0}]) == [
+        {"a": "1.00", "b": ".00", "c": "−1.00"}
+    ]
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real development pairs are not at {REAL}")
@@ -477,7 +577,8 @@ def test_a_real_pair_has_the_evaluation_tools_errors():
 
     registrar, ours = Registrar.from_pretrained("lite"), Method("lite", "lite", True)
     record, stress = load_layout(REAL, mode="cffa").records[0], Stress(turn=150)
-    fixed, moving = (cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in (record.image0, record.image1))  # as the tool does
+    # as the tool does
+    fixed, moving = (cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in (record.image0, record.image1))
     moving, R = real_evaluation.alter(moving, stress)
     q = cv2.perspectiveTransform(record.points1_xy[:, None], registrar(fixed, moving).H_1to0 @ R)[:, 0]
     expected = np.linalg.norm(q - record.points0_xy, axis=1) * 768 / max(fixed.shape[:2])

@@ -1,5 +1,5 @@
-"""The gradual fit on matches with a known truth, and refinement on the detector's maps: drawn blobs at known places, and starts from which
-it must keep its hands off."""
+"""The gradual fit on matches with a known truth, and refinement on the detector's maps: drawn blobs at known places,
+and starts from which it must keep its hands off."""
 
 from dataclasses import replace
 
@@ -14,12 +14,17 @@ from retina_kp.registration.refinement import ATTEMPTS, fit_gradually, refine
 STRIDE, HW = 2, (301, 223)  # cells of the maps; 602 × 446 px
 UNTURNED = np.eye(3)
 TRUE_CLOSE = similarity(1.0, 1.01, (280, 280), (284, 277))
-TRUE = translation(3.0, -2.0) @ similarity(3.0, 1.02, (220, 300), (220, 300)) @ np.array([[1, 0.01, 0], [0, 1, 0], [0, 0, 1]])
+TRUE = (
+    translation(3.0, -2.0)
+    @ similarity(3.0, 1.02, (220, 300), (220, 300))
+    @ np.array([[1, 0.01, 0], [0, 1, 0], [0, 0, 1]])
+)
 
 
 @pytest.fixture(scope="module")
 def blobs():
-    """(H_1to0) → maps (h, w) with a blob of 2 px at each of 60 places of picture 1, and where H puts them in picture 0; the places, px."""
+    """(H_1to0) → maps (h, w) with a blob of 2 px at each of 60 places of picture 1, and where H puts them in picture 0;
+    the places, px."""
     places1 = np.random.default_rng(3).uniform(40, [400, 560], (60, 2))
 
     def draw(places):
@@ -38,7 +43,8 @@ def away(H, other=TRUE):
 @pytest.mark.parametrize("model", ["affine", "homography"])
 @pytest.mark.parametrize("drawn", [UNTURNED, translation(5, 1) @ similarity(10, 1.1, (200, 200), (200, 200))])
 def test_a_start_two_px_off_is_brought_home(blobs, model, drawn):
-    """Also when the moving picture was drawn elsewhere: its map then differs, and TRUE is told from where ``drawn`` puts it."""
+    """Also when the moving picture was drawn elsewhere: its map then differs, and TRUE is told from where ``drawn``
+    puts it."""
     maps, places1 = blobs(TRUE @ drawn)
     points1 = warp_points(places1, drawn)
     start = fit_transform(warp_points(points1, translation(1.6, -1.2) @ TRUE), points1, model, 3.0)
@@ -59,18 +65,23 @@ def test_a_start_far_off_is_brought_home_by_blurred_maps(blobs):
 def test_inliers_are_counted_anew(blobs):
     maps, points1 = blobs(TRUE)
     points0 = warp_points(points1, TRUE) + np.where(np.arange(60) < 12, 2.0, 0.0)[:, None]
-    better, _ = refine(Fit("affine", translation(1, 0) @ TRUE, np.ones(60, bool)), points0, points1, maps, np.eye(3), STRIDE, 1.0)
+    better, _ = refine(
+        Fit("affine", translation(1, 0) @ TRUE, np.ones(60, bool)), points0, points1, maps, np.eye(3), STRIDE, 1.0
+    )
     assert better.inliers.tolist() == [False] * 12 + [True] * 48
 
 
 def test_correlation_tells_the_same_places_from_others(blobs):
-    """Of two patterns half of whose blobs are shared, about a half; of two patterns that share none, little; whatever the model."""
+    """Of two patterns half of whose blobs are shared, about a half; of two patterns that share none, little; whatever
+    the model."""
     (map0, map1), points1 = blobs(TRUE)
     points0, fit = warp_points(points1, TRUE), Fit("similarity", TRUE, np.ones(60, bool))
     half = map1.copy()
     half[: HW[0] // 2] = 0
     elsewhere = np.ascontiguousarray(map1[::-1, ::-1])
-    found = [refine(fit, points0, points1, (map0, other), np.eye(3), STRIDE, 3.0)[1] for other in (map1, half, elsewhere)]
+    found = [
+        refine(fit, points0, points1, (map0, other), np.eye(3), STRIDE, 3.0)[1] for other in (map1, half, elsewhere)
+    ]
     assert found[0] > 0.99 and 0.4 < found[1] < 0.85 and found[2] < 0.3
 
 
@@ -121,7 +132,8 @@ def test_it_leaves_alone_what_it_cannot_better(blobs):
 
 
 def scattered(model_off, count=120, seed=5):
-    """points0, points1 (count, 2) px that ``model_off`` (3, 3) relates but for 0.3 px of noise; a third of them is 8 to 30 px off."""
+    """points0, points1 (count, 2) px that ``model_off`` (3, 3) relates but for 0.3 px of noise; a third of them is 8 to
+    30 px off."""
     rng = np.random.default_rng(seed)
     points1 = rng.uniform(0, 560, (count, 2))
     wrong, turn = np.arange(count) % 3 == 0, rng.uniform(0, 2 * np.pi, count)
@@ -138,8 +150,8 @@ def test_matches_that_are_off_lose_their_say(model):
 
 
 def test_a_bent_eye_has_one_answer_whichever_half_has_more_matches():
-    """No affine transform fits a bent eye. Consensus takes the half with more matches (60 to 50) and jumps when that is the other one; the
-    gradual fit lies between and hardly moves."""
+    """No affine transform fits a bent eye. Consensus takes the half with more matches (60 to 50) and jumps when that is
+    the other one; the gradual fit lies between and hardly moves."""
     x, y = (a.ravel() for a in np.meshgrid(np.linspace(0, 500, 20), np.linspace(0, 500, 6)))
     points1 = np.stack([x, y], 1)
     points0 = points1 + np.stack([np.zeros_like(x), 14 * ((x - 250) / 250) ** 2], 1)
@@ -153,6 +165,9 @@ def test_too_few_matches_are_no_fit():
     points0, points1, _ = scattered(np.eye(3))
     assert fit_gradually(points0[:3], points1[:3], "affine", 20.0, 4.0) is None
     assert fit_gradually(points0[:0], points1[:0], "homography", 20.0, 4.0) is None
-    assert fit_gradually(np.c_[points0[:, 0], points0[:, 0]], np.c_[points1[:, 0], points1[:, 0]], "affine", 20.0, 4.0) is None
+    assert (
+        fit_gradually(np.c_[points0[:, 0], points0[:, 0]], np.c_[points1[:, 0], points1[:, 0]], "affine", 20.0, 4.0)
+        is None
+    )
     assert fit_gradually(points0[1:3].repeat(10, 0), points1[1:3].repeat(10, 0), "similarity", 20.0, 4.0) is not None
     assert fit_gradually(points0, points1, "quadratic", 20.0, 4.0).model == "quadratic"

@@ -1,4 +1,5 @@
-"""The public face: known transform in, known answer out; nonsense in, a clear error or a refusal out, and never an identity matrix."""
+"""The public face: known transform in, known answer out; nonsense in, a clear error or a refusal out, and never an
+identity matrix."""
 
 import cv2
 import numpy as np
@@ -25,7 +26,8 @@ def test_a_missing_gpu_is_told(monkeypatch):
 
 
 def error_px(result, pair, H_moved=None):
-    """Mean error at 768 at the corners of the pair's moving image; H_moved: its px → px of the picture that was registered."""
+    """Mean error at 768 at the corners of the pair's moving image; H_moved: its px → px of the picture that was
+    registered."""
     H_1to0 = result.H_1to0 if H_moved is None else result.H_1to0 @ H_moved
     return mace(H_1to0, np.linalg.inv(pair.H_0to1), pair.moving.shape[:2], result.fixed_hw)
 
@@ -70,7 +72,8 @@ def test_every_model(registrar, pair, model):
     result = other(pair.fixed, pair.moving)
     y, x = np.nonzero(pair.valid1)
     seen = np.stack([x, y], 1)[::997]
-    seen = seen[inside(warp_points(seen, np.linalg.inv(pair.H_0to1)), pair.fixed.shape[:2])]  # models differ where nothing holds them
+    # models differ where nothing holds them
+    seen = seen[inside(warp_points(seen, np.linalg.inv(pair.H_0to1)), pair.fixed.shape[:2])]
     found = np.linalg.norm(result.map_to_fixed(seen) - warp_points(seen, np.linalg.inv(pair.H_0to1)), axis=1)
     assert result.ok and found.mean() <= 4
     assert model == "auto" or result.model == model
@@ -78,7 +81,9 @@ def test_every_model(registrar, pair, model):
 
 def test_a_similarity_is_not_sure_of_a_sheared_pair(registrar):
     """No similarity can fit it: corners farther off than the confidence speaks of must not be accepted."""
-    other = Registrar(registrar.network, Registrar.options_for(model="similarity", stages=1), "cpu", registrar.calibration)
+    other = Registrar(
+        registrar.network, Registrar.options_for(model="similarity", stages=1), "cpu", registrar.calibration
+    )
     options = PairOptions(size_px=512, rotation_deg=12, scale=(0.9, 1.1), min_overlap=0.7, shear=0.12)
     for index in range(3):
         pair = draw_pair(12, index, ("CF", "FA"), options)
@@ -102,7 +107,9 @@ def test_odd_and_different_sizes(registrar, pair):
     assert result.ok and error_px(result, pair, moved) <= 5
 
 
-@pytest.mark.parametrize("convert", [lambda x: x.astype(np.uint16) * 257, lambda x: x.astype(np.float32) / 255, lambda x: x[..., None]])
+@pytest.mark.parametrize(
+    "convert", [lambda x: x.astype(np.uint16) * 257, lambda x: x.astype(np.float32) / 255, lambda x: x[..., None]]
+)
 def test_depth_and_channels_do_not_matter(registrar, pair, convert):
     result = registrar(pair.fixed, convert(pair.moving))
     assert result.ok and error_px(result, pair) <= 5
@@ -144,7 +151,9 @@ def test_noise_is_not_registered_to_other_noise(registrar, side, blur_px):
     rng = np.random.default_rng(side)
     noises = [rng.integers(0, 256, (side, side)).astype(np.uint8) for _ in range(2)]
     if blur_px:
-        noises = [cv2.normalize(cv2.GaussianBlur(noise, (0, 0), blur_px), None, 0, 255, cv2.NORM_MINMAX) for noise in noises]
+        noises = [
+            cv2.normalize(cv2.GaussianBlur(noise, (0, 0), blur_px), None, 0, 255, cv2.NORM_MINMAX) for noise in noises
+        ]
     assert registrar(*noises).confidence < 0.2
 
 
@@ -155,7 +164,15 @@ def test_another_eye_is_refused(registrar, pair):
 def page_of_text() -> np.ndarray:
     page = np.full((700, 560), 235, np.uint8)
     for row in range(22):
-        cv2.putText(page, "the vessels of the retina"[row % 9 :], (25 + row % 3 * 9, 40 + 30 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.9, 30, 2)
+        cv2.putText(
+            page,
+            "the vessels of the retina"[row % 9 :],
+            (25 + row % 3 * 9, 40 + 30 * row),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.9,
+            30,
+            2,
+        )
     return page
 
 
@@ -168,7 +185,10 @@ def test_text_and_photographs_are_refused_with_what_to_check(registrar, pair, ot
 def test_a_black_canvas_around_an_image_changes_nothing(registrar, pair):
     canvas = np.zeros((1400, 1300, 3), np.uint8)
     canvas[500:1012, 700:1212] = pair.fixed
-    found, wanted = registrar(canvas, pair.moving).H_1to0, translation(700, 500) @ registrar(pair.fixed, pair.moving).H_1to0
+    found, wanted = (
+        registrar(canvas, pair.moving).H_1to0,
+        translation(700, 500) @ registrar(pair.fixed, pair.moving).H_1to0,
+    )
     assert corner_error(found, wanted, pair.moving.shape[:2]) < 1
 
 
@@ -178,7 +198,9 @@ def test_mirrored_image_is_refused_and_told(registrar, pair, flip):
 
 
 def test_a_mirrored_image_turned_and_of_another_size_is_refused_and_told(registrar):
-    pair = draw_pair(13, 5, ("CF", "FA"), PairOptions(rotation_deg=140, min_rotation_deg=130, scale=(1.6, 1.8), min_overlap=0.9))
+    pair = draw_pair(
+        13, 5, ("CF", "FA"), PairOptions(rotation_deg=140, min_rotation_deg=130, scale=(1.6, 1.8), min_overlap=0.9)
+    )
     mirrored = np.ascontiguousarray(np.fliplr(pair.moving))
     result = registrar(pair.fixed, mirrored)
     assert "flip" in refuses(result)
@@ -204,7 +226,12 @@ def test_nan(registrar, pair):
         registrar(pair.fixed, image)
 
 
-WRONG = [np.zeros((64, 64), np.int64), np.zeros((64, 64), complex), np.array([["a"]]), np.zeros((4, 64, 64, 3), np.uint8)]
+WRONG = [
+    np.zeros((64, 64), np.int64),
+    np.zeros((64, 64), complex),
+    np.array([["a"]]),
+    np.zeros((4, 64, 64, 3), np.uint8),
+]
 
 
 @pytest.mark.parametrize("image", WRONG)

@@ -1,4 +1,5 @@
-"""Result files, and the notebook runner: strict about parameters, honest about failures, pictures and offline HTML in the report."""
+"""Result files, and the notebook runner: strict about parameters, honest about failures, pictures and offline HTML in
+the report."""
 
 from __future__ import annotations
 
@@ -29,9 +30,13 @@ def notebook(tmp_path_factory) -> Path:
     """A tiny notebook: a figure, a widget, and a cell that fails for epochs 0."""
     cells = [
         new_markdown_cell("# Tiny\n$x^2$"),
-        new_code_cell("import os, sys\nimport ipywidgets\nimport matplotlib.pyplot as plt\nfrom retina_kp.core import files, progress\nfrom retina_kp.notebook import report"),
+        new_code_cell(
+            "import os, sys\nimport ipywidgets\nimport matplotlib.pyplot as plt\nfrom retina_kp.core import files, progress\nfrom retina_kp.notebook import report"
+        ),
         new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
-        new_code_cell("print('ran with', [sys.executable, os.getcwd(), report.__file__, epochs, rate, name, flag, angles])"),
+        new_code_cell(
+            "print('ran with', [sys.executable, os.getcwd(), report.__file__, epochs, rate, name, flag, angles])"
+        ),
         new_code_cell("plt.plot([1, 2]);"),
         new_code_cell("ipywidgets.IntSlider(3)"),
         new_code_cell("# the check\nassert epochs > 0, 'too few epochs'"),
@@ -55,9 +60,16 @@ def finished(notebook) -> report.RunResult:
 
 
 def test_runs_with_this_interpreter_in_the_notebooks_folder(finished, notebook):
-    text = "".join(output.get("text", "") for cell in nbformat.read(finished.executed, 4).cells for output in cell.get("outputs", []))
+    text = "".join(
+        output.get("text", "")
+        for cell in nbformat.read(finished.executed, 4).cells
+        for output in cell.get("outputs", [])
+    )
     assert str([sys.executable, str(notebook.parent), report.__file__, 3, 1.0, "b", True, [0, 90]]) in text
-    assert (finished.executed, finished.html) == (notebook.parent / "out/executed.ipynb", notebook.parent / "out/report.html")
+    assert (finished.executed, finished.html) == (
+        notebook.parent / "out/executed.ipynb",
+        notebook.parent / "out/report.html",
+    )
     assert 0 < finished.seconds < 120
 
 
@@ -75,17 +87,25 @@ def test_html_needs_no_network(finished):
 
 
 def test_html_is_made_for_mail_and_paper(tmp_path):
-    """Pictures say what they show, links to notebooks that no reader has are words, tables keep their columns on paper."""
+    """Pictures say what they show, links to notebooks that no reader has are words, tables keep their columns on
+    paper."""
     pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
-    outputs = [new_output("display_data", {"image/png": pixel}, metadata={"image/png": {"alt": "bars & more"}}),
-               new_output("display_data", {"image/jpeg": pixel})]  # fmt: skip
-    cells = [new_markdown_cell("# T\n[the next](01_next.ipynb), [a page](https://x.org/y.ipynb)"), new_code_cell("1", outputs=outputs)]
+    outputs = [
+        new_output("display_data", {"image/png": pixel}, metadata={"image/png": {"alt": "bars & more"}}),
+        new_output("display_data", {"image/jpeg": pixel}),
+    ]
+    cells = [
+        new_markdown_cell("# T\n[the next](01_next.ipynb), [a page](https://x.org/y.ipynb)"),
+        new_code_cell("1", outputs=outputs),
+    ]
     nbformat.write(new_notebook(cells=cells), tmp_path / "executed.ipynb")
     html = report.to_html(tmp_path / "executed.ipynb", tmp_path / "r.html").read_text(encoding="utf-8")
     assert 'alt="bars &amp; more"' in html and 'alt="a figure"' in html and html.count('src="data:image/') == 2
     assert "01_next.ipynb" not in html and "the next" in html and 'href="https://x.org/y.ipynb"' in html
     assert re.search(r"@media print \{.*overflow: visible.*font-size: 7pt", html, re.DOTALL)
-    assert ".jp-OutputArea-output td:first-child {white-space: nowrap" in html, "a kind is one word; the title's table may wrap"
+    assert ".jp-OutputArea-output td:first-child {white-space: nowrap" in html, (
+        "a kind is one word; the title's table may wrap"
+    )
 
 
 def test_formulas_are_pictures_since_no_script_draws_them(tmp_path):
@@ -97,13 +117,16 @@ def test_formulas_are_pictures_since_no_script_draws_them(tmp_path):
     assert "<code>$y$</code>" in html and "5 $ or 6 $; $\\nosuchword$" in html
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    ({"epoch": 1}, "no parameter 'epoch': did you mean 'epochs'? It has: epochs, rate, name, flag, angles"),
-    ({"zzz": 1}, "no parameter 'zzz': It has: epochs"),
-    ({"epochs": "many"}, "epochs must be int, like 2; got str 'many'"),
-    ({"epochs": True}, "epochs must be int"),
-    ({"flag": 1}, "flag must be bool"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"epoch": 1}, "no parameter 'epoch': did you mean 'epochs'? It has: epochs, rate, name, flag, angles"),
+        ({"zzz": 1}, "no parameter 'zzz': It has: epochs"),
+        ({"epochs": "many"}, "epochs must be int, like 2; got str 'many'"),
+        ({"epochs": True}, "epochs must be int"),
+        ({"flag": 1}, "flag must be bool"),
+    ],
+)
 def test_wrong_parameters_are_refused_before_anything_runs(notebook, tmp_path, given, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         report.run_notebook(notebook, given, tmp_path / "out")
@@ -122,19 +145,25 @@ written = sys.stderr.write('mind the gap\\n')"""
     nbformat.write(new_notebook(cells=[new_code_cell(work)]), tmp_path / "long.ipynb")
     result = report.run_notebook(tmp_path / "long.ipynb", {}, tmp_path / "out")
     lines = capfd.readouterr().err.splitlines()
-    assert [line for line in lines if line.startswith("progress: ")] == [f"progress: pairs {k} of 4, 00:00 left" for k in (2, 3, 4)]
+    assert [line for line in lines if line.startswith("progress: ")] == [
+        f"progress: pairs {k} of 4, 00:00 left" for k in (2, 3, 4)
+    ]
     assert [output.text for output in nbformat.read(result.executed, 4).cells[0].outputs] == ["mind the gap\n"]
 
 
 def test_time_left_is_that_of_the_work_still_to_do(monkeypatch, capsys):
-    """Of 10 pieces 4 were done before; each of the next takes 30 s, so after one 5 are left: 150 s. Lines come every 10 s at most."""
+    """Of 10 pieces 4 were done before; each of the next takes 30 s, so after one 5 are left: 150 s. Lines come every 10
+    s at most."""
     clock = iter([0.0, 30.0, 33.0, 62.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     monkeypatch.setenv(progress.HEADLESS, "1")
     bar = progress.progress(10, 4, "pairs")
     for _ in range(3):
         bar.update()
-    assert capsys.readouterr().err.splitlines() == ["progress: pairs 5 of 10, 02:30 left", "progress: pairs 7 of 10, 01:02 left"]
+    assert capsys.readouterr().err.splitlines() == [
+        "progress: pairs 5 of 10, 02:30 left",
+        "progress: pairs 7 of 10, 01:02 left",
+    ]
 
 
 def test_notebook_without_parameters_cell_takes_none(tmp_path):
@@ -146,20 +175,27 @@ def test_notebook_without_parameters_cell_takes_none(tmp_path):
 def test_failing_cell_is_named_and_what_ran_is_kept(notebook, tmp_path, capsys):
     assert report.main([str(notebook), "-p", "epochs", "0", "-p", "flag", "true", "-o", str(tmp_path)]) == 2
     message = capsys.readouterr().err
-    assert "tiny.ipynb, cell In [7] (assert epochs > 0, 'too few epochs') stopped with AssertionError: too few epochs" in message
+    assert (
+        "tiny.ipynb, cell In [7] (assert epochs > 0, 'too few epochs') stopped with AssertionError: too few epochs"
+        in message
+    )
     assert str(tmp_path / "executed.ipynb") in message and "Traceback" not in message
     assert report.count_figures(tmp_path / "executed.ipynb") == 1 and not (tmp_path / "report.html").exists()
 
 
-@pytest.mark.parametrize(("code", "message"), [("os._exit(3)", "DeadKernelError"), ("while True: pass", "CellTimeoutError")])
+@pytest.mark.parametrize(
+    ("code", "message"), [("os._exit(3)", "DeadKernelError"), ("while True: pass", "CellTimeoutError")]
+)
 def test_dead_and_endless_cells_are_named(tmp_path, code, message):
     nbformat.write(new_notebook(cells=[new_code_cell("import os"), new_code_cell(code)]), tmp_path / "ends.ipynb")
-    with pytest.raises(report.NotebookError, match=re.escape(f"ends.ipynb, cell In [2] ({code}) stopped with {message}")):
+    with pytest.raises(
+        report.NotebookError, match=re.escape(f"ends.ipynb, cell In [2] ({code}) stopped with {message}")
+    ):
         report.run_notebook(tmp_path / "ends.ipynb", {}, tmp_path, timeout=1)
 
 
 WRITER = """from pathlib import Path
-from retina_kp.core import folders
+from retina_kp.core import files, folders
 from retina_kp.notebook import report"""
 RUN = """run_name = ""  # folder
 runs_root = ""  # folder of folders
@@ -189,11 +225,14 @@ def written(folder: Path) -> list[str]:
 ALL = ["executed.ipynb", "report.html", "result.txt"]
 
 
-@pytest.mark.parametrize(("arguments", "place"), [
-    (("-o", "here"), "here"),
-    (("-p", "run_name", "first", "-p", "runs_root", "ROOT"), "runs/writer/first"),
-    (("-o", "here", "-p", "runs_root", "ROOT", "-p", "resume", "true"), "here"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        (("-o", "here"), "here"),
+        (("-p", "run_name", "first", "-p", "runs_root", "ROOT"), "runs/writer/first"),
+        (("-o", "here", "-p", "runs_root", "ROOT", "-p", "resume", "true"), "here"),
+    ],
+)
 def test_a_run_has_one_folder(writer, tmp_path, monkeypatch, arguments, place):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "first").mkdir()  # a run name is no path, even where something is called so
@@ -210,22 +249,30 @@ def test_a_run_without_a_name_has_one_folder(writer, tmp_path):
 def test_a_failed_run_leaves_what_ran_and_no_empty_folder(writer, tmp_path, capsys):
     assert report.main([str(writer), "-p", "run_name", "bad", "-p", "runs_root", str(tmp_path / "runs")]) == 2
     assert written(tmp_path) == ["runs/writer/bad/executed.ipynb", "writer.ipynb"]
-    assert "AssertionError" in (tmp_path / "runs/writer/bad/executed.ipynb").read_text() and "bad/executed.ipynb" in capsys.readouterr().err
+    assert (
+        "AssertionError" in (tmp_path / "runs/writer/bad/executed.ipynb").read_text()
+        and "bad/executed.ipynb" in capsys.readouterr().err
+    )
 
 
 def test_a_run_that_cannot_begin_leaves_nothing(tmp_path):
     """Papermill does not know in which language to write the parameters."""
-    nbformat.write(new_notebook(cells=[new_code_cell(RUN, metadata={"tags": ["parameters"]})]), tmp_path / "no_language.ipynb")
+    nbformat.write(
+        new_notebook(cells=[new_code_cell(RUN, metadata={"tags": ["parameters"]})]), tmp_path / "no_language.ipynb"
+    )
     with pytest.raises(ValueError, match="language"):
         report.run_notebook(tmp_path / "no_language.ipynb", {}, tmp_path / "out")
     assert written(tmp_path) == ["no_language.ipynb"]
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (("-o", "OUT", "-p", "run_name", "first"), "a run has one folder; give run_name ('first') or the folder"),
-    (("-p", "resume", "true"), "resume = True needs run_name or the folder"),
-    (("-p", "run_name", "a/b"), "use letters"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-o", "OUT", "-p", "run_name", "first"), "a run has one folder; give run_name ('first') or the folder"),
+        (("-p", "resume", "true"), "resume = True needs run_name or the folder"),
+        (("-p", "run_name", "a/b"), "use letters"),
+    ],
+)
 def test_a_run_of_two_folders_or_none_is_refused(writer, tmp_path, capsys, arguments, message):
     assert report.main([str(writer), *(str(tmp_path / "out") if a == "OUT" else a for a in arguments)]) == 2
     assert message in capsys.readouterr().err and written(tmp_path) == ["writer.ipynb"]
@@ -243,8 +290,13 @@ def test_project_root_does_not_depend_on_the_working_directory(tmp_path, monkeyp
 
 def test_run_folders(tmp_path):
     named = report.new_run_folder("03_pke.ipynb", "first try", tmp_path)
-    assert report.new_run_folder("03_pke", str(tmp_path / "any where")) == tmp_path / "any where" and (tmp_path / "any where").is_dir()
-    assert named == tmp_path / "03_pke" / "first try" and named == report.new_run_folder("03_pke", "first try", tmp_path)
+    assert (
+        report.new_run_folder("03_pke", str(tmp_path / "any where")) == tmp_path / "any where"
+        and (tmp_path / "any where").is_dir()
+    )
+    assert named == tmp_path / "03_pke" / "first try" and named == report.new_run_folder(
+        "03_pke", "first try", tmp_path
+    )
     assert len({report.new_run_folder(Path("x/03_pke.ipynb"), root=tmp_path) for _ in range(5)}) == 5
     for name in ("../up", "a/b", ".hidden", " "):
         with pytest.raises(ValueError, match="run name"):
@@ -260,7 +312,14 @@ class Point:
 
 
 def test_json_takes_numpy_and_has_no_nan(tmp_path):
-    obj = {"a": np.float32(0.5), "b": [np.nan, np.inf, 1.0], "c": np.arange(3), "d": Point(1.5, Path("p")), "e": np.bool_(True), "中": (1,)}
+    obj = {
+        "a": np.float32(0.5),
+        "b": [np.nan, np.inf, 1.0],
+        "c": np.arange(3),
+        "d": Point(1.5, Path("p")),
+        "e": np.bool_(True),
+        "中": (1,),
+    }
     path = files.write_json(tmp_path / "new" / "m.json", obj)
     expected = {"a": 0.5, "b": [None, None, 1.0], "c": [0, 1, 2], "d": {"x": 1.5, "where": "p"}, "e": True, "中": [1]}
     assert json.loads(path.read_text(encoding="utf-8")) == expected
@@ -277,7 +336,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_csv(tmp_path):
-    rows = [{"epoch": np.int64(1), "loss": np.float64(0.25)}, {"epoch": 2, "loss": np.nan, "note": "a,b"}, {"epoch": 3, "loss": np.inf}]
+    rows = [
+        {"epoch": np.int64(1), "loss": np.float64(0.25)},
+        {"epoch": 2, "loss": np.nan, "note": "a,b"},
+        {"epoch": 3, "loss": np.inf},
+    ]
     assert files.write_csv(tmp_path / "h.csv", rows).read_bytes() == b'epoch,loss,note\n1,0.25,\n2,,"a,b"\n3,inf,\n'
 
 
@@ -285,8 +348,8 @@ def test_parameters_that_name_what_lies_here_become_absolute(tmp_path, monkeypat
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "pairs.csv").touch()
     monkeypatch.chdir(tmp_path)
-    assert report.from_here("mine/pairs.csv", "") == str(tmp_path / "mine" / "pairs.csv") and report.from_here("mine", "") == str(
-        tmp_path / "mine"
-    )
+    assert report.from_here("mine/pairs.csv", "") == str(tmp_path / "mine" / "pairs.csv") and report.from_here(
+        "mine", ""
+    ) == str(tmp_path / "mine")
     assert report.from_here("mine", "lite") == "mine" and report.from_here("elsewhere/a.png", "") == "elsewhere/a.png"
     assert report.from_here("", "") == "" and report.from_here("3", 1) == "3"

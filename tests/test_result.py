@@ -73,7 +73,9 @@ def test_from_fit_chains_the_frames():
     points1 = np.random.default_rng(0).uniform(0, 400, (50, 2))
     points0 = warp_points(points1, AFFINE)
     out, into = np.diag([2.0, 2, 1]), similarity(30, 0.5, (0, 0), (5, 6))
-    result = Registration.from_fit(fit_transform(points0, points1, "affine", 3.0), out, into, points0, points1, FIXED_HW, MOVING_HW)
+    result = Registration.from_fit(
+        fit_transform(points0, points1, "affine", 3.0), out, into, points0, points1, FIXED_HW, MOVING_HW
+    )
     assert result.H_1to0 == pytest.approx(as_homography(out @ AFFINE @ into), abs=1e-6)
     assert warp_points(result.matches1, result.H_1to0) == pytest.approx(result.matches0, abs=1e-5)
 
@@ -115,8 +117,12 @@ def test_a_resized_result_maps_resized_points(result):
     small = result.resized((170, 250), (626, 157))
     to0, to1 = (resize_matrix(a, b) for a, b in ((FIXED_HW, (170, 250)), (MOVING_HW, (626, 157))))
     assert small.map_to_fixed(warp_points(POINTS, to1)) == pytest.approx(warp_points(result.map_to_fixed(POINTS), to0))
-    assert small.map_to_moving(warp_points(POINTS, to0)) == pytest.approx(warp_points(result.map_to_moving(POINTS), to1))
-    assert small.matches0 == pytest.approx(warp_points(result.matches0, to0)) and small.warp(np.zeros((626, 157))).shape == (170, 250)
+    assert small.map_to_moving(warp_points(POINTS, to0)) == pytest.approx(
+        warp_points(result.map_to_moving(POINTS), to1)
+    )
+    assert small.matches0 == pytest.approx(warp_points(result.matches0, to0)) and small.warp(
+        np.zeros((626, 157))
+    ).shape == (170, 250)
 
 
 def test_a_resized_refusal_stays_one():
@@ -133,7 +139,8 @@ def test_warp_is_zero_where_there_is_no_data():
 
 @pytest.mark.parametrize("channels", [(), (3,)])
 def test_a_finer_image_is_averaged_and_stays_in_its_place(channels):
-    """Lines one pixel wide, a quarter of the size: gray everywhere, not stripes. A soft spot keeps its centre, to a hundredth px."""
+    """Lines one pixel wide, a quarter of the size: gray everywhere, not stripes. A soft spot keeps its centre, to a
+    hundredth px."""
     H = similarity(20, 0.25, (0, 0), (150, 60))
     lines = np.zeros((804, 1001, *channels), np.uint8)
     lines[:, ::2] = 200
@@ -157,7 +164,11 @@ def test_a_slim_image_that_is_averaged_to_a_few_px_is_drawn_all_the_same():
 
 
 def test_an_image_smaller_than_a_pixel_is_drawn_as_nothing():
-    assert not registered(similarity(0, 0.005, (0, 0), (20.3, 30.3)), moving_hw=(64, 64)).warp(np.full((64, 64), 200, np.uint8)).any()
+    assert (
+        not registered(similarity(0, 0.005, (0, 0), (20.3, 30.3)), moving_hw=(64, 64))
+        .warp(np.full((64, 64), 200, np.uint8))
+        .any()
+    )
 
 
 def test_warp_reads_a_path(tmp_path):
@@ -173,10 +184,16 @@ def test_warp_refuses_an_image_of_another_size():
 # ------------------------------------------------------------------ refusals
 
 
-@pytest.mark.parametrize("result", [registered().refuse("too few matches: 3"), refused("too few matches: 3", FIXED_HW, MOVING_HW)])
+@pytest.mark.parametrize(
+    "result", [registered().refuse("too few matches: 3"), refused("too few matches: 3", FIXED_HW, MOVING_HW)]
+)
 def test_a_refused_result_has_no_transform_and_says_why(result):
     assert not result.ok and result.H_1to0 is None and result.H_0to1 is None and result.quadratic is None
-    for use, value in ((result.warp, picture(MOVING_HW)), (result.map_to_fixed, POINTS), (result.map_to_moving, POINTS)):
+    for use, value in (
+        (result.warp, picture(MOVING_HW)),
+        (result.map_to_fixed, POINTS),
+        (result.map_to_moving, POINTS),
+    ):
         with pytest.raises(ValueError, match="refused .too few matches: 3"):
             use(value)
 
@@ -205,9 +222,13 @@ def test_save_and_load_round_trip(result, tmp_path):
     for name in ("status", "ok", "model", "confidence", "fixed_hw", "moving_hw", "evidence"):
         assert getattr(loaded, name) == getattr(result, name)
     assert loaded.angle_deg == pytest.approx(result.angle_deg, nan_ok=True) and (loaded.inliers == result.inliers).all()
-    assert loaded.matches0 == pytest.approx(result.matches0, abs=1e-3) and loaded.matches1.shape == result.matches1.shape
+    assert (
+        loaded.matches0 == pytest.approx(result.matches0, abs=1e-3) and loaded.matches1.shape == result.matches1.shape
+    )
     if result.ok:
-        assert (loaded.H_1to0 == result.H_1to0).all() and (loaded.map_to_moving(POINTS) == result.map_to_moving(POINTS)).all()
+        assert (loaded.H_1to0 == result.H_1to0).all() and (
+            loaded.map_to_moving(POINTS) == result.map_to_moving(POINTS)
+        ).all()
 
 
 def test_json_has_no_nan(tmp_path):
@@ -230,7 +251,9 @@ def test_tfm_maps_a_fixed_point_to_the_moving_point(tmp_path):
     assert itk(tmp_path / "pair.tfm")(warp_points(POINTS, AFFINE)) == pytest.approx(POINTS, abs=1e-6)
 
 
-@pytest.mark.parametrize(("result", "limit_px"), [(registered(TILT, model="homography"), 15), (bent(), 6)], ids=["homography", "quadratic"])
+@pytest.mark.parametrize(
+    ("result", "limit_px"), [(registered(TILT, model="homography"), 15), (bent(), 6)], ids=["homography", "quadratic"]
+)
 def test_tfm_of_a_bent_map_is_near_it_and_says_so(result, limit_px, tmp_path):
     result.save(tmp_path / "pair.json")
     inner = np.array([[150, 100], [300, 100], [300, 220], [150, 220.0]])
@@ -252,7 +275,9 @@ def test_a_dot_in_the_name_is_no_ending(tmp_path):
     registered().save(tmp_path / "pair_1.5deg")
     registered(TILT).save(tmp_path / "pair_1.7deg")
     endings = (".json", ".tfm", "_transformation.txt")
-    assert {p.name for p in tmp_path.iterdir()} == {f"pair_{angle}deg{ending}" for angle in ("1.5", "1.7") for ending in endings}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        f"pair_{angle}deg{ending}" for angle in ("1.5", "1.7") for ending in endings
+    }
     assert Registration.load(tmp_path / "pair_1.7deg.json").H_1to0 == pytest.approx(TILT)
 
 

@@ -1,4 +1,5 @@
-"""The methods we measure against are no straw men: each recovers what it can recover, whatever the polarity and the size."""
+"""The methods we measure against are no straw men: each recovers what it can recover, whatever the polarity and the
+size."""
 
 import cv2
 import numpy as np
@@ -6,12 +7,14 @@ import pytest
 
 from retina_kp import PairOptions
 from retina_kp.core.geometry import corner_error, similarity, warp_points
-from retina_kp.evaluation.baselines import classical as rivals_module
-from retina_kp.evaluation.baselines.classical import RIVALS, choose_rivals, identity, why_missing
+from retina_kp.evaluation.baselines import classical as baselines_module
+from retina_kp.evaluation.baselines.classical import BASELINES, choose_baselines, identity, why_missing
 from retina_kp.synthetic.pairs import draw_pair
 
 HERE = [
-    pytest.param(name, marks=pytest.mark.skipif(bool(why_missing(name)), reason=why_missing(name))) for name in RIVALS if name != "identity"
+    pytest.param(name, marks=pytest.mark.skipif(bool(why_missing(name)), reason=why_missing(name)))
+    for name in BASELINES
+    if name != "identity"
 ]
 ANY_TURN = [param for param in HERE if param.values[0] != "ECC"]
 
@@ -27,7 +30,7 @@ def moved(image, H_0to1):
 
 
 def error(name, fixed, moving, H_0to1):
-    H_1to0 = RIVALS[name](fixed, moving)
+    H_1to0 = BASELINES[name](fixed, moving)
     assert H_1to0 is not None and H_1to0.shape == (3, 3)
     return corner_error(H_1to0, np.linalg.inv(H_0to1), moving.shape[:2])
 
@@ -48,17 +51,20 @@ def test_a_turn_is_recovered_where_the_method_is_made_for_it(name, fundus):
 
 @pytest.mark.parametrize("name", HERE)
 def test_a_blank_image_gives_nothing(name, fundus):
-    assert RIVALS[name](fundus, np.full((300, 420), 90, np.uint8)) is None
+    assert BASELINES[name](fundus, np.full((300, 420), 90, np.uint8)) is None
 
 
 def test_identity_lays_middle_upon_middle_and_never_squeezes():
     H_1to0 = identity(np.zeros((300, 600)), np.zeros((400, 200)))  # 400 px tall become 600, so 200 px wide become 300
-    assert np.allclose(warp_points([[99.5, 199.5], [99.5, -0.5], [-0.5, 199.5]], H_1to0), [[299.5, 149.5], [299.5, -150.5], [149.5, 149.5]])
+    assert np.allclose(
+        warp_points([[99.5, 199.5], [99.5, -0.5], [-0.5, 199.5]], H_1to0),
+        [[299.5, 149.5], [299.5, -150.5], [149.5, 149.5]],
+    )
 
 
 def test_what_cannot_run_is_left_out_with_its_reason(monkeypatch):
-    monkeypatch.setattr(rivals_module, "find_spec", lambda name: None)
-    usable, missing = choose_rivals(["ECC", "mutual information"])
+    monkeypatch.setattr(baselines_module, "find_spec", lambda name: None)
+    usable, missing = choose_baselines(["ECC", "mutual information"])
     assert list(usable) == ["ECC"] and "pip install" in missing["mutual information"]
-    with pytest.raises(ValueError, match="no rival 'SURF'; there are SIFT"):
-        choose_rivals(["SURF"])
+    with pytest.raises(ValueError, match="no baseline 'SURF'; there are SIFT"):
+        choose_baselines(["SURF"])

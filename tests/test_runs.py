@@ -58,24 +58,33 @@ def test_a_notebooks_parameters_are_settings_and_few(phase):
 def test_full_scale_fits_every_notebook(phase):
     s = from_dict(Settings, FULL | ({"data_root": "x"} if phase == "sim2real" else {}))
     config = training_config(phase, s)
-    assert config.data.size_px == 768 and config.epochs == {"warmup": 20, "geometric": 20, "pke": 60, "sim2real": 40}[phase]
+    assert (
+        config.data.size_px == 768
+        and config.epochs == {"warmup": 20, "geometric": 20, "pke": 60, "sim2real": 40}[phase]
+    )
     assert config.network == "superretina" and 0 < config.learning_rate <= 1e-4 and not config.shortfalls()
 
 
-@pytest.mark.parametrize(("injected", "message"), [
-    ("# Parameters\nepoch = 3\n", "no parameter 'epoch' here; did you mean 'epochs'?"),
-    ("# Parameters\nzzz = 3\n", "no parameter 'zzz' here; there are epochs, run_name, recipe"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("injected", "message"),
+    [
+        ("# Parameters\nepoch = 3\n", "no parameter 'epoch' here; did you mean 'epochs'?"),
+        ("# Parameters\nzzz = 3\n", "no parameter 'zzz' here; there are epochs, run_name, recipe"),
+    ],
+)
 def test_what_papermill_injects_must_be_a_parameter(injected, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         runs.read_settings(DEFAULTS["warmup"] | {"In": ["", "import os", OWN, injected, "settings = ..."]})
 
 
-@pytest.mark.parametrize(("name", "text", "value"), [
-    ("weights", '{"loss_mov": 0}', {"loss_mov": 0}),
-    ("mode", '["cffa", "cfoct"]', ["cffa", "cfoct"]),
-    ("mode", "cffa,cfoct", "cffa,cfoct"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("weights", '{"loss_mov": 0}', {"loss_mov": 0}),
+        ("mode", '["cffa", "cfoct"]', ["cffa", "cfoct"]),
+        ("mode", "cffa,cfoct", "cffa,cfoct"),
+    ],
+)
 def test_lists_as_plain_papermill_hands_them_over(name, text, value):
     s = runs.read_settings(DEFAULTS["geometric"] | {name: text})
     assert getattr(s, name) == value and (name != "mode" or s.modes == ("cffa", "cfoct"))
@@ -88,12 +97,15 @@ def test_parameters_that_the_notebook_does_not_show_may_be_injected():
     assert runs.read_settings(namespace).workers == 5
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"epochs": "3"}, "epochs: takes int, got '3'"),
-    ({"resume": 1}, "resume: takes bool"),
-    ({"weights": 2.0}, "weights: takes dict"),
-    ({"mode": 3}, "mode: takes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": "3"}, "epochs: takes int, got '3'"),
+        ({"resume": 1}, "resume: takes bool"),
+        ({"weights": 2.0}, "weights: takes dict"),
+        ({"mode": 3}, "mode: takes"),
+    ],
+)
 def test_a_wrong_type_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         runs.read_settings(DEFAULTS["pke"] | changes)
@@ -112,7 +124,11 @@ def test_mode_is_a_name_or_several(mode):
 def test_there_is_one_recipe_and_the_shipped_weights_tell_of_it():
     """The stages that the model card names, as the notebooks read them."""
     lite = RECIPES["lite"]
-    assert [(c.total_steps, c.seed, c.pool_size) for c in lite.values()][:3] == [(500, 0, 1200), (11000, 1, 1200), (1000, 2, 300)]
+    assert [(c.total_steps, c.seed, c.pool_size) for c in lite.values()][:3] == [
+        (500, 0, 1200),
+        (11000, 1, 1200),
+        (1000, 2, 300),
+    ]
     with open(SHIPPED / "lite.csv", encoding="utf-8", newline="") as file:
         log = list(csv.DictReader(file))
     for place, config in enumerate(list(lite.values())[:3], 1):
@@ -139,7 +155,9 @@ def test_every_network_has_a_rate_and_keeps_it():
     assert config_of("warmup", recipe="lite", network="superretina", learning_rate=3e-4).learning_rate == 3e-4
     before = config_of("warmup", recipe="lite", network="superretina")
     for given in ({}, {"network": "superretina"}, {"recipe": "lite"}):
-        assert config_of("geometric", before, **given).network == "superretina", "the next phase has the network of the one before"
+        assert config_of("geometric", before, **given).network == "superretina", (
+            "the next phase has the network of the one before"
+        )
         assert config_of("geometric", before, **given).learning_rate == pytest.approx(1e-4)
         assert config_of("pke", before, **given).learning_rate == pytest.approx(3e-5)
 
@@ -172,30 +190,38 @@ def test_one_folder_is_one_folder_however_it_is_named(tmp_path, monkeypatch):
     (tmp_path / "data").symlink_to(tmp_path / "big")
     monkeypatch.chdir(tmp_path)
     names = ("data/mine", str(tmp_path / "data" / "mine"), "big/../data/mine", str(tmp_path / "big" / "mine"))
-    assert {config_of("warmup", data_root=name).files.root for name in names} == {str((tmp_path / "big" / "mine").resolve())}
+    assert {config_of("warmup", data_root=name).files.root for name in names} == {
+        str((tmp_path / "big" / "mine").resolve())
+    }
 
 
 def test_what_is_said_of_files_reaches_inherited_folders(tmp_path):
     before = config_of("geometric", data_root="/aligned", mode="cffa")
     files = config_of("pke", before, prealign=True, max_residual_px=9.0, layout="pairs_csv", mode="cfoct").files
-    assert (files.root, files.prealign, files.max_residual_px, files.layout, files.mode) == ("/aligned", True, 9.0, "pairs_csv", ("cfoct",))
+    assert (files.root, files.prealign, files.max_residual_px, files.layout, files.mode) == (
+        "/aligned",
+        True,
+        9.0,
+        "pairs_csv",
+        ("cfoct",),
+    )
 
 
 def test_phases_1_to_3_train_on_files_alone_and_phase_4_replays_what_they_were_trained_on():
     before = config_of("pke", data_root="/aligned", mode="cffa")
-    assert before.files.share == 1.0 and before.drawn_share == 0
+    assert before.files.share == 1.0 and before.synthetic_share == 0
     config = config_of("sim2real", before, data_root="/real")
     assert (config.files.root, config.files.share) == ("/real", 0.8)
     assert (config.replay.root, config.replay.share, config.replay.mode) == ("/aligned", 0.2, ("cffa",))
-    assert config.drawn_share == 0 and config.files.mode == ()
+    assert config.synthetic_share == 0 and config.files.mode == ()
     named = config_of("sim2real", before, data_root="/real", replay_root="/aligned")
     assert named.replay == config.replay, "the same folder by name keeps its kinds"
     other = config_of("sim2real", before, data_root="/real", replay_root="/else", real_share=0.6)
     assert (other.replay.root, other.replay.share) == ("/else", 0.4)
     drawn = config_of("sim2real", before, data_root="/real", replay_root="drawn")
-    assert drawn.replay.share == 0 and drawn.drawn_share == pytest.approx(0.2)
+    assert drawn.replay.share == 0 and drawn.synthetic_share == pytest.approx(0.2)
     alone = config_of("sim2real", before, data_root="/real", real_share=1.0)
-    assert alone.replay.share == alone.drawn_share == 0 and alone.replay.root == "/aligned", "watched all the same"
+    assert alone.replay.share == alone.synthetic_share == 0 and alone.replay.root == "/aligned", "watched all the same"
 
 
 def test_phase_4_needs_real_pairs():
@@ -220,7 +246,9 @@ def test_a_begun_run_is_continued_only_when_asked(tmp_path):
         runs.run_folder("geometric", replace(s, resume=True, run_name=""))
 
 
-def write_checkpoint(root: Path, name: str, age: int, phase="warmup", steps: int = 500, init_from="", config=None, **changes) -> Path:
+def write_checkpoint(
+    root: Path, name: str, age: int, phase="warmup", steps: int = 500, init_from="", config=None, **changes
+) -> Path:
     """A checkpoint as a run of 500 steps at 256 px leaves it."""
     path = root / runs.NOTEBOOKS[phase] / name / "checkpoint.safetensors"
     scale = {"recipe": "lite", "epochs": 5, "steps_per_epoch": 100, "image_size": 256}
@@ -239,7 +267,9 @@ def test_the_newest_real_run_is_built_upon(tmp_path):
     write_checkpoint(tmp_path, "few steps", 60, epochs=1, steps=100)
     write_checkpoint(tmp_path, "small", 50, image_size=160)
     write_checkpoint(tmp_path, "few retinas", 40, pool_size=4)
-    write_checkpoint(tmp_path, "on a stand-in", 30, init_from=str(tmp_path / "stand_in" / "warmup" / "checkpoint.safetensors"))
+    write_checkpoint(
+        tmp_path, "on a stand-in", 30, init_from=str(tmp_path / "stand_in" / "warmup" / "checkpoint.safetensors")
+    )
     write_checkpoint(tmp_path, "of another version", 20, config={"detector_weight": 1.0})
     assert find_checkpoint("warmup", s) == right
     with pytest.raises(ValueError, match="gone 400 of 500 steps: finish it first"):
@@ -272,10 +302,16 @@ def test_with_nothing_to_build_on_the_first_line_says_a_try_and_no_later_phase_t
     found = plan("pke", settings(epochs=60, runs_root=str(tmp_path)))
     assert found.config.total_steps == 300 and found.config.size_px == 160
     first = found.words()[0]
-    assert first.startswith("A TRY, no training: images of 160 px") and "4 drawn retinas" in first and "stand-in" in first
+    assert (
+        first.startswith("A TRY, no training: images of 160 px")
+        and "4 synthetic retinas" in first
+        and "stand-in" in first
+    )
     assert repr(found).startswith("A TRY") and "<b>A TRY" in found._repr_html_()
     save_network(
-        found.folder / "checkpoint.safetensors", build_network("lite", width=0.25), {"step": 300, "config": to_dict(found.config)}
+        found.folder / "checkpoint.safetensors",
+        build_network("lite", width=0.25),
+        {"step": 300, "config": to_dict(found.config)},
     )
     assert find_checkpoint("pke", settings(runs_root=str(tmp_path))) is None
 
@@ -337,10 +373,15 @@ def test_a_stand_in_is_trained_and_a_continued_run_keeps_it(tmp_path, monkeypatc
     first = plan("geometric", s)
     assert first.start.startswith("a STAND-IN for 01_warmup") and not first.folder.exists(), "nothing is trained yet"
     first.open().fit()
-    assert Path(first.config.init_from).is_relative_to(first.folder / "stand_in") and Path(first.config.init_from).is_file()
+    assert (
+        Path(first.config.init_from).is_relative_to(first.folder / "stand_in")
+        and Path(first.config.init_from).is_file()
+    )
     again = plan("geometric", s)
     assert again.config == first.config and again.start == "its own, after step 2 of 2"
-    assert plan("geometric", settings(runs_root=str(tmp_path), run_name="a", resume=True)).config == first.config, "as it was begun"
+    assert plan("geometric", settings(runs_root=str(tmp_path), run_name="a", resume=True)).config == first.config, (
+        "as it was begun"
+    )
 
 
 def test_a_continued_run_keeps_its_weights_and_refuses_others(tmp_path):
@@ -359,16 +400,27 @@ def test_a_continued_run_keeps_its_weights_and_refuses_others(tmp_path):
 def test_a_run_of_another_version_is_told_as_such(tmp_path):
     s = settings(runs_root=str(tmp_path), run_name="a", resume=True)
     (tmp_path / "01_warmup" / "a").mkdir(parents=True)
-    write_state(tmp_path / "01_warmup" / "a" / "state.pt", {"config": {"phase": "warmup", "detector_weight": 1.0}, "step": 3})
-    with pytest.raises(ValueError, match="a was begun by another version of retina_kp .*detector_weight.* take another run_name"):
+    write_state(
+        tmp_path / "01_warmup" / "a" / "state.pt", {"config": {"phase": "warmup", "detector_weight": 1.0}, "step": 3}
+    )
+    with pytest.raises(
+        ValueError, match="a was begun by another version of retina_kp .*detector_weight.* take another run_name"
+    ):
         plan("warmup", s)
 
 
 def test_phase_4_goes_on_with_the_same_words(tmp_path):
     write_aligned_folder(tmp_path / "眼 aligned", 3, size_px=96)
     real = runs.pseudo_real_folder(8, 0)
-    s = settings(runs_root=str(tmp_path / "runs"), run_name="a", resume=True, data_root=real, init_from="lite",
-                 replay_root=str(tmp_path / "眼 aligned"), **TINY | {"batch_size": 5})  # fmt: skip
+    s = settings(
+        runs_root=str(tmp_path / "runs"),
+        run_name="a",
+        resume=True,
+        data_root=real,
+        init_from="lite",
+        replay_root=str(tmp_path / "眼 aligned"),
+        **TINY | {"batch_size": 5},
+    )
     first = plan("sim2real", s)
     trainer = first.open()
     trainer.fit()
@@ -393,7 +445,8 @@ def test_two_processes_of_a_notebook_take_the_steps_of_one(tmp_path):
     trainers = [Trainer(config, folder) for folder in folders]
     histories = [runs.train(trainer, processes=n) for trainer, n in zip(trainers, (2, 1), strict=True)]
     assert [[row["step"] for row in history] for history in histories] == [[2, 4]] * 2
-    assert histories[0][0]["total"] == pytest.approx(histories[1][0]["total"], rel=0.02)  # float32; test_scale compares in float64
+    # float32; test_scale compares in float64
+    assert histories[0][0]["total"] == pytest.approx(histories[1][0]["total"], rel=0.02)
     assert [row["epoch"] for row in read_history(folders[0] / "history.csv")] == [1, 2]
     assert trainers[0].step_index == 4
 
@@ -405,11 +458,14 @@ def test_processes_that_fail_say_why(tmp_path):
         runs.train(trainer, processes=2)
 
 
-@pytest.mark.parametrize("line", [
-    "retina_kp.training.health.TrainingStopped: the fixed detector has gone silent",
-    "[rank1]: retina_kp.core.images.ImageError: a.png is damaged",
-    "ValueError: no such folder",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        "retina_kp.training.health.TrainingStopped: the fixed detector has gone silent",
+        "[rank1]: retina_kp.core.images.ImageError: a.png is damaged",
+        "ValueError: no such folder",
+    ],
+)
 def test_the_reason_of_processes_that_fail_is_their_last_line(line):
     said = f"Traceback (most recent call last):\n  File x\n{line}\nroot cause of the launcher"
     (reason,) = re.findall(REASON, said, re.MULTILINE)
@@ -428,7 +484,11 @@ if __name__ == "__main__":
 
 def test_an_error_drops_the_jobs_that_have_not_begun(tmp_path):
     with pytest.raises(ZeroDivisionError), worker_pool(1) as pool:
-        jobs = [pool.submit(time.sleep, 0.2), pool.submit(divmod, 1, 0), *(pool.submit(Path.touch, tmp_path / str(k)) for k in range(40))]
+        jobs = [
+            pool.submit(time.sleep, 0.2),
+            pool.submit(divmod, 1, 0),
+            *(pool.submit(Path.touch, tmp_path / str(k)) for k in range(40)),
+        ]
         jobs[1].result()
     assert len(list(tmp_path.iterdir())) < 40 and jobs[-1].cancelled()
     with pytest.raises(ValueError, match="whole number from 1, not 0"), worker_pool(0):

@@ -1,8 +1,9 @@
 """Training at scale: two processes, workers and five kills give the weights that one quiet process gives.
 
-Runs are forked from a warm server (multiprocessing's "forkserver") with one thread each: real processes, which can be killed, without
-seconds of imports. What is compared across processes is computed in float64 throughout, where another order of summing leaves 1e-12: in
-float32 it leaves what the CPU's instruction set and AdamW make of it. Differences are shares of a tensor's largest value.
+Runs are forked from a warm server (multiprocessing's "forkserver") with one thread each: real processes, which can be
+killed, without seconds of imports. What is compared across processes is computed in float64 throughout, where another
+order of summing leaves 1e-12: in float32 it leaves what the CPU's instruction set and AdamW make of it. Differences are
+shares of a tensor's largest value.
 """
 
 from __future__ import annotations
@@ -42,13 +43,40 @@ from retina_kp.training.trainer import GUARDED, Trainer
 from retina_kp.training.validation import ValidationSet
 
 # Pairs so easy and filters so open that an untrained network confirms points, which are labels at once.
-EASY = SyntheticOptions(size_px=64, frames_per_retina=1, relative=TransformRange().scaled(0.05), zoom=(0.7, 0.9),
-                        fixed=("OCT",), moving=("OCT",))  # fmt: skip
-OPEN = PkeOptions(candidate_min_probability=0.0, pke_min_probability=0.0, content_ratio_max=1.0, content_radius_px=4.0, nms_radius_px=3.0,
-                  annotation_radius_px=2.0, border_px=1.0, promotion_value=1.0, demotion_value=0.5)  # fmt: skip
-TINY = TrainConfig(network_options={"width": 0.25, "descriptor_dim": 16}, epochs=2, steps_per_epoch=3, batch_size=2, micro_batches=2,
-                   learning_rate=3e-3, rise_steps=1, pool_size=2, extra_points=16, label_sigma_px=3.0, validation_pairs=0, pke=OPEN,
-                   data=EASY)  # fmt: skip
+EASY = SyntheticOptions(
+    size_px=64,
+    frames_per_retina=1,
+    relative=TransformRange().scaled(0.05),
+    zoom=(0.7, 0.9),
+    fixed=("OCT",),
+    moving=("OCT",),
+)
+OPEN = PkeOptions(
+    candidate_min_probability=0.0,
+    pke_min_probability=0.0,
+    content_ratio_max=1.0,
+    content_radius_px=4.0,
+    nms_radius_px=3.0,
+    annotation_radius_px=2.0,
+    border_px=1.0,
+    promotion_value=1.0,
+    demotion_value=0.5,
+)
+TINY = TrainConfig(
+    network_options={"width": 0.25, "descriptor_dim": 16},
+    epochs=2,
+    steps_per_epoch=3,
+    batch_size=2,
+    micro_batches=2,
+    learning_rate=3e-3,
+    rise_steps=1,
+    pool_size=2,
+    extra_points=16,
+    label_sigma_px=3.0,
+    validation_pairs=0,
+    pke=OPEN,
+    data=EASY,
+)
 PATIENCE = 150  # s until a run counts as hung
 
 
@@ -58,7 +86,10 @@ PATIENCE = 150  # s until a run counts as hung
 @pytest.fixture(scope="module")
 def server():
     """multiprocessing's fork server with everything imported and one thread per process."""
-    wanted = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parents[1], Path(__file__).parent)))}
+    wanted = {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parents[1], Path(__file__).parent))),
+    }
     before = {k: os.environ.get(k) for k in wanted}
     os.environ.update(wanted)
     context = multiprocessing.get_context("forkserver")
@@ -82,13 +113,15 @@ def without_pictures() -> None:
 
 
 def in_double_precision() -> None:
-    """All that this process computes from here on, pictures included, is float64, also where the code asks for float32."""
+    """All that this process computes from here on, pictures included, is float64, also where the code asks for
+    float32."""
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double
 
 
 def train_chain(folder: Path, configs: list[TrainConfig], workers: int = 0, late: float = 0.0) -> None:
-    """Train one run per configuration and keep all that decides how it goes on in ``folder``/<phase>.<rank>.pt; late: s before each run."""
+    """Train one run per configuration and keep all that decides how it goes on in ``folder``/<phase>.<rank>.pt; late: s
+    before each run."""
     without_pictures()
     in_double_precision()
     for config in configs:
@@ -103,15 +136,23 @@ def train_chain(folder: Path, configs: list[TrainConfig], workers: int = 0, late
 
 
 def memory(trainer: Trainer) -> dict:
-    """Weights with running statistics, the optimiser's moments (linear in the gradient; AdamW's steps are not), and what PKE remembers."""
+    """Weights with running statistics, the optimiser's moments (linear in the gradient; AdamW's steps are not), and
+    what PKE remembers."""
     moments = {k: v["exp_avg"] for k, v in trainer.optimiser.state_dict()["state"].items()}
     return {"weights": trainer.network.state_dict(), "moments": moments, "pke": trainer.objective.state_dict()}
 
 
 def train_rank(rank: int, port: int, folder: Path, configs: list[TrainConfig]) -> None:
     """One of two processes, as a launcher would start it; the second comes late to every run."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}  # fmt: skip
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+    }
     train_chain(folder, configs, late=0.5 * rank)
     torch.distributed.destroy_process_group()
 
@@ -142,7 +183,9 @@ def free_port() -> int:
 def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     """Over all tensors, the largest difference as a share of the tensor's largest value."""
     assert a.keys() == b.keys()
-    return max(float((a[k].double() - b[k].double()).abs().max() / b[k].double().abs().max().clamp_min(1e-12)) for k in a)
+    return max(
+        float((a[k].double() - b[k].double()).abs().max() / b[k].double().abs().max().clamp_min(1e-12)) for k in a
+    )
 
 
 def same(a, b) -> bool:
@@ -171,22 +214,25 @@ def assert_equal_steps(got: dict, wanted: dict, tolerance: float = 1e-9) -> None
 
 
 class EvenPairs(SyntheticPairs):
-    """Pairs with eight points each that both images see, so that the mean over two batches is the mean over their join. A batch of four is
-    the join of two batches of two."""
+    """Pairs with eight points each that both images see, so that the mean over two batches is the mean over their join.
+    A batch of four is the join of two batches of two."""
 
     def batch(self, index: int, batch_size: int, strength: float = 1.0) -> dict:
         if batch_size == 4:
             return join_batches([self.batch(2 * index + k, 2, strength) for k in (0, 1)])
         batch = super().batch(index, batch_size, strength)
         xy = torch.from_numpy(np.random.default_rng(index).uniform(8, 56, (batch_size, 400, 2))).float()
-        seen = view_filter(xy, batch["valid0"])[0] & view_filter(warp_points(xy.double(), batch["H_0to1"]).float(), batch["valid1"])[0]
+        seen = (
+            view_filter(xy, batch["valid0"])[0]
+            & view_filter(warp_points(xy.double(), batch["H_0to1"]).float(), batch["valid1"])[0]
+        )
         points = torch.stack([row[s][:8] for row, s in zip(xy, seen, strict=True)])
         return {k: v for k, v in batch.items() if "_keypoints" not in k} | {"vessel_keypoints": points}
 
 
 def even_terms(trainer: Trainer) -> None:
-    """Make a loss over a batch the mean of the losses of its parts: as many points in each pair, and batch normalisation that does not
-    look at the batch."""
+    """Make a loss over a batch the mean of the losses of its parts: as many points in each pair, and batch
+    normalisation that does not look at the batch."""
     trainer.data = EvenPairs(0, 2, trainer.config.data)
     for norm in learning_norms(trainer.network):
         norm.eval()
@@ -200,7 +246,8 @@ CHAIN = [EVEN, replace(TINY, phase="geometric", micro_batches=4, batch_size=1), 
 
 @pytest.fixture(scope="module")
 def runs(server, tmp_path_factory) -> dict[str, Path]:
-    """The same three phases in one process, in two, and in one with two workers; the first also with the batch doubled."""
+    """The same three phases in one process, in two, and in one with two workers; the first also with the batch
+    doubled."""
     folders, port = {name: tmp_path_factory.mktemp(name) for name in ("one", "two", "workers", "doubled")}, free_port()
     run(server, (train_chain, folders["one"], CHAIN))
     run(server, *((train_rank, rank, port, folders["two"], CHAIN) for rank in (0, 1)))
@@ -211,7 +258,9 @@ def runs(server, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("phase", ["geometric", "pke"])
 def test_two_processes_take_the_steps_of_one(runs, phase):
-    one, first, second = (torch.load(runs[name] / f"{phase}.{rank}.pt") for name, rank in (("one", 0), ("two", 0), ("two", 1)))
+    one, first, second = (
+        torch.load(runs[name] / f"{phase}.{rank}.pt") for name, rank in (("one", 0), ("two", 0), ("two", 1))
+    )
     assert same(first, second)
     assert one["weights"]["detect.weight"].dtype == torch.float64
     assert_equal_steps(first, one)
@@ -226,7 +275,9 @@ def test_shared_steps_are_those_of_one_process_with_the_doubled_batch(runs, name
 
 
 def test_all_processes_keep_the_value_map_of_one(runs):
-    one, first, second = (torch.load(runs[name] / f"pke.{rank}.pt")["pke"] for name, rank in (("one", 0), ("two", 0), ("two", 1)))
+    one, first, second = (
+        torch.load(runs[name] / f"pke.{rank}.pt")["pke"] for name, rank in (("one", 0), ("two", 0), ("two", 1))
+    )
     assert promoted(one) > 0 and same(first, one) and same(second, one)
 
 
@@ -245,13 +296,14 @@ def test_batches_can_be_sent_to_workers_that_are_not_forked(tmp_path):
 # ------------------------------------------------------------------ killed
 
 LONG = replace(TINY, epochs=4, steps_per_epoch=5, batch_size=5, micro_batches=1)
-# Each kill, one at least in every phase: how many steps the process may take first, and where it is then held until it is shot ("" =
-# nowhere, it runs on).
+# Each kill, one at least in every phase: how many steps the process may take first, and where it is then held until it
+# is shot ("" = nowhere, it runs on).
 KILLS = ((12, ""), (12, "half a state.pt"), (20, ""), (16, "between two files"), (12, ""))
 
 
 def command(folder: Path, reports=None, stop: tuple[int, str] = (0, "")) -> None:
-    """What a user runs phase after phase; reports: end of a pipe that gets a message per step and at the place where it is held."""
+    """What a user runs phase after phase; reports: end of a pipe that gets a message per step and at the place where it
+    is held."""
     os.chdir(folder)
     without_pictures()
     steps, step, hold = [], Trainer.step, lambda: (reports.send("held"), time.sleep(PATIENCE))
@@ -275,7 +327,9 @@ def command(folder: Path, reports=None, stop: tuple[int, str] = (0, "")) -> None
 
     Trainer.step, write_csv = reported_step, retina_kp.training.trainer.write_csv
     if stop[1] == "half a state.pt":
-        retina_kp.training.state.torch = type("HalfTorch", (), {"save": staticmethod(half_a_file), "load": staticmethod(torch.load)})
+        retina_kp.training.state.torch = type(
+            "HalfTorch", (), {"save": staticmethod(half_a_file), "load": staticmethod(torch.load)}
+        )
     if stop[1] == "between two files":
         retina_kp.training.trainer.write_csv = table
     for phase in PHASES:
@@ -320,7 +374,9 @@ def run_and_kill(context, folder: Path, stop: tuple[int, str], delay: float) -> 
 
 
 def test_five_kills_of_a_chain_on_files_leave_no_trace(server, folders, tmp_path):
-    quiet, killed = (write_configs(tmp_path / name, folders) for name in ("quiet", "killed") if not (tmp_path / name).mkdir())
+    quiet, killed = (
+        write_configs(tmp_path / name, folders) for name in ("quiet", "killed") if not (tmp_path / name).mkdir()
+    )
     rng, leftovers = random.Random(5), 0
     run(server, (command, quiet))
     for stop in KILLS:
@@ -345,7 +401,8 @@ def test_five_kills_of_a_chain_on_files_leave_no_trace(server, folders, tmp_path
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory) -> Path:
-    """The folder of a PKE run that stopped after its first epoch, in which PKE had found points and the guard had paused it."""
+    """The folder of a PKE run that stopped after its first epoch, in which PKE had found points and the guard had
+    paused it."""
 
     def stop(history):
         raise KeyboardInterrupt
@@ -366,7 +423,7 @@ def test_value_map_and_guard_come_back(interrupted):
     trainer = Trainer(CHAIN[2], interrupted)
     assert trainer.resume() and trainer.step_index == CHAIN[2].steps_per_epoch
     assert promoted(trainer.objective.state_dict()) > 0
-    assert not trainer.objective.guard.active and trainer.objective.guard.best == {"drawn pairs": 0.9}
+    assert not trainer.objective.guard.active and trainer.objective.guard.best == {"synthetic pairs": 0.9}
     assert not any(k.startswith("pke_") for k in trainer.step()), "PKE was paused, and works again"
 
 
@@ -381,7 +438,9 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, lambda path: path.write_bytes(b"")], ids=["truncated", "flipped", "empty"])
+@pytest.mark.parametrize(
+    "damage", [truncate, flip_a_bit, lambda path: path.write_bytes(b"")], ids=["truncated", "flipped", "empty"]
+)
 def test_a_damaged_state_is_refused(interrupted, tmp_path, damage):
     damage(copy_of(interrupted, tmp_path))
     with pytest.raises(ValueError, match=r"state\.pt is damaged.*delete it to train this phase from its start"):
@@ -399,7 +458,9 @@ def test_half_a_state_under_its_temporary_name_is_swept_away(interrupted, tmp_pa
 
 
 def test_another_configuration_is_refused_with_its_keys(interrupted):
-    with pytest.raises(ValueError, match="micro_batches: 2 → 1; pke.max_new_points: 300 → 200.*batch_size may change where"):
+    with pytest.raises(
+        ValueError, match="micro_batches: 2 → 1; pke.max_new_points: 300 → 200.*batch_size may change where"
+    ):
         Trainer(replace(CHAIN[2], micro_batches=1, pke=replace(OPEN, max_new_points=200)), interrupted).fit()
 
 

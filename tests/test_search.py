@@ -28,7 +28,11 @@ def test_stages_go_from_likely_to_unlikely_and_repeat_nothing():
     stages = search_stages(0.6)
     views = [view for stage in stages for view in stage]
     ratios = sorted({round(scale1 / scale0, 6) for _, scale0, scale1 in views})
-    assert views[0] == (0.0, 0.6, 0.6) and {view[1:] for view in stages[0]} == {(0.6, 0.6)} and len(set(views)) == len(views)
+    assert (
+        views[0] == (0.0, 0.6, 0.6)
+        and {view[1:] for view in stages[0]} == {(0.6, 0.6)}
+        and len(set(views)) == len(views)
+    )
     assert ratios == pytest.approx([STEP**-2, 1 / STEP, 1, STEP, STEP**2], rel=1e-5)
     for ratio in ratios:
         turns = {turn for turn, scale0, scale1 in views if abs(scale1 / scale0 - ratio) < 1e-5}
@@ -76,12 +80,18 @@ def test_nothing_promising_still_ends_with_the_best_of_all_stages(registrar, upr
 
 
 def test_settling_mends_a_hypothesis_that_is_somewhat_off(registrar):
-    unsheared = PairOptions(size_px=512, rotation_deg=5, scale=(0.95, 1.05), min_overlap=0.8, shear=0)  # a hypothesis is a similarity
+    # a hypothesis is a similarity
+    unsheared = PairOptions(size_px=512, rotation_deg=5, scale=(0.95, 1.05), min_overlap=0.8, shear=0)
     views0, views1, truth = views_and_truth(registrar, draw_pair(11, 4, ("CF", "FA"), unsheared))
     raw = try_view(views0, views1, registrar.options, 0.0, 0.6, 0.6)
     raw.fit.H_1to0[:2, 2] += (9, -7)
     settled = settle(views0, views1, registrar.options, raw)
-    assert corner_error(raw.fit.H_1to0, truth, views1.base_hw) > 8 > 5 > corner_error(settled.fit.H_1to0, truth, views1.base_hw)
+    assert (
+        corner_error(raw.fit.H_1to0, truth, views1.base_hw)
+        > 8
+        > 5
+        > corner_error(settled.fit.H_1to0, truth, views1.base_hw)
+    )
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1.0, (0, 0)), (0.35, (150, -60)), (2.5, (80, 40))])
@@ -91,9 +101,13 @@ def test_the_closeup_holds_what_both_images_show(registrar, upright, scale, offs
     H = similarity(20, scale, views1.outline.mean(0), middle + offset)
     closeup = registrar.closeup(views0, views1, H)
     grid = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 60) for n in views0.base_hw[::-1])), -1).reshape(-1, 2)
-    base1 = np.rint(warp_points(warp_points(grid, np.linalg.inv(H)), np.linalg.inv(views1.base_from_original))).astype(int)
+    base1 = np.rint(warp_points(warp_points(grid, np.linalg.inv(H)), np.linalg.inv(views1.base_from_original))).astype(
+        int
+    )
     base0 = np.rint(warp_points(grid, np.linalg.inv(views0.base_from_original))).astype(int)
-    seen = [(xy >= 0).all(1) & (xy < np.array(v.valid.shape[::-1])).all(1) for xy, v in ((base0, views0), (base1, views1))]
+    seen = [
+        (xy >= 0).all(1) & (xy < np.array(v.valid.shape[::-1])).all(1) for xy, v in ((base0, views0), (base1, views1))
+    ]
     both = seen[0] & seen[1]
     for xy, v in ((base0, views0), (base1, views1)):
         both[both] &= v.valid[xy[both, 1], xy[both, 0]]

@@ -1,4 +1,5 @@
-"""Where batches come from: files and drawn pairs in exact numbers, loaded, screened and split without an eye on both sides."""
+"""Where batches come from: files and synthetic pairs in exact numbers, loaded, screened and split without an eye on
+both sides."""
 
 import pickle
 
@@ -32,7 +33,7 @@ def write_pair(root, folder: str, points1: np.ndarray = POINTS, points0: np.ndar
 
 @pytest.fixture
 def clinic(tmp_path):
-    """Twelve sound pairs of six eyes."""
+    """Twelve usable pairs of six eyes."""
     for eye in range(6):
         for visit in range(2):
             write_pair(tmp_path, f"{eye:03d}_{visit:02d}")
@@ -87,7 +88,10 @@ def test_an_eye_that_goes_moves_no_other_to_the_other_side():
 
 
 def test_the_split_depends_on_the_seed_alone(clinic):
-    ids = [[r.pair_id for r in load_files(FileOptions(root=str(clinic), split_seed=seed)).validation] for seed in (0, 0, 1, 2, 3)]
+    ids = [
+        [r.pair_id for r in load_files(FileOptions(root=str(clinic), split_seed=seed)).validation]
+        for seed in (0, 0, 1, 2, 3)
+    ]
     assert ids[0] == ids[1] and any(other != ids[0] for other in ids[2:])
 
 
@@ -110,7 +114,11 @@ def test_eyes_marked_as_test_are_never_trained_on(clinic):
 
 def test_eyes_marked_for_validation_validate_and_no_others(clinic):
     split = mark(clinic, cffa_002_01="val", cffa_005_00="val", cffa_000_00="test")
-    assert {r.eye_id for r in split.validation} == {"002", "005"} and {r.eye_id for r in split.train} == {"001", "003", "004"}
+    assert {r.eye_id for r in split.validation} == {"002", "005"} and {r.eye_id for r in split.train} == {
+        "001",
+        "003",
+        "004",
+    }
     everybody = mark(clinic, **{f"cffa_{eye:03d}_00": "val" for eye in range(6)})
     assert len(everybody.train) > len(everybody.validation) > 0, "someone has to be trained on"
 
@@ -120,10 +128,15 @@ def test_what_is_left_out_is_named(clinic):
     write_pair(clinic, "101_mirrored", POINTS * [-1, 1] + [127, 0])
     write_pair(clinic, "102_short", POINTS[:3], POINTS[:3])
     split = load_files(FileOptions(root=str(clinic)))
-    named = {name: [p for p in split.problems if name in p.source] for name in ("100_scattered", "101_mirrored", "102_short")}
+    named = {
+        name: [p for p in split.problems if name in p.source] for name in ("100_scattered", "101_mirrored", "102_short")
+    }
     assert all(len(found) == 1 for found in named.values()) and len(split.problems) == 3
     assert "mirror" in named["101_mirrored"][0].reason and "3 point pairs" in named["102_short"][0].reason
-    assert {row["pair_id"] for row in split.annotation if not row["used"]} == {"cffa_100_scattered", "cffa_101_mirrored"}
+    assert {row["pair_id"] for row in split.annotation if not row["used"]} == {
+        "cffa_100_scattered",
+        "cffa_101_mirrored",
+    }
     assert len(split.train) + len(split.validation) == 12
 
 
@@ -167,7 +180,9 @@ def test_changed_files_are_told_by_name(clinic):
     write_pair(clinic, "777_00")
     after = load_files(FileOptions(root=str(clinic)))
     assert after.changes(before.ids) == "new: cffa_777_00" and before.changes(after.ids) == "gone: cffa_777_00"
-    assert "another order" in before.changes({"train": before.ids["train"][::-1], "validation": before.ids["validation"]})
+    assert "another order" in before.changes(
+        {"train": before.ids["train"][::-1], "validation": before.ids["validation"]}
+    )
 
 
 def test_files_can_be_sent_to_workers_that_are_not_forked(files):
@@ -187,7 +202,7 @@ class Files:
 
 
 class Drawn:
-    """Stands in for drawn pairs."""
+    """Stands in for synthetic pairs."""
 
     def batch(self, index: int, count: int, strength: float) -> dict:
         return {"image0": torch.full((count,), -1), "sample_ids": ["drawn"] * count}
@@ -234,7 +249,9 @@ def test_three_sources_share_every_batch_exactly(shares, batch_size):
         assert counts.sum() == batch_size and (counts >= 0).all()
         assert (np.abs(so_far - np.multiply(shares, batch_size * (index + 1))) <= 1 + 1e-9).all()
     shown = torch.cat([mixed.batch(index, batch_size)["image0"] for index in range(100)])
-    assert sorted(shown.tolist()) == sorted(k for count in so_far for k in range(int(count))), "each source in its order, none lost"
+    assert sorted(shown.tolist()) == sorted(k for count in so_far for k in range(int(count))), (
+        "each source in its order, none lost"
+    )
 
 
 def test_replayed_files_keep_names_of_their_own():
@@ -258,14 +275,20 @@ def test_every_epoch_of_the_mix_shows_every_file_once(files):
 
 def test_point_lists_are_padded_to_the_longest_and_stay_with_their_pair():
     long, short = torch.arange(12.0).reshape(2, 3, 2), torch.full((1, 1, 2), 7.0)
-    joined = join_batches([{"image0": torch.zeros(2, 1, 8, 8), "points": long}, {"image0": torch.ones(1, 1, 8, 8), "points": short}])
+    joined = join_batches(
+        [{"image0": torch.zeros(2, 1, 8, 8), "points": long}, {"image0": torch.ones(1, 1, 8, 8), "points": short}]
+    )
     assert torch.equal(joined["points"][:2], long) and torch.equal(joined["points"][2, 0], torch.tensor([7.0, 7.0]))
-    assert joined["points"].shape == (3, 3, 2) and joined["points"][2, 1:].isnan().all() and joined["image0"][2].min() == 1
+    assert (
+        joined["points"].shape == (3, 3, 2) and joined["points"][2, 1:].isnan().all() and joined["image0"][2].min() == 1
+    )
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_points_that_one_part_has_not_are_nan_there(order):
-    parts = [{"image0": torch.zeros(2, 1, 8, 8), "points0": torch.ones(2, 4, 2)}, {"image0": torch.zeros(1, 1, 8, 8)}][::order]
+    parts = [{"image0": torch.zeros(2, 1, 8, 8), "points0": torch.ones(2, 4, 2)}, {"image0": torch.zeros(1, 1, 8, 8)}][
+        ::order
+    ]
     points0 = join_batches(parts)["points0"]
     assert points0.shape == (3, 4, 2) and points0.isnan().all(-1).all(-1).tolist() == (
         [False, False, True] if order == 1 else [True, False, False]
@@ -302,7 +325,9 @@ def test_workers_change_nothing(files):
     numbers = [3, 4, 9]
     for own, other in zip(*(stream(source, numbers, 2, [0.3, 0.4, 0.9], workers) for workers in (0, 2)), strict=True):
         assert own["sample_ids"] == other["sample_ids"] and own.keys() == other.keys()
-        assert all(torch.equal(v.nan_to_num(-9.0), other[k].nan_to_num(-9.0)) for k, v in own.items() if torch.is_tensor(v))
+        assert all(
+            torch.equal(v.nan_to_num(-9.0), other[k].nan_to_num(-9.0)) for k, v in own.items() if torch.is_tensor(v)
+        )
 
 
 def test_a_stream_hands_out_the_numbered_batches_with_their_strength(files):

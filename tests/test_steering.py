@@ -12,7 +12,9 @@ from retina_kp.registration.search import try_view
 
 @pytest.fixture(scope="module")
 def pair():
-    return draw_pair(5, 2, ("CF", "FA"), PairOptions(size_px=512, rotation_deg=0.0, scale=(0.95, 1.05), min_overlap=0.8))
+    return draw_pair(
+        5, 2, ("CF", "FA"), PairOptions(size_px=512, rotation_deg=0.0, scale=(0.95, 1.05), min_overlap=0.8)
+    )
 
 
 def described_by(descriptors) -> Features:
@@ -27,7 +29,9 @@ def test_turns_the_other_way_undo_each_other():
         there = upright.steered(steerers, turn)
         assert not np.allclose(there.descriptors, upright.descriptors, atol=0.1)
         assert np.allclose(there.steered(steerers, -turn).descriptors, upright.descriptors, atol=1e-5)
-        assert np.array_equal(upright.steered(steerers, 360 - turn).descriptors, upright.steered(steerers, -turn).descriptors)
+        assert np.array_equal(
+            upright.steered(steerers, 360 - turn).descriptors, upright.steered(steerers, -turn).descriptors
+        )
     assert upright.steered(steerers, 360.0) is upright
     assert np.array_equal(upright.steered(steerers, -180.0).descriptors, upright.steered(steerers, 180.0).descriptors)
     assert described_by(upright.descriptors[:0]).steered(steerers, 90.0).descriptors.shape == (0, 6)
@@ -40,7 +44,9 @@ def test_steered_descriptors_are_those_of_the_picture_turned(registrar, pair, tu
     views, drawn, scale = registrar.views(pair.fixed), registrar.views(pair.fixed), registrar.options.coarse
     drawn.steerers = None
     upright, steered, turned = views.features(0.0, scale), views.features(turn, scale), drawn.features(turn, scale)
-    assert np.array_equal(steered.keypoints_xy, upright.keypoints_xy) and not np.array_equal(turned.keypoints_xy, upright.keypoints_xy)
+    assert np.array_equal(steered.keypoints_xy, upright.keypoints_xy) and not np.array_equal(
+        turned.keypoints_xy, upright.keypoints_xy
+    )
     assert np.linalg.norm(steered.descriptors, axis=1) == pytest.approx(1, abs=0.01)
     distance = np.linalg.norm(steered.keypoints_xy[:, None] - turned.keypoints_xy, axis=-1)
     same, nearest = distance.min(1) < 1.5, distance.argmin(1)
@@ -67,9 +73,12 @@ def test_a_few_pairs_give_steerers_and_a_file_keeps_them(registrar, tmp_path):
     steerers = fit_steerers(registrar, pairs=1)
     assert steerers.shape == (len(STEERED_DEG), 128, 128) and steerers.dtype == np.float32
     assert np.abs(steerers @ steerers.transpose(0, 2, 1) - np.eye(128)).max() < 1e-4
-    assert np.mean(steerers * registrar.steerers) > 0.5 * np.mean(registrar.steerers**2)  # of other pictures than those that ship
+    # of other pictures than those that ship
+    assert np.mean(steerers * registrar.steerers) > 0.5 * np.mean(registrar.steerers**2)
     network, metadata = load_network("lite")
-    again, _ = load_network(save_network(tmp_path / "with.safetensors", network, metadata, half=True, steerers=steerers))
+    again, _ = load_network(
+        save_network(tmp_path / "with.safetensors", network, metadata, half=True, steerers=steerers)
+    )
     assert np.abs(again.steerers - steerers).max() < 1e-3
     assert load_network(save_network(tmp_path / "without.safetensors", network, metadata))[0].steerers is None
     assert Registrar.from_pretrained(tmp_path / "without.safetensors").steerers is None

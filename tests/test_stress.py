@@ -1,4 +1,5 @@
-"""What is done to a moving image is known: a dot lands where the matrix says, and the turn is that of the evaluation tool."""
+"""What is done to a moving image is known: a dot lands where the matrix says, and the turn is that of the evaluation
+tool."""
 
 import importlib.util
 from pathlib import Path
@@ -11,8 +12,14 @@ from retina_kp.core.geometry import warp_points
 from retina_kp.evaluation.stress import NEUTRAL, Stress, alter, stresses
 
 TOOL = Path(__file__).resolve().parents[2] / "shared" / "tools" / "evaluate_real.py"
-GEOMETRIC = [Stress(turn=30), Stress(turn=-75, scale=0.5), Stress(scale=1.6), Stress(shift=0.2), Stress(crop=0.7),
-             Stress(turn=180, scale=2, shift=-0.1, crop=0.9)]  # fmt: skip
+GEOMETRIC = [
+    Stress(turn=30),
+    Stress(turn=-75, scale=0.5),
+    Stress(scale=1.6),
+    Stress(shift=0.2),
+    Stress(crop=0.7),
+    Stress(turn=180, scale=2, shift=-0.1, crop=0.9),
+]
 
 
 def dotted(hw=(141, 201), xy=(93, 61), sigma=3.0):
@@ -45,7 +52,9 @@ def test_the_untouched_image_is_the_same_array():
 def test_gray_levels_by_hand():
     image = np.full((40, 60), 64, np.uint8)
     assert (alter(image, Stress(gamma=2))[0] == round(255 * (64 / 255) ** 2)).all()
-    assert (alter(image.astype(np.uint16) * 257, Stress(gamma=0.5))[0] == round(65535 * (64 * 257 / 65535) ** 0.5)).all()
+    assert (
+        alter(image.astype(np.uint16) * 257, Stress(gamma=0.5))[0] == round(65535 * (64 * 257 / 65535) ** 0.5)
+    ).all()
     noisy, again, other = (alter(image, Stress(noise=0.1), text)[0].astype(float) for text in ("a", "a", "b"))
     assert (noisy == again).all() and (noisy != other).any() and noisy.std() / 255 == pytest.approx(0.1, rel=0.05)
     wide = np.zeros((768, 768), np.float32)
@@ -62,7 +71,8 @@ def test_plans_start_with_the_untouched_image_and_change_one_thing_at_a_time():
 
 
 @pytest.mark.parametrize(
-    ("given", "word"), [({"scale": 0}, "scale"), ({"crop": 1.5}, "crop"), ({"noise": -1}, "noise"), ({"gamma": 0}, "gamma")]
+    ("given", "word"),
+    [({"scale": 0}, "scale"), ({"crop": 1.5}, "crop"), ({"noise": -1}, "noise"), ({"gamma": 0}, "gamma")],
 )
 def test_values_without_sense_are_refused(given, word):
     with pytest.raises(ValueError, match=word):

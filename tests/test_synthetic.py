@@ -1,4 +1,5 @@
-"""The drawn retinas: anatomy as vectors, exact junctions in any view, four aligned modalities, sample pairs with their truth."""
+"""The synthetic retinas: anatomy as vectors, exact junctions in any view, four aligned modalities, sample pairs with
+their truth."""
 
 import dataclasses
 import itertools
@@ -46,7 +47,18 @@ def dice(a, b) -> float:
 def line(y: float, kind: int = ARTERY, width: float = 0.4) -> Retina:
     """A retina of one horizontal vessel, in degrees."""
     none, segment = np.zeros(0), np.array([[-30, y, 30, y]])
-    return Retina(segment, np.array([kind]), np.array([width]), np.zeros((0, 2)), none, none, np.zeros((0, 5)), np.zeros(2), 2.5, 1.0)
+    return Retina(
+        segment,
+        np.array([kind]),
+        np.array([width]),
+        np.zeros((0, 2)),
+        none,
+        none,
+        np.zeros((0, 5)),
+        np.zeros(2),
+        2.5,
+        1.0,
+    )
 
 
 # ------------------------------------------------------------------ growth
@@ -58,7 +70,9 @@ def test_same_seed_same_retina(retinas):
 
 
 def test_other_seed_other_retina(retinas):
-    assert retinas[0].segments.shape != retinas[1].segments.shape or not np.allclose(retinas[0].segments, retinas[1].segments)
+    assert retinas[0].segments.shape != retinas[1].segments.shape or not np.allclose(
+        retinas[0].segments, retinas[1].segments
+    )
 
 
 def test_segments_are_sorted_thin_to_thick(retinas):
@@ -144,7 +158,9 @@ def test_two_views_of_a_retina_agree(retinas):
     view1 = view_matrix(ODD_HW, 45.0, (6.0, -2.0), 65.0)
     layers0, layers1 = rasterise(r, view0, HW), rasterise(r, view1, ODD_HW)
     H_1to0 = view0 @ np.linalg.inv(view1)
-    back, known = (cv2.warpPerspective(x, H_1to0, HW[::-1]) for x in (np.maximum(*layers1[:2]), np.full(ODD_HW, 255, np.uint8)))
+    back, known = (
+        cv2.warpPerspective(x, H_1to0, HW[::-1]) for x in (np.maximum(*layers1[:2]), np.full(ODD_HW, 255, np.uint8))
+    )
     assert (known > 254).mean() > 0.6
     assert dice((back > 127) & (known > 254), vessels(layers0) & (known > 254)) > 0.8
 
@@ -215,7 +231,10 @@ def test_appearance_stays_in_range_and_moves_nothing():
 
 
 def test_only_the_outside_of_the_field_of_view_is_painted():
-    image, valid = torch.rand(3, 1, 65, 91, generator=generator()), random_field_of_view(3, (65, 91), generator(2), whole=0.0)
+    image, valid = (
+        torch.rand(3, 1, 65, 91, generator=generator()),
+        random_field_of_view(3, (65, 91), generator(2), whole=0.0),
+    )
     painted = apply_field_of_view(image, valid, generator(3), AppearanceRange(text_probability=0))
     assert torch.equal(painted[valid], image[valid]) and (~valid).any() and len(painted[0][~valid[0]].unique()) <= 1
 
@@ -225,7 +244,9 @@ def test_only_the_outside_of_the_field_of_view_is_painted():
 
 @pytest.mark.parametrize("modalities", [("CF", "FA"), ("CF", "OCTA")])
 def test_truth_of_a_sample_pair_fits_its_images(modalities):
-    options = PairOptions(size_px=384, rotation_deg=90, scale=(0.8, 1.25), appearance=AppearanceRange(0, 1.0001, 0, 0, 0, 0, 0, 0, 0, 0))
+    options = PairOptions(
+        size_px=384, rotation_deg=90, scale=(0.8, 1.25), appearance=AppearanceRange(0, 1.0001, 0, 0, 0, 0, 0, 0, 0, 0)
+    )
     pair = draw_pair(3, 1, modalities, options)
     assert pair.fixed.shape == (384, 384, 3) and pair.moving.shape == (384, 384) and pair.overlap >= options.min_overlap
     core = cv2.erode(pair.vessel_mask0.astype(np.uint8), np.ones((3, 3)))
@@ -240,7 +261,9 @@ def test_truth_of_a_sample_pair_fits_its_images(modalities):
 
 def test_sample_pairs_are_reproducible():
     a, b = (draw_pair(1, 5, options=PairOptions(size_px=128)) for _ in "ab")
-    assert np.array_equal(a.fixed, b.fixed) and np.array_equal(a.moving, b.moving) and np.array_equal(a.H_0to1, b.H_0to1)
+    assert (
+        np.array_equal(a.fixed, b.fixed) and np.array_equal(a.moving, b.moving) and np.array_equal(a.H_0to1, b.H_0to1)
+    )
 
 
 def test_junctions_of_a_sample_pair_lie_in_the_field_of_view():

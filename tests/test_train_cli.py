@@ -29,8 +29,17 @@ from retina_kp.synthetic.training_pairs import SyntheticOptions
 from retina_kp.training.config import TrainConfig
 from retina_kp.training.recipes import RECIPES
 
-TINY = TrainConfig(network_options={"width": 0.25, "descriptor_dim": 16}, epochs=2, steps_per_epoch=1, batch_size=1, micro_batches=2,
-                   pool_size=1, extra_points=8, validation_pairs=1, data=SyntheticOptions(size_px=64))  # fmt: skip
+TINY = TrainConfig(
+    network_options={"width": 0.25, "descriptor_dim": 16},
+    epochs=2,
+    steps_per_epoch=1,
+    batch_size=1,
+    micro_batches=2,
+    pool_size=1,
+    extra_points=8,
+    validation_pairs=1,
+    data=SyntheticOptions(size_px=64),
+)
 
 
 @pytest.fixture
@@ -68,7 +77,9 @@ def refusal(capsys, *arguments) -> str:
 def test_missing_fields_take_their_defaults(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("phase: geometric\nlearning_rate: 1.0e-5\ndata: {size_px: 128}\n")
-    assert train.read_config(path) == TrainConfig(phase="geometric", learning_rate=1e-5, data=SyntheticOptions(size_px=128))
+    assert train.read_config(path) == TrainConfig(
+        phase="geometric", learning_rate=1e-5, data=SyntheticOptions(size_px=128)
+    )
 
 
 def test_the_config_of_a_run_can_be_run_again(tmp_path):
@@ -78,11 +89,27 @@ def test_the_config_of_a_run_can_be_run_again(tmp_path):
 
 def test_the_example_of_the_readme_runs(tmp_path):
     """As it stands it is read, and made tiny it trains superretina, its precision included."""
-    text = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
+    text = (
+        (Path(__file__).resolve().parents[1] / "README.md")
+        .read_text(encoding="utf-8")
+        .split("```yaml\n")[1]
+        .split("```")[0]
+    )
     (tmp_path / "run.yaml").write_text(text)
     config = train.read_config(tmp_path / "run.yaml")
-    assert (config.network, config.precision, config.data.size_px, config.files.size_px) == ("superretina", "bf16", 768, 768)
-    tiny = yaml.safe_load(text) | {"epochs": 1, "steps_per_epoch": 1, "batch_size": 1, "pool_size": 1, "validation_pairs": 1}
+    assert (config.network, config.precision, config.data.size_px, config.files.size_px) == (
+        "superretina",
+        "bf16",
+        768,
+        768,
+    )
+    tiny = yaml.safe_load(text) | {
+        "epochs": 1,
+        "steps_per_epoch": 1,
+        "batch_size": 1,
+        "pool_size": 1,
+        "validation_pairs": 1,
+    }
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny | {"data": {"size_px": 64}}))
     train.main(["--config", str(tmp_path / "tiny.yaml"), "--run-dir", str(tmp_path / "run"), "--device", "cpu"])
     about = read_metadata(tmp_path / "run" / "checkpoint.safetensors")
@@ -169,13 +196,21 @@ def test_a_recipe_runs_its_phases_and_publishes_in_one_process(tmp_path, board, 
     assert json.loads((tmp_path / "published.json").read_text())["recipe"] == "lite"
 
 
-def test_a_short_run_of_the_recipe_goes_on_where_it_was_killed_and_leaves_the_shipped_weights_alone(tmp_path, monkeypatch):
+def test_a_short_run_of_the_recipe_goes_on_where_it_was_killed_and_leaves_the_shipped_weights_alone(
+    tmp_path, monkeypatch
+):
     """The stages of `lite` as they are but for size and number of steps; its trials are made up, minutes otherwise."""
     tiny = {"epochs": 1, "batch_size": 2, "pool_size": 3, "validation_pairs": 2, "precision": "fp32"}
     stages = {phase: replace(c, **tiny, data=replace(c.data, size_px=64)) for phase, c in RECIPES["lite"].items()}
     monkeypatch.setitem(RECIPES, "lite", stages)
-    evidence = [dict.fromkeys(("inliers", "settled_share", "inlier_share", "keypoint_share", "map_correlation"), k / 9) for k in range(10)]
-    made_up = [Trial("FA", True, 1.0 if k > 4 else 99.0, 1.0 if k > 4 else 99.0, 0.5, 0.1, True, e) for k, e in enumerate(evidence)]
+    evidence = [
+        dict.fromkeys(("inliers", "settled_share", "inlier_share", "keypoint_share", "map_correlation"), k / 9)
+        for k in range(10)
+    ]
+    made_up = [
+        Trial("FA", True, 1.0 if k > 4 else 99.0, 1.0 if k > 4 else 99.0, 0.5, 0.1, True, e)
+        for k, e in enumerate(evidence)
+    ]
     monkeypatch.setattr(calibration, "gather_trials", lambda *a, **how: made_up)
     monkeypatch.setattr(calibration, "fit_steerers", partial(fit_steerers, pairs=1))
     shipped, trained, phase = find_weights("lite").read_bytes(), [], train.train_phase
@@ -188,7 +223,17 @@ def test_a_short_run_of_the_recipe_goes_on_where_it_was_killed_and_leaves_the_sh
         return phase(config, run_dir, *rest, **how)
 
     monkeypatch.setattr(train, "train_phase", killed)
-    arguments = ["lite", "--shorten", "0.008", "--run-dir", str(tmp_path), "--device", "cpu", "--calibration-pairs", "1"]
+    arguments = [
+        "lite",
+        "--shorten",
+        "0.008",
+        "--run-dir",
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--calibration-pairs",
+        "1",
+    ]
     with pytest.raises(KeyboardInterrupt):
         train.main(arguments)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/state.pt")}
@@ -197,24 +242,34 @@ def test_a_short_run_of_the_recipe_goes_on_where_it_was_killed_and_leaves_the_sh
     assert trained == [*names[:2], "killed", *names] and len(before) == 2
     assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in names]
-    assert [c["phase"] for c in configs] == [name[2:] for name in names] and {c["steps_per_epoch"] for c in configs} == {2}
+    assert [c["phase"] for c in configs] == [name[2:] for name in names] and {
+        c["steps_per_epoch"] for c in configs
+    } == {2}
     assert [Path(c["init_from"]).parent.name for c in configs] == ["", *names[:-1]]
     header = read_metadata(tmp_path / "lite.safetensors")
     epochs = list(csv.DictReader((tmp_path / "history.csv").open(encoding="utf-8")))
-    assert [(e["stage"], e["epoch"]) for e in epochs] == [(name, "1") for name in names] and all(float(e["total"]) > 0 for e in epochs)
+    assert [(e["stage"], e["epoch"]) for e in epochs] == [(name, "1") for name in names] and all(
+        float(e["total"]) > 0 for e in epochs
+    )
     assert header["code"] == code_version() and header["recipe"] == "lite" and header["shortened_to"] == 0.008
     assert header["calibration_figures"]["right"] == 15
     assert find_weights("lite").read_bytes() == shipped
     network, _ = load_network(tmp_path / "lite.safetensors")
     last, _ = load_network(tmp_path / "3_pke" / "checkpoint.safetensors")
     assert network.steerers.shape == (4, 128, 128) and last.steerers is None
-    assert all(torch.equal(v, last.state_dict()[k].half().float()) for k, v in network.state_dict().items() if v.is_floating_point())
+    assert all(
+        torch.equal(v, last.state_dict()[k].half().float())
+        for k, v in network.state_dict().items()
+        if v.is_floating_point()
+    )
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_begins_with_the_weights_that_it_names(tmp_path, monkeypatch, name):
     begun = []
-    monkeypatch.setattr(train, "train_phase", lambda config, *rest, **how: begun.append(config.init_from) or tmp_path / config.phase)
+    monkeypatch.setattr(
+        train, "train_phase", lambda config, *rest, **how: begun.append(config.init_from) or tmp_path / config.phase
+    )
     train.run_recipe(name, tmp_path)
     first = "lite" if name == "finetune" else ""
     assert begun == [first, str(tmp_path / "warmup"), str(tmp_path / "geometric")]
@@ -229,9 +284,28 @@ def test_a_fraction_that_is_none_is_refused(share, capsys):
 
 def test_accelerate_launch_gives_what_one_process_gives(config_file, tmp_path):
     """Two processes on the CPU, found by their launcher; every line is logged once."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-               "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "retina_kp.cli.train",
-               "--config", str(config_file), "--run-dir", str(tmp_path / "two")]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+        "-m",
+        "retina_kp.cli.train",
+        "--config",
+        str(config_file),
+        "--run-dir",
+        str(tmp_path / "two"),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,5 @@
-"""Training runs on tiny networks: the loss falls, interruptions leave no trace, other configurations and broken losses are refused."""
+"""Training runs on tiny networks: the loss falls, interruptions leave no trace, other configurations and broken losses
+are refused."""
 
 import csv
 import json
@@ -26,8 +27,19 @@ from retina_kp.training.validation import ValidationSet
 from retina_kp.viz.training import keep_keypoint_figures
 
 DATA = SyntheticOptions(size_px=64)
-TINY = TrainConfig(network_options={"width": 0.25, "descriptor_dim": 16}, epochs=2, steps_per_epoch=2, batch_size=2, learning_rate=3e-3,
-                   rise_steps=1, pool_size=2, extra_points=16, label_sigma_px=3.0, validation_pairs=2, data=DATA)  # fmt: skip
+TINY = TrainConfig(
+    network_options={"width": 0.25, "descriptor_dim": 16},
+    epochs=2,
+    steps_per_epoch=2,
+    batch_size=2,
+    learning_rate=3e-3,
+    rise_steps=1,
+    pool_size=2,
+    extra_points=16,
+    label_sigma_px=3.0,
+    validation_pairs=2,
+    data=DATA,
+)
 FILES = {"config.json", "history.csv", "metrics.json", "checkpoint.safetensors", "state.pt", "figures"}
 
 
@@ -104,14 +116,22 @@ def test_random_points_lie_in_the_field_of_view(finished):
 
 
 def test_learning_rate_rises_and_falls(tmp_path):
-    rate = Trainer(replace(TINY, epochs=1, steps_per_epoch=100, rise_steps=10, final_rate_ratio=0.1), tmp_path).learning_rate
-    assert rate(0) == pytest.approx(3e-4) and rate(50) == pytest.approx(3e-3 * 0.55) and rate(100) == pytest.approx(3e-4)
+    rate = Trainer(
+        replace(TINY, epochs=1, steps_per_epoch=100, rise_steps=10, final_rate_ratio=0.1), tmp_path
+    ).learning_rate
+    assert (
+        rate(0) == pytest.approx(3e-4) and rate(50) == pytest.approx(3e-3 * 0.55) and rate(100) == pytest.approx(3e-4)
+    )
 
 
 def test_curriculum_widens_the_transform(tmp_path):
-    narrow, wide = (Trainer(replace(TINY, curriculum_steps=n, curriculum_start=0.0), tmp_path).load_batch(0) for n in (10, 0))
+    narrow, wide = (
+        Trainer(replace(TINY, curriculum_steps=n, curriculum_start=0.0), tmp_path).load_batch(0) for n in (10, 0)
+    )
     eye = torch.eye(3, dtype=torch.float64)
-    assert torch.allclose(narrow["H_0to1"], eye.expand(2, 3, 3)) and not torch.allclose(wide["H_0to1"], eye.expand(2, 3, 3))
+    assert torch.allclose(narrow["H_0to1"], eye.expand(2, 3, 3)) and not torch.allclose(
+        wide["H_0to1"], eye.expand(2, 3, 3)
+    )
 
 
 # ------------------------------------------------------------------ files
@@ -129,7 +149,17 @@ def test_figures_are_written(finished):
 def test_history_has_a_row_per_epoch(finished):
     rows = list(csv.DictReader((finished.run_dir / "history.csv").open()))
     assert [(r["epoch"], r["step"]) for r in rows] == [("1", "2"), ("2", "4")]
-    named = {"loss_det", "loss_des", "labels0", "waiting_share", "gt_success", "det_success", "repeatability", "mean_det0", "learning_rate"}
+    named = {
+        "loss_det",
+        "loss_des",
+        "labels0",
+        "waiting_share",
+        "gt_success",
+        "det_success",
+        "repeatability",
+        "mean_det0",
+        "learning_rate",
+    }
     assert named <= set(rows[0])
 
 
@@ -196,9 +226,13 @@ def test_bfloat16_is_used_only_where_the_device_computes_in_it(tmp_path, monkeyp
     trainer.fit()
     monkeypatch.setattr(distributed, "bfloat16_is_fast", lambda device: not native)
     monkeypatch.setattr(distributed, "promises_bfloat16", lambda device: True)
-    assert computed_in(Trainer(config, tmp_path)) == kind, "a begun run goes on as it was begun, whatever a probe says later"
+    assert computed_in(Trainer(config, tmp_path)) == kind, (
+        "a begun run goes on as it was begun, whatever a probe says later"
+    )
     monkeypatch.setattr(distributed, "promises_bfloat16", lambda device: False)
-    assert computed_in(Trainer(config, tmp_path)) == (torch.float32 if native else torch.bfloat16), "but for a machine of another kind"
+    assert computed_in(Trainer(config, tmp_path)) == (torch.float32 if native else torch.bfloat16), (
+        "but for a machine of another kind"
+    )
 
 
 def computed_in(trainer: Trainer) -> torch.dtype:
@@ -226,25 +260,37 @@ def test_bfloat16_is_fast_only_where_the_cpu_promises_it_and_it_gains(monkeypatc
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"learning_rate": 1e-3}, "learning_rate: 0.003 → 0.001"), ({"data": replace(DATA, size_px=96)}, "data.size_px: 64 → 96")],
+    [
+        ({"learning_rate": 1e-3}, "learning_rate: 0.003 → 0.001"),
+        ({"data": replace(DATA, size_px=96)}, "data.size_px: 64 → 96"),
+    ],
 )
 def test_another_configuration_is_refused_with_the_key(finished, changes, words):
     with pytest.raises(ValueError, match=words):
         Trainer(replace(TINY, validation_pairs=2, **changes), finished.run_dir).fit()
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"weights": {"loss_det": -1.0}}, "weights.loss_det: takes a number from 0"),
-    ({"weights": {"loss_des": math.nan}}, "weights.loss_des: takes a number from 0"),
-    ({"weights": {"loss_det": 0.0, "loss_des": 0.0}}, "one loss at least must count"),
-    ({"weights": {"loss_geo": 1.0}}, "phase 'warmup' has no such loss; it has loss_det, loss_des"),
-    ({"phase": "pke"}, "frames_per_retina of 1 or more: PKE has to see each sample again"),
-    ({"replay": FileOptions("x", share=0.2, size_px=64)}, "replay stands beside files"),
-    ({"files": FileOptions("x", share=0.8, size_px=64), "replay": FileOptions("y", share=0.3, size_px=64)}, "more than 1"),
-    ({"files": FileOptions("x", share=0.8, size_px=96), "batch_size": 5}, "must be equal: they are in one batch"),
-    ({"files": FileOptions("x", share=0.8, size_px=64), "batch_size": 4}, "0.2 of 4 pairs leaves updates without .* be 5 or more"),
-    ({"files": FileOptions("x", share=0.1, size_px=64), "batch_size": 3, "micro_batches": 3}, "be 10 or more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"weights": {"loss_det": -1.0}}, "weights.loss_det: takes a number from 0"),
+        ({"weights": {"loss_des": math.nan}}, "weights.loss_des: takes a number from 0"),
+        ({"weights": {"loss_det": 0.0, "loss_des": 0.0}}, "one loss at least must count"),
+        ({"weights": {"loss_geo": 1.0}}, "phase 'warmup' has no such loss; it has loss_det, loss_des"),
+        ({"phase": "pke"}, "frames_per_retina of 1 or more: PKE has to see each sample again"),
+        ({"replay": FileOptions("x", share=0.2, size_px=64)}, "replay stands beside files"),
+        (
+            {"files": FileOptions("x", share=0.8, size_px=64), "replay": FileOptions("y", share=0.3, size_px=64)},
+            "more than 1",
+        ),
+        ({"files": FileOptions("x", share=0.8, size_px=96), "batch_size": 5}, "must be equal: they are in one batch"),
+        (
+            {"files": FileOptions("x", share=0.8, size_px=64), "batch_size": 4},
+            "0.2 of 4 pairs leaves updates without .* be 5 or more",
+        ),
+        ({"files": FileOptions("x", share=0.1, size_px=64), "batch_size": 3, "micro_batches": 3}, "be 10 or more"),
+    ],
+)
 def test_settings_that_cannot_train_are_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         replace(TINY, **changes)
@@ -257,14 +303,18 @@ def test_replay_may_be_shared_out_over_the_batches_of_an_update():
 def test_a_weight_of_nil_leaves_its_loss_out(tmp_path):
     trainer = Trainer(replace(TINY, weights={"loss_det": 0.0}), tmp_path)
     terms = trainer.step()
-    assert terms["total"] == pytest.approx(terms["loss_des"]) and all(p.grad is not None for p in trainer.network.parameters())
+    assert terms["total"] == pytest.approx(terms["loss_des"]) and all(
+        p.grad is not None for p in trainer.network.parameters()
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(tmp_path):
     trainer = Trainer(TINY, tmp_path)
     trainer.network.detect.bias.data.fill_(torch.nan)
     kept = trainer.network.level1[0][0].weight.clone()
-    with pytest.raises(TrainingStopped, match="the loss is nan at step 0. Begin .* a lower learning_rate than 0.003, say 0.001"):
+    with pytest.raises(
+        TrainingStopped, match="the loss is nan at step 0. Begin .* a lower learning_rate than 0.003, say 0.001"
+    ):
         trainer.step()
     assert torch.equal(trainer.network.level1[0][0].weight, kept)
 
@@ -289,7 +339,9 @@ def test_a_detector_gone_silent_stops_the_run_within_the_epoch_and_the_last_good
         return step(trainer)
 
     trainer.step = silenced
-    with pytest.raises(TrainingStopped, match="gone silent: at step 6[0-9] .* lower learning_rate.*is sound: give it as init_from"):
+    with pytest.raises(
+        TrainingStopped, match="gone silent: at step 6[0-9] .* lower learning_rate.*is usable: give it as init_from"
+    ):
         trainer.fit()
     assert read_metadata(tmp_path / "checkpoint.safetensors")["step"] == 40
     network, _ = load_network(tmp_path / "checkpoint.safetensors")
@@ -363,7 +415,7 @@ def test_unknown_phase_and_recipe_are_refused(tmp_path):
 
 
 def test_validation_is_deterministic_and_leaves_the_mode_alone(finished):
-    validation = ValidationSet.drawn(3, DATA, batch_size=2)
+    validation = ValidationSet.synthetic(3, DATA, batch_size=2)
     finished.network.train()
     first = validation.evaluate(finished.network)
     assert repr(first) == repr(validation.evaluate(finished.network)) and finished.network.training
@@ -371,7 +423,7 @@ def test_validation_is_deterministic_and_leaves_the_mode_alone(finished):
 
 
 def test_validation_never_shows_training_pairs(finished):
-    shown = ValidationSet.drawn(2, DATA).batches[0]["image0"]
+    shown = ValidationSet.synthetic(2, DATA).batches[0]["image0"]
     assert not torch.equal(shown, finished.load_batch(0)["image0"])
 
 
@@ -380,8 +432,10 @@ def test_validation_tells_what_pke_would_mine():
     network, _ = load_network("lite")
     network.eval()
     data, options = SyntheticOptions(size_px=160, annotated_share=0.2), PkeOptions(0.1, 0.1, content_ratio_max=0.01)
-    found, same, none = (ValidationSet.drawn(4, data, mining=replace(options, **changed)).evaluate(network)
-                         for changed in ({}, {"content_ratio_max": 1.0}, {"pke_min_probability": 1.0}))  # fmt: skip
+    found, same, none = (
+        ValidationSet.synthetic(4, data, mining=replace(options, **changed)).evaluate(network)
+        for changed in ({}, {"content_ratio_max": 1.0}, {"pke_min_probability": 1.0})
+    )
     assert found["would_mine"] == same["would_mine"] > 0.5 and found["would_mine_precision"] > 0.5
     assert none["would_mine"] == 0 and math.isnan(none["would_mine_precision"])
-    assert not any(key.startswith("would") for key in ValidationSet.drawn(2, DATA).evaluate(network))
+    assert not any(key.startswith("would") for key in ValidationSet.synthetic(2, DATA).evaluate(network))

@@ -1,4 +1,5 @@
-"""Folders as training data: which kinds of pairs are taken, what is left out and named, and what validation shows of aligned pairs."""
+"""Folders as training data: which kinds of pairs are taken, what is left out and named, and what validation shows of
+aligned pairs."""
 
 from dataclasses import replace
 
@@ -112,10 +113,24 @@ def test_black_constant_and_unreadable_pictures_are_named_and_skipped(eyes):
     (eyes / "3_N" / "3_N_fa.png").write_bytes(broken[: len(broken) // 2])
     split = load_files(FileOptions(str(eyes), mode=("cffa", "cfoct")))
     named = {r.pair_id for r in split.train + split.validation}
-    assert named == {"cffa_4_N", "cffa_5_N", "cffa_6_N", "cfoct_1_N", "cfoct_3_N", "cfoct_4_N", "cfoct_5_N", "cfoct_6_N"}
+    assert named == {
+        "cffa_4_N",
+        "cffa_5_N",
+        "cffa_6_N",
+        "cfoct_1_N",
+        "cfoct_3_N",
+        "cfoct_4_N",
+        "cfoct_5_N",
+        "cfoct_6_N",
+    }
     assert "cffa_1_N: its image 1_N_fa.png is of one gray level (0.00); left out" in reasons(split)
     assert "cffa_2_N: its image 2_N_cf.png is of one gray level (0.35); left out" in reasons(split)
-    assert "3_N_fa.png" in reasons(split) and {p.pair for p in split.problems} == {"cffa_1_N", "cffa_2_N", "cffa_3_N", "cfoct_2_N"}
+    assert "3_N_fa.png" in reasons(split) and {p.pair for p in split.problems} == {
+        "cffa_1_N",
+        "cffa_2_N",
+        "cffa_3_N",
+        "cfoct_2_N",
+    }
 
 
 def test_pairs_without_a_mask_are_skipped_where_others_have_one(eyes):
@@ -177,7 +192,10 @@ def test_a_run_is_judged_by_what_it_trains_on(drawn, tmp_path):
             {MAIN: "files", REPLAY: "files"},
         ),
         "real alone": (replace(base, files=replace(real, share=1.0)), {MAIN: "files", REPLAY: "drawn"}),
-        "real alone, watched": (replace(base, files=replace(real, share=1.0), replay=aligned), {MAIN: "files", REPLAY: "files"}),
+        "real alone, watched": (
+            replace(base, files=replace(real, share=1.0), replay=aligned),
+            {MAIN: "files", REPLAY: "files"},
+        ),
     }
     for name, (config, wanted) in cases.items():
         found = RunFiles.of(config)
@@ -192,9 +210,13 @@ def test_a_run_is_judged_by_what_it_trains_on(drawn, tmp_path):
 
 
 def test_changed_replay_is_told_by_name(drawn, eyes):
-    config = TrainConfig(phase="sim2real", data=SyntheticOptions(size_px=64, frames_per_retina=1), batch_size=5,
-                         files=FileOptions(str(drawn), mode=("cffa",), share=0.8, size_px=64),
-                         replay=FileOptions(str(eyes), mode=("cffa",), share=0.2, size_px=64))  # fmt: skip
+    config = TrainConfig(
+        phase="sim2real",
+        data=SyntheticOptions(size_px=64, frames_per_retina=1),
+        batch_size=5,
+        files=FileOptions(str(drawn), mode=("cffa",), share=0.8, size_px=64),
+        replay=FileOptions(str(eyes), mode=("cffa",), share=0.2, size_px=64),
+    )
     before = RunFiles.of(config)
     assert before.changes(before.ids) == ""
     (eyes / "4_N" / "4_N_fa.png").unlink()

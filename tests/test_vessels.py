@@ -26,7 +26,9 @@ def retina(hw, level=0.45, vessel=-0.12, noise=0.02, seed=0, lines=25):
     for _ in range(lines):
         cv2.polylines(drawn, [rng.uniform(0, [w, h], (4, 2)).astype(np.int32)], False, 255, max(2, w // 100))
     light = level * (1 + 0.2 * np.sin(3 * x / w) + 0.1 * np.cos(4 * y / h))
-    return np.clip(light + vessel * cv2.GaussianBlur(drawn, (0, 0), 1) / 255 + rng.normal(0, noise, hw), 0, 1).astype(np.float32)
+    return np.clip(light + vessel * cv2.GaussianBlur(drawn, (0, 0), 1) / 255 + rng.normal(0, noise, hw), 0, 1).astype(
+        np.float32
+    )
 
 
 def disc(hw, center_x, center_y, radius):
@@ -44,7 +46,9 @@ def agreement(a, b):
 
 @pytest.mark.parametrize("hw", SIZES)
 @pytest.mark.parametrize("surround", [0.0, 0.03, 1.0])
-@pytest.mark.parametrize("where", [(0.5, 0.5, 0.45), (0.5, 0.5, 0.6), (0.2, 0.5, 0.4)], ids=["disc", "cut above and below", "cut left"])
+@pytest.mark.parametrize(
+    "where", [(0.5, 0.5, 0.45), (0.5, 0.5, 0.6), (0.2, 0.5, 0.4)], ids=["disc", "cut above and below", "cut left"]
+)
 def test_field_of_view_of_discs(hw, surround, where):
     truth = disc(hw, *where)
     assert agreement(field_of_view_mask(np.where(truth, retina(hw), surround)), truth) > 0.97
@@ -107,7 +111,9 @@ def test_field_of_view_of_a_dark_retina_with_bright_vessels_is_the_whole_frame()
 # ------------------------------------------------------------------ vesselness
 
 
-@pytest.mark.parametrize(("level", "line", "polarity"), [(0.6, 0.4, "dark"), (0.3, 0.6, "bright"), (0.6, 0.4, "both"), (0.3, 0.6, "both")])
+@pytest.mark.parametrize(
+    ("level", "line", "polarity"), [(0.6, 0.4, "dark"), (0.3, 0.6, "bright"), (0.6, 0.4, "both"), (0.3, 0.6, "both")]
+)
 def test_vesselness_peaks_on_a_line_of_its_polarity(level, line, polarity):
     image = np.full((80, 120), level, np.float32)
     image[39:42] = line
@@ -173,7 +179,9 @@ def test_a_t_is_a_bifurcation(width):
 
 @WIDTHS
 def test_a_y_is_a_bifurcation(width):
-    points, kinds = skeleton_junctions(drawn(((65, 5), (65, 60)), ((65, 60), (100, 95)), ((65, 60), (30, 95)), width=width))
+    points, kinds = skeleton_junctions(
+        drawn(((65, 5), (65, 60)), ((65, 60), (100, 95)), ((65, 60), (30, 95)), width=width)
+    )
     assert kinds.tolist() == [BIFURCATION] and np.abs(points - [65, 60]).max() <= 1 + width / 2
 
 
@@ -181,14 +189,19 @@ def test_several_junctions_keep_their_places_in_an_odd_frame():
     mask = drawn(((10, 50), (460, 50)), ((100, 10), (100, 90)), ((300, 50), (300, 200)), hw=(313, 471))
     points, kinds = skeleton_junctions(mask)
     order = points[:, 0].argsort()
-    assert np.abs(points[order] - [[100, 50], [300, 50]]).max() <= 1 and kinds[order].tolist() == [CROSSING, BIFURCATION]
+    assert np.abs(points[order] - [[100, 50], [300, 50]]).max() <= 1 and kinds[order].tolist() == [
+        CROSSING,
+        BIFURCATION,
+    ]
 
 
 def test_a_short_spur_is_no_branch():
     assert len(skeleton_junctions(drawn(((10, 30), (110, 30)), ((60, 30), (60, 35))))[0]) == 0
 
 
-@pytest.mark.parametrize("mask", [np.zeros((20, 30), bool), np.ones((20, 30), bool), np.eye(40, dtype=bool)], ids=["empty", "full", "line"])
+@pytest.mark.parametrize(
+    "mask", [np.zeros((20, 30), bool), np.ones((20, 30), bool), np.eye(40, dtype=bool)], ids=["empty", "full", "line"]
+)
 def test_no_junctions_keep_their_shape(mask):
     points, kinds = skeleton_junctions(mask)
     assert points.shape == (0, 2) and kinds.shape == (0,)

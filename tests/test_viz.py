@@ -31,7 +31,9 @@ def vessels(hw, bright: bool, shift: int = 0):
 
 
 def drawn_points(ax):
-    return [len(collection.get_offsets()) for collection in ax.collections if type(collection).__name__ == "PathCollection"]
+    return [
+        len(collection.get_offsets()) for collection in ax.collections if type(collection).__name__ == "PathCollection"
+    ]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, bool])
@@ -72,7 +74,12 @@ def test_overlay_is_white_on_agreement_and_coloured_elsewhere(bright):
     apart = viz.overlay(fixed, vessels(HW0, bright, shift=20))
     assert apart[156, 100, 1] > apart[156, 100, 0] + 0.4  # only the fixed vessel: green
     assert apart[176, 100, 0] > apart[176, 100, 1] + 0.4  # only the warped vessel: magenta
-    assert np.array_equal(apart[..., 0], apart[..., 2]) and apart.shape == (*HW0, 3) and 0 <= apart.min() and apart.max() <= 1
+    assert (
+        np.array_equal(apart[..., 0], apart[..., 2])
+        and apart.shape == (*HW0, 3)
+        and 0 <= apart.min()
+        and apart.max() <= 1
+    )
 
 
 def test_overlay_outside_the_warped_image_shows_the_fixed_one_only():
@@ -154,13 +161,28 @@ def test_gallery_is_as_wide_as_the_report_and_wastes_no_height():
 
 def test_error_cdf_keeps_failures_in_the_denominator():
     ax = viz_curves.plot_error_cdf(None, {"ours": [1, 25, np.inf, None], "none": [None], "nothing": []})
-    assert ax.lines[0].get_xdata().tolist() == [0, 1, 25, 25] and ax.lines[0].get_ydata().tolist() == [0, 0.25, 0.5, 0.5]
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["ours: 50% of 4", "none: 0% of 1", "nothing: 0% of 0"]
+    assert ax.lines[0].get_xdata().tolist() == [0, 1, 25, 25] and ax.lines[0].get_ydata().tolist() == [
+        0,
+        0.25,
+        0.5,
+        0.5,
+    ]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == [
+        "ours: 50% of 4",
+        "none: 0% of 1",
+        "nothing: 0% of 0",
+    ]
 
 
 def test_history_bridges_gaps_and_marks_phases():
     rows = [
-        {"epoch": str(k), "phase": "a" if k < 3 else "b", "loss_det": "0.5", "total": str(5 - k), "auc": "" if k % 2 else k}
+        {
+            "epoch": str(k),
+            "phase": "a" if k < 3 else "b",
+            "loss_det": "0.5",
+            "total": str(5 - k),
+            "auc": "" if k % 2 else k,
+        }
         for k in range(5)
     ]
     ax = viz_curves.plot_history(None, rows, ["auc"])
@@ -190,7 +212,9 @@ def test_given_axes_are_used_and_no_figure_is_added():
     figure.canvas.draw()
 
 
-@pytest.mark.parametrize(("count", "shape"), [(1, (1, 1)), (3, (1, 3)), (4, (2, 2)), (5, (2, 3)), (6, (2, 3)), (7, (3, 3))])
+@pytest.mark.parametrize(
+    ("count", "shape"), [(1, (1, 1)), (3, (1, 3)), (4, (2, 2)), (5, (2, 3)), (6, (2, 3)), (7, (3, 3))]
+)
 def test_a_gallery_fills_its_rows(count, shape):
     figure = viz.image_grid([np.zeros((8, 8))] * count, columns=3)
     assert figure.axes[0].get_gridspec().get_geometry() == shape

@@ -1,4 +1,5 @@
-"""Charts say what the rows say: lengths, places and counts are read back from the drawn figures; galleries are ordered and small."""
+"""Charts say what the rows say: lengths, places and counts are read back from the drawn figures; galleries are ordered
+and small."""
 
 import io
 
@@ -26,8 +27,23 @@ matplotlib.use("Agg")
 
 def row(pair, method, outcome, mean=None, confidence=None, factors=None, **more):
     errors = None if mean is None else [mean, mean]
-    names = {"pair": pair, "eye": pair, "kind": "CF-FA", "category": "", "method": method, "status": "ok", "factors": factors or {}}
-    return names | {"outcome": outcome, "errors_px": errors, "confidence": confidence, "true_turn_deg": 10.0, "true_scale": 1.2, **more}
+    names = {
+        "pair": pair,
+        "eye": pair,
+        "kind": "CF-FA",
+        "category": "",
+        "method": method,
+        "status": "ok",
+        "factors": factors or {},
+    }
+    return names | {
+        "outcome": outcome,
+        "errors_px": errors,
+        "confidence": confidence,
+        "true_turn_deg": 10.0,
+        "true_scale": 1.2,
+        **more,
+    }
 
 
 FACTS = [row(f"p{k}", FIT, "acceptable", 1.0, residual_px=3.0 if k < 2 else 40.0) for k in range(4)]
@@ -52,7 +68,7 @@ def close_figures():
 
 def test_bars_add_up_and_keep_the_outcomes_apart():
     (ax,) = charts.plot_outcomes(FACTS, ROWS, accept_confidence=0.7).axes
-    widths = np.array([bar.get_width() for bar in ax.patches]).reshape(3, 5)  # ceiling, ours, other × outcomes
+    widths = np.array([bar.get_width() for bar in ax.patches]).reshape(3, 5)  # oracle, ours, other × outcomes
     assert widths.sum(1) == pytest.approx([1, 1, 1])
     assert widths[1] == pytest.approx([0.5, 0.25, 0, 0.25, 0]) and widths[2] == pytest.approx([0.25, 0, 0.25, 0, 0.5])
     assert len({bar.get_hatch() for bar in ax.patches[:4]}) == 4  # told apart in print too
@@ -70,15 +86,27 @@ def test_curves_hold_all_pairs_and_the_floor():
 def test_differences_stand_where_the_table_says():
     table = tables.differences(ROWS, "ours")
     ax = charts.plot_differences(table, "ours").axes[0]
-    assert ax.lines[2].get_xdata()[0] == pytest.approx(0.25) and ax.lines[1].get_xdata().tolist() == table[0]["acceptable"][1:]
+    assert (
+        ax.lines[2].get_xdata()[0] == pytest.approx(0.25)
+        and ax.lines[1].get_xdata().tolist() == table[0]["acceptable"][1:]
+    )
 
 
 def test_differences_are_told_by_modality_and_drawn_for_all():
     """Only on the CF-OCT pair is the first method better."""
-    cases = (("a", "CF-FA", "ours", 2.0), ("a", "CF-FA", "other", 2.0), ("b", "CF-OCT", "ours", 2.0), ("b", "CF-OCT", "other", None))
+    cases = (
+        ("a", "CF-FA", "ours", 2.0),
+        ("a", "CF-FA", "other", 2.0),
+        ("b", "CF-OCT", "ours", 2.0),
+        ("b", "CF-OCT", "other", None),
+    )
     rows = [row(pair, method, "acceptable" if px else "failed", px, kind=kind) for pair, kind, method, px in cases]
     table = tables.differences(rows, "ours")
-    assert [(line["kind"], line["pairs"], line["acceptable"][0]) for line in table] == [("CF-FA", 1, 0), ("CF-OCT", 1, 1), ("all", 2, 0.5)]
+    assert [(line["kind"], line["pairs"], line["acceptable"][0]) for line in table] == [
+        ("CF-FA", 1, 0),
+        ("CF-OCT", 1, 1),
+        ("all", 2, 0.5),
+    ]
     ax = charts.plot_differences(table, "ours").axes[0]
     assert [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"] == [0.5]
 
@@ -95,7 +123,9 @@ def test_dice_is_compared_on_pairs_that_both_have():
 
 def test_errors_without_transform_stand_on_the_rail():
     figure = hard.plot_against_pose(ROWS, "ours")
-    heights = np.concatenate([dots.get_offsets()[:, 1] for dots in figure.axes[0].collections if dots.get_label() == "CF-FA"])
+    heights = np.concatenate(
+        [dots.get_offsets()[:, 1] for dots in figure.axes[0].collections if dots.get_label() == "CF-FA"]
+    )
     assert sorted(heights) == pytest.approx([2, 4, 4, 4, 6, 80, 400, 400])
 
 
@@ -106,9 +136,9 @@ def test_stress_curves_include_the_untouched_pairs():
         ("ours", "gamma", 2.0, 0.75),
     ]
     (ax,) = hard.plot_stress(table, 1.0).axes
-    ceiling, curve = ax.lines
-    assert curve.get_ydata().tolist() == [0.5, 0.75] and ax.collections and set(ceiling.get_ydata()) == {1.0}
-    assert ceiling.get_zorder() < curve.get_zorder(), "a ceiling hides no curve"
+    oracle, curve = ax.lines
+    assert curve.get_ydata().tolist() == [0.5, 0.75] and ax.collections and set(oracle.get_ydata()) == {1.0}
+    assert oracle.get_zorder() < curve.get_zorder(), "an oracle hides no curve"
 
 
 def test_only_the_first_method_has_a_band_under_stress():
@@ -119,7 +149,9 @@ def test_only_the_first_method_has_a_band_under_stress():
 
 
 def test_methods_that_stand_apart_stay_within_the_axes():
-    rows = [r | {"method": name} for r in ROWS if r["method"] == "ours" for name in ("ours", *(f"m{k}" for k in range(11)))]
+    rows = [
+        r | {"method": name} for r in ROWS if r["method"] == "ours" for name in ("ours", *(f"m{k}" for k in range(11)))
+    ]
     figure = hard.plot_stress(tables.stress_table(rows))
     figure.canvas.draw()
     ax = figure.axes[0]
@@ -128,22 +160,38 @@ def test_methods_that_stand_apart_stay_within_the_axes():
 
 
 def test_ten_methods_and_more_are_told_apart_in_print():
-    """No two share colour, marker and dash, markers alone already tell them, black is left to the ceilings, and curves carry markers."""
+    """No two share colour, marker and dash, markers alone already tell them, black is left to the oracles, and curves
+    carry markers."""
     names = [f"m{k}" for k in range(12)]
     styles = list(charts.looks(names).values())
     assert len({str(style) for style in styles}) == len({marker for _, marker, _ in styles}) == 12
-    assert len({str((color, dash)) for color, _, dash in styles}) == 12 and all(color != BLACK for color, _, _ in styles)
+    assert len({str((color, dash)) for color, _, dash in styles}) == 12 and all(
+        color != BLACK for color, _, _ in styles
+    )
     ax = charts.plot_cdf(FACTS, [row(f"p{k}", name, "acceptable", 2.0) for name in names for k in range(4)]).axes[0]
-    assert len({line.get_marker() for line in ax.lines[1:13]}) == 12 and all(line.get_markevery() for line in ax.lines[1:13])
+    assert len({line.get_marker() for line in ax.lines[1:13]}) == 12 and all(
+        line.get_markevery() for line in ax.lines[1:13]
+    )
     assert ax.lines[0].get_zorder() < min(line.get_zorder() for line in ax.lines[1:13]) and ax.get_axisbelow()
 
 
 def test_reliability_counts_refused_answers_as_they_would_have_been():
     bins = tables.reliability(ROWS)  # the altered pairs among them do not count
-    assert [(b["from"], b["n"], b["right"]) for b in bins] == [(0.1, 1, 1.0), (0.5, 1, 0.0), (0.9, 1, 1.0), (0.97, 1, 1.0)]
-    assert (bins[0]["low"], bins[0]["high"], bins[1]["high"]) == pytest.approx((0.025, 1, 0.975))  # one of one: exact limits
+    assert [(b["from"], b["n"], b["right"]) for b in bins] == [
+        (0.1, 1, 1.0),
+        (0.5, 1, 0.0),
+        (0.9, 1, 1.0),
+        (0.97, 1, 1.0),
+    ]
+    # one of one: exact limits
+    assert (bins[0]["low"], bins[0]["high"], bins[1]["high"]) == pytest.approx((0.025, 1, 0.975))
     left, right, risk = hard.plot_reliability(bins, ROWS).axes
-    assert [tick.get_text() for tick in left.get_xticklabels()] == ["0.1–0.5\nn = 1", "0.5–0.9\nn = 1", "0.9–0.97\nn = 1", "0.97–1\nn = 1"]
+    assert [tick.get_text() for tick in left.get_xticklabels()] == [
+        "0.1–0.5\nn = 1",
+        "0.5–0.9\nn = 1",
+        "0.9–0.97\nn = 1",
+        "0.97–1\nn = 1",
+    ]
     assert [tick.get_text() for tick in right.get_yticklabels()] == ["wrong (1)", "right (3)"]
     assert sum(len(dots.get_offsets()) for dots in right.collections) == 4
     by_hand = [(0.25, 0), (0.5, 0), (0.75, 1 / 3), (1, 1 / 4)]  # sure .99 right, .95 right, .6 wrong, .2 right
@@ -152,8 +200,14 @@ def test_reliability_counts_refused_answers_as_they_would_have_been():
 
 def test_without_truth_every_chart_says_so_in_text():
     none = [{k: v for k, v in r.items() if k != "errors_px"} for r in ROWS]
-    said = [charts.plot_outcomes([], none), charts.plot_cdf([], none), charts.plot_differences([], "ours"),
-            hard.plot_against_pose(none, "ours"), hard.plot_stress([]), hard.plot_reliability([], none)]  # fmt: skip
+    said = [
+        charts.plot_outcomes([], none),
+        charts.plot_cdf([], none),
+        charts.plot_differences([], "ours"),
+        hard.plot_against_pose(none, "ours"),
+        hard.plot_stress([]),
+        hard.plot_reliability([], none),
+    ]
     assert all(text.startswith("No ") for text in said) and not plt.get_fignums()
     assert output.as_png(said[0], "bars").data == f"<p><i>{said[0]}</i></p>"
 
@@ -201,7 +255,8 @@ def test_arrows_are_enlarged_by_what_the_title_says(clinic):
 
 
 def test_long_arrows_stay_in_the_frame(clinic):
-    """One of twelve points is 300 px off: the others decide; were all so far off, arrows would be drawn smaller than they are."""
+    """One of twelve points is 300 px off: the others decide; were all so far off, arrows would be drawn smaller than
+    they are."""
     pair = gallery.worst_first(clinic.records, clinic.rows, "identity")[1]
     for moved, magnification in ((0, 2), (300, 0.1)):
         result = pair.row["registration"] | {"H_1to0": [[1, 0, moved], [0, 1, 0], [0, 0, 1]]}
@@ -211,11 +266,17 @@ def test_long_arrows_stay_in_the_frame(clinic):
 
 def test_frames_tell_outcomes_by_colour_dash_and_word(clinic):
     pairs = gallery.worst_first(clinic.records, clinic.rows, "identity")
-    unknown = gallery.Shown("x", pairs[0].record, {k: v for k, v in pairs[0].row.items() if k != "errors_px"} | {"outcome": "answered"})
+    unknown = gallery.Shown(
+        "x", pairs[0].record, {k: v for k, v in pairs[0].row.items() if k != "errors_px"} | {"outcome": "answered"}
+    )
     axes = gallery.plot_contact_sheet([*pairs[:2], unknown]).axes
     frames = [(ax.spines["left"].get_edgecolor(), str(ax.spines["left"].get_linestyle())) for ax in axes]
     assert len(set(frames)) == 3 and len({dash for _, dash in frames}) == 3
-    assert "wrongly accepted" in axes[0].get_title() and "acceptable, 18.0 px" in axes[1].get_title() and "answered" in axes[2].get_title()
+    assert (
+        "wrongly accepted" in axes[0].get_title()
+        and "acceptable, 18.0 px" in axes[1].get_title()
+        and "answered" in axes[2].get_title()
+    )
     assert frames[2][0][:3] == (0.6, 0.6, 0.6), "nothing is acceptable that was not judged"
     assert len({str(dash) for _, _, dash in charts.OUTCOME_LOOKS.values()}) == len(tables.OUTCOMES)
 
@@ -232,6 +293,10 @@ def test_pictures_of_pairs_are_jpeg_of_limited_size(clinic):
 def test_a_refused_pair_shows_its_images_and_the_reason(clinic):
     pair = gallery.worst_first(clinic.records, clinic.rows, "identity")[0]
     empty = pair.row["registration"] | {"status": "low confidence: 0.20", "H_1to0": None}
-    refused = gallery.Shown(pair.name, pair.record, pair.row | {"outcome": "refused", "errors_px": None, "registration": empty})
+    refused = gallery.Shown(
+        pair.name, pair.record, pair.row | {"outcome": "refused", "errors_px": None, "registration": empty}
+    )
     figure = gallery.plot_pair(refused)
-    assert len(figure.axes) == 2 and "low confidence: 0.20" in figure.get_suptitle() and "refused" in figure.get_suptitle()
+    assert (
+        len(figure.axes) == 2 and "low confidence: 0.20" in figure.get_suptitle() and "refused" in figure.get_suptitle()
+    )

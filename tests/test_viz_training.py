@@ -45,7 +45,7 @@ def close_figures():
 
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory) -> Trainer:
-    """Of phase 3, on drawn pairs, not trained."""
+    """Of phase 3, on synthetic pairs, not trained."""
     return Trainer(TINY, tmp_path_factory.mktemp("run"))
 
 
@@ -180,7 +180,7 @@ def test_a_loss_without_anything_to_look_at_is_a_dash(trainer):
 
 def test_drawn_pairs_are_counted_in_one_row(trainer):
     (row,) = training_tables.pair_rows(trainer)
-    assert row["from"] == "drawn retinas" and row["share of a batch"] == "100%"
+    assert row["from"] == "synthetic retinas" and row["share of a batch"] == "100%"
     assert row["their eyes"] == TINY.pool_size and row["pairs to validate on"] == TINY.validation_pairs
     assert row["kind"].endswith(" – " + "/".join(dict.fromkeys(TINY.data.moving)))
     assert training_tables.problem_rows(trainer) == [{"left out": "nothing", "why": None}]

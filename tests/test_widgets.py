@@ -20,7 +20,9 @@ def shown(box):
 def test_swipe_shows_left_and_right():
     picture = swipe_image(FIXED, WARPED, 0.25)
     assert (picture[:, :18] == 200).all() and (picture[:, 22:] == 50).all()
-    assert (swipe_image(FIXED, WARPED, 0.0)[:, 2:] == 50).all() and (swipe_image(FIXED, WARPED, 1.0)[:, :78] == 200).all()
+    assert (swipe_image(FIXED, WARPED, 0.0)[:, 2:] == 50).all() and (
+        swipe_image(FIXED, WARPED, 1.0)[:, :78] == 200
+    ).all()
 
 
 def test_png_is_scaled_to_its_limit():
@@ -66,7 +68,9 @@ def test_static_twin_has_one_picture_per_position():
 
 def test_stepping_by_click_slider_and_buttons_draws_each_picture_once():
     drawn = []
-    box = step_through(["worst", "middle", "best"], lambda k: drawn.append(k) or to_png(np.full((20, 30), 80 * k, np.uint8)))
+    box = step_through(
+        ["worst", "middle", "best"], lambda k: drawn.append(k) or to_png(np.full((20, 30), 80 * k, np.uint8))
+    )
     chooser, (back, slider, on) = box.children[0], box.children[1].children
     assert shown(box).mean() == 0 and drawn == [0]
     chooser.value = 2

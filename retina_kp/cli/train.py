@@ -3,8 +3,8 @@
 python -m retina_kp.cli.train --config run.yaml --run-dir outputs/runs/x   one phase, from the fields of `TrainConfig` that differ from default
 python -m retina_kp.cli.train lite                                         the shipped recipe: phase after phase, then steerers and confidence
 
-Both continue where they were interrupted. A phase runs on n devices too: accelerate launch -m retina_kp.cli.train --config ..., with
-micro_batches a multiple of n. A recipe runs on one.
+Both continue where they were interrupted. A phase runs on n devices too: accelerate launch -m retina_kp.cli.train
+--config ..., with micro_batches a multiple of n. A recipe runs on one.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def read_config(path: str | Path) -> TrainConfig:
         raise ValueError(f"{path}: {error}") from None
 
 
-def train_phase(config: TrainConfig, run_dir: str | Path, device: str = "auto", workers: int = 0, tensorboard: bool = False) -> Path:
+def train_phase(
+    config: TrainConfig, run_dir: str | Path, device: str = "auto", workers: int = 0, tensorboard: bool = False
+) -> Path:
     """Train one phase to its end from wherever it was interrupted; returns its checkpoint."""
     on_epoch = None
     if tensorboard and is_main():
@@ -62,8 +64,8 @@ def train_phase(config: TrainConfig, run_dir: str | Path, device: str = "auto", 
 def run_recipe(name: str, run_dir: str | Path, device: str = "cpu", shorten: float = 1.0, **how) -> Path:
     """Run the phases of a recipe one after the other; finished phases are skipped, an interrupted one continues.
 
-    shorten < 1 runs that fraction of the steps, for trying out; how: the other options of `train_phase`. Returns the last checkpoint.
-    ValueError for an unknown recipe.
+    shorten < 1 runs that fraction of the steps, for trying out; how: the other options of `train_phase`. Returns the
+    last checkpoint. ValueError for an unknown recipe.
     """
     recipe, checkpoint = get_recipe(name), ""
     for place, config in enumerate((recipe[phase] for phase in STAGES), 1):
@@ -75,18 +77,31 @@ def run_recipe(name: str, run_dir: str | Path, device: str = "cpu", shorten: flo
 
 def history_of(run_dir: Path) -> list[dict]:
     """The epochs of all phases of a recipe's run, in their order."""
-    return [{"stage": path.parent.name, **row} for path in sorted(run_dir.glob("[0-9]*_*/history.csv")) for row in read_history(path)]
+    return [
+        {"stage": path.parent.name, **row}
+        for path in sorted(run_dir.glob("[0-9]*_*/history.csv"))
+        for row in read_history(path)
+    ]
 
 
 def train_recipe(args: argparse.Namespace) -> None:
     """Train a recipe, then calibrate and publish its weights."""
     run_dir = Path(args.run_dir or f"outputs/runs/train-{args.recipe}")
-    checkpoint = run_recipe(args.recipe, run_dir, args.device, args.shorten, workers=args.workers, tensorboard=args.tensorboard)
+    checkpoint = run_recipe(
+        args.recipe, run_dir, args.device, args.shorten, workers=args.workers, tensorboard=args.tensorboard
+    )
     history = history_of(run_dir)
     write_csv(run_dir / "history.csv", history)
     minutes = sum(row["seconds_per_step"] * row["step"] / row["epoch"] for row in history) / 60  # of all sittings
-    about = {"recipe": args.recipe, "shortened_to": args.shorten, "training_minutes": round(minutes, 1), "commit": commit(),
-             "code": code_version(), "machine": platform.machine(), "threads": torch.get_num_threads()}  # fmt: skip
+    about = {
+        "recipe": args.recipe,
+        "shortened_to": args.shorten,
+        "training_minutes": round(minutes, 1),
+        "commit": commit(),
+        "code": code_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
     target = Path(args.target or run_dir / f"{args.recipe}.safetensors")
     log.info("fitting steerers, and the confidence on %d pairs per kind", args.calibration_pairs)
     figures = publish(checkpoint, target, args.calibration_pairs, about, run_dir, args.device)
@@ -95,17 +110,25 @@ def train_recipe(args: argparse.Namespace) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("retina_kp.cli.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "retina_kp.cli.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("recipe", nargs="?", choices=PUBLISHED)
     what.add_argument("--config", help="YAML or JSON file of a TrainConfig")
     parser.add_argument("--run-dir", default="", help="default: outputs/runs/train-<name of the recipe or file>")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--workers", type=int, default=0, help="processes that prepare data; the result does not depend on it")
-    parser.add_argument("--tensorboard", action="store_true", help="write scalars and pictures for TensorBoard into the run folder")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes that prepare data; the result does not depend on it"
+    )
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="write scalars and pictures for TensorBoard into the run folder"
+    )
     recipe = parser.add_argument_group("of a recipe only")
     recipe.add_argument("--shorten", type=float, default=1.0, help="fraction of the steps, for trying out")
-    recipe.add_argument("--target", default="", help="where the finished weights go; default: <run folder>/<recipe>.safetensors")
+    recipe.add_argument(
+        "--target", default="", help="where the finished weights go; default: <run folder>/<recipe>.safetensors"
+    )
     recipe.add_argument("--calibration-pairs", type=int, default=20, help="per kind and set")
     return parser
 
@@ -113,7 +136,9 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO if is_main() else logging.WARNING, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(
+        level=logging.INFO if is_main() else logging.WARNING, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S"
+    )
     if not 0 < args.shorten <= 1:
         parser.error(f"--shorten: takes a fraction of the steps, above 0 and up to 1, not {args.shorten:g}")
     if args.recipe:
@@ -123,7 +148,9 @@ def main(argv: list[str] | None = None) -> None:
     else:
         for name in ("shorten", "target", "calibration_pairs"):
             if getattr(args, name) != parser.get_default(name):
-                parser.error(f"--{name.replace('_', '-')} belongs to a recipe; with --config the number of steps is in the file")
+                parser.error(
+                    f"--{name.replace('_', '-')} belongs to a recipe; with --config the number of steps is in the file"
+                )
         try:
             config = read_config(args.config)
         except ValueError as error:

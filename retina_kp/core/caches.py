@@ -10,7 +10,8 @@ import numpy as np
 
 
 class ByteCache:
-    """Values by key, ``max_bytes`` of them at most: those not used for longest go first. A value is made anew when it is gone."""
+    """Values by key, ``max_bytes`` of them at most: those not used for longest go first. A value is made anew when it
+    is gone."""
 
     def __init__(self, max_bytes: int):
         self.max_bytes, self.bytes = max_bytes, 0
@@ -35,7 +36,8 @@ class ByteCache:
 
 
 def size_of(value) -> int:
-    """Bytes of the arrays, tensors and bytes in a value: nested lists, tuples, and objects with fields. Small things count as 64."""
+    """Bytes of the arrays, tensors and bytes in a value: nested lists, tuples, and objects with fields. Small things
+    count as 64."""
     if isinstance(value, bytes):
         return len(value) + 64
     if hasattr(value, "nbytes"):

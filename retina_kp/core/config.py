@@ -1,4 +1,5 @@
-"""Strict reading of configuration: frozen dataclasses from plain dicts and back. An unknown key or a wrong type raises, with a hint."""
+"""Strict reading of configuration: frozen dataclasses from plain dicts and back. An unknown key or a wrong type raises,
+with a hint."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ T = TypeVar("T")
 
 
 def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
-    """Build a (nested) config dataclass. ValueError names the field, what it got and what it takes; int is fine where float is meant."""
+    """Build a (nested) config dataclass. ValueError names the field, what it got and what it takes; int is fine where
+    float is meant."""
     hints = get_type_hints(cls)
     known = {f.name: f for f in fields(cls)}
     built = {}

@@ -8,7 +8,8 @@ import torch
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """ "auto" (CUDA where there is one), or a device as PyTorch names it; ValueError for a name it does not know and for absent CUDA."""
+    """ "auto" (CUDA where there is one), or a device as PyTorch names it; ValueError for a name it does not know and
+    for absent CUDA."""
     seen = torch.cuda.device_count()
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -17,7 +18,9 @@ def choose_device(device: str | torch.device) -> torch.device:
     except RuntimeError:
         raise ValueError(f"device {str(device)!r}: takes 'auto', 'cpu', 'cuda' or 'cuda:<number>'") from None
     if chosen.type == "cuda" and (chosen.index or 0) >= seen:
-        raise ValueError(f'device {str(device)!r}: {seen or "no"} CUDA device is visible to PyTorch here; use "auto" or "cpu"')
+        raise ValueError(
+            f'device {str(device)!r}: {seen or "no"} CUDA device is visible to PyTorch here; use "auto" or "cpu"'
+        )
     return chosen
 
 
@@ -25,8 +28,9 @@ _decided: dict[str, bool] = {}  # of this process, by kind of device
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:
-    """Whether a convolution in bfloat16 takes less time than in float32. A GPU says so. A CPU must say so and is measured, once, in about
-    50 ms: its flags promise what the libraries may not use, and emulation takes many times as long."""
+    """Whether a convolution in bfloat16 takes less time than in float32. A GPU says so. A CPU must say so and is
+    measured, once, in about 50 ms: its flags promise what the libraries may not use, and emulation takes many times as
+    long."""
     if device.type not in _decided:
         _decided[device.type] = promises_bfloat16(device) and (device.type == "cuda" or _bfloat16_gains())
     return _decided[device.type]
@@ -41,16 +45,19 @@ def promises_bfloat16(device: torch.device) -> bool:
     """Whether the device says that it computes in bfloat16 natively."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})()  # an older torch does not tell
+    # an older torch does not tell
+    capabilities = getattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})()
     return device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 @torch.inference_mode()
 def _bfloat16_gains(repeats: int = 8) -> bool:
-    """Whether the shortest of some times of a layer like those of our networks is shorter in bfloat16. CPU time, and both in turn, so that
-    other work on the machine decides nothing."""
+    """Whether the shortest of some times of a layer like those of our networks is shorter in bfloat16. CPU time, and
+    both in turn, so that other work on the machine decides nothing."""
     kinds, times = (torch.bfloat16, torch.float32), {torch.bfloat16: [], torch.float32: []}
-    layers = {kind: torch.nn.Conv2d(64, 64, 3, padding=1).to(kind).to(memory_format=torch.channels_last) for kind in kinds}
+    layers = {
+        kind: torch.nn.Conv2d(64, 64, 3, padding=1).to(kind).to(memory_format=torch.channels_last) for kind in kinds
+    }
     images = {kind: torch.zeros(1, 64, 96, 96, dtype=kind).to(memory_format=torch.channels_last) for kind in kinds}
     for _ in range(repeats + 1):  # the first calls also prepare
         for kind in kinds:

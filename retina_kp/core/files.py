@@ -22,7 +22,8 @@ def natural_order(name: str) -> tuple[str, str]:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path in the target's folder (created when missing), renamed to the target when the block ends well, else removed.
+    """A temporary path in the target's folder (created when missing), renamed to the target when the block ends well,
+    else removed.
 
     A reader sees the old file or the new one, never half of one.
     """
@@ -54,7 +55,8 @@ def write_json(path: str | Path, obj: Any) -> Path:
 
 
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write rows as CSV, atomically; columns in order of first appearance; NaN, None and missing values are empty cells."""
+    """Write rows as CSV, atomically; columns in order of first appearance; NaN, None and missing values are empty
+    cells."""
     plain = to_plain(list(rows), lambda name: None if name == "NaN" else float(name))
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for row in plain for name in row)), lineterminator="\n")
@@ -71,7 +73,9 @@ def _encode(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    raise TypeError(f"cannot write {type(value).__name__} ({value!r:.60}): convert it to a number, text, list or dict first")
+    raise TypeError(
+        f"cannot write {type(value).__name__} ({value!r:.60}): convert it to a number, text, list or dict first"
+    )
 
 
 def to_plain(value: Any, not_finite: Callable[[str], Any] = float) -> Any:

@@ -1,8 +1,8 @@
 """Homographies, warps and grids: the only module that knows where a pixel's centre is.
 
-Points are (x, y) in pixels and the centre of the top-left pixel is (0, 0), so an image of width W covers [-0.5, W - 0.5].
-A matrix ``H_0to1`` maps points of image 0 to points of image 1; the name always tells the direction. Sizes are (height, width).
-Functions on points and matrices take numpy arrays or torch tensors and return the same kind.
+Points are (x, y) in pixels and the centre of the top-left pixel is (0, 0), so an image of width W covers [-0.5, W -
+0.5]. A matrix ``H_0to1`` maps points of image 0 to points of image 1; the name always tells the direction. Sizes are
+(height, width). Functions on points and matrices take numpy arrays or torch tensors and return the same kind.
 """
 
 from __future__ import annotations
@@ -43,9 +43,14 @@ def translation(x_px: float, y_px: float) -> np.ndarray:
 
 
 def similarity(angle_deg: float, scale: float, source_xy, target_xy) -> np.ndarray:
-    """(3, 3) matrix that turns by ``angle_deg`` (positive = clockwise on screen), scales, and takes source_xy to target_xy."""
+    """(3, 3) matrix that turns by ``angle_deg`` (positive = clockwise on screen), scales, and takes source_xy to
+    target_xy."""
     c, s = scale * math.cos(math.radians(angle_deg)), scale * math.sin(math.radians(angle_deg))
-    return translation(*target_xy) @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ translation(-source_xy[0], -source_xy[1])
+    return (
+        translation(*target_xy)
+        @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+        @ translation(-source_xy[0], -source_xy[1])
+    )
 
 
 def image_center(image_hw) -> tuple[float, float]:
@@ -91,7 +96,8 @@ def jacobian(H, point_xy) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a transform does to the middle of an image: turn (deg, clockwise), scale, anisotropy (≥ 1), mirrored or not, perspective."""
+    """What a transform does to the middle of an image: turn (deg, clockwise), scale, anisotropy (≥ 1), mirrored or not,
+    perspective."""
 
     angle_deg: float
     scale: float
@@ -101,14 +107,20 @@ class Shape:
 
 
 def describe(H, image_hw) -> Shape:
-    """Measure angle, scale, anisotropy and mirroring of H at the image centre; perspective = largest change of w over the corners."""
+    """Measure angle, scale, anisotropy and mirroring of H at the image centre; perspective = largest change of w over
+    the corners."""
     J = jacobian(H, image_center(image_hw))
     u, s, vt = np.linalg.svd(J)
     mirrored = bool(np.linalg.det(J) < 0)
     R = u @ np.diag([1, -1 if mirrored else 1]) @ vt
     w = corners(image_hw) @ np.asarray(H)[2, :2] + H[2, 2]
-    return Shape(math.degrees(math.atan2(R[1, 0], R[0, 0])), float(np.sqrt(s[0] * s[1])), float(s[0] / max(s[1], 1e-12)), mirrored,
-                 float(np.abs(w / w.mean() - 1).max()))  # fmt: skip
+    return Shape(
+        math.degrees(math.atan2(R[1, 0], R[0, 0])),
+        float(np.sqrt(s[0] * s[1])),
+        float(s[0] / max(s[1], 1e-12)),
+        mirrored,
+        float(np.abs(w / w.mean() - 1).max()),
+    )
 
 
 def overlap_fraction(H_0to1, image0_hw, image1_hw, samples: int = 24) -> float:
@@ -150,18 +162,25 @@ def from_cells(cells_xy, stride: float):
     return (cells_xy + 0.5) * stride - 0.5
 
 
-def sample_map(values: torch.Tensor, points_xy: torch.Tensor, stride: float = 1.0, mode: str = "bilinear") -> torch.Tensor:
-    """Read a map (B, C, h, w) at image points (B, N, 2) px → (B, N, C). Outside, and at NaN points, the value is 0; it fades
-    to 0 from the outermost cell centres on, over one cell."""
+def sample_map(
+    values: torch.Tensor, points_xy: torch.Tensor, stride: float = 1.0, mode: str = "bilinear"
+) -> torch.Tensor:
+    """Read a map (B, C, h, w) at image points (B, N, 2) px → (B, N, C). Outside, and at NaN points, the value is 0; it
+    fades to 0 from the outermost cell centres on, over one cell."""
     grid = _normalised(to_cells(torch.nan_to_num(points_xy, nan=-1e6), stride), values.shape[-2:])
-    return rearrange(F.grid_sample(values, grid[:, None].to(values.dtype), mode=mode, align_corners=False), "b c 1 n -> b n c")
+    return rearrange(
+        F.grid_sample(values, grid[:, None].to(values.dtype), mode=mode, align_corners=False), "b c 1 n -> b n c"
+    )
 
 
-def warp_image(image: torch.Tensor, H_src_to_dst: torch.Tensor, out_hw, mode: str = "bilinear") -> tuple[torch.Tensor, torch.Tensor]:
+def warp_image(
+    image: torch.Tensor, H_src_to_dst: torch.Tensor, out_hw, mode: str = "bilinear"
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw an image in another frame.
 
-    image: (B, C, H, W); H_src_to_dst: (B, 3, 3) px → px. Returns the warped (B, C, *out_hw) and a bool mask (B, 1, *out_hw) of
-    the pixels that the source really covers. To warp a background mask, warp the foreground and invert: zero means unknown.
+    image: (B, C, H, W); H_src_to_dst: (B, 3, 3) px → px. Returns the warped (B, C, *out_hw) and a bool mask (B, 1,
+    *out_hw) of the pixels that the source really covers. To warp a background mask, warp the foreground and invert:
+    zero means unknown.
     """
     grid = pixel_grid(out_hw, image.device, torch.float64).reshape(1, -1, 2)
     source = warp_points(grid, torch.linalg.inv(H_src_to_dst.double()))
@@ -172,10 +191,11 @@ def warp_image(image: torch.Tensor, H_src_to_dst: torch.Tensor, out_hw, mode: st
 
 
 def warp_layers(layers: np.ndarray, H_src_to_dst: np.ndarray, out_hw) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a stack of uint8 layers (C, H, W) in another frame with OpenCV (places rounded to 1/32 px): for bulk work on the CPU.
+    """Draw a stack of uint8 layers (C, H, W) in another frame with OpenCV (places rounded to 1/32 px): for bulk work on
+    the CPU.
 
-    Returns (C, *out_hw) uint8 and the bool mask (*out_hw) of what the source covers. The horizon must lie outside the new frame:
-    OpenCV draws what is behind it, `warp_image` does not.
+    Returns (C, *out_hw) uint8 and the bool mask (*out_hw) of what the source covers. The horizon must lie outside the
+    new frame: OpenCV draws what is behind it, `warp_image` does not.
     """
     H = np.asarray(H_src_to_dst, np.float64)
 
@@ -196,7 +216,8 @@ def _normalised(xy: torch.Tensor, hw) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class TransformRange:
-    """How far random transforms may go; every range is symmetric and drawn on its own. ``scaled(t)`` shrinks it for a curriculum."""
+    """How far random transforms may go; every range is symmetric and drawn on its own. ``scaled(t)`` shrinks it for a
+    curriculum."""
 
     rotation_deg: float = 50.0
     scale_ratio: float = 1.5  # scale is log-uniform in [1 / ratio, ratio]
@@ -206,12 +227,18 @@ class TransformRange:
 
     def scaled(self, strength: float) -> TransformRange:
         """The same ranges at a fraction of their width, strength in [0, 1]."""
-        return TransformRange(self.rotation_deg * strength, self.scale_ratio**strength, self.shift * strength, self.shear * strength,
-                              self.perspective * strength)  # fmt: skip
+        return TransformRange(
+            self.rotation_deg * strength,
+            self.scale_ratio**strength,
+            self.shift * strength,
+            self.shear * strength,
+            self.perspective * strength,
+        )
 
 
 def random_homographies(count: int, image_hw, ranges: TransformRange, generator: torch.Generator) -> torch.Tensor:
-    """(count, 3, 3) float64 px → px of an image of that size: turn, scale, shear and tilt about its centre, then shift."""
+    """(count, 3, 3) float64 px → px of an image of that size: turn, scale, shear and tilt about its centre, then
+    shift."""
     u = torch.rand(count, 8, generator=generator, dtype=torch.float64) * 2 - 1
     h, w = image_hw
     angle, scale = torch.deg2rad(u[:, 0] * ranges.rotation_deg), ranges.scale_ratio ** u[:, 1]
@@ -223,7 +250,11 @@ def random_homographies(count: int, image_hw, ranges: TransformRange, generator:
 
     rotation = matrix((c, -s, zero), (s, c, zero), (zero, zero, one))
     shear = matrix((one, u[:, 2] * ranges.shear, zero), (u[:, 3] * ranges.shear, one, zero), (zero, zero, one))
-    tilt = matrix((one, zero, zero), (zero, one, zero), (u[:, 4] * ranges.perspective * 2 / w, u[:, 5] * ranges.perspective * 2 / h, one))
+    tilt = matrix(
+        (one, zero, zero),
+        (zero, one, zero),
+        (u[:, 4] * ranges.perspective * 2 / w, u[:, 5] * ranges.perspective * 2 / h, one),
+    )
     shift = matrix((one, zero, u[:, 6] * ranges.shift * w), (zero, one, u[:, 7] * ranges.shift * h), (zero, zero, one))
     cx, cy = image_center(image_hw)
     to_center, back = torch.from_numpy(translation(-cx, -cy)), torch.from_numpy(translation(cx, cy))

@@ -1,4 +1,5 @@
-"""Random numbers, clouds and blur for batches of pictures, each picture with its own draw from an explicit CPU generator."""
+"""Random numbers, clouds and blur for batches of pictures, each picture with its own draw from an explicit CPU
+generator."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from .device import bfloat16_is_fast, decide_bfloat16
 
 
 def end_with_parent() -> None:
-    """For a pool's worker: end as soon as the parent process is gone, however it went. Workers wait for their next job else, for ever.
-    Nothing happens in a process that nobody's pool has started."""
+    """For a pool's worker: end as soon as the parent process is gone, however it went. Workers wait for their next job
+    else, for ever. Nothing happens in a process that nobody's pool has started."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -26,8 +26,9 @@ def end_with_parent() -> None:
 
 @contextmanager
 def worker_pool(processes: int, start: Callable | None = None, *arguments) -> Iterator[ProcessPoolExecutor]:
-    """New processes for jobs side by side, which share the threads of this one, compute in its precision and end with it; each calls
-    start(*arguments) first. An exception within the block, Ctrl-C too, drops the jobs that have not begun."""
+    """New processes for jobs side by side, which share the threads of this one, compute in its precision and end with
+    it; each calls start(*arguments) first. An exception within the block, Ctrl-C too, drops the jobs that have not
+    begun."""
     if processes < 1:
         raise ValueError(f"processes: takes a whole number from 1, not {processes}")
     threads = max(torch.get_num_threads() // processes, 1)

@@ -1,4 +1,5 @@
-"""How far long work is: a bar where somebody watches, and now and then a line with the time left where a notebook is run headless."""
+"""How far long work is: a bar where somebody watches, and now and then a line with the time left where a notebook is
+run headless."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ EVERY_S = 10.0  # between two lines
 
 
 def progress(total: int, done: int, what: str):
-    """Something with ``update()``, to be called after each of the ``total`` pieces of work, of which ``done`` are finished already, and
-    ``close()``. The first and the last piece always make a line."""
+    """Something with ``update()``, to be called after each of the ``total`` pieces of work, of which ``done`` are
+    finished already, and ``close()``. The first and the last piece always make a line."""
     if os.environ.get(HEADLESS):
         return _Lines(total, done, what)
     return tqdm(total=total, initial=done, desc=what, unit="", smoothing=0.1)
@@ -50,7 +51,9 @@ def forget_progress(executed: str | Path) -> None:
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
-                output.text = "".join(line for line in output.text.splitlines(keepends=True) if not line.startswith(MARK))
+                output.text = "".join(
+                    line for line in output.text.splitlines(keepends=True) if not line.startswith(MARK)
+                )
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr" or output.text]
     write_text(executed, nbformat.writes(notebook))

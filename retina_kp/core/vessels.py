@@ -15,15 +15,18 @@ BIFURCATION, CROSSING = 0, 1
 def field_of_view_mask(gray: np.ndarray, tolerance: float = 0.02) -> np.ndarray:
     """Where an image shows retina: (H, W) bool for gray (H, W) float in [0, 1], any size.
 
-    The outside is what is smooth, connected to a corner (or to the middle of a side that is painted one constant level) and equal to it
-    within ``tolerance``: black surrounds, gray pads, canvases of a turned image. Cameras' fields are convex, so the inside is the hull of
-    what remains. Without such an outside, or when it runs in between what remains (dark retina with bright vessels, or beside pieces of
-    more than a quarter of the largest), the whole frame counts. Worked out on a copy of at most 256 px.
+    The outside is what is smooth, connected to a corner (or to the middle of a side that is painted one constant level)
+    and equal to it within ``tolerance``: black surrounds, gray pads, canvases of a turned image. Cameras' fields are
+    convex, so the inside is the hull of what remains. Without such an outside, or when it runs in between what remains
+    (dark retina with bright vessels, or beside pieces of more than a quarter of the largest), the whole frame counts.
+    Worked out on a copy of at most 256 px.
     """
     h, w = gray.shape
     scale = min(1.0, 256 / max(h, w))
     small_hw = (max(int(round(h * scale)), 8), max(int(round(w * scale)), 8))
-    small = cv2.resize(gray.astype(np.float32), small_hw[::-1], interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    small = cv2.resize(
+        gray.astype(np.float32), small_hw[::-1], interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
     smooth = cv2.medianBlur(np.clip(small * 255, 0, 255).astype(np.uint8), 3).astype(np.float32) / 255
     flat = cv2.morphologyEx(smooth, cv2.MORPH_GRADIENT, np.ones((3, 3))) < 2 * tolerance
     outside = np.zeros(small_hw, bool)
@@ -65,15 +68,25 @@ def vesselness(gray: np.ndarray, sigmas_px=(1.0, 1.5, 2.5, 4.0), polarity: str =
     if polarity not in ("dark", "bright", "both"):
         raise ValueError(f"polarity is 'dark', 'bright' or 'both', not {polarity!r}")
     image = gray.astype(np.float32) - cv2.GaussianBlur(gray.astype(np.float32), (0, 0), 12)
-    ridges = [sato(image, sigmas_px, black_ridges=dark) for dark in (True, False) if polarity == "both" or dark == (polarity == "dark")]
+    ridges = [
+        sato(image, sigmas_px, black_ridges=dark)
+        for dark in (True, False)
+        if polarity == "both" or dark == (polarity == "dark")
+    ]
     strength = np.max(ridges, axis=0).astype(np.float32)
     top = float(np.percentile(strength, 99.5))
     return np.clip(strength / top, 0, 1) if top > 1e-6 else np.zeros_like(strength)
 
 
-def vessel_mask(gray: np.ndarray, valid: np.ndarray | None = None, polarity: str = "both", threshold: float = 0.25,
-                sigmas_px=(1.0, 1.5, 2.5, 4.0)) -> np.ndarray:  # fmt: skip
-    """A rough vessel mask (H, W) bool from `vesselness`; specks smaller than 40 px and the edge of the field of view are dropped."""
+def vessel_mask(
+    gray: np.ndarray,
+    valid: np.ndarray | None = None,
+    polarity: str = "both",
+    threshold: float = 0.25,
+    sigmas_px=(1.0, 1.5, 2.5, 4.0),
+) -> np.ndarray:
+    """A rough vessel mask (H, W) bool from `vesselness`; specks smaller than 40 px and the edge of the field of view
+    are dropped."""
     mask = vesselness(gray, sigmas_px, polarity) > threshold
     if valid is not None:
         mask &= cv2.erode(valid.astype(np.uint8), np.ones((9, 9)), borderValue=1) > 0
@@ -84,8 +97,9 @@ def vessel_mask(gray: np.ndarray, valid: np.ndarray | None = None, polarity: str
 def skeleton_junctions(mask: np.ndarray, merge_px: float = 5.0, spur_px: int = 6) -> tuple[np.ndarray, np.ndarray]:
     """Bifurcations and crossings of a vessel mask (H, W) bool, from its skeleton.
 
-    Returns points (J, 2) xy px and kinds (J,): BIFURCATION for three branches, CROSSING for four or more. Branch cells closer than
-    merge_px are one junction (a crossing's skeleton is two bifurcations side by side); spurs shorter than spur_px are cut first.
+    Returns points (J, 2) xy px and kinds (J,): BIFURCATION for three branches, CROSSING for four or more. Branch cells
+    closer than merge_px are one junction (a crossing's skeleton is two bifurcations side by side); spurs shorter than
+    spur_px are cut first.
     """
     skeleton = _cut_spurs(skeletonize(np.asarray(mask, bool)), spur_px)
     nodes = skeleton & (_neighbours(skeleton) >= 3)
@@ -108,8 +122,8 @@ def skeleton_junctions(mask: np.ndarray, merge_px: float = 5.0, spur_px: int = 6
 
 
 def junction_widths(mask: np.ndarray, junctions_xy: np.ndarray, reach_px: float = 14.0) -> np.ndarray:
-    """(J,) px: how wide the thinner vessels are that meet at each junction (J, 2) px of a mask (H, W) bool, read off its skeleton within
-    reach_px. What is thinner than a pixel in a picture cannot be seen there."""
+    """(J,) px: how wide the thinner vessels are that meet at each junction (J, 2) px of a mask (H, W) bool, read off
+    its skeleton within reach_px. What is thinner than a pixel in a picture cannot be seen there."""
     rows, columns = np.nonzero(skeletonize(np.asarray(mask, bool)))
     if not len(rows) or not len(junctions_xy):
         return np.zeros(len(junctions_xy))

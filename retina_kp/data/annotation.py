@@ -1,4 +1,5 @@
-"""Hand-picked point pairs as truth: the transform they define, how well they agree with it, and which pairs are too bad to train on."""
+"""Hand-picked point pairs as truth: the transform they define, how well they agree with it, and which pairs are too bad
+to train on."""
 
 from __future__ import annotations
 
@@ -13,36 +14,47 @@ from .records import PairRecord, Problem
 
 HOMOGRAPHY_POINTS = 6  # with fewer point pairs, or with badly spread ones, a similarity is fitted
 MIN_SPREAD = 0.05  # rms distance of the points from their best line, over the longer side of image 1
-RANSAC_THRESHOLD = 0.02  # of the longer side of image 1; at 0.01 clicks that are 2 px off bend the homography (measured)
-SIMPLER_WINS = 0.95  # a simpler model replaces the homography when its leave-one-out residual is below this share of the homography's
+# of the longer side of image 1; at 0.01 clicks that are 2 px off bend the homography (measured)
+RANSAC_THRESHOLD = 0.02
+# a simpler model replaces the homography when its leave-one-out residual is below this share of the homography's
+SIMPLER_WINS = 0.95
 LONGER_SIDE_PX = 768  # residuals are given as if the longer side of their image measured so much
 
 
 def true_homography(record: PairRecord) -> np.ndarray:
-    """(3, 3) original px of image 0 → original px of image 1: H_0to1 of the record, else fitted to its point pairs by RANSAC.
+    """(3, 3) original px of image 0 → original px of image 1: H_0to1 of the record, else fitted to its point pairs by
+    RANSAC.
 
-    From HOMOGRAPHY_POINTS well-spread pairs on a homography, unless leaving each point out in turn shows that a simpler model predicts
-    better (clicks are noisy, and noise bends homographies); below, a similarity (at least 3 pairs). ValueError, with the pair's id, when
-    there is neither matrix nor points, or when the points define no transform of a retina (none found, or a mirrored one).
+    From HOMOGRAPHY_POINTS well-spread pairs on a homography, unless leaving each point out in turn shows that a simpler
+    model predicts better (clicks are noisy, and noise bends homographies); below, a similarity (at least 3 pairs).
+    ValueError, with the pair's id, when there is neither matrix nor points, or when the points define no transform of a
+    retina (none found, or a mirrored one).
     """
     if record.H_0to1 is not None:
         return record.H_0to1
     if record.points0_xy is None:
-        raise ValueError(f"{record.pair_id}: has neither H_0to1 nor point pairs, so its true transform is unknown; leave it out")
+        raise ValueError(
+            f"{record.pair_id}: has neither H_0to1 nor point pairs, so its true transform is unknown; leave it out"
+        )
     if len(record.points0_xy) < 3:
-        raise ValueError(f"{record.pair_id}: {len(record.points0_xy)} point pairs define no transform; at least 3 are needed")
+        raise ValueError(
+            f"{record.pair_id}: {len(record.points0_xy)} point pairs define no transform; at least 3 are needed"
+        )
     side_px = max(image_size(record.image1))
     model, _ = _choose_model(record.points0_xy, record.points1_xy, side_px)
     H = _fit(model, record.points0_xy, record.points1_xy, side_px)
     if H is None:
         raise ValueError(f"{record.pair_id}: no transform fits its point pairs; look at them on the images")
     if np.linalg.det(jacobian(H, record.points0_xy.mean(0))) <= 0:
-        raise ValueError(f"{record.pair_id}: its point pairs mirror the retina; check their order and which image is image 0")
+        raise ValueError(
+            f"{record.pair_id}: its point pairs mirror the retina; check their order and which image is image 0"
+        )
     return H
 
 
 def chosen_model(record: PairRecord) -> str:
-    """ "homography", "affine" or "similarity": what `true_homography` fits to a record's points; "none" for fewer than three."""
+    """ "homography", "affine" or "similarity": what `true_homography` fits to a record's points; "none" for fewer than
+    three."""
     if record.points0_xy is None or len(record.points0_xy) < 3:
         return "none"
     return _choose_model(record.points0_xy, record.points1_xy, max(image_size(record.image1)))[0]
@@ -76,9 +88,12 @@ def _choose_model(points0: np.ndarray, points1: np.ndarray, side_px: float) -> t
 
 
 def _left_out(model: str, points0: np.ndarray, points1: np.ndarray, side_px: float) -> float:
-    """Median distance (px of image 1) between each point and where the transform of the others puts it; inf where they define none."""
+    """Median distance (px of image 1) between each point and where the transform of the others puts it; inf where they
+    define none."""
     transforms = _without_each(model, points0, points1, side_px)
-    return float(np.median([np.inf if H is None else _gap(points0[k], points1[k], H) for k, H in enumerate(transforms)]))
+    return float(
+        np.median([np.inf if H is None else _gap(points0[k], points1[k], H) for k, H in enumerate(transforms)])
+    )
 
 
 def _without_each(model: str, points0: np.ndarray, points1: np.ndarray, side_px: float) -> list[np.ndarray | None]:
@@ -98,8 +113,8 @@ def _spread(points: np.ndarray) -> float:
 
 
 def leave_one_out_residual(record: PairRecord) -> float:
-    """Median distance (px, image 1 at 768) between each point and where the transform of the other points puts it: how good an annotation
-    is. inf when the rest defines no transform, NaN for a record without points."""
+    """Median distance (px, image 1 at 768) between each point and where the transform of the other points puts it: how
+    good an annotation is. inf when the rest defines no transform, NaN for a record without points."""
     if record.points0_xy is None:
         return float("nan")
     side_px = max(image_size(record.image1))
@@ -107,9 +122,10 @@ def leave_one_out_residual(record: PairRecord) -> float:
 
 
 def fixed_residuals(record: PairRecord) -> np.ndarray:
-    """(N,) what the annotation leaves open where registrations are judged: distance between each point of the fixed image and where the
-    transform of the other points puts its partner, px of a fixed image (image 0) at 768. inf where the others define no transform; empty
-    for a record without points. The transform is the one whose residual `leave_one_out_residual` gives in px of image 1."""
+    """(N,) what the annotation leaves open where registrations are judged: distance between each point of the fixed
+    image and where the transform of the other points puts its partner, px of a fixed image (image 0) at 768. inf where
+    the others define no transform; empty for a record without points. The transform is the one whose residual
+    `leave_one_out_residual` gives in px of image 1."""
     if record.points0_xy is None:
         return np.zeros(0)
     side_px = max(image_size(record.image1))
@@ -121,11 +137,11 @@ def fixed_residuals(record: PairRecord) -> np.ndarray:
 
 
 def screen(records: Iterable[PairRecord], max_residual_px: float) -> tuple[list[PairRecord], list[dict], list[Problem]]:
-    """Records fit for training, one row per record (pair_id, points, model of the transform, residual_px, used), and why the others are
-    left out.
+    """Records fit for training, one row per record (pair_id, points, model of the transform, residual_px, used), and
+    why the others are left out.
 
-    Left out: no transform, or a leave-one-out residual above max_residual_px (px at 768). The model is "given" where the record holds a
-    transform; below HOMOGRAPHY_POINTS well-spread points it stays a similarity.
+    Left out: no transform, or a leave-one-out residual above max_residual_px (px at 768). The model is "given" where
+    the record holds a transform; below HOMOGRAPHY_POINTS well-spread points it stays a similarity.
     """
     used, rows, problems = [], [], []
     for record in records:
@@ -139,7 +155,15 @@ def screen(records: Iterable[PairRecord], max_residual_px: float) -> tuple[list[
         if not why and residual > max_residual_px:
             why = f"{record.pair_id}: leave-one-out residual {residual:.1f} px is above {max_residual_px:g} px; check its points"
         count = 0 if record.points0_xy is None else len(record.points0_xy)
-        rows.append({"pair_id": record.pair_id, "points": count, "model": model, "residual_px": round(residual, 2), "used": not why})
+        rows.append(
+            {
+                "pair_id": record.pair_id,
+                "points": count,
+                "model": model,
+                "residual_px": round(residual, 2),
+                "used": not why,
+            }
+        )
         if why:
             problems.append(Problem(str(record.image1), why))
         else:

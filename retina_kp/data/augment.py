@@ -91,7 +91,9 @@ class _Look(NamedTuple):
         )
 
 
-def randomise_appearance(image: torch.Tensor, generator: torch.Generator, ranges: AppearanceRange = AppearanceRange()) -> torch.Tensor:
+def randomise_appearance(
+    image: torch.Tensor, generator: torch.Generator, ranges: AppearanceRange = AppearanceRange()
+) -> torch.Tensor:
     """Change the look of gray images (B, 1, H, W) in [0, 1], each in its own way; result in [0, 1]."""
     look = _Look.draw(generator, len(image), image.shape[-2:], ranges)
     changed = blur(image, look.blur_sigma_px)
@@ -126,10 +128,12 @@ def _distance_from_middle(hw: tuple[int, int]) -> torch.Tensor:
 
 
 def random_field_of_view(count: int, hw, generator: torch.Generator, whole: float = 0.35) -> torch.Tensor:
-    """(count, 1, H, W) bool: disc, disc cut at two sides, square or rectangle, placed so that it covers much of the frame;
-    a share ``whole`` of the images is not masked at all."""
+    """(count, 1, H, W) bool: disc, disc cut at two sides, square or rectangle, placed so that it covers much of the
+    frame; a share ``whole`` of the images is not masked at all."""
     g = generator
-    angle = uniform(g, count, -0.2, 0.2) * chance(g, count, 0.3) + uniform(g, count, -3.14, 3.14) * chance(g, count, 0.25)
+    angle = uniform(g, count, -0.2, 0.2) * chance(g, count, 0.3) + uniform(g, count, -3.14, 3.14) * chance(
+        g, count, 0.25
+    )
     middle_x, middle_y = uniform(g, count, -0.35, 0.35), uniform(g, count, -0.35, 0.35)
     radius, height = uniform(g, count, 0.8, 1.6), uniform(g, count, 0.65, 0.95)
     half_width, half_height = uniform(g, count, 0.5, 1.3), uniform(g, count, 0.5, 1.3)
@@ -148,8 +152,11 @@ def random_field_of_view(count: int, hw, generator: torch.Generator, whole: floa
     return shaped
 
 
-def apply_field_of_view(image: torch.Tensor, valid: torch.Tensor, generator: torch.Generator, ranges: AppearanceRange = AppearanceRange()):
-    """Paint the outside of the field of view (nearly always black), and burn text into some images. Returns the image."""
+def apply_field_of_view(
+    image: torch.Tensor, valid: torch.Tensor, generator: torch.Generator, ranges: AppearanceRange = AppearanceRange()
+):
+    """Paint the outside of the field of view (nearly always black), and burn text into some images. Returns the
+    image."""
     b = len(image)
     outside = uniform(generator, b, 0, 0.04) + chance(generator, b, 0.04) * uniform(generator, b, 0.3, 1.0)
     image = torch.where(valid, image, outside.expand_as(image))

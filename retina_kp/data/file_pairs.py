@@ -1,9 +1,10 @@
-"""Image files as training pairs: records → the batches that `dataset.SyntheticPairs` makes (but for true_keypoints, which nobody knows), on
-square images of one size.
+"""Image files as training pairs: records → the batches that `dataset.SyntheticPairs` makes (but for true_keypoints,
+which nobody knows), on square images of one size.
 
-Beside the keys listed in `dataset`, a batch holds points0, points1 (B, N, 2): annotated point pairs in px of image 0 and 1, perhaps outside
-the frame of image 1, NaN-padded and all NaN where a record has none; and sample_ids, the pair ids. vessel_keypoints1 are the
-vessel_keypoints that image 1 sees too. Batch number i depends on records, options and seed alone.
+Beside the keys listed in `dataset`, a batch holds points0, points1 (B, N, 2): annotated point pairs in px of image 0
+and 1, perhaps outside the frame of image 1, NaN-padded and all NaN where a record has none; and sample_ids, the pair
+ids. vessel_keypoints1 are the vessel_keypoints that image 1 sees too. Batch number i depends on records, options and
+seed alone.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from .records import PairRecord
 from .sources import pad_points
 from .squares import FrameRange, letterbox, or_nan, read_vessel_mask, seen_points
 
-MIN_WIDTH_PX = 1.2  # junctions of thinner vessels are no labels where a part of a pair is shown, as of drawn pairs
+MIN_WIDTH_PX = 1.2  # junctions of thinner vessels are no labels where a part of a pair is shown, as of synthetic pairs
 MIN_OVERLAP = 0.25  # of image 1 inside image 0 after the random transform; of 20 draws the first that has it is taken
 POINT_KEYS = ("vessel_keypoints", "vessel_keypoints1", "points0", "points1")
 VESSEL_POLARITY = {"CF": "dark", "OCT": "dark", "FA": "bright", "OCTA": "bright"}
@@ -43,8 +44,8 @@ VESSEL_POLARITY = {"CF": "dark", "OCT": "dark", "FA": "bright", "OCTA": "bright"
 class _Labels:
     """What is known of a pair on squares beside its pictures, before any random change.
 
-    masks: fields of view of image 0 and 1 and the vessels of image 0, packed; keypoints and points (N, 2) px; widths0 (N,) px of the
-    thinner vessel at each keypoint; H_0to1 (3, 3).
+    masks: fields of view of image 0 and 1 and the vessels of image 0, packed; keypoints and points (N, 2) px; widths0
+    (N,) px of the thinner vessel at each keypoint; H_0to1 (3, 3).
     """
 
     masks: bytes
@@ -56,12 +57,13 @@ class _Labels:
 
 
 class PairDataset:
-    """Pairs of a list of records, in an order shuffled anew for every epoch, each time transformed and exposed differently.
+    """Pairs of a list of records, in an order shuffled anew for every epoch, each time transformed and exposed
+    differently.
 
-    ranges: random transform of the moving image, None = none; appearance: random look of either image, None = as stored.
-    frames: which part of the pair is shown. prealign: draw image 1 in the frame of image 0 before all that.
-    cache_bytes: of decoded pictures kept in memory (4 per pixel of the square and pair); labels are kept for every pair.
-    ValueError names records without truth.
+    ranges: random transform of the moving image, None = none; appearance: random look of either image, None = as
+    stored. frames: which part of the pair is shown. prealign: draw image 1 in the frame of image 0 before all that.
+    cache_bytes: of decoded pictures kept in memory (4 per pixel of the square and pair); labels are kept for every
+    pair. ValueError names records without truth.
     """
 
     def __init__(
@@ -102,7 +104,8 @@ class PairDataset:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.records))
 
     def batch(self, step: int, batch_size: int, strength: float = 1.0) -> dict:
-        """Batch number ``step`` of an endless run through the epochs; ``strength`` in [0, 1] narrows the random transform."""
+        """Batch number ``step`` of an endless run through the epochs; ``strength`` in [0, 1] narrows the random
+        transform."""
         return self.batch_from(step * batch_size, batch_size, strength)
 
     def batch_from(self, first: int, count: int, strength: float = 1.0) -> dict:
@@ -112,15 +115,28 @@ class PairDataset:
         batch = {}
         for key in items[0]:
             values = [item[key] for item in items]
-            batch[key] = pad_points(values) if key in POINT_KEYS else torch.stack(values) if torch.is_tensor(values[0]) else values
+            batch[key] = (
+                pad_points(values)
+                if key in POINT_KEYS
+                else torch.stack(values)
+                if torch.is_tensor(values[0])
+                else values
+            )
         return batch
 
     def item(self, index: int, epoch: int = 0, strength: float = 1.0) -> dict:
-        """Record ``index`` as it looks in an epoch: the entries of a batch without their first axis, points without padding."""
+        """Record ``index`` as it looks in an epoch: the entries of a batch without their first axis, points without
+        padding."""
         (images, masks, labels), record = self._pair(index), self.records[index]
         g = torch.Generator().manual_seed(int(np.random.default_rng([self.seed, epoch, index, 1]).integers(2**62)))
         (valid0, valid1, vessels), H_0to1, points1 = masks.split(1), labels.H_0to1, labels.points1
-        image0, image1, keypoints0, points0, name = images[:1], images[1:], labels.keypoints0, labels.points0, record.pair_id
+        image0, image1, keypoints0, points0, name = (
+            images[:1],
+            images[1:],
+            labels.keypoints0,
+            labels.points0,
+            record.pair_id,
+        )
         to_frame1 = torch.eye(3, dtype=torch.float64)
         if not self.frames.whole:
             to_frame0, to_frame1, number = self._frames(index, epoch, labels)
@@ -156,7 +172,8 @@ class PairDataset:
         }
 
     def _frames(self, index: int, epoch: int, labels: _Labels) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """(3, 3) square px of image 0 → px of its frame, the same for image 1 around the same place of the eye, and the frame's number."""
+        """(3, 3) square px of image 0 → px of its frame, the same for image 1 around the same place of the eye, and the
+        frame's number."""
         number = epoch % max(self.frames.per_pair, 1)
         when = [2, index, number] if self.frames.per_pair else [3, epoch, index]
         rng, side, whole = np.random.default_rng([self.seed, *when]), self.square_px, self.size_px / self.square_px
@@ -171,14 +188,16 @@ class PairDataset:
         return *(torch.from_numpy(frame) for frame in frames), number
 
     def _cut(self, image: torch.Tensor, valid: torch.Tensor, H: torch.Tensor, mask: torch.Tensor | None = None):
-        """An image (1, 1, S, S), its field of view and perhaps another mask, both bool, in the frame of size_px that H (3, 3) leads to."""
+        """An image (1, 1, S, S), its field of view and perhaps another mask, both bool, in the frame of size_px that H
+        (3, 3) leads to."""
         layers = torch.cat([image, valid.float(), *([] if mask is None else [mask.float()])], 1)
         warped, known = warp_image(layers, H[None], (self.size_px, self.size_px))
         seen = known & (warped[:, 1:2] > 0.99)
         return warped[:, :1], seen, None if mask is None else (warped[:, 2:] > 0.5) & seen
 
     def _random_transform(self, H_0to1: torch.Tensor, strength: float, g: torch.Generator) -> torch.Tensor:
-        """(3, 3) square px of image 1 → px of its new frame; of 20 draws the first with MIN_OVERLAP, else the one with most."""
+        """(3, 3) square px of image 1 → px of its new frame; of 20 draws the first with MIN_OVERLAP, else the one with
+        most."""
         hw = (self.size_px, self.size_px)
         draws = random_homographies(20, hw, self.ranges.scaled(strength), g)
         overlaps = []
@@ -189,7 +208,8 @@ class PairDataset:
         return draws[int(np.argmax(overlaps))]
 
     def _pair(self, index: int) -> tuple[torch.Tensor, torch.Tensor, _Labels]:
-        """Images (2, 1, S, S), masks (3, 1, S, S) bool as in `_Labels`, and labels: the same from memory as from the files."""
+        """Images (2, 1, S, S), masks (3, 1, S, S) bool as in `_Labels`, and labels: the same from memory as from the
+        files."""
         if index not in self._labels:
             grays = self._read(index)
             self._labels[index] = self._find_labels(index, grays)
@@ -229,9 +249,15 @@ class PairDataset:
         vessels &= valid0
         junctions = torch.from_numpy(skeleton_junctions(vessels)[0]).float()
         keypoints = seen_points(junctions, torch.from_numpy(valid0)[None, None])
-        widths = torch.zeros(0) if self.frames.whole else torch.from_numpy(junction_widths(vessels, keypoints.numpy())).float()
+        widths = (
+            torch.zeros(0)
+            if self.frames.whole
+            else torch.from_numpy(junction_widths(vessels, keypoints.numpy())).float()
+        )
         frames = ((record.points0_xy, to0), (record.points1_xy, to1))
-        points = [torch.from_numpy(warp_points(np.zeros((0, 2)) if xy is None else xy, to)).float() for xy, to in frames]
+        points = [
+            torch.from_numpy(warp_points(np.zeros((0, 2)) if xy is None else xy, to)).float() for xy, to in frames
+        ]
         H_0to1 = self._square_transform(index, to0, to1)
         if self.prealign:
             back = torch.linalg.inv(H_0to1)

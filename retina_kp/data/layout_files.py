@@ -1,4 +1,5 @@
-"""What stands behind `layouts`: how the files of one pair are found, checked and made a record. Names here are for `layouts` only."""
+"""What stands behind `layouts`: how the files of one pair are found, checked and made a record. Names here are for
+`layouts` only."""
 
 from __future__ import annotations
 
@@ -11,15 +12,40 @@ from pathlib import Path
 import numpy as np
 
 from ..core.files import natural_order
-from ..core.geometry import as_homography, corners, image_center, jacobian, rescale_homography, resize_matrix, warp_points
+from ..core.geometry import (
+    as_homography,
+    corners,
+    image_center,
+    jacobian,
+    rescale_homography,
+    resize_matrix,
+    warp_points,
+)
 from ..core.images import MIN_SIDE_PX, ImageError, image_size
-from .records import CSV_COLUMNS, Inventory, PairRecord, Problem, check_points, parse_numbers, read_number_rows, read_points
+from .records import (
+    CSV_COLUMNS,
+    Inventory,
+    PairRecord,
+    Problem,
+    check_points,
+    parse_numbers,
+    read_number_rows,
+    read_points,
+)
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm")
-MODALITIES = {"cffa": ("CF", "FA"), "cfoct": ("CF", "OCT"), "octfa": ("OCT", "FA"), "cfocta": ("CF", "OCTA"), "fa_cf": ("CF", "FA")}
+MODALITIES = {
+    "cffa": ("CF", "FA"),
+    "cfoct": ("CF", "OCT"),
+    "octfa": ("OCT", "FA"),
+    "cfocta": ("CF", "OCTA"),
+    "fa_cf": ("CF", "FA"),
+}
 GENERATED_ENDINGS = {"CF": ("cf_512", "cf"), "FA": ("fa_gen", "fa"), "OCT": ("oct_gen", "oct"), "mask": ("seg",)}
 MACULAR_ENDINGS = {"CF": ("cf_clip_512", "cf_clip"), "OCTA": ("octa_gen", "octa"), "mask": ("seg_clip",)}
-OPERATION_NAME = re.compile(r"operation_pre_filtered_(?P<set>(?P<mode>fa_cf|cffa|cfocta|cfoct|octfa)(?:_.*)?)", re.IGNORECASE)
+OPERATION_NAME = re.compile(
+    r"operation_pre_filtered_(?P<set>(?P<mode>fa_cf|cffa|cfocta|cfoct|octfa)(?:_.*)?)", re.IGNORECASE
+)
 AFFINE_HW = (256, 256)  # the frame of all truth in CF_OCTA_v2
 AFFINE_DISAGREEMENT_PX = 5.0  # at most, in the 256 px frame, between one affine and the inverse of the other
 MASKED_FUNDUS = (  # image folder, mask folder, image stem → mask stem
@@ -57,7 +83,9 @@ def generated_record(folder: Path, mode: str, found: Inventory, resized: list[Pa
         found.problems.append(Problem(str(folder), f"mode {mode}: loaded without vessel mask: {why}"))
         mask0 = None
     H_0to1 = resize_matrix(image0_hw, image1_hw)
-    return PairRecord(f"{mode}_{folder.name}", folder.name, *MODALITIES[mode], image0, image1, H_0to1=H_0to1, vessel_mask0=mask0)
+    return PairRecord(
+        f"{mode}_{folder.name}", folder.name, *MODALITIES[mode], image0, image1, H_0to1=H_0to1, vessel_mask0=mask0
+    )
 
 
 def cf_octa_record(root: Path, number: str, image0: Path, image1: Path, tag: str, split: str) -> PairRecord:
@@ -117,13 +145,16 @@ def csv_record(folder: Path, row: dict[str, str], found: Inventory, resized: lis
 def rescaled_points(path: Path, truth_hw, image0_hw, image1_hw, minimum: int) -> list[np.ndarray]:
     """Rows ``x0 y0 x1 y1`` in the frame truth_hw as two (N, 2) arrays in original px, checked."""
     rows = read_number_rows(path, 4)
-    points = [warp_points(xy, resize_matrix(truth_hw, hw)) for xy, hw in ((rows[:, :2], image0_hw), (rows[:, 2:], image1_hw))]
+    points = [
+        warp_points(xy, resize_matrix(truth_hw, hw)) for xy, hw in ((rows[:, :2], image0_hw), (rows[:, 2:], image1_hw))
+    ]
     check_points(*points, image0_hw, image1_hw, minimum)
     return points
 
 
 def masked_fundus_in(parent: Path) -> Iterator[tuple[Path, Path]]:
-    """(image, vessel mask) of one folder of FIVES, DRIVE, CHASE_DB1 or HRF; what lacks a usable mask is logged and left out."""
+    """(image, vessel mask) of one folder of FIVES, DRIVE, CHASE_DB1 or HRF; what lacks a usable mask is logged and left
+    out."""
     for image_name, mask_name, mask_stem in MASKED_FUNDUS:
         images, masks = images_in(find_folder(parent, image_name)), images_in(find_folder(parent, mask_name))
         if not any(mask_stem(stem) in masks for stem in images):
@@ -145,7 +176,8 @@ def masked_fundus_in(parent: Path) -> Iterator[tuple[Path, Path]]:
 
 @contextmanager
 def reporting(found: Inventory, source: object, pair: str = "") -> Iterator[None]:
-    """Turn what goes wrong with one pair into a Problem row; the pair is called as its file or folder unless a name is given."""
+    """Turn what goes wrong with one pair into a Problem row; the pair is called as its file or folder unless a name is
+    given."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -153,8 +185,8 @@ def reporting(found: Inventory, source: object, pair: str = "") -> Iterator[None
 
 
 def mask_problem(path: Path, image_hw: tuple[int, int], resized: list[Path]) -> str:
-    """Why a mask cannot be used: unreadable, or of other proportions than its image; "" when it can. One of mere other resolution goes to
-    ``resized``."""
+    """Why a mask cannot be used: unreadable, or of other proportions than its image; "" when it can. One of mere other
+    resolution goes to ``resized``."""
     try:
         h, w = image_size(path)
     except (ValueError, OSError) as error:
@@ -169,13 +201,17 @@ def mask_problem(path: Path, image_hw: tuple[int, int], resized: list[Path]) -> 
 def report_resized(found: Inventory, masks: list[Path]) -> None:
     if masks:
         more = f" and {len(masks) - 1} more" if len(masks) > 1 else ""
-        found.problems.append(Problem(f"{masks[0]}{more}", "mask of another resolution than its image: kept, resize it with the image"))
+        found.problems.append(
+            Problem(f"{masks[0]}{more}", "mask of another resolution than its image: kept, resize it with the image")
+        )
 
 
 def checked_hw(path: Path) -> tuple[int, int]:
     height, width = image_size(path)
     if min(height, width) < MIN_SIDE_PX:
-        raise ImageError(f"{path}: too small, {height} px high and {width} px wide; each side needs at least {MIN_SIDE_PX} px")
+        raise ImageError(
+            f"{path}: too small, {height} px high and {width} px wide; each side needs at least {MIN_SIDE_PX} px"
+        )
     return height, width
 
 
@@ -195,7 +231,11 @@ def need_image(images: dict[str, Path], stem: str) -> Path:
 def find_folder(parent: Path, name: str) -> Path | None:
     """The subfolder of that name, in any case and with blanks or underscores; "." is the parent itself."""
     wanted = name.lower().replace(" ", "_")
-    return parent if name == "." else next((f for f in subfolders(parent) if f.name.lower().replace(" ", "_") == wanted), None)
+    return (
+        parent
+        if name == "."
+        else next((f for f in subfolders(parent) if f.name.lower().replace(" ", "_") == wanted), None)
+    )
 
 
 def subfolders(parent: Path) -> list[Path]:
@@ -216,12 +256,18 @@ def operation_sets(root: Path, mode: str | None) -> list[tuple[Path, str, str]]:
     named = [(folder, OPERATION_NAME.fullmatch(folder.name)) for folder in (root.absolute(), *subfolders(root))]
     sets = [(folder, match["set"], match["mode"].lower()) for folder, match in named if match]
     if mode and not sets:
-        return [(root, mode, mode)] if any(any(s.endswith("_01") for s in images_in(f)) for f in subfolders(root)) else []
+        return (
+            [(root, mode, mode)] if any(any(s.endswith("_01") for s in images_in(f)) for f in subfolders(root)) else []
+        )
     return [entry for entry in sets if mode in (None, entry[2])]
 
 
 def fire_truths(root: Path) -> dict[str, Path]:
     """Control point files by pair id."""
     folder = find_folder(root, "Ground Truth")
-    named = [(path, re.fullmatch(r"control_points_([SPA]\d+_1_2)", path.stem)) for path in sorted(folder.glob("*.txt"))] if folder else []
+    named = (
+        [(path, re.fullmatch(r"control_points_([SPA]\d+_1_2)", path.stem)) for path in sorted(folder.glob("*.txt"))]
+        if folder
+        else []
+    )
     return {match[1]: path for path, match in named if match}

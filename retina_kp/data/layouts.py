@@ -1,6 +1,8 @@
-"""The folder layouts users already have, each turned into an `Inventory` of pair records; nothing downstream knows a layout.
+"""The folder layouts users already have, each turned into an `Inventory` of pair records; nothing downstream knows a
+layout.
 
-One bad pair never stops a load: it is left out and becomes a Problem that names file and reason. Images are checked by header only.
+One bad pair never stops a load: it is left out and becomes a Problem that names file and reason. Images are checked by
+header only.
 """
 
 from __future__ import annotations
@@ -47,9 +49,9 @@ FIVES, DRIVE, CHASE_DB1 and HRF hold single images with masks: see load_masked_f
 def load_layout(root: str | Path, layout: str = "auto", mode: str | None = None) -> Inventory:
     """Load a data set of any known layout.
 
-    layout: "auto" or a name out of LOADERS. mode keeps one kind of pair, e.g. "cffa" (a key of MODALITIES). A pairs.csv in a folder goes
-    before its other contents; an eyes.csv there says which pairs are of one eye, see `name_eyes`. Raises ValueError, with the shapes
-    looked for, when root is missing, unknown or fits several layouts.
+    layout: "auto" or a name out of LOADERS. mode keeps one kind of pair, e.g. "cffa" (a key of MODALITIES). A pairs.csv
+    in a folder goes before its other contents; an eyes.csv there says which pairs are of one eye, see `name_eyes`.
+    Raises ValueError, with the shapes looked for, when root is missing, unknown or fits several layouts.
     """
     root = Path(root).expanduser()
     if mode is not None and mode not in MODALITIES:
@@ -94,9 +96,10 @@ def detect_layout(root: str | Path) -> str:
 def load_generated(root: str | Path, mode: str | None = None) -> Inventory:
     """Layout 1, ``<id>/<id>_cf_512.png ...``: aligned pairs, so H_0to1 is known: the resizing of image 0 to image 1.
 
-    mode: one of GENERATED_MODES; None loads each mode that at least one folder has. The eye id is the folder's id. A folder without its
-    images is left out and reported, one without a usable vessel mask is loaded without mask and reported. A mask of another resolution is
-    kept and reported once: in the users' set the masks are larger than the images. ValueError when no folder fits.
+    mode: one of GENERATED_MODES; None loads each mode that at least one folder has. The eye id is the folder's id. A
+    folder without its images is left out and reported, one without a usable vessel mask is loaded without mask and
+    reported. A mask of another resolution is kept and reported once: in the users' set the masks are larger than the
+    images. ValueError when no folder fits.
     """
     root, found, resized = Path(root), Inventory(), []
     folders = generated_folders(root)
@@ -104,7 +107,11 @@ def load_generated(root: str | Path, mode: str | None = None) -> Inventory:
         raise ValueError(f"{root}: no folder named like 1_A (digits, underscore, letter) in here; {SHAPES}")
     if mode is not None and mode not in GENERATED_MODES:
         raise ValueError(f"mode {mode!r} is unknown in this layout; choose one of {', '.join(GENERATED_MODES)}")
-    modes = [mode] if mode else [m for m in GENERATED_MODES if any(None not in generated_files(folder, m)[:2] for folder in folders)]
+    modes = (
+        [mode]
+        if mode
+        else [m for m in GENERATED_MODES if any(None not in generated_files(folder, m)[:2] for folder in folders)]
+    )
     if not modes:
         why = f"has the images of none of the modes {', '.join(GENERATED_MODES)}"
         found.problems += [Problem(str(folder), why, folder.name) for folder in folders]
@@ -117,11 +124,13 @@ def load_generated(root: str | Path, mode: str | None = None) -> Inventory:
 
 
 def load_operation(root: str | Path, mode: str | None = None) -> Inventory:
-    """Layout 2, ``operation_pre_filtered_<set>/<folder>/<name>_01.png|txt, _02.png|txt``: real pairs with points, image 01 is fixed.
+    """Layout 2, ``operation_pre_filtered_<set>/<folder>/<name>_01.png|txt, _02.png|txt``: real pairs with points, image
+    01 is fixed.
 
-    root: one such set, or the folder that holds several; with a mode, a set of any name. mode keeps the sets of that name. The eye id is
-    what stands before the first underscore of the folder's name (003_01 → 003); the same number in two sets counts as one eye, so that a
-    split can never tear an eye apart. Fewer than four pairs of points are a Problem. ValueError when no set is found.
+    root: one such set, or the folder that holds several; with a mode, a set of any name. mode keeps the sets of that
+    name. The eye id is what stands before the first underscore of the folder's name (003_01 → 003); the same number in
+    two sets counts as one eye, so that a split can never tear an eye apart. Fewer than four pairs of points are a
+    Problem. ValueError when no set is found.
     """
     found = Inventory()
     sets = operation_sets(Path(root), mode)
@@ -132,22 +141,30 @@ def load_operation(root: str | Path, mode: str | None = None) -> Inventory:
             images = images_in(pair_folder)
             names = [stem[:-3] for stem in images if stem.endswith("_01")]
             if not names:
-                found.problems.append(Problem(str(pair_folder), "has no image named <name>_01", f"{set_name}_{pair_folder.name}"))
+                found.problems.append(
+                    Problem(str(pair_folder), "has no image named <name>_01", f"{set_name}_{pair_folder.name}")
+                )
             for name in names:
                 pair_id = f"{set_name}_{pair_folder.name}" + (f"_{name}" if len(names) > 1 else "")
                 with reporting(found, pair_folder / name, pair_id):
                     image0, image1 = need_image(images, f"{name}_01"), need_image(images, f"{name}_02")
                     points = [read_points(pair_folder / f"{name}_0{side}.txt") for side in (1, 2)]
                     check_points(*points, checked_hw(image0), checked_hw(image1))
-                    found.add(PairRecord(pair_id, pair_folder.name.split("_")[0], *MODALITIES[set_mode], image0, image1, *points))
+                    found.add(
+                        PairRecord(
+                            pair_id, pair_folder.name.split("_")[0], *MODALITIES[set_mode], image0, image1, *points
+                        )
+                    )
     return found
 
 
 def load_cf_octa_v2(root: str | Path) -> Inventory:
-    """Layout 3, CF_OCTA_v2: CF-OCTA pairs with an affine and points, both defined on 256x256 images and converted to original px here.
+    """Layout 3, CF_OCTA_v2: CF-OCTA pairs with an affine and points, both defined on 256x256 images and converted to
+    original px here.
 
-    H_0to1 comes from GT_CF_to_OCTA, else from the inverse of GT_OCTA_to_CF; two files that contradict each other are a Problem, as is a
-    pair with neither affine nor points. The eye id is the leading number; split is "train" or "test" as the folders say.
+    H_0to1 comes from GT_CF_to_OCTA, else from the inverse of GT_OCTA_to_CF; two files that contradict each other are a
+    Problem, as is a pair with neither affine nor points. The eye id is the leading number; split is "train" or "test"
+    as the folders say.
     """
     root, found = Path(root), Inventory()
     if not any(find_folder(root, name) for name in ("CF_train", "CF_ts")):
@@ -162,15 +179,18 @@ def load_cf_octa_v2(root: str | Path) -> Inventory:
             with reporting(found, cf_images[stem]):
                 if not number:
                     raise ValueError("its name does not start with a number")
-                found.add(cf_octa_record(root, number, cf_images[stem], need_image(octa_images, f"{number}OCTA"), tag, split))
+                found.add(
+                    cf_octa_record(root, number, cf_images[stem], need_image(octa_images, f"{number}OCTA"), tag, split)
+                )
     return found
 
 
 def load_fire(root: str | Path) -> Inventory:
     """FIRE (CF-CF), ``Images/<c>_1.jpg, <c>_2.jpg`` and ``Ground Truth/control_points_<c>_1_2.txt``; image 0 is <c>_1.
 
-    Points are given at 2912x2912 px and converted when an image has another size. The eye id is <c>, whose letter is the category: S easy,
-    P hard, A moderate. P37_1_2 is left out and reported. ValueError when there is no folder Images or no control points.
+    Points are given at 2912x2912 px and converted when an image has another size. The eye id is <c>, whose letter is
+    the category: S easy, P hard, A moderate. P37_1_2 is left out and reported. ValueError when there is no folder
+    Images or no control points.
     """
     root, found = Path(root), Inventory()
     truths, images = fire_truths(root), images_in(find_folder(root, "Images"))
@@ -191,10 +211,12 @@ def load_fire(root: str | Path) -> Inventory:
 
 
 def load_pairs_csv(path: str | Path) -> Inventory:
-    """A table with the columns CSV_COLUMNS (points0 and later may be missing); ``path`` is the file or the folder of pairs.csv.
+    """A table with the columns CSV_COLUMNS (points0 and later may be missing); ``path`` is the file or the folder of
+    pairs.csv.
 
-    Commas, semicolons or tabs part its cells, whichever the header line has most of. Paths in it are relative to its folder. A defective
-    row is a Problem, an empty one nothing; ValueError when the file or a column is missing, or when it is no table of UTF-8 text.
+    Commas, semicolons or tabs part its cells, whichever the header line has most of. Paths in it are relative to its
+    folder. A defective row is a Problem, an empty one nothing; ValueError when the file or a column is missing, or when
+    it is no table of UTF-8 text.
     """
     path, found = Path(path).absolute(), Inventory()
     path = path / "pairs.csv" if path.is_dir() else path
@@ -210,16 +232,20 @@ def load_pairs_csv(path: str | Path) -> Inventory:
 
 
 def load_masked_fundus(root: str | Path) -> list[tuple[Path, Path, str]]:
-    """(CF path, vessel mask path, id) of every image with a mask in FIVES, DRIVE, CHASE_DB1 or HRF, at most two folders below root.
+    """(CF path, vessel mask path, id) of every image with a mask in FIVES, DRIVE, CHASE_DB1 or HRF, at most two folders
+    below root.
 
-    The id is the image's name with the folders above it, e.g. train_12_A. An image without mask, or with one of another size, is left out
-    with a logged warning. Raises ValueError when nothing is found.
+    The id is the image's name with the folders above it, e.g. train_12_A. An image without mask, or with one of another
+    size, is left out with a logged warning. Raises ValueError when nothing is found.
     """
     root = Path(root).expanduser()
     found: dict[str, tuple[Path, Path]] = {}
     below = subfolders(root)
     for parent in [root, *below, *(deeper for folder in below for deeper in subfolders(folder))]:
-        found |= {"_".join([*parent.relative_to(root).parts, path.stem]): (path, mask) for path, mask in masked_fundus_in(parent)}
+        found |= {
+            "_".join([*parent.relative_to(root).parts, path.stem]): (path, mask)
+            for path, mask in masked_fundus_in(parent)
+        }
     if not found:
         raise ValueError(f"{root}: no images with vessel masks named as in FIVES, DRIVE, CHASE_DB1 or HRF")
     return [(path, mask, name) for name, (path, mask) in found.items()]

@@ -1,4 +1,5 @@
-"""The one form all data takes: pair records, the problems met on the way, point files, the split by eye and the pairs table."""
+"""The one form all data takes: pair records, the problems met on the way, point files, the split by eye and the pairs
+table."""
 
 from __future__ import annotations
 
@@ -17,7 +18,19 @@ import numpy as np
 from ..core.files import write_text
 from ..core.geometry import as_homography, inside
 
-CSV_COLUMNS = ("pair_id", "eye_id", "modality0", "modality1", "image0", "image1", "points0", "points1", "H_0to1", "vessel_mask0", "split")
+CSV_COLUMNS = (
+    "pair_id",
+    "eye_id",
+    "modality0",
+    "modality1",
+    "image0",
+    "image1",
+    "points0",
+    "points1",
+    "H_0to1",
+    "vessel_mask0",
+    "split",
+)
 DEFAULT_FRACTIONS = MappingProxyType({"train": 0.7, "val": 0.15, "test": 0.15})
 COLLINEAR_RMS_PX = 0.5
 
@@ -26,9 +39,9 @@ COLLINEAR_RMS_PX = 0.5
 class PairRecord:
     """One pair of images and whatever truth exists for it; image 0 is fixed (CF; OCT in octfa), image 1 moves.
 
-    points0_xy, points1_xy: (N, 2) float64 in original px of their image, same order, both or neither. H_0to1: (3, 3) float64, original px
-    of image 0 → original px of image 1, None when unknown. Paths become absolute, ids lose outer blanks. Raises ValueError for empty ids
-    or modalities and for points or H of a wrong form.
+    points0_xy, points1_xy: (N, 2) float64 in original px of their image, same order, both or neither. H_0to1: (3, 3)
+    float64, original px of image 0 → original px of image 1, None when unknown. Paths become absolute, ids lose outer
+    blanks. Raises ValueError for empty ids or modalities and for points or H of a wrong form.
     """
 
     pair_id: str
@@ -47,7 +60,10 @@ class PairRecord:
         if (self.points0_xy is None) != (self.points1_xy is None):
             raise ValueError(f"{self.pair_id}: points belong to both images or to none")
         clean: dict = {name: Path(getattr(self, name)).absolute() for name in ("image0", "image1")}
-        clean.update((name, str(getattr(self, name)).strip()) for name in ("pair_id", "eye_id", "modality0", "modality1", "split"))
+        clean.update(
+            (name, str(getattr(self, name)).strip())
+            for name in ("pair_id", "eye_id", "modality0", "modality1", "split")
+        )
         if not all(clean[name] for name in ("pair_id", "eye_id", "modality0", "modality1")):
             raise ValueError(f"pair {self.pair_id!r} of eye {self.eye_id!r}: ids and modalities must not be empty")
         if self.vessel_mask0 is not None:
@@ -63,7 +79,9 @@ class PairRecord:
             object.__setattr__(self, name, value)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, PairRecord) and all(_same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return isinstance(other, PairRecord) and all(
+            _same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)
+        )
 
     def __hash__(self) -> int:
         return hash((self.pair_id, self.image0, self.image1))
@@ -71,7 +89,8 @@ class PairRecord:
 
 @dataclass(frozen=True)
 class Problem:
-    """What could not be used: source names the file, folder or row, reason says why; pair: the one left out, "" where it is kept."""
+    """What could not be used: source names the file, folder or row, reason says why; pair: the one left out, "" where
+    it is kept."""
 
     source: str
     reason: str
@@ -117,14 +136,16 @@ class Inventory:
 
 
 def read_points(path: str | Path) -> np.ndarray:
-    """Read a point file: one ``x y`` per line, blanks, a tab or a comma between. Returns (N, 2) float64; errors: `read_number_rows`."""
+    """Read a point file: one ``x y`` per line, blanks, a tab or a comma between. Returns (N, 2) float64; errors:
+    `read_number_rows`."""
     return read_number_rows(path, 2)
 
 
 def read_number_rows(path: str | Path, columns: int) -> np.ndarray:
     """Read a text file of numbers, (N, columns) float64; empty lines are skipped.
 
-    Raises ValueError with file, line number and content for a row that is no ``columns`` finite numbers, or when there is no such file.
+    Raises ValueError with file, line number and content for a row that is no ``columns`` finite numbers, or when there
+    is no such file.
     """
     path = Path(path)
     if not path.is_file():
@@ -144,7 +165,8 @@ def read_number_rows(path: str | Path, columns: int) -> np.ndarray:
 
 
 def parse_numbers(text: str, count: int) -> list[float]:
-    """The ``count`` finite numbers of a line, separated by blanks, tabs or single commas; ValueError quotes the line otherwise."""
+    """The ``count`` finite numbers of a line, separated by blanks, tabs or single commas; ValueError quotes the line
+    otherwise."""
     cells = re.split(r"\s*,\s*|\s+", text.strip())
     numeric = all(re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", cell, re.ASCII) for cell in cells)
     if not numeric or len(cells) != count or not np.isfinite([float(cell) for cell in cells]).all():
@@ -155,8 +177,9 @@ def parse_numbers(text: str, count: int) -> list[float]:
 def check_points(points0_xy: np.ndarray, points1_xy: np.ndarray, image0_hw, image1_hw, minimum: int = 4) -> None:
     """Raise ValueError with the reason when point pairs cannot define a transform.
 
-    points: (N, 2) px; sizes (h, w). Refused are unequal counts, fewer than ``minimum`` (4 for a homography, 3 for an affine), points more
-    than half a pixel outside the outermost pixel centres, two points on one spot, and points on one line (from minimum 4 on: all but one).
+    points: (N, 2) px; sizes (h, w). Refused are unequal counts, fewer than ``minimum`` (4 for a homography, 3 for an
+    affine), points more than half a pixel outside the outermost pixel centres, two points on one spot, and points on
+    one line (from minimum 4 on: all but one).
     """
     if len(points0_xy) != len(points1_xy):
         raise ValueError(f"unequal point counts: {len(points0_xy)} in image 0, {len(points1_xy)} in image 1")
@@ -168,14 +191,21 @@ def check_points(points0_xy: np.ndarray, points1_xy: np.ndarray, image0_hw, imag
         if len(outside):
             x, y = points_xy[outside[0]]
             frame = f"image {number}, {image_hw[1]} px wide and {image_hw[0]} px high"
-            raise ValueError(f"{len(outside)} points outside {frame}, the first is point {outside[0] + 1} at ({x:g}, {y:g})")
+            raise ValueError(
+                f"{len(outside)} points outside {frame}, the first is point {outside[0] + 1} at ({x:g}, {y:g})"
+            )
         _, first, counts = np.unique(points_xy, axis=0, return_index=True, return_counts=True)
         if (counts > 1).any():
             x, y = points_xy[first[counts > 1].min()]
-            raise ValueError(f"duplicate points in image {number}: {counts.max()} points lie on one spot, ({x:g}, {y:g})")
+            raise ValueError(
+                f"duplicate points in image {number}: {counts.max()} points lie on one spot, ({x:g}, {y:g})"
+            )
         if _rms_off_line_px(points_xy) < COLLINEAR_RMS_PX:
             raise ValueError(f"collinear points in image {number}: all lie on one line")
-        if minimum >= 4 and min(_rms_off_line_px(np.delete(points_xy, i, 0)) for i in range(len(points_xy))) < COLLINEAR_RMS_PX:
+        if (
+            minimum >= 4
+            and min(_rms_off_line_px(np.delete(points_xy, i, 0)) for i in range(len(points_xy))) < COLLINEAR_RMS_PX
+        ):
             raise ValueError(f"collinear points in image {number}: all but one lie on one line")
 
 
@@ -186,17 +216,24 @@ def _rms_off_line_px(points_xy: np.ndarray) -> float:
 
 
 def _same(a, b) -> bool:
-    return np.array_equal(a, b) if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) else type(a) is type(b) and a == b
+    return (
+        np.array_equal(a, b)
+        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
+        else type(a) is type(b) and a == b
+    )
 
 
 # ------------------------------------------------------------------ split and table
 
 
-def split_by_eye(records: Iterable[PairRecord], fractions: Mapping[str, float] = DEFAULT_FRACTIONS, seed: int = 0) -> list[PairRecord]:
+def split_by_eye(
+    records: Iterable[PairRecord], fractions: Mapping[str, float] = DEFAULT_FRACTIONS, seed: int = 0
+) -> list[PairRecord]:
     """Copies of the records with ``split`` set so that all pairs of an eye share one split, whatever split they had.
 
-    fractions: share of the eyes per split name, adding up to 1. Eyes are ordered by the SHA-256 of seed and eye id and cut at the rounded
-    shares, so the outcome depends on neither the order of the records nor the Python run. Raises ValueError for wrong fractions.
+    fractions: share of the eyes per split name, adding up to 1. Eyes are ordered by the SHA-256 of seed and eye id and
+    cut at the rounded shares, so the outcome depends on neither the order of the records nor the Python run. Raises
+    ValueError for wrong fractions.
     """
     records, shares = list(records), np.array(list(fractions.values()), np.float64)
     if not len(shares) or (shares < 0).any() or abs(shares.sum() - 1) > 1e-6:
@@ -215,8 +252,9 @@ def replace_record(record: PairRecord, **changes) -> PairRecord:
 def write_pairs_csv(path: str | Path, records: Iterable[PairRecord]) -> None:
     """Write records as a UTF-8 table that `layouts.load_pairs_csv` reads back exactly.
 
-    Columns: CSV_COLUMNS. Points go to text files in ``<name of the table>_points/``, H_0to1 is nine numbers in one cell, row by row; paths
-    below the table's folder are written relative to it, others absolute. Raises ValueError when a pair id occurs twice.
+    Columns: CSV_COLUMNS. Points go to text files in ``<name of the table>_points/``, H_0to1 is nine numbers in one
+    cell, row by row; paths below the table's folder are written relative to it, others absolute. Raises ValueError when
+    a pair id occurs twice.
     """
     path, records = Path(path).absolute(), list(records)
     twice = [name for name, count in Counter(r.pair_id for r in records).items() if count > 1]

@@ -1,4 +1,5 @@
-"""Where training batches come from: drawn pairs, image files, or a fixed mix of them. All answer ``batch(index, batch_size, strength)``."""
+"""Where training batches come from: synthetic pairs, image files, or a fixed mix of them. All answer ``batch(index,
+batch_size, strength)``."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ REPLAYED = "replayed "  # before the names of samples of any file source but the
 
 
 class MixedPairs:
-    """Every batch holds pairs of several sources in fixed numbers: of n pairs so far, round(share · n) are of each, the last taking the
-    rest. sources: (source, share), shares adding up to 1."""
+    """Every batch holds pairs of several sources in fixed numbers: of n pairs so far, round(share · n) are of each, the
+    last taking the rest. sources: (source, share), shares adding up to 1."""
 
     def __init__(self, *sources):
         self.sources, self.shares = [source for source, _ in sources], [share for _, share in sources]
@@ -22,13 +23,14 @@ class MixedPairs:
             raise ValueError(f"shares {self.shares} do not add up to 1")
 
     def counts(self, index: int, batch_size: int) -> tuple[int, ...]:
-        """How many pairs of batch ``index`` come from each source. The numbers follow the shares exactly over time, and to within one pair
-        in every batch."""
+        """How many pairs of batch ``index`` come from each source. The numbers follow the shares exactly over time, and
+        to within one pair in every batch."""
         before, after = self._so_far(index * batch_size), self._so_far((index + 1) * batch_size)
         return tuple(b - a for a, b in zip(before, after, strict=True))
 
     def _so_far(self, pairs: int) -> list[int]:
-        """Of so many pairs, how many are of each source: the first takes its share, the next its share of the rest, and so on."""
+        """Of so many pairs, how many are of each source: the first takes its share, the next its share of the rest, and
+        so on."""
         counts, left, rest = [], pairs, 1.0
         for share in self.shares[:-1]:
             counts.append(int(left * share / rest + 0.5) if rest > 1e-9 else 0)
@@ -36,7 +38,8 @@ class MixedPairs:
         return [*counts, left]
 
     def batch(self, index: int, batch_size: int, strength: float = 1.0) -> dict:
-        """The sources' pairs in their order. Files go through their epochs; drawn pairs know the batch's number alone."""
+        """The sources' pairs in their order. Files go through their epochs; synthetic pairs know the batch's number
+        alone."""
         parts, counts = [], self.counts(index, batch_size)
         for place, (source, first) in enumerate(zip(self.sources, self._so_far(index * batch_size), strict=True)):
             if counts[place] and hasattr(source, "batch_from"):
@@ -77,7 +80,9 @@ class _Batches(Dataset):
         return self.source.batch(self.indices[k], self.batch_size, self.strengths[k])
 
 
-def stream(source, indices: list[int], batch_size: int, strengths: list[float], workers: int = 0, pin=False) -> Iterator[dict]:
+def stream(
+    source, indices: list[int], batch_size: int, strengths: list[float], workers: int = 0, pin=False
+) -> Iterator[dict]:
     """Batches by number, in order, each with its strength, prepared by ``workers`` processes.
 
     As many workers as you like: a batch depends on its number alone. An error in one is raised here, with its message.

@@ -1,4 +1,5 @@
-"""Tables as spreadsheets save them: commas, semicolons or tabs between cells, UTF-8 with or without a byte order mark."""
+"""Tables as spreadsheets save them: commas, semicolons or tabs between cells, UTF-8 with or without a byte order
+mark."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ EYE_COLUMNS = ("pair_id", "eye_id")
 
 
 def read_rows(path: Path, needed: Sequence[str], hint: str = "") -> list[tuple[int, dict[str, str]]]:
-    """(line number, cells by column) of every row that is not empty, outer blanks cut; whichever separator the header has most of counts.
+    """(line number, cells by column) of every row that is not empty, outer blanks cut; whichever separator the header
+    has most of counts.
 
     ValueError, with the hint, when it is no table of UTF-8 text or lacks one of the ``needed`` columns.
     """
@@ -38,9 +40,9 @@ def read_rows(path: Path, needed: Sequence[str], hint: str = "") -> list[tuple[i
 def name_eyes(found: Inventory, path: Path) -> Inventory:
     """Give the pairs of an inventory the eye ids of a table with the columns EYE_COLUMNS, where there is such a file.
 
-    Several pairs of one eye, or of one patient, are no independent trials, and no layout but pairs.csv can say which they are. Pairs
-    without a row keep what the layout says, and a Problem counts them; rows of other pairs are passed over. ValueError as `read_rows`,
-    and when two rows contradict each other.
+    Several pairs of one eye, or of one patient, are no independent trials, and no layout but pairs.csv can say which
+    they are. Pairs without a row keep what the layout says, and a Problem counts them; rows of other pairs are passed
+    over. ValueError as `read_rows`, and when two rows contradict each other.
     """
     if not path.is_file():
         return found
@@ -51,5 +53,7 @@ def name_eyes(found: Inventory, path: Path) -> Inventory:
     found.records = [replace_record(r, eye_id=eyes.get(r.pair_id) or r.eye_id) for r in found.records]
     without = sorted((r.pair_id for r in found.records if not eyes.get(r.pair_id)), key=natural_order)
     if without:
-        found.problems.append(Problem(str(path), f"no eye for {len(without)} pairs, such as {without[0]!r}: they keep the layout's"))
+        found.problems.append(
+            Problem(str(path), f"no eye for {len(without)} pairs, such as {without[0]!r}: they keep the layout's")
+        )
     return found

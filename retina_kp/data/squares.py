@@ -1,4 +1,5 @@
-"""Pictures of any shape on squares of one size, which part of them is shown, and what of masks and points is seen there."""
+"""Pictures of any shape on squares of one size, which part of them is shown, and what of masks and points is seen
+there."""
 
 from __future__ import annotations
 
@@ -14,14 +15,17 @@ from ..core.images import read_image
 
 
 def letterbox(image: np.ndarray, size_px: int, like_hw: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Fit an image (H, W) float32 into the middle of a black square of size_px, proportions kept to within half a pixel.
+    """Fit an image (H, W) float32 into the middle of a black square of size_px, proportions kept to within half a
+    pixel.
 
     like_hw: size of another image of the same scene, on whose place in its square this one goes; its own by default.
     Returns the square and the (3, 3) matrix, px of the image → px of the square.
     """
     like_hw = like_hw or image.shape
     hw = tuple(max(round(n * size_px / max(like_hw)), 1) for n in like_hw)
-    small = cv2.resize(image, hw[::-1], interpolation=cv2.INTER_AREA if max(hw) < max(image.shape) else cv2.INTER_LINEAR)
+    small = cv2.resize(
+        image, hw[::-1], interpolation=cv2.INTER_AREA if max(hw) < max(image.shape) else cv2.INTER_LINEAR
+    )
     top, left = (size_px - hw[0]) // 2, (size_px - hw[1]) // 2
     square = np.zeros((size_px, size_px), np.float32)
     square[top : top + hw[0], left : left + hw[1]] = small
@@ -30,11 +34,13 @@ def letterbox(image: np.ndarray, size_px: int, like_hw: tuple[int, int] | None =
 
 @dataclass(frozen=True)
 class FrameRange:
-    """Which part of a pair is shown, and how it is turned, before image 1 is transformed on its own. A picture as a whole has zoom 1."""
+    """Which part of a pair is shown, and how it is turned, before image 1 is transformed on its own. A picture as a
+    whole has zoom 1."""
 
     zoom: tuple[float, float] = (1.0, 1.0)  # log-uniform
     turn_deg: float = 0.0  # at most, either way
-    per_pair: int = 0  # 0: another part every time; n: one of n parts per pair, so that a sample comes back as PKE needs it
+    # 0: another part every time; n: one of n parts per pair, so that a sample comes back as PKE needs it
+    per_pair: int = 0
 
     def __post_init__(self):
         if not 0 < self.zoom[0] <= self.zoom[1] or self.turn_deg < 0 or self.per_pair < 0:

@@ -1,4 +1,5 @@
-"""A folder of image files as training data: which pairs are fit for it, which validate, and what is left out and why."""
+"""A folder of image files as training data: which pairs are fit for it, which validate, and what is left out and
+why."""
 
 from __future__ import annotations
 
@@ -54,8 +55,8 @@ class FileOptions:
 
 @dataclass(frozen=True)
 class FileSplit:
-    """Screened records: train and validation hold no eye in common; annotation has one row per pair with clicked points; problems say what
-    was left out."""
+    """Screened records: train and validation hold no eye in common; annotation has one row per pair with clicked
+    points; problems say what was left out."""
 
     train: list[PairRecord] = field(default_factory=list)
     validation: list[PairRecord] = field(default_factory=list)
@@ -68,7 +69,8 @@ class FileSplit:
         return {"train": [r.pair_id for r in self.train], "validation": [r.pair_id for r in self.validation]}
 
     def changes(self, before: dict[str, list[str]] | None) -> str:
-        """How these files differ from earlier `ids`, in words; "" when they do not, or nothing is known of earlier ones."""
+        """How these files differ from earlier `ids`, in words; "" when they do not, or nothing is known of earlier
+        ones."""
         if before is None or before == self.ids:
             return ""
         old, new = ({name for part in ids.values() for name in part} for ids in (before, self.ids))
@@ -82,7 +84,8 @@ class FileSplit:
         return [self.validation[k] for k in sorted(order)]
 
     def counts(self) -> list[dict]:
-        """One row per kind of pair: how many pairs and eyes train and validate, how many have clicked points or a vessel mask."""
+        """One row per kind of pair: how many pairs and eyes train and validate, how many have clicked points or a
+        vessel mask."""
         kinds = dict.fromkeys(_kind(r) for r in [*self.train, *self.validation])
         rows = []
         for kind in kinds:
@@ -160,8 +163,9 @@ def _inventory(options: FileOptions) -> Inventory:
 
 
 def look_through(records: Sequence[PairRecord]) -> tuple[list[PairRecord], list[Problem]]:
-    """Records whose pixels can teach something, and why the others are left out: an image that cannot be decoded or is of one level (black,
-    say), a vessel mask without vessels, and no mask where other pairs of that kind have one and nobody clicked points."""
+    """Records whose pixels can teach something, and why the others are left out: an image that cannot be decoded or is
+    of one level (black, say), a vessel mask without vessels, and no mask where other pairs of that kind have one and
+    nobody clicked points."""
     masked = {_kind(r) for r in records if r.vessel_mask0 is not None}
     images = list(dict.fromkeys(path for r in records for path in (r.image0, r.image1)))
     masks = list(dict.fromkeys(r.vessel_mask0 for r in records if r.vessel_mask0 is not None))
@@ -205,14 +209,16 @@ def _place(eye: str, seed: int) -> float:
 
 
 def hold_out(records: list[PairRecord], share: float, seed: int) -> tuple[list[PairRecord], list[PairRecord]]:
-    """(training, validation) records without an eye in common. Eyes of which a pair is marked "val" validate; where none is, about that
-    share of all, each by its name alone: an eye that comes or goes moves no other to the other side. At least one eye is on either side
-    where there are two and the share is above 0. A lonely eye is trained on."""
+    """(training, validation) records without an eye in common. Eyes of which a pair is marked "val" validate; where
+    none is, about that share of all, each by its name alone: an eye that comes or goes moves no other to the other
+    side. At least one eye is on either side where there are two and the share is above 0. A lonely eye is trained
+    on."""
     eyes = sorted({r.eye_id for r in records}, key=lambda eye: _place(eye, seed))
     held = {r.eye_id for r in records if r.split == "val"}
     if not held or len(held) == len(eyes):
         held = {eye for eye in eyes if _place(eye, seed) < share}
-        held = set(eyes[: min(max(len(held), 1), len(eyes) - 1)])  # in their order, so these are the same but for the limits
+        # in their order, so these are the same but for the limits
+        held = set(eyes[: min(max(len(held), 1), len(eyes) - 1)])
     if not share > 0 or len(eyes) < 2:
         held = set()
     parts = {eye: "val" if eye in held else "train" for eye in eyes}

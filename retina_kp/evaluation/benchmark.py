@@ -1,4 +1,5 @@
-"""``make benchmark``: success, error and time on drawn pairs over turn, scale and overlap, ours beside other methods on the same pairs.
+"""``make benchmark``: success, error and time on synthetic pairs over turn, scale and overlap, ours beside other
+methods on the same pairs.
 
 python -m retina_kp.evaluation.benchmark                                                              the grids
 python -m retina_kp.evaluation.benchmark --tables usual,wide --pairs 500 --ours-only --processes 2    instead tables of pairs at any turn
@@ -22,7 +23,7 @@ from ..core.device import choose_device
 from ..networks.checkpoints import find_weights, weights_sha256
 from ..registration.registrar import Registrar
 from ..synthetic.pairs import PairOptions, SamplePair, draw_pair
-from .baselines.classical import RIVALS, Rival, choose_rivals
+from .baselines.classical import BASELINES, Baseline, choose_baselines
 from .calibration import calibration_error
 from .grid_run import UPRIGHT, measure_grids, save_figures, start_figures
 from .grid_tables import crossed_rows, pivot
@@ -61,53 +62,66 @@ def print_start(figures: Mapping[str, float]) -> None:
 
 
 def compare(
-    registrar: Registrar, options: PairOptions, pairs: int, seed: int, kind: str, rivals: Mapping[str, Rival]
+    registrar: Registrar, options: PairOptions, pairs: int, seed: int, kind: str, baselines: Mapping[str, Baseline]
 ) -> dict[str, list[Trial]]:
-    """Trials of ours and the rivals, all on the same pairs of a kind."""
+    """Trials of ours and the baselines, all on the same pairs of a kind."""
     trials: dict[str, list[Trial]] = {}
     for index in range(pairs):
         pair = draw_pair(seed, index, modalities(kind), options)
         trials.setdefault(OURS, []).append(run_trial(registrar, pair))
-        for name, rival in rivals.items():
-            trials.setdefault(name, []).append(run_rival(rival, pair))
+        for name, baseline in baselines.items():
+            trials.setdefault(name, []).append(run_baseline(baseline, pair))
     return trials
 
 
-def run_rival(rival: Rival, pair: SamplePair) -> Trial:
-    """A rival's answer as a trial: it is sure whenever it has one."""
+def run_baseline(baseline: Baseline, pair: SamplePair) -> Trial:
+    """A baseline's answer as a trial: it is sure whenever it has one."""
     started = time.perf_counter()
-    H_1to0 = rival(pair.fixed, pair.moving)
+    H_1to0 = baseline(pair.fixed, pair.moving)
     seconds, error = time.perf_counter() - started, error_px(H_1to0, pair)
     return Trial(kind_of(pair), H_1to0 is not None, error, error, float(H_1to0 is not None), seconds, True, {})
 
 
-def table_trials(args, name: str, kind: str, rivals: Mapping[str, Rival]) -> dict[str, list[Trial]]:
+def table_trials(args, name: str, kind: str, baselines: Mapping[str, Baseline]) -> dict[str, list[Trial]]:
     """Trials by method on the pairs of a kind in a table, kept in a file of --out."""
     options, weights = TABLES[name][1], find_weights(args.weights)
 
     def gather() -> dict[str, list[Trial]]:
-        if not rivals:
-            return {OURS: gather_trials(weights, args.seed, args.pairs, options, moving=(kind,), processes=args.processes)}
+        if not baselines:
+            return {
+                OURS: gather_trials(weights, args.seed, args.pairs, options, moving=(kind,), processes=args.processes)
+            }
         registrar = Registrar.from_pretrained(weights)
         registrar(*[draw_pair(1, 1).fixed] * 2)  # the first call loads and plans
-        return compare(registrar, options, args.pairs, args.seed, kind, rivals)
+        return compare(registrar, options, args.pairs, args.seed, kind, baselines)
 
-    about = {"weights_sha256": weights_sha256(weights), "seed": args.seed, "pairs": args.pairs, "kind": kind,
-             "options": asdict(options), "rivals": list(rivals), "processes": args.processes}  # fmt: skip
+    about = {
+        "weights_sha256": weights_sha256(weights),
+        "seed": args.seed,
+        "pairs": args.pairs,
+        "kind": kind,
+        "options": asdict(options),
+        "baselines": list(baselines),
+        "processes": args.processes,
+    }
     return kept_trials(Path(args.out) / "tables", f"{name} {'-'.join(modalities(kind))}", about, gather)
 
 
-def print_tables(args, rivals: Mapping[str, Rival]) -> None:
-    """The tables asked for, of ours alone or beside rivals."""
+def print_tables(args, baselines: Mapping[str, Baseline]) -> None:
+    """The tables asked for, of ours alone or beside baselines."""
     judged = []
     for name in args.tables:
         print(f"\n{name}: {TABLES[name][0]}, 768x768 px   (success = mean corner error ≤ {RIGHT_PX:g} px)", flush=True)
-        found = [table_trials(args, name, kind, rivals) for kind in args.moving]
-        print_table([{"method": method, **summarise_trials(own)[0]} for trials in found for method, own in trials.items()])
+        found = [table_trials(args, name, kind, baselines) for kind in args.moving]
+        print_table(
+            [{"method": method, **summarise_trials(own)[0]} for trials in found for method, own in trials.items()]
+        )
         judged += [trial for trials in found for trial in trials[OURS]]
     told, right = np.array([t.confidence for t in judged]), np.array([t.would_be_px <= FOUND_PX for t in judged], float)
     off = calibration_error(told, right)
-    print(f"\n{OURS}: expected calibration error over these {len(told)} pairs: {off:.3f}   (right = mean corner error ≤ {FOUND_PX:g} px)")
+    print(
+        f"\n{OURS}: expected calibration error over these {len(told)} pairs: {off:.3f}   (right = mean corner error ≤ {FOUND_PX:g} px)"
+    )
     print(f"every trial: {Path(args.out) / 'tables'}")
     print_start(start_figures(args.weights, args.seed))
 
@@ -115,11 +129,14 @@ def print_tables(args, rivals: Mapping[str, Rival]) -> None:
 # ------------------------------------------------------------------ grids
 
 
-def run_grids(args, rivals: Mapping[str, Rival], missing: Mapping[str, str]) -> None:
+def run_grids(args, baselines: Mapping[str, Baseline], missing: Mapping[str, str]) -> None:
     """Measure the grids asked for, print the tables."""
-    folder, jobs = Path(args.out), grid_jobs([cell for factor in args.grid for cell in FACTORS[factor]()], args.pairs, args.moving)
+    folder, jobs = (
+        Path(args.out),
+        grid_jobs([cell for factor in args.grid for cell in FACTORS[factor]()], args.pairs, args.moving),
+    )
     try:
-        rows = measure_grids(folder, jobs, args.weights, list(rivals), args.seed, args.processes)
+        rows = measure_grids(folder, jobs, args.weights, list(baselines), args.seed, args.processes)
     except ValueError as error:
         sys.exit(str(error))
     figures = save_figures(folder, rows, missing, start_figures(args.weights, args.seed))
@@ -143,20 +160,28 @@ def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grid", default="all", help=f"which grids: {', '.join(FACTORS)}; or all")
     parser.add_argument("--tables", default="", help=f"instead of grids: {', '.join(TABLES)}")
-    parser.add_argument("--pairs", type=int, default=0, help="per kind and table (12), or per kind and cell of a grid (2)")
+    parser.add_argument(
+        "--pairs", type=int, default=0, help="per kind and table (12), or per kind and cell of a grid (2)"
+    )
     parser.add_argument("--moving", default=",".join(MOVING), help="moving images beside CF, or pairs such as OCT-FA")
-    parser.add_argument("--rivals", default="", help=f"of {', '.join(RIVALS)}; default: SIFT+MAGSAC for tables, all for grids")
-    parser.add_argument("--ours-only", action="store_true", help="leave the rivals out")
-    parser.add_argument("--processes", type=int, default=1, help="side by side, of grids and with --ours-only; times are then longer")
+    parser.add_argument(
+        "--baselines", default="", help=f"of {', '.join(BASELINES)}; default: SIFT+MAGSAC for tables, all for grids"
+    )
+    parser.add_argument("--ours-only", action="store_true", help="leave the baselines out")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="side by side, of grids and with --ours-only; times are then longer"
+    )
     parser.add_argument("--out", default="outputs/benchmark", help="folder of results; a second call goes on with them")
     parser.add_argument("--weights", default="lite")
     parser.add_argument("--seed", type=int, default=None)
     args = parser.parse_args(argv)
     grids = not args.tables
-    args.grid, args.tables, args.moving, args.rivals = (_split(text) for text in (args.grid, args.tables, args.moving, args.rivals))
+    args.grid, args.tables, args.moving, args.baselines = (
+        _split(text) for text in (args.grid, args.tables, args.moving, args.baselines)
+    )
     args.grid = list(FACTORS) if args.grid == ["all"] else args.grid
     args.moving = list(dict.fromkeys(kind.removeprefix("CF-") for kind in args.moving))
-    args.rivals = [] if args.ours_only else args.rivals or ([*RIVALS] if grids else ["SIFT+MAGSAC"])
+    args.baselines = [] if args.ours_only else args.baselines or ([*BASELINES] if grids else ["SIFT+MAGSAC"])
     args.pairs, args.seed = (
         args.pairs or (2 if grids else 12),
         args.seed if args.seed is not None else GRID_SEED if grids else VALIDATION_SEED,
@@ -167,7 +192,7 @@ def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.pairs < 1 or args.processes < 1 or not args.moving or (grids and not args.grid):
         parser.error("--pairs and --processes take whole numbers from 1, --moving and --grid at least one name")
     try:
-        find_weights(args.weights), choose_rivals(args.rivals), [modalities(kind) for kind in args.moving]
+        find_weights(args.weights), choose_baselines(args.baselines), [modalities(kind) for kind in args.moving]
     except (ValueError, OSError) as error:
         parser.error(str(error))
     return args
@@ -179,12 +204,14 @@ def _split(text: str) -> list[str]:
 
 def main() -> None:
     args = read_arguments()
-    rivals, missing = choose_rivals(args.rivals)
+    baselines, missing = choose_baselines(args.baselines)
     device = choose_device("auto").type
-    print(f"{platform.machine()}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}, OpenCV {cv2.__version__}")
+    print(
+        f"{platform.machine()}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}, OpenCV {cv2.__version__}"
+    )
     for name, why in missing.items():
         print(f"{name} left out: {why}")
-    print_tables(args, rivals) if args.tables else run_grids(args, rivals, missing)
+    print_tables(args, baselines) if args.tables else run_grids(args, baselines, missing)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""What every name in metrics.json and pairs.csv means, table by table; metrics.json carries these texts, and a test holds them complete."""
+"""What every name in metrics.json and pairs.csv means, table by table; metrics.json carries these texts, and a test
+holds them complete."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ PAIR_COUNTS = {
     "eyes": "eyes among them, the units of the intervals",
 }
 METHOD = {
-    "method": "what registered; …, true keypoints: the ceiling of that method (GT alignment): its descriptors read at the true points of "
+    "method": "what registered; …, oracle keypoints: the oracle of that method (GT alignment): its descriptors read at the true points of "
     "both images (with a matrix alone: at the keypoints of the fixed image and where the matrix takes them), matched, and its model fitted "
     "to the matches, the moving image drawn in the fixed frame by the truth, as it is once the search has ended; annotation fit: the "
     "annotation's own transform, the given matrix or else the one fitted to its points, judged at its points (with a matrix alone at the "
@@ -128,7 +129,7 @@ TABLES = {
         "points_max_px": "largest",
         "points_mean_px_fire": "the mean at 2912 px",
         "annotation_fit_mean_px": "mean error of the annotation's own transform at its points, px at 768",
-        "ceiling_mean_px": "mean error of this method with true keypoints, as taken; empty where that failed, and for others than ours",
+        "oracle_mean_px": "mean error of this method with true keypoints, as taken; empty where that failed, and for others than ours",
         "annotation_residual_px": "leave-one-out residual of clicked points, px at 768; empty where they were computed",
         "truth": "points (clicked or computed), matrix, or none",
         "inlier_rate": "share of the matches that lie within 5 px, at 768, of the truth",

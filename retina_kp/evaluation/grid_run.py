@@ -1,4 +1,5 @@
-"""Measuring the grids of the benchmark, for its command and for notebook 09: kept as it comes, continued, saved as figures."""
+"""Measuring the grids of the benchmark, for its command and for notebook 09: kept as it comes, continued, saved as
+figures."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ class BenchmarkSettings:
     scales: list[float]
     overlaps: list[float]
     together: list[list[float]]
-    rivals: list[str]
+    baselines: list[str]
     measure: str
     weights: str
     image_size: int
@@ -57,11 +58,13 @@ class BenchmarkSettings:
         return single + (crossed_cells(*self.together, easy) if self.together else [])
 
 
-def measure_grids(folder: Path, jobs: Sequence[Job], weights: str, rivals: Sequence[str], seed: int, processes: int) -> list[dict]:
-    """Rows of ours and the rivals on the pairs of ``jobs``, in this order. All that is measured is kept in ``folder``/trials.csv as it
-    comes; what earlier calls with the same weights, seed, size and code have left there is not measured again, nor lost. ValueError when
-    the folder is another run's."""
-    methods, sha256 = [OURS, *rivals], weights_sha256(weights)[:12]
+def measure_grids(
+    folder: Path, jobs: Sequence[Job], weights: str, baselines: Sequence[str], seed: int, processes: int
+) -> list[dict]:
+    """Rows of ours and the baselines on the pairs of ``jobs``, in this order. All that is measured is kept in
+    ``folder``/trials.csv as it comes; what earlier calls with the same weights, seed, size and code have left there is
+    not measured again, nor lost. ValueError when the folder is another run's."""
+    methods, sha256 = [OURS, *baselines], weights_sha256(weights)[:12]
     sizes = sorted({cell.options.size_px for cell, _, _ in jobs})
     rows = resume(folder, {"weights": sha256, "seed": seed, "sizes_px": sizes, "code": code_version()[:12]})
     done = {(*_place(row), row["method"]) for row in rows}
@@ -84,13 +87,16 @@ def resume(folder: Path, settings: dict) -> list[dict]:
     noted, trials = folder / "settings.json", folder / "trials.csv"
     before = json.loads(noted.read_text(encoding="utf-8")) if noted.is_file() else {} if trials.is_file() else settings
     if differing := differences(before, settings):
-        raise ValueError(f"{folder} holds another run ({'; '.join(differing)}): take another folder, with --out or run_name, or delete it")
+        raise ValueError(
+            f"{folder} holds another run ({'; '.join(differing)}): take another folder, with --out or run_name, or delete it"
+        )
     write_json(noted, settings)
     return read_rows(trials) if trials.is_file() else []
 
 
 def earlier_run(trials: str | Path) -> tuple[list[dict], dict[str, float]]:
-    """The rows of a trials.csv of `measure_grids`, and the cold start that was measured with them; {} where no figures.json tells it."""
+    """The rows of a trials.csv of `measure_grids`, and the cold start that was measured with them; {} where no
+    figures.json tells it."""
     figures = Path(trials).with_name("figures.json")
     return read_rows(trials), json.loads(figures.read_text(encoding="utf-8"))["cold_start"] if figures.is_file() else {}
 
@@ -100,9 +106,15 @@ def _place(row: Mapping) -> tuple:
 
 
 def save_figures(folder: Path, rows: Sequence[Mapping], missing: Mapping[str, str], start: Mapping[str, float]) -> dict:
-    """Write cells.csv and figures.json into a folder; returns what the latter holds: methods, cells, stages, cold start."""
+    """Write cells.csv and figures.json into a folder; returns what the latter holds: methods, cells, stages, cold
+    start."""
     cells = summarise(rows, "factor", "bin", "pair", "method")
-    found = {"methods": method_rows(rows, missing), "stages_s": stage_rows(rows), "cold_start": dict(start), "cells": cells}
+    found = {
+        "methods": method_rows(rows, missing),
+        "stages_s": stage_rows(rows),
+        "cold_start": dict(start),
+        "cells": cells,
+    }
     write_csv(folder / "cells.csv", cells)
     write_json(folder / "figures.json", found)
     return found

@@ -13,7 +13,8 @@ from .metrics import auc25
 from .timing import STAGES
 from .trials import RIGHT_PX
 
-MEASURES = {"success": f"registered within {RIGHT_PX:g} px", "auc25": "AUC25", "within_2px": "registered within 2 px"}  # of `figures`
+# of `figures`
+MEASURES = {"success": f"registered within {RIGHT_PX:g} px", "auc25": "AUC25", "within_2px": "registered within 2 px"}
 
 
 def _share(values) -> float:
@@ -21,12 +22,19 @@ def _share(values) -> float:
 
 
 def figures(rows: Sequence[Mapping]) -> dict:
-    """n, success (error ≤ 5 px), AUC25, within 2 px, wrong (a transform beyond 5 px), none (no transform), median error and seconds."""
+    """n, success (error ≤ 5 px), AUC25, within 2 px, wrong (a transform beyond 5 px), none (no transform), median error
+    and seconds."""
     errors = np.array([row["error_px"] for row in rows], float)
-    return {"n": len(rows), "success": _share(errors <= RIGHT_PX), "auc25": round(auc25(errors), 3), "within_2px": _share(errors <= 2),
-            "wrong": _share(np.isfinite(errors) & (errors > RIGHT_PX)), "none": _share(np.isinf(errors)),
-            "median_px": round(float(np.median(errors)), 2),
-            "median_s": round(float(np.median([row["seconds"] for row in rows])), 2)}  # fmt: skip
+    return {
+        "n": len(rows),
+        "success": _share(errors <= RIGHT_PX),
+        "auc25": round(auc25(errors), 3),
+        "within_2px": _share(errors <= 2),
+        "wrong": _share(np.isfinite(errors) & (errors > RIGHT_PX)),
+        "none": _share(np.isinf(errors)),
+        "median_px": round(float(np.median(errors)), 2),
+        "median_s": round(float(np.median([row["seconds"] for row in rows])), 2),
+    }
 
 
 def summarise(rows: Sequence[Mapping], *keys: str) -> list[dict]:
@@ -49,16 +57,28 @@ def pivot(cells: Sequence[Mapping], factor: str) -> list[dict]:
 
 
 def crossed_rows(cells: Sequence[Mapping], measure: str = "success") -> list[dict]:
-    """One row per method, overlap and turn of TOGETHER, one column per scale: a key of `figures`, over pairs of all modalities."""
+    """One row per method, overlap and turn of TOGETHER, one column per scale: a key of `figures`, over pairs of all
+    modalities."""
     table: dict[tuple, dict] = {}
     for cell in cells:
         if cell["factor"] == TOGETHER:
             turn, scale, overlap = cell["bin"].split(AND)
             table.setdefault((cell["method"], overlap, turn), {}).setdefault(scale, []).append(cell)
     rows, methods, overlaps = [], *(list(dict.fromkeys(key[place] for key in table)) for place in (0, 1))
-    for (method, overlap, turn), scales in sorted(table.items(), key=lambda line: (methods.index(line[0][0]), overlaps.index(line[0][1]))):
-        means = {scale: sum(c[measure] * c["n"] for c in own) / sum(c["n"] for c in own) for scale, own in scales.items()}
-        rows.append({"method": method, "overlap": overlap, "turn": turn, **{scale: round(mean, 3) for scale, mean in means.items()}})
+    for (method, overlap, turn), scales in sorted(
+        table.items(), key=lambda line: (methods.index(line[0][0]), overlaps.index(line[0][1]))
+    ):
+        means = {
+            scale: sum(c[measure] * c["n"] for c in own) / sum(c["n"] for c in own) for scale, own in scales.items()
+        }
+        rows.append(
+            {
+                "method": method,
+                "overlap": overlap,
+                "turn": turn,
+                **{scale: round(mean, 3) for scale, mean in means.items()},
+            }
+        )
     return rows
 
 
@@ -68,11 +88,20 @@ def method_rows(rows: Sequence[Mapping], missing: Mapping[str, str]) -> list[dic
     for summary in summarise(rows, "method"):
         own = [row for row in rows if row["method"] == summary["method"]]
         success = {f"success, {part['factor']}": part["success"] for part in summarise(own, "factor")}
-        table.append({"method": summary["method"], "pairs": summary["n"], **success,
-                      **{key: summary[key] for key in ("auc25", "wrong", "none", "median_s")}, "note": ""})  # fmt: skip
+        table.append(
+            {
+                "method": summary["method"],
+                "pairs": summary["n"],
+                **success,
+                **{key: summary[key] for key in ("auc25", "wrong", "none", "median_s")},
+                "note": "",
+            }
+        )
     absent = {name: why for name, why in missing.items() if name not in [line["method"] for line in table]}
     columns = table[0] if table else {}
-    return table + [{**dict.fromkeys(columns), "method": name, "note": f"left out: {why}"} for name, why in absent.items()]
+    return table + [
+        {**dict.fromkeys(columns), "method": name, "note": f"left out: {why}"} for name, why in absent.items()
+    ]
 
 
 def stage_rows(rows: Sequence[Mapping]) -> list[dict]:

@@ -1,5 +1,5 @@
-"""Grids of drawn pairs on which the turn, the scale or the overlap gets harder, one at a time and all three together, and what each method
-makes of them."""
+"""Grids of synthetic pairs on which the turn, the scale or the overlap gets harder, one at a time and all three
+together, and what each method makes of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..core.geometry import describe
 from ..core.processes import worker_pool
 from ..registration.registrar import Registrar
 from ..synthetic.pairs import PairOptions, draw_pair
-from .baselines.classical import RIVALS, Rival
+from .baselines.classical import BASELINES, Baseline
 from .timing import STAGES, timed_call
 from .trials import MOVING, answer_px, error_px, modalities
 
@@ -22,15 +22,18 @@ GRID_SEED = 77_007  # never used for training or calibration
 EASY = PairOptions(rotation_deg=10.0, scale=(0.9, 1.1), min_overlap=0.7, shear=0.0)
 WIDER_DEG, WIDER_MACULAR_DEG = (45.0, 55.0), (30.0, 40.0)  # fields of view of the wider image where scales differ
 ANGLES = (0.0, 15.0, 30.0, 60.0, 90.0, 135.0, 180.0)  # deg, to either side
-SCALES = (1 / 3, 1 / 2, 1 / 1.5, 1.0, 1.5, 2.0, 3.0)  # size of a structure in the moving image over its size in the fixed one
+# size of a structure in the moving image over its size in the fixed one
+SCALES = (1 / 3, 1 / 2, 1 / 1.5, 1.0, 1.5, 2.0, 3.0)
 OVERLAPS = (0.25, 0.5, 0.75, 1.0)  # limits of bins: common area over the smaller field of view
-CROSSED = ((0.0, 30.0, 90.0, 180.0), (1 / 3, 1 / 2, 1.0, 2.0, 3.0), (0.25, 0.5, 1.0))  # turns, scales, limits of overlap
+# turns, scales, limits of overlap
+CROSSED = ((0.0, 30.0, 90.0, 180.0), (1 / 3, 1 / 2, 1.0, 2.0, 3.0), (0.25, 0.5, 1.0))
 TOGETHER, AND = "all three", ", "
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of a grid: factor is one of FACTORS; label names the bin, e.g. "90°", "1/2", "25–50 %", or all three, AND between them."""
+    """One place of a grid: factor is one of FACTORS; label names the bin, e.g. "90°", "1/2", "25–50 %", or all three,
+    AND between them."""
 
     factor: str
     label: str
@@ -39,16 +42,22 @@ class Cell:
 
 def angle_cells(angles_deg: Iterable[float] = ANGLES, easy: PairOptions = EASY) -> list[Cell]:
     """Cells of exactly these turns."""
-    return [Cell("angle", f"{angle:g}°", replace(easy, rotation_deg=angle, min_rotation_deg=angle)) for angle in map(float, angles_deg)]
+    return [
+        Cell("angle", f"{angle:g}°", replace(easy, rotation_deg=angle, min_rotation_deg=angle))
+        for angle in map(float, angles_deg)
+    ]
 
 
 def scale_cells(scales: Iterable[float] = SCALES, easy: PairOptions = EASY) -> list[Cell]:
-    """Cells of exactly these scales. The wider image keeps a camera's usual field, the other one shows a part of it, enlarged."""
+    """Cells of exactly these scales. The wider image keeps a camera's usual field, the other one shows a part of it,
+    enlarged."""
     cells = []
     for scale in map(float, scales):
         fixed, macular = (tuple(deg * min(scale, 1.0) for deg in wider) for wider in (WIDER_DEG, WIDER_MACULAR_DEG))
         label = f"{scale:.3g}" if scale >= 1 else f"1/{1 / scale:.3g}"
-        cells.append(Cell("scale", label, replace(easy, scale=(scale, scale), fixed_field_deg=fixed, macular_field_deg=macular)))
+        cells.append(
+            Cell("scale", label, replace(easy, scale=(scale, scale), fixed_field_deg=fixed, macular_field_deg=macular))
+        )
     return cells
 
 
@@ -62,8 +71,12 @@ def overlap_cells(limits: Sequence[float] = OVERLAPS, easy: PairOptions = EASY) 
     return cells
 
 
-def crossed_cells(angles_deg: Iterable[float] = CROSSED[0], scales: Iterable[float] = CROSSED[1], limits: Sequence[float] = CROSSED[2],
-                  easy: PairOptions = EASY) -> list[Cell]:  # fmt: skip
+def crossed_cells(
+    angles_deg: Iterable[float] = CROSSED[0],
+    scales: Iterable[float] = CROSSED[1],
+    limits: Sequence[float] = CROSSED[2],
+    easy: PairOptions = EASY,
+) -> list[Cell]:
     """Cells of every turn with every scale and every overlap."""
     cells = []
     for scale in scale_cells(scales, easy):
@@ -77,13 +90,14 @@ FACTORS = {"angle": angle_cells, "scale": scale_cells, "overlap": overlap_cells,
 
 # ------------------------------------------------------------------ measuring
 
-Job = tuple[Cell, str, int]  # a cell, a kind of pairs (`evaluation.modalities`), a pair's number; one number is one retina in all cells
+# a cell, a kind of pairs (`evaluation.modalities`), a pair's number; one number is one retina in all cells
+Job = tuple[Cell, str, int]
 
 
-def measure_pair(registrar: Registrar | None, rivals: Mapping[str, Rival], job: Job, seed: int) -> list[dict]:
-    """One row per method on a job's pair: error (mean corner error, px at 768; inf when the method finds nothing), seconds, and how hard
-    the pair is; ours also seconds by stage, confidence, and tried_px: the error of what was found even if it was refused. Without a
-    registrar only the rivals run."""
+def measure_pair(registrar: Registrar | None, baselines: Mapping[str, Baseline], job: Job, seed: int) -> list[dict]:
+    """One row per method on a job's pair: error (mean corner error, px at 768; inf when the method finds nothing),
+    seconds, and how hard the pair is; ours also seconds by stage, confidence, and tried_px: the error of what was found
+    even if it was refused. Without a registrar only the baselines run."""
     cell, kind, index = job
     pair = draw_pair(seed, index, modalities(kind), cell.options)
     shape = describe(pair.H_0to1, pair.fixed.shape[:2])
@@ -93,11 +107,16 @@ def measure_pair(registrar: Registrar | None, rivals: Mapping[str, Rival], job: 
     if registrar is not None:
         result, seconds = timed_call(registrar, pair.fixed, pair.moving)
         stages = {f"{stage}_s": seconds[stage] for stage in STAGES}
-        sure = {"confidence": result.confidence, "tried_px": answer_px(result, pair) if result.ok else error_px(result.H_tried, pair)}
-        rows.append({"method": OURS, "error_px": answer_px(result, pair), "seconds": sum(seconds.values()), **sure, **stages})
-    for name, rival in rivals.items():
+        sure = {
+            "confidence": result.confidence,
+            "tried_px": answer_px(result, pair) if result.ok else error_px(result.H_tried, pair),
+        }
+        rows.append(
+            {"method": OURS, "error_px": answer_px(result, pair), "seconds": sum(seconds.values()), **sure, **stages}
+        )
+    for name, baseline in baselines.items():
         started = time.perf_counter()
-        H_1to0 = rival(pair.fixed, pair.moving)
+        H_1to0 = baseline(pair.fixed, pair.moving)
         rows.append({"method": name, "error_px": error_px(H_1to0, pair), "seconds": time.perf_counter() - started})
     return [about | row | truth for row in rows]
 
@@ -125,8 +144,9 @@ def place_of(job: Job) -> tuple[str, str, str, int]:
 def run_grid(
     weights: str | Path, work: Sequence[tuple[Job, Sequence[str]]], seed: int = GRID_SEED, processes: int = 1
 ) -> Iterator[list[dict]]:
-    """Yield the rows of `measure_pair` for each job and its methods (OURS, or names of rivals), in order. With several processes, which
-    share the threads of this one, the same rows come sooner, but their seconds are those of a busy machine."""
+    """Yield the rows of `measure_pair` for each job and its methods (OURS, or names of baselines), in order. With
+    several processes, which share the threads of this one, the same rows come sooner, but their seconds are those of a
+    busy machine."""
     if not work:
         return
     if processes == 1:
@@ -148,4 +168,6 @@ def _start_worker(weights: str) -> None:
 
 
 def _run_job(job: Job, methods: Sequence[str], seed: int) -> list[dict]:
-    return measure_pair(_registrar if OURS in methods else None, {name: RIVALS[name] for name in methods if name != OURS}, job, seed)
+    return measure_pair(
+        _registrar if OURS in methods else None, {name: BASELINES[name] for name in methods if name != OURS}, job, seed
+    )

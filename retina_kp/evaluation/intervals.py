@@ -1,8 +1,8 @@
 """Intervals for figures on pairs of which several show one eye: eyes are resampled, each with all of its pairs.
 
-Pairs of one eye resemble each other, so resampling pairs would claim more certainty than there is (cluster bootstrap: Davison and Hinkley,
-*Bootstrap Methods and their Application*, 1997, section 3.8). All figures of a table come from the same resamples, so differences of two
-methods are paired.
+Pairs of one eye resemble each other, so resampling pairs would claim more certainty than there is (cluster bootstrap:
+Davison and Hinkley, *Bootstrap Methods and their Application*, 1997, section 3.8). All figures of a table come from the
+same resamples, so differences of two methods are paired.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ LEVEL = 0.95
 
 
 def eye_weights(eyes: Sequence[str], rounds: int = ROUNDS, seed: int = 0) -> np.ndarray:
-    """(rounds, P) how often each pair counts in each resample: as many eyes as there are, drawn with replacement. eyes: P eye ids."""
+    """(rounds, P) how often each pair counts in each resample: as many eyes as there are, drawn with replacement. eyes:
+    P eye ids."""
     return _eye_weights(tuple(map(str, eyes)), rounds, seed)
 
 
@@ -26,15 +27,21 @@ def eye_weights(eyes: Sequence[str], rounds: int = ROUNDS, seed: int = 0) -> np.
 def _eye_weights(eyes: tuple[str, ...], rounds: int, seed: int) -> np.ndarray:
     names, index = np.unique(np.array(eyes, str), return_inverse=True)
     draw = np.random.default_rng(seed).multinomial
-    return draw(len(names), np.full(len(names), 1 / len(names)), size=rounds)[:, index] if len(names) else np.zeros((rounds, 0))
+    return (
+        draw(len(names), np.full(len(names), 1 / len(names)), size=rounds)[:, index]
+        if len(names)
+        else np.zeros((rounds, 0))
+    )
 
 
-def interval(values, eyes: Sequence[str], level: float = LEVEL, rounds: int = ROUNDS, seed: int = 0, verdicts: bool = False):
+def interval(
+    values, eyes: Sequence[str], level: float = LEVEL, rounds: int = ROUNDS, seed: int = 0, verdicts: bool = False
+):
     """Percentile interval (low, high) of the mean of ``values`` (P,), finite; NaN with fewer than two eyes.
 
-    verdicts: the values are 0 or 1. Resampling says too little about those when nearly all pairs agree, and nothing when all do, so the
-    interval is then its union with `binomial_limits` for as many trials as there are eyes, whatever the count: 10 of 10 eyes right is
-    [0.69, 1], and no better count has a lower limit below a worse one's.
+    verdicts: the values are 0 or 1. Resampling says too little about those when nearly all pairs agree, and nothing
+    when all do, so the interval is then its union with `binomial_limits` for as many trials as there are eyes, whatever
+    the count: 10 of 10 eyes right is [0.69, 1], and no better count has a lower limit below a worse one's.
     """
     values = np.asarray(values, np.float64)
     n_eyes = len(set(eyes))
@@ -49,15 +56,19 @@ def interval(values, eyes: Sequence[str], level: float = LEVEL, rounds: int = RO
 
 
 def binomial_limits(share: float, trials: int, level: float = LEVEL) -> tuple[float, float]:
-    """Exact limits of a share (Clopper and Pearson 1934); share x trials need not be whole, as when an eye has right and wrong pairs."""
+    """Exact limits of a share (Clopper and Pearson 1934); share x trials need not be whole, as when an eye has right
+    and wrong pairs."""
     right, tail = share * trials, (1 - level) / 2
     low = beta.ppf(tail, right, trials - right + 1) if right > 0 else 0.0
     high = beta.ppf(1 - tail, right + 1, trials - right) if right < trials else 1.0
     return float(low), float(high)
 
 
-def median_interval(values, eyes: Sequence[str], level: float = LEVEL, rounds: int = ROUNDS, seed: int = 0) -> tuple[float, float]:
-    """Percentile interval of the median of ``values`` (P,), among which infinity may be. NaN with fewer than two eyes."""
+def median_interval(
+    values, eyes: Sequence[str], level: float = LEVEL, rounds: int = ROUNDS, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the median of ``values`` (P,), among which infinity may be. NaN with fewer than two
+    eyes."""
     values = np.asarray(values, np.float64)
     if len(set(eyes)) < 2:
         return float("nan"), float("nan")
@@ -68,13 +79,14 @@ def median_interval(values, eyes: Sequence[str], level: float = LEVEL, rounds: i
     return _ends(values[order][np.stack([low, high])].mean(0), level)
 
 
-def paired_difference(a, b, eyes: Sequence[str], level: float = LEVEL, rounds: int = ROUNDS, seed: int = 0,
-                      verdicts: bool = False) -> tuple[float, float, float]:  # fmt: skip
+def paired_difference(
+    a, b, eyes: Sequence[str], level: float = LEVEL, rounds: int = ROUNDS, seed: int = 0, verdicts: bool = False
+) -> tuple[float, float, float]:
     """Mean of a - b over pairs (P,) that both methods saw, and its interval; NaN ends with fewer than two eyes.
 
-    verdicts: both are 0 or 1, and the interval is the union with the one that follows from the exact limits of two shares, of the pairs
-    on which only a is 1 and of those on which only b is (square-and-add: Zou and Donner 2008): methods that never differ on a few eyes may
-    yet do so on others.
+    verdicts: both are 0 or 1, and the interval is the union with the one that follows from the exact limits of two
+    shares, of the pairs on which only a is 1 and of those on which only b is (square-and-add: Zou and Donner 2008):
+    methods that never differ on a few eyes may yet do so on others.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     gap, n_eyes = a - b, len(set(eyes))
@@ -90,9 +102,11 @@ def paired_difference(a, b, eyes: Sequence[str], level: float = LEVEL, rounds: i
     return middle, low, high
 
 
-def mean_of_groups(values, groups: Sequence[str], eyes: Sequence[str], level: float = LEVEL, rounds: int = ROUNDS,
-                   seed: int = 0) -> tuple[float, float, float]:  # fmt: skip
-    """Plain mean over groups of the groups' means, as FIRE's mAUC is, and its interval; eyes are resampled within each group."""
+def mean_of_groups(
+    values, groups: Sequence[str], eyes: Sequence[str], level: float = LEVEL, rounds: int = ROUNDS, seed: int = 0
+) -> tuple[float, float, float]:
+    """Plain mean over groups of the groups' means, as FIRE's mAUC is, and its interval; eyes are resampled within each
+    group."""
     values, groups, eyes = np.asarray(values, np.float64), np.asarray(groups), np.asarray(eyes, str)
     means, rounds_of = [], []
     for k, name in enumerate(dict.fromkeys(groups.tolist())):

@@ -1,4 +1,5 @@
-"""Register many pairs and keep everything: one pair, two folders, or a data set of any layout → a table, and files per pair."""
+"""Register many pairs and keep everything: one pair, two folders, or a data set of any layout → a table, and files per
+pair."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 
 @dataclass(frozen=True)
 class Job:
-    """A pair to be registered, with its truth where there is one; its files bear its name. With an error it has no images."""
+    """A pair to be registered, with its truth where there is one; its files bear its name. With an error it has no
+    images."""
 
     name: str
     fixed: Path | None
@@ -56,9 +58,14 @@ class Outcome:
         r = self.result
         good = r is not None and r.ok
         status = f"failed: {self.error}" if self.error else r.status
-        row = {"pair": self.job.name, "status": status, "confidence": round(r.confidence, 3) if r else 0.0,
-               "turn_deg": round(r.angle_deg, 1) if good else None, "inliers": int(r.inliers.sum()) if r else 0,
-               "seconds": round(self.seconds, 2)}  # fmt: skip
+        row = {
+            "pair": self.job.name,
+            "status": status,
+            "confidence": round(r.confidence, 3) if r else 0.0,
+            "turn_deg": round(r.angle_deg, 1) if good else None,
+            "inliers": int(r.inliers.sum()) if r else 0,
+            "seconds": round(self.seconds, 2),
+        }
         if self.job.record is not None and has_truth(self.job.record):
             mean = None if self.errors_px is None else round(float(self.errors_px.mean()), 2)
             row |= {"mean_error_px": mean, "verdict": judge(self.errors_px)}
@@ -71,8 +78,9 @@ def has_truth(record: PairRecord) -> bool:
 
 
 def find_jobs(fixed: str | Path, moving: str | Path = "") -> list[Job]:
-    """Jobs from two image files, or from two folders whose images belong together in the order of their names (2 before 10); without
-    ``moving`` from a pairs.csv or a folder of any layout (`layouts.load_layout`), where a pair that cannot be used is a job with an error.
+    """Jobs from two image files, or from two folders whose images belong together in the order of their names (2 before
+    10); without ``moving`` from a pairs.csv or a folder of any layout (`layouts.load_layout`), where a pair that cannot
+    be used is a job with an error.
 
     Names of jobs differ and are fit for files. FileNotFoundError or ValueError says what was missing or unequal.
     """
@@ -92,7 +100,9 @@ def find_jobs(fixed: str | Path, moving: str | Path = "") -> list[Job]:
         return _named([Job(fixed.stem, fixed, moving)])
     left, right = _images_in(fixed), _images_in(moving)
     if len(left) != len(right) or not left:
-        raise ValueError(f"{fixed} holds {len(left)} images and {moving} {len(right)}: there must be as many, in the same order by name")
+        raise ValueError(
+            f"{fixed} holds {len(left)} images and {moving} {len(right)}: there must be as many, in the same order by name"
+        )
     return _named([Job(a.stem, a, b) for a, b in zip(left, right, strict=True)])
 
 
@@ -104,11 +114,15 @@ def _data_set(path: Path) -> list[Job]:
     try:
         found = load_layout(path)
     except ValueError as error:
-        raise error if table else ValueError(f"moving: no path given, so fixed must be a data set, but {error}") from None
+        raise (
+            error if table else ValueError(f"moving: no path given, so fixed must be a data set, but {error}")
+        ) from None
     for problem in found.problems:
         log.warning("%s: %s", problem.source, problem.reason)
     if not found.records:
-        raise ValueError(f"{path} holds no usable pair: " + "; ".join(f"{p.source}: {p.reason}" for p in found.problems[:3]))
+        raise ValueError(
+            f"{path} holds no usable pair: " + "; ".join(f"{p.source}: {p.reason}" for p in found.problems[:3])
+        )
     left_out = [Job(p.pair, None, None, error=f"{Path(p.source).name}: {p.reason}") for p in found.problems if p.pair]
     return [Job(r.pair_id, r.image0, r.image1, r) for r in found.records] + left_out
 
@@ -119,7 +133,8 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def _named(jobs: list[Job]) -> list[Job]:
-    """The jobs with names that are fit for files and differ, also where capitals do not count, and from that of the run's metrics.json."""
+    """The jobs with names that are fit for files and differ, also where capitals do not count, and from that of the
+    run's metrics.json."""
     named, taken = [], {"metrics"}
     for job in jobs:
         name = plain = re.sub(r"[^\w.+ -]+", "_", job.name).strip(". ")[:80] or "pair"
@@ -146,15 +161,17 @@ def run_job(registrar: Registrar, job: Job) -> Outcome:
 
 
 def run_jobs(registrar: Registrar, jobs: Iterable[Job], folder: str | Path) -> list[Outcome]:
-    """Register every job and write per pair <name>.json, the transform files and <name>_registered.png into ``folder``, in
-    place of what an earlier run has left there for it.
+    """Register every job and write per pair <name>.json, the transform files and <name>_registered.png into ``folder``,
+    in place of what an earlier run has left there for it.
 
     ValueError when two jobs bear one name: their files would overwrite each other.
     """
     jobs, outcomes = list(jobs), []
     twice = [name for name, count in Counter(job.name.casefold() for job in jobs).items() if count > 1]
     if twice:
-        raise ValueError(f"several jobs are called {twice[0]!r}, and so would their files be: give each a name of its own")
+        raise ValueError(
+            f"several jobs are called {twice[0]!r}, and so would their files be: give each a name of its own"
+        )
     for job in jobs:
         outcome = run_job(registrar, job)
         result, registered = Path(folder) / f"{job.name}.json", Path(folder) / f"{job.name}_registered.png"
@@ -178,4 +195,5 @@ def display_copies(outcome: Outcome, longer_side_px: int = 1000) -> tuple[np.nda
 def _truth_errors(record: PairRecord | None, result: Registration | None) -> np.ndarray | None:
     if record is None or result is None or not result.ok or (truth := truth_points(record, result.moving_hw)) is None:
         return None
-    return point_errors(np.eye(3), result.map_to_fixed(truth[0]), truth[1], result.fixed_hw)  # with the quadratic part, where there is one
+    # with the quadratic part, where there is one
+    return point_errors(np.eye(3), result.map_to_fixed(truth[0]), truth[1], result.fixed_hw)

@@ -1,4 +1,5 @@
-"""A file of finished work, one JSON row per line: on disk before the next unit begins, readable after a kill at any moment."""
+"""A file of finished work, one JSON row per line: on disk before the next unit begins, readable after a kill at any
+moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The methods of a comparison on real pairs: our checkpoints and the rivals, each answering with a `Registration`."""
+"""The methods of a comparison on real pairs: our checkpoints and the baselines, each answering with a
+`Registration`."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from ..core.geometry import describe
 from ..networks.checkpoints import SHIPPED, find_weights, weights_sha256
 from ..registration.registrar import Registrar
 from ..registration.result import Registration, refused
-from .baselines.classical import RIVALS, choose_rivals
+from .baselines.classical import BASELINES, choose_baselines
 from .oracle_keypoints import register_true_points
 
 PHASE_NOTEBOOKS = ("01_warmup", "02_geometric", "03_pke", "04_sim2real")
@@ -24,7 +25,7 @@ CRASHED = "error: "  # how the status of a method begins that raised an exceptio
 
 @dataclass(frozen=True)
 class Method:
-    """One line of the tables. source: weights (a shipped name or a path) when ours, else the name of a rival."""
+    """One line of the tables. source: weights (a shipped name or a path) when ours, else the name of a baseline."""
 
     name: str
     source: str
@@ -37,23 +38,25 @@ class Method:
         return f"{self.weights_sha256()} {Registrar.options_for(model=self.model)}" if self.ours else self.source
 
     def weights_sha256(self) -> str:
-        """Of the file of our weights, hexadecimal; "" of a rival."""
+        """Of the file of our weights, hexadecimal; "" of a baseline."""
         return weights_sha256(self.source) if self.ours else ""
 
-    def register_true_points(self, fixed: np.ndarray, moving: np.ndarray, H_1to0: np.ndarray, points=None) -> Registration:
-        """The ceiling of ours, see `true_keypoints.register_true_points`; a crash is told as in `register`."""
+    def register_true_points(
+        self, fixed: np.ndarray, moving: np.ndarray, H_1to0: np.ndarray, points=None
+    ) -> Registration:
+        """The oracle of ours, see `oracle_keypoints.register_true_points`; a crash is told as in `register`."""
         try:
             return register_true_points(self._registrar(), fixed, moving, H_1to0, points)
         except Exception as error:
             return _crashed(error, fixed, moving)
 
     def register(self, fixed: np.ndarray, moving: np.ndarray) -> Registration:
-        """The answer to a pair of images. A rival is sure of every answer (confidence NaN); NOT_FOUND and CRASHED are failures of a
-        method, every other status than "ok" is a refusal."""
+        """The answer to a pair of images. A baseline is sure of every answer (confidence NaN); NOT_FOUND and CRASHED
+        are failures of a method, every other status than "ok" is a refusal."""
         try:
             if self.ours:
                 return self._registrar()(fixed, moving)
-            return as_registration(RIVALS[self.source](fixed, moving), fixed.shape[:2], moving.shape[:2])
+            return as_registration(BASELINES[self.source](fixed, moving), fixed.shape[:2], moving.shape[:2])
         except Exception as error:  # whatever it is, it is the answer of this method to this pair, and the others go on
             return _crashed(error, fixed, moving)
 
@@ -71,7 +74,9 @@ def as_registration(H_1to0: np.ndarray | None, fixed_hw, moving_hw) -> Registrat
     if H_1to0 is None:
         return refused(NOT_FOUND, fixed_hw, moving_hw)
     none, angle = np.zeros((0, 2)), describe(H_1to0, moving_hw).angle_deg
-    return Registration("ok", H_1to0, float("nan"), none, none, np.zeros(0, bool), tuple(fixed_hw), tuple(moving_hw), angle_deg=angle)
+    return Registration(
+        "ok", H_1to0, float("nan"), none, none, np.zeros(0, bool), tuple(fixed_hw), tuple(moving_hw), angle_deg=angle
+    )
 
 
 @lru_cache(maxsize=4)
@@ -80,13 +85,14 @@ def _registrar(source: str, model: str, device: str, written: tuple[int, int]) -
     return Registrar.from_pretrained(source, device=device, model=model)
 
 
-def choose_methods(weights: Sequence[str], baselines: Sequence[str], runs: str | Path, model: str = "affine",
-                   device: str = "auto") -> tuple[list[Method], dict[str, str]]:  # fmt: skip
+def choose_methods(
+    weights: Sequence[str], baselines: Sequence[str], runs: str | Path, model: str = "affine", device: str = "auto"
+) -> tuple[list[Method], dict[str, str]]:
     """Methods in the order of their names, ours first, and those that cannot run here with the reason.
 
-    weights: shipped names, checkpoint files, run folders, or "phases": the newest checkpoint of each training notebook in the folder
-    ``runs``. ValueError or FileNotFoundError for names that do not exist, and without any of our weights: the first is compared with
-    all others.
+    weights: shipped names, checkpoint files, run folders, or "phases": the newest checkpoint of each training notebook
+    in the folder ``runs``. ValueError or FileNotFoundError for names that do not exist, and without any of our weights:
+    the first is compared with all others.
     """
     sources, missing = [], {}
     for given in weights:
@@ -101,7 +107,7 @@ def choose_methods(weights: Sequence[str], baselines: Sequence[str], runs: str |
         raise ValueError('weights: name at least one of ours, e.g. "lite"')
     names = _short_names(sources := list(dict.fromkeys(sources)))
     ours = [Method(name, source, True, model, device) for name, source in zip(names, sources, strict=True)]
-    usable, absent = choose_rivals(baselines)
+    usable, absent = choose_baselines(baselines)
     return ours + [Method(name, name, False) for name in usable], missing | absent
 
 
@@ -115,7 +121,8 @@ def _newest_checkpoints(runs: Path) -> dict[str, str]:
 
 
 def _short_names(sources: Sequence[str]) -> list[str]:
-    """Distinct names for tables that give no more of a path away than they must: "lite", "03_pke" or, where two share it, "03_pke #2"."""
+    """Distinct names for tables that give no more of a path away than they must: "lite", "03_pke" or, where two share
+    it, "03_pke #2"."""
     names = []
     for path in map(Path, sources):
         shipped = path.parent == SHIPPED or len(path.parts) == 1

@@ -1,8 +1,9 @@
 """What a registration is worth: definitions in plain numpy, and nothing else.
 
-Errors are distances in fixed-image pixels after rescaling the fixed image's longer side to a stated length: 768 px unless told
-otherwise. A pair without a transform has ``errors=None`` and a mean error of infinity, so it sits in every denominator.
-The image-pair scores (repeatability, inlier rate, matching score) measure in unscaled pixels of image 0, the fixed image.
+Errors are distances in fixed-image pixels after rescaling the fixed image's longer side to a stated length: 768 px
+unless told otherwise. A pair without a transform has ``errors=None`` and a mean error of infinity, so it sits in every
+denominator. The image-pair scores (repeatability, inlier rate, matching score) measure in unscaled pixels of image 0,
+the fixed image.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ MEDIAN_LIMIT_PX, MAX_LIMIT_PX = 20.0, 50.0  # acceptable, at 768
 STRICT_MEAN_LIMIT_PX, STRICT_MAX_LIMIT_PX = 5.0, 10.0  # SR_ME and SR_MAE, at 512
 FIRE_CATEGORIES = ("S", "P", "A")
 
-VERDICTS = ("failed", "refused", "inaccurate", "acceptable", "wrong_accepted", "sr_me", "sr_mae", "strict")  # the scores that are 0 or 1
+# the scores that are 0 or 1
+VERDICTS = ("failed", "refused", "inaccurate", "acceptable", "wrong_accepted", "sr_me", "sr_mae", "strict")
 
 Verdict = Literal["failed", "inaccurate", "acceptable"]
 
@@ -32,13 +34,21 @@ Verdict = Literal["failed", "inaccurate", "acceptable"]
 def point_errors(H_1to0, points1_xy, points0_xy, fixed_hw, longer_side: float = LONGER_SIDE_PX) -> np.ndarray | None:
     """Distances between moved and true points, as if the fixed image's longer side measured ``longer_side`` px.
 
-    H_1to0: (3, 3) moving px → fixed px, or None when there is no transform (the answer is None too). points1_xy, points0_xy:
-    (N, 2) px in the moving and the fixed image, N ≥ 1; fixed_hw: size of the fixed image. Returns (N,) px ≥ 0; a point that the
-    transform sends behind the horizon has an infinite error. ValueError when the two point lists do not pair up.
+    H_1to0: (3, 3) moving px → fixed px, or None when there is no transform (the answer is None too). points1_xy,
+    points0_xy: (N, 2) px in the moving and the fixed image, N ≥ 1; fixed_hw: size of the fixed image. Returns (N,) px ≥
+    0; a point that the transform sends behind the horizon has an infinite error. ValueError when the two point lists do
+    not pair up.
     """
     points1_xy, points0_xy = np.asarray(points1_xy, np.float64), np.asarray(points0_xy, np.float64)
-    if points1_xy.shape != points0_xy.shape or points0_xy.ndim != 2 or points0_xy.shape[1:] != (2,) or len(points0_xy) == 0:
-        raise ValueError(f"point pairs need two lists of shape (N, 2) with N >= 1, not {points1_xy.shape} and {points0_xy.shape}")
+    if (
+        points1_xy.shape != points0_xy.shape
+        or points0_xy.ndim != 2
+        or points0_xy.shape[1:] != (2,)
+        or len(points0_xy) == 0
+    ):
+        raise ValueError(
+            f"point pairs need two lists of shape (N, 2) with N >= 1, not {points1_xy.shape} and {points0_xy.shape}"
+        )
     if H_1to0 is None:
         return None
     distances = np.linalg.norm(geometry.warp_points(points1_xy, H_1to0) - points0_xy, axis=1)
@@ -73,8 +83,8 @@ def strict(errors: np.ndarray | None, longer_side: float = LONGER_SIDE_PX) -> bo
 def mace(H_1to0, H_1to0_true, moving_hw, fixed_hw, longer_side: float = LONGER_SIDE_PX) -> float | None:
     """Mean error of the moving image's four corners against the true transform (synthetic pairs only).
 
-    Both matrices map moving px → fixed px; the first may be None, and so is the answer then. Returns px of a fixed image whose
-    longer side is ``longer_side``; infinite when a corner lands behind the horizon.
+    Both matrices map moving px → fixed px; the first may be None, and so is the answer then. Returns px of a fixed
+    image whose longer side is ``longer_side``; infinite when a corner lands behind the horizon.
     """
     if H_1to0 is None:
         return None
@@ -88,8 +98,8 @@ def mace(H_1to0, H_1to0_true, moving_hw, fixed_hw, longer_side: float = LONGER_S
 def auc25(mean_errors) -> float:
     """FIRE's score: mean over i = 1…25 of the share of pairs with mean error < i px.
 
-    mean_errors: (P,) px, infinite or NaN for failed pairs. Returns a value in [0, 1], NaN when P = 0. FIRE (Hernandez-Matas et
-    al. 2017) takes errors at 2912 px (`FIRE_SIDE_PX`), this project's own tables at 768.
+    mean_errors: (P,) px, infinite or NaN for failed pairs. Returns a value in [0, 1], NaN when P = 0. FIRE
+    (Hernandez-Matas et al. 2017) takes errors at 2912 px (`FIRE_SIDE_PX`), this project's own tables at 768.
     """
     mean_errors = np.asarray(mean_errors, np.float64)
     if mean_errors.size == 0:
@@ -98,10 +108,11 @@ def auc25(mean_errors) -> float:
 
 
 def auc_at(mean_errors, limit_px: float) -> float:
-    """Exact area under the recall curve (share of pairs with mean error ≤ t) for t in [0, limit_px], divided by limit_px.
+    """Exact area under the recall curve (share of pairs with mean error ≤ t) for t in [0, limit_px], divided by
+    limit_px.
 
-    mean_errors: (P,) px, infinite or NaN for failed pairs. The curve is a staircase, so every pair adds the part of the interval
-    that lies right of its error. Returns a value in [0, 1], NaN when P = 0.
+    mean_errors: (P,) px, infinite or NaN for failed pairs. The curve is a staircase, so every pair adds the part of the
+    interval that lies right of its error. Returns a value in [0, 1], NaN when P = 0.
     """
     mean_errors = np.asarray(mean_errors, np.float64)
     if mean_errors.size == 0:
@@ -125,9 +136,9 @@ def fire_mauc(by_category: Mapping[str, Sequence[float]]) -> float:
 def repeatability(points0_xy, points1_xy, H_0to1, hw0, hw1, threshold_px: float = 5.0) -> float:
     """Share of the detected points which both images see that have a detection of the other image nearby.
 
-    points0_xy: (N, 2), points1_xy: (M, 2) px, each in its own image; H_0to1: true (3, 3); hw0, hw1: image sizes. The points of
-    both images count together and all distances (≤ threshold_px) are taken in image 0. Returns [0, 1]; 0 when no point is seen
-    by both, so that a silent detector scores nothing.
+    points0_xy: (N, 2), points1_xy: (M, 2) px, each in its own image; H_0to1: true (3, 3); hw0, hw1: image sizes. The
+    points of both images count together and all distances (≤ threshold_px) are taken in image 0. Returns [0, 1]; 0 when
+    no point is seen by both, so that a silent detector scores nothing.
     """
     seen0, seen1 = _seen_by_both(points0_xy, points1_xy, H_0to1, hw0, hw1)
     total = int(seen0.sum() + seen1.sum())
@@ -142,30 +153,38 @@ def repeatability(points0_xy, points1_xy, H_0to1, hw0, hw1, threshold_px: float 
 def inlier_rate(matches0_xy, matches1_xy, H_0to1, threshold_px: float = 5.0) -> float:
     """MIR: matches that agree with the true transform within threshold_px of image 0, divided by all matches.
 
-    matches0_xy, matches1_xy: (N, 2) px, row by row the same spot; H_0to1: true (3, 3). Returns [0, 1]; 0 when there is no match.
+    matches0_xy, matches1_xy: (N, 2) px, row by row the same spot; H_0to1: true (3, 3). Returns [0, 1]; 0 when there is
+    no match.
     """
     correct = _correct_matches(matches0_xy, matches1_xy, H_0to1, threshold_px)
     return float(correct.mean()) if len(correct) else 0.0
 
 
-def matching_score(matches0_xy, matches1_xy, points0_xy, points1_xy, H_0to1, hw0, hw1, threshold_px: float = 5.0) -> float:
+def matching_score(
+    matches0_xy, matches1_xy, points0_xy, points1_xy, H_0to1, hw0, hw1, threshold_px: float = 5.0
+) -> float:
     """Correct matches divided by the detected points in the overlap, averaged over the two images.
 
-    matches: (K, 2) px each, points: all detections, (N, 2) and (M, 2) px; H_0to1: true (3, 3); hw0, hw1: image sizes. A match
-    counts for an image only when its point there lies in the overlap. Returns [0, 1] for one-to-one matches; an image
-    without detections in the overlap contributes 0. The symmetric form is SuperPoint's (DeTone et al. 2018, appendix).
+    matches: (K, 2) px each, points: all detections, (N, 2) and (M, 2) px; H_0to1: true (3, 3); hw0, hw1: image sizes. A
+    match counts for an image only when its point there lies in the overlap. Returns [0, 1] for one-to-one matches; an
+    image without detections in the overlap contributes 0. The symmetric form is SuperPoint's (DeTone et al. 2018,
+    appendix).
     """
     correct = _correct_matches(matches0_xy, matches1_xy, H_0to1, threshold_px)
     in_overlap = _seen_by_both(matches0_xy, matches1_xy, H_0to1, hw0, hw1)
     detected = _seen_by_both(points0_xy, points1_xy, H_0to1, hw0, hw1)
-    return float(np.mean([(correct & match).sum() / max(point.sum(), 1) for match, point in zip(in_overlap, detected, strict=True)]))
+    return float(
+        np.mean(
+            [(correct & match).sum() / max(point.sum(), 1) for match, point in zip(in_overlap, detected, strict=True)]
+        )
+    )
 
 
 def vessel_dice(mask0, warped_mask1, valid) -> float:
     """Dice of two vessel maps where both images see the retina.
 
-    mask0, warped_mask1: (H, W) vessel maps in the fixed frame, vessel where > 0.5 (or bool); valid: (H, W) bool overlap.
-    Returns [0, 1], NaN when neither map has a vessel in the overlap. ValueError when the shapes differ.
+    mask0, warped_mask1: (H, W) vessel maps in the fixed frame, vessel where > 0.5 (or bool); valid: (H, W) bool
+    overlap. Returns [0, 1], NaN when neither map has a vessel in the overlap. ValueError when the shapes differ.
     """
     mask0, mask1, valid = (np.asarray(m) for m in (mask0, warped_mask1, valid))
     if not mask0.shape == mask1.shape == valid.shape:
@@ -176,16 +195,21 @@ def vessel_dice(mask0, warped_mask1, valid) -> float:
 
 
 def _correct_matches(matches0_xy, matches1_xy, H_0to1, threshold_px: float) -> np.ndarray:
-    """(N,) bool: the moving end of a match, taken to image 0 by the truth, lies within threshold_px of the fixed end."""
+    """(N,) bool: the moving end of a match, taken to image 0 by the truth, lies within threshold_px of the fixed
+    end."""
     matches0_xy, matches1_xy = np.reshape(matches0_xy, (-1, 2)), np.reshape(matches1_xy, (-1, 2))
-    return np.linalg.norm(geometry.warp_points(matches1_xy, np.linalg.inv(H_0to1)) - matches0_xy, axis=1) <= threshold_px
+    return (
+        np.linalg.norm(geometry.warp_points(matches1_xy, np.linalg.inv(H_0to1)) - matches0_xy, axis=1) <= threshold_px
+    )
 
 
 def _seen_by_both(points0_xy, points1_xy, H_0to1, hw0, hw1) -> tuple[np.ndarray, np.ndarray]:
     """Two bool arrays: which points of image 0, and of image 1, lie within the frames of both images."""
     points0_xy, points1_xy = (np.reshape(np.asarray(p, np.float64), (-1, 2)) for p in (points0_xy, points1_xy))
     seen0 = geometry.inside(points0_xy, hw0) & geometry.inside(geometry.warp_points(points0_xy, H_0to1), hw1)
-    seen1 = geometry.inside(points1_xy, hw1) & geometry.inside(geometry.warp_points(points1_xy, np.linalg.inv(H_0to1)), hw0)
+    seen1 = geometry.inside(points1_xy, hw1) & geometry.inside(
+        geometry.warp_points(points1_xy, np.linalg.inv(H_0to1)), hw0
+    )
     return seen0, seen1
 
 
@@ -201,7 +225,8 @@ class PairResult:
     refused: bool  # the system declined to answer; always a failure
     errors: np.ndarray | None  # (N,) px
     confidence: float = float("nan")  # in [0, 1], NaN when the system gives none
-    trusted: bool = True  # False for a transform that the system gave with a warning: it may be inaccurate, but not wrongly accepted
+    # False for a transform that the system gave with a warning: it may be inaccurate, but not wrongly accepted
+    trusted: bool = True
 
     def __post_init__(self):
         if self.refused and self.errors is not None:
@@ -216,11 +241,12 @@ class PairResult:
 
 
 def scores(row: PairResult) -> dict[str, float]:
-    """What one pair adds to a table: the mean over pairs of each of these is the table's figure, so that they can be resampled.
+    """What one pair adds to a table: the mean over pairs of each of these is the table's figure, so that they can be
+    resampled.
 
-    Verdicts are 0 or 1: failed + inaccurate + acceptable = 1; refused is the part of failed that the system declared itself;
-    wrong_accepted the part of inaccurate that it trusted. sr_me, sr_mae and strict (both) are taken at 512 px, auc25_fire at 2912 px,
-    everything else at 768 px.
+    Verdicts are 0 or 1: failed + inaccurate + acceptable = 1; refused is the part of failed that the system declared
+    itself; wrong_accepted the part of inaccurate that it trusted. sr_me, sr_mae and strict (both) are taken at 512 px,
+    auc25_fire at 2912 px, everything else at 768 px.
     """
     verdict = judge(row.errors)
     return {
@@ -239,9 +265,11 @@ def scores(row: PairResult) -> dict[str, float]:
 
 
 def summarise(rows: Sequence[PairResult]) -> dict[str, float]:
-    """One line of a results table: ``n`` pairs, then the means of their `scores`; failed pairs are in every denominator.
+    """One line of a results table: ``n`` pairs, then the means of their `scores`; failed pairs are in every
+    denominator.
 
-    median_mean_error is in px at 768 and infinite when half of the pairs failed. An empty table has n = 0 and NaN elsewhere.
+    median_mean_error is in px at 768 and infinite when half of the pairs failed. An empty table has n = 0 and NaN
+    elsewhere.
     """
     names = scores(PairResult("", "", True, None))
     own = [scores(row) for row in rows]

@@ -1,4 +1,5 @@
-"""One real pair before any method sees it: images, truth in the forms that figures need, vessel maps, and what can be told of it.
+"""One real pair before any method sees it: images, truth in the forms that figures need, vessel maps, and what can be
+told of it.
 
 A row is a plain dict; errors are px of a fixed image whose longer side measures 768.
 """
@@ -26,13 +27,14 @@ from .vessel_overlap import Maps, vessel_agreement, vessel_maps
 FIT = "annotation fit"  # the annotation's own transform, judged at its points
 COMPUTED_PX = 0.01  # nobody clicks so well: points that leave less open, at 768, were computed from a transform
 RIGHT_MATCH_PX = 5.0  # at 768, from the truth
-TRUE_KEYPOINTS = ", true keypoints"  # what follows the name of a method where the true points were its keypoints
+ORACLE = ", oracle keypoints"  # what follows the name of a method where the true points were its keypoints
 
 
 def pair_facts(record: PairRecord) -> dict:
-    """What is known of a pair before any method sees it: sizes, kind of truth, the annotation's own fit (errors_px at 768), leave-one-out
-    residual (median of its points, px of the fixed image at 768; None where they were computed), true turn and scale, Dice under the truth.
-    ``problem`` says why it cannot be used, or is ""; ``mask_problem`` why its vessel mask cannot."""
+    """What is known of a pair before any method sees it: sizes, kind of truth, the annotation's own fit (errors_px at
+    768), leave-one-out residual (median of its points, px of the fixed image at 768; None where they were computed),
+    true turn and scale, Dice under the truth. ``problem`` says why it cannot be used, or is ""; ``mask_problem`` why
+    its vessel mask cannot."""
     row = about(record) | {"method": FIT, "problem": ""}
     try:
         fixed, moving = read_pair(record)
@@ -66,13 +68,15 @@ def _residual(record: PairRecord) -> float | None:
 
 def kind_of_truth(record: PairRecord, computed: bool = False) -> str:
     """In words for the inventory. computed: its points come from a transform, not from clicks."""
-    parts = [] if record.points0_xy is None else [f"{len(record.points0_xy)} {'computed ' if computed else ''}point pairs"]
+    parts = (
+        [] if record.points0_xy is None else [f"{len(record.points0_xy)} {'computed ' if computed else ''}point pairs"]
+    )
     return " + ".join(parts + ([] if record.H_0to1 is None else ["matrix"])) or "none"
 
 
 def truth_points(record: PairRecord, moving_hw) -> tuple[np.ndarray, np.ndarray] | None:
-    """Points of the moving image and where they belong in the fixed one, (N, 2) px each; None without truth. The annotated points; with a
-    matrix alone the corners of the moving image."""
+    """Points of the moving image and where they belong in the fixed one, (N, 2) px each; None without truth. The
+    annotated points; with a matrix alone the corners of the moving image."""
     if record.points0_xy is not None:
         return record.points1_xy, record.points0_xy
     if record.H_0to1 is None:
@@ -81,8 +85,8 @@ def truth_points(record: PairRecord, moving_hw) -> tuple[np.ndarray, np.ndarray]
 
 
 def claims_nothing(method: str) -> bool:
-    """Whether a row of this name is a ceiling: an answer that was given the truth."""
-    return method == FIT or method.endswith(TRUE_KEYPOINTS)
+    """Whether a row of this name is an oracle: an answer that was given the truth."""
+    return method == FIT or method.endswith(ORACLE)
 
 
 def true_pose(record: PairRecord, R: np.ndarray, moving_hw) -> dict[str, float]:
@@ -92,7 +96,8 @@ def true_pose(record: PairRecord, R: np.ndarray, moving_hw) -> dict[str, float]:
 
 
 def read_pair(record: PairRecord) -> tuple[np.ndarray, np.ndarray]:
-    """Fixed and moving image (H, W, 3), gray ones repeated, as image libraries read files by default; ImageError when one is unreadable."""
+    """Fixed and moving image (H, W, 3), gray ones repeated, as image libraries read files by default; ImageError when
+    one is unreadable."""
     return _image(*_version(record.image0)), _image(*_version(record.image1))
 
 
@@ -112,15 +117,15 @@ def _maps(path: str, changed_ns: int) -> Maps:
 
 
 def right_matches(record: PairRecord, result: Registration, R: np.ndarray = np.eye(3)) -> float:
-    """MIR: share of a registration's matches, refused ones included, that lie within RIGHT_MATCH_PX (px at 768) of the truth; 0 without a
-    match. R: px of the moving image → px of the altered one that was registered."""
+    """MIR: share of a registration's matches, refused ones included, that lie within RIGHT_MATCH_PX (px at 768) of the
+    truth; 0 without a match. R: px of the moving image → px of the altered one that was registered."""
     threshold_px = RIGHT_MATCH_PX * max(result.fixed_hw) / LONGER_SIDE_PX
     return inlier_rate(result.matches0, result.matches1, R @ true_homography(record), threshold_px)
 
 
 def vessel_dice(record: PairRecord, result: Registration) -> float | None:
-    """Dice of vessel maps; the mask that a record has goes before the ridges of its fixed image. None without a transform, and where
-    the mask cannot be read."""
+    """Dice of vessel maps; the mask that a record has goes before the ridges of its fixed image. None without a
+    transform, and where the mask cannot be read."""
     if not result.ok:
         return None
     maps0, maps1 = (_maps(*_version(path)) for path in (record.image0, record.image1))
@@ -149,8 +154,12 @@ def _mask_problem(record: PairRecord) -> str:
 def about(record: PairRecord) -> dict:
     """Names of the pair, its eye, its kind and FIRE's category, as every row has them."""
     category = FIRE_PAIR.fullmatch(record.pair_id) if record.modality0 == record.modality1 == "CF" else None
-    return {"pair": record.pair_id, "eye": record.eye_id, "kind": f"{record.modality0}-{record.modality1}",
-            "category": category[1][0] if category else ""}  # fmt: skip
+    return {
+        "pair": record.pair_id,
+        "eye": record.eye_id,
+        "kind": f"{record.modality0}-{record.modality1}",
+        "category": category[1][0] if category else "",
+    }
 
 
 def pair_print(record: PairRecord) -> str:

@@ -1,7 +1,9 @@
-"""Fit what turns descriptors: for each turn the matrix that does to a network's descriptors what turning the picture does.
+"""Fit what turns descriptors: for each turn the matrix that does to a network's descriptors what turning the picture
+does.
 
-After Bökman, Edstedt, Felsberg and Kahl, "Steerers: a framework for rotation equivariant keypoint descriptors" (CVPR 2024), which calls
-such a matrix a steerer. Here they are orthogonal, and found for a network trained without. `keypoints.Features.steered` applies them.
+After Bökman, Edstedt, Felsberg and Kahl, "Steerers: a framework for rotation equivariant keypoint descriptors" (CVPR
+2024), which calls such a matrix a steerer. Here they are orthogonal, and found for a network trained without.
+`keypoints.Features.steered` applies them.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ from ..registration.registrar import Registrar
 from ..synthetic.pairs import draw_pair
 from .trials import MOVING
 
-STEERING_SEED = 77_060  # of drawn pairs that serve nothing else
+STEERING_SEED = 77_060  # of synthetic pairs that serve nothing else
 
 
 def fit_steerers(registrar: Registrar, pairs: int = 8) -> np.ndarray:
-    """(4, D, D) float32: for each of STEERED_DEG the orthogonal matrix that best carries descriptors of keypoints to those at the same
-    places of the picture turned (Procrustes), over ``pairs`` drawn pairs of each kind; pictures of the size that the search begins with."""
+    """(4, D, D) float32: for each of STEERED_DEG the orthogonal matrix that best carries descriptors of keypoints to
+    those at the same places of the picture turned (Procrustes), over ``pairs`` synthetic pairs of each kind; pictures
+    of the size that the search begins with."""
     scale, product = registrar.options.coarse, [0.0] * len(STEERED_DEG)
     for index in range(pairs):
         for moving in MOVING:

@@ -1,4 +1,5 @@
-"""Known alterations of the moving image of a real pair: what they do to pixels, and the matrix by which its points follow.
+"""Known alterations of the moving image of a real pair: what they do to pixels, and the matrix by which its points
+follow.
 
 The turn is that of the usual protocol: about the image's centre, on an enlarged canvas.
 """
@@ -19,21 +20,31 @@ REFERENCE_PX = 768  # the longer side that blur is given for
 
 @dataclass(frozen=True)
 class Stress:
-    """What is done to a moving image, in this order; the defaults do nothing. ValueError names a value that makes no sense."""
+    """What is done to a moving image, in this order; the defaults do nothing. ValueError names a value that makes no
+    sense."""
 
     turn: float = 0.0  # deg, as cv2.getRotationMatrix2D takes it: positive = counter-clockwise on screen
     scale: float = 1.0  # size of the new image over that of the old one
-    shift: float = 0.0  # along x and, half as far, along y, in widths; what leaves the frame is lost, what enters is black
+    # along x and, half as far, along y, in widths; what leaves the frame is lost, what enters is black
+    shift: float = 0.0
     crop: float = 1.0  # share of each side that is left, about the centre
     blur: float = 0.0  # sigma of a Gaussian, px of an image whose longer side is REFERENCE_PX
     gamma: float = 1.0  # exponent on gray levels in [0, 1]
     noise: float = 0.0  # standard deviation of Gaussian noise, gray levels in [0, 1]
 
     def __post_init__(self):
-        for name, allowed in (("scale", self.scale > 0), ("crop", 0 < self.crop <= 1), ("shift", abs(self.shift) < 1),
-                              ("blur", self.blur >= 0), ("gamma", self.gamma > 0), ("noise", self.noise >= 0)):  # fmt: skip
+        for name, allowed in (
+            ("scale", self.scale > 0),
+            ("crop", 0 < self.crop <= 1),
+            ("shift", abs(self.shift) < 1),
+            ("blur", self.blur >= 0),
+            ("gamma", self.gamma > 0),
+            ("noise", self.noise >= 0),
+        ):
             if not allowed:
-                raise ValueError(f"{name}: {getattr(self, name):g} makes no sense; see retina_kp.evaluation.stress.Stress for the units")
+                raise ValueError(
+                    f"{name}: {getattr(self, name):g} makes no sense; see retina_kp.evaluation.stress.Stress for the units"
+                )
 
     @property
     def label(self) -> str:
@@ -47,11 +58,20 @@ class Stress:
 
 
 NEUTRAL = {f.name: f.default for f in fields(Stress)}
-UNITS = {"turn": "{:g}°", "scale": "×{:g}", "shift": "{:.0%}", "crop": "to {:.0%}", "blur": "{:g} px", "gamma": "{:g}", "noise": "{:g}"}
+UNITS = {
+    "turn": "{:g}°",
+    "scale": "×{:g}",
+    "shift": "{:.0%}",
+    "crop": "to {:.0%}",
+    "blur": "{:g} px",
+    "gamma": "{:g}",
+    "noise": "{:g}",
+}
 
 
 def stresses(wanted: Mapping[str, Iterable[float]]) -> list[Stress]:
-    """The untouched image first, then one factor at a time: {"turn": [30, 90], "gamma": [2]} → 4 stresses. ValueError for an odd factor."""
+    """The untouched image first, then one factor at a time: {"turn": [30, 90], "gamma": [2]} → 4 stresses. ValueError
+    for an odd factor."""
     found = [Stress()]
     for factor, values in wanted.items():
         if factor not in NEUTRAL:
@@ -92,7 +112,8 @@ def _turned(image: np.ndarray, turn_deg: float, scale: float) -> tuple[np.ndarra
 
 
 def _exposed(image: np.ndarray, stress: Stress, seed_text: str) -> np.ndarray:
-    """Blur, gamma and noise; black surrounds stay black under gamma, and noise covers everything, as a sensor's does."""
+    """Blur, gamma and noise; black surrounds stay black under gamma, and noise covers everything, as a sensor's
+    does."""
     if not (stress.blur or stress.gamma != 1 or stress.noise):
         return image
     white = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1.0

@@ -1,7 +1,8 @@
-"""From the rows of `real_evaluation` to tables: figures with intervals over eyes, paired differences, FIRE's protocol, stress, reliability.
+"""From the rows of `real_evaluation` to tables: figures with intervals over eyes, paired differences, FIRE's protocol,
+stress, reliability.
 
-Every figure is a share or mean over *all* pairs with truth, failed ones included; intervals are those of `bootstrap`. A table is a list of
-dicts in which a figure is [value, low, high]; `evaluation_files` makes text and files of them.
+Every figure is a share or mean over *all* pairs with truth, failed ones included; intervals are those of `bootstrap`. A
+table is a list of dicts in which a figure is [value, low, high]; `evaluation_files` makes text and files of them.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def with_truth(rows: Iterable[dict]) -> list[dict]:
 
 
 def pair_result(row: dict, accept_confidence: float = 0.5) -> PairResult:
-    """A row as the metrics take it. A transform with a confidence below accept_confidence counts as given with a warning; one of a method
-    without confidence is trusted, but for ceilings, which claim nothing."""
+    """A row as the metrics take it. A transform with a confidence below accept_confidence counts as given with a
+    warning; one of a method without confidence is trusted, but for oracles, which claim nothing."""
     confidence = row.get("confidence")
     errors = None if row["errors_px"] is None else np.array([np.inf if e is None else e for e in row["errors_px"]])
     sure = float("nan") if confidence is None else confidence
@@ -63,9 +64,11 @@ def figures(rows: Sequence[dict], accept_confidence: float = 0.5, seed: int = 0)
     return line
 
 
-def method_table(facts: Sequence[dict], rows: Sequence[dict], accept_confidence: float = 0.5, seed: int = 0) -> list[dict]:
+def method_table(
+    facts: Sequence[dict], rows: Sequence[dict], accept_confidence: float = 0.5, seed: int = 0
+) -> list[dict]:
     """One line per method and kind of pair, pairs as taken, all kinds together last; annotation fit, its floor and the
-    ceilings stand first in each."""
+    oracles stand first in each."""
     judged, table = with_truth(facts) + with_truth(as_taken(rows)), []
     for kind, of_kind in _by_kind(judged):
         for method in dict.fromkeys(row["method"] for row in judged):
@@ -79,20 +82,25 @@ def method_table(facts: Sequence[dict], rows: Sequence[dict], accept_confidence:
 
 
 def _by_kind(rows: Sequence[dict]) -> list[tuple[str, list[dict]]]:
-    """(kind, its rows) for each kind of pair, and all together last, as ALL; where all are of one kind that kind alone."""
+    """(kind, its rows) for each kind of pair, and all together last, as ALL; where all are of one kind that kind
+    alone."""
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     apart = [(kind, [row for row in rows if row["kind"] == kind]) for kind in kinds]
     return apart + [(ALL, list(rows))] if len(kinds) > 1 else apart
 
 
 def _floor(facts: Sequence[dict], seed: int) -> dict:
-    """How well clicked points agree among themselves: the median over pairs of their leave-one-out residual; {} without such points."""
+    """How well clicked points agree among themselves: the median over pairs of their leave-one-out residual; {} without
+    such points."""
     known = [fact for fact in facts if fact.get("residual_px") is not None]
     residuals, eyes = [fact["residual_px"] for fact in known], [fact["eye"] for fact in known]
     if not known:
         return {}
-    return {"pairs": len(known), "eyes": len(set(eyes)),
-            "median_px": [float(np.median(residuals)), *bootstrap.median_interval(residuals, eyes, seed=seed)]}  # fmt: skip
+    return {
+        "pairs": len(known),
+        "eyes": len(set(eyes)),
+        "median_px": [float(np.median(residuals)), *bootstrap.median_interval(residuals, eyes, seed=seed)],
+    }
 
 
 def _mean_of_known(rows: Sequence[dict], name: str, seed: int) -> list[float] | None:
@@ -105,21 +113,29 @@ def _mean_of_known(rows: Sequence[dict], name: str, seed: int) -> list[float] | 
 
 
 def dice_table(facts: Sequence[dict], rows: Sequence[dict], seed: int = 0) -> list[dict]:
-    """Per method: pairs, how many have a Dice of vessel maps, and its mean. Where truths exist over the pairs that the method and the
-    annotation fit both have, ``dice_fit`` being the fit's on the same ones; else over the pairs with a transform."""
+    """Per method: pairs, how many have a Dice of vessel maps, and its mean. Where truths exist over the pairs that the
+    method and the annotation fit both have, ``dice_fit`` being the fit's on the same ones; else over the pairs with a
+    transform."""
     taken, table = [*(fact for fact in facts if "errors_px" in fact), *as_taken(rows)], []
     fits = {row["pair"]: row for row in taken if row["method"] == FIT and row.get("dice") is not None}
     for method in dict.fromkeys(row["method"] for row in taken):
         own = [row for row in taken if row["method"] == method]
         known = [row for row in own if row.get("dice") is not None and (not fits or row["pair"] in fits)]
-        line = {"method": method, "pairs": len(own), "compared": len(known), "dice": _mean_of_known(known, "dice", seed)}
-        table.append(line | {"dice_fit": _mean_of_known([fits[row["pair"]] for row in known] if fits else [], "dice", seed)})
+        line = {
+            "method": method,
+            "pairs": len(own),
+            "compared": len(known),
+            "dice": _mean_of_known(known, "dice", seed),
+        }
+        table.append(
+            line | {"dice_fit": _mean_of_known([fits[row["pair"]] for row in known] if fits else [], "dice", seed)}
+        )
     return table
 
 
 def differences(rows: Sequence[dict], first: str, accept_confidence: float = 0.5, seed: int = 0) -> list[dict]:
-    """The method ``first`` minus each other one on the same pairs as taken, per kind of pair and over all: [difference, low, high] of the
-    main scores, and on how many pairs which of the two lies closer."""
+    """The method ``first`` minus each other one on the same pairs as taken, per kind of pair and over all: [difference,
+    low, high] of the main scores, and on how many pairs which of the two lies closer."""
     judged = with_truth(as_taken(row for row in rows if not claims_nothing(row["method"])))
     table = []
     for kind, of_kind in _by_kind(judged):
@@ -129,7 +145,9 @@ def differences(rows: Sequence[dict], first: str, accept_confidence: float = 0.5
         ours = by_method.pop(first, {})
         for method, theirs in by_method.items():
             if pairs := [pair for pair in ours if pair in theirs]:
-                line = _difference([ours[pair] for pair in pairs], [theirs[pair] for pair in pairs], accept_confidence, seed)
+                line = _difference(
+                    [ours[pair] for pair in pairs], [theirs[pair] for pair in pairs], accept_confidence, seed
+                )
                 table.append({"kind": kind, "against": method, "pairs": len(pairs), **line})
     return table
 
@@ -146,7 +164,8 @@ def _difference(ours: Sequence[dict], theirs: Sequence[dict], accept_confidence:
 
 
 def fire_table(facts: Sequence[dict], rows: Sequence[dict], seed: int = 0) -> list[dict]:
-    """FIRE's own protocol at 2912 px: AUC25 per category, their plain mean mAUC, and over all pairs in one pot; [] for other data."""
+    """FIRE's own protocol at 2912 px: AUC25 per category, their plain mean mAUC, and over all pairs in one pot; [] for
+    other data."""
     judged = [row for row in with_truth(facts) + with_truth(as_taken(rows)) if row.get("category")]
     table = []
     for method in dict.fromkeys(row["method"] for row in judged):
@@ -155,8 +174,14 @@ def fire_table(facts: Sequence[dict], rows: Sequence[dict], seed: int = 0) -> li
         categories, eyes = [row["category"] for row in own], [row["eye"] for row in own]
         line: dict = {"method": method, "pairs": len(own)}
         for name in FIRE_CATEGORIES:
-            one = [(share, eye) for share, category, eye in zip(shares, categories, eyes, strict=True) if category == name]
-            line[name] = [float(np.mean([s for s, _ in one])), *bootstrap.interval(*zip(*one, strict=True), seed=seed)] if one else None
+            one = [
+                (share, eye) for share, category, eye in zip(shares, categories, eyes, strict=True) if category == name
+            ]
+            line[name] = (
+                [float(np.mean([s for s, _ in one])), *bootstrap.interval(*zip(*one, strict=True), seed=seed)]
+                if one
+                else None
+            )
             line[f"{name}_pairs"] = len(one)
         whole = set(categories) == set(FIRE_CATEGORIES)
         line["mAUC"] = list(bootstrap.mean_of_groups(shares, categories, eyes, seed=seed)) if whole else None
@@ -175,25 +200,39 @@ def stress_table(rows: Sequence[dict], accept_confidence: float = 0.5, seed: int
             for value in values if len(values) > 1 else ():
                 at = [row for row in own if row["factors"].get(factor, NEUTRAL[factor]) == value]
                 state = f"{factor} {UNITS[factor].format(value)}"
-                table.append({"method": method, "factor": factor, "value": value, "state": state, **figures(at, accept_confidence, seed)})
+                table.append(
+                    {
+                        "method": method,
+                        "factor": factor,
+                        "value": value,
+                        "state": state,
+                        **figures(at, accept_confidence, seed),
+                    }
+                )
     return table
 
 
 def was_right(row: dict) -> bool:
-    """Whether an answer was acceptable; for a refused one: whether its mean error would have been at most MEDIAN_LIMIT_PX."""
+    """Whether an answer was acceptable; for a refused one: whether its mean error would have been at most
+    MEDIAN_LIMIT_PX."""
     tried = row.get("tried_px")
     return row["outcome"] == "acceptable" or (tried is not None and tried <= MEDIAN_LIMIT_PX)
 
 
 def answered_with_confidence(rows: Iterable[dict]) -> list[dict]:
-    """Rows with truth of methods that give a confidence, where there was a transform to be sure of, were it refused afterwards."""
-    return [row for row in with_truth(rows) if row.get("confidence") is not None and (row["errors_px"] or row.get("tried_px") is not None)]
+    """Rows with truth of methods that give a confidence, where there was a transform to be sure of, were it refused
+    afterwards."""
+    return [
+        row
+        for row in with_truth(rows)
+        if row.get("confidence") is not None and (row["errors_px"] or row.get("tried_px") is not None)
+    ]
 
 
 def reliability(rows: Sequence[dict], edges: Sequence[float] = (0, 0.1, 0.5, 0.9, 0.97, 1.0)) -> list[dict]:
-    """Confidence against truth for every answer, pairs as taken, of a method that gives one, refused answers included as they would have
-    been: per bin the number, the mean confidence, and the share that was right (acceptable; for a refused one, mean error at most 20 px)
-    with its binomial limits for as many trials as there are eyes."""
+    """Confidence against truth for every answer, pairs as taken, of a method that gives one, refused answers included
+    as they would have been: per bin the number, the mean confidence, and the share that was right (acceptable; for a
+    refused one, mean error at most 20 px) with its binomial limits for as many trials as there are eyes."""
     judged = answered_with_confidence(as_taken(rows))
     sure = np.array([row["confidence"] for row in judged])
     table = []
@@ -203,6 +242,15 @@ def reliability(rows: Sequence[dict], edges: Sequence[float] = (0, 0.1, 0.5, 0.9
             continue
         share = float(np.mean([was_right(judged[k]) for k in inside]))
         least, most = bootstrap.binomial_limits(share, len({judged[k]["eye"] for k in inside}))
-        table.append({"from": low, "to": high, "n": len(inside), "confidence": float(sure[inside].mean()), "right": share,
-                      "low": least, "high": most})  # fmt: skip
+        table.append(
+            {
+                "from": low,
+                "to": high,
+                "n": len(inside),
+                "confidence": float(sure[inside].mean()),
+                "right": share,
+                "low": least,
+                "high": most,
+            }
+        )
     return table

@@ -15,14 +15,16 @@ from ..core.processes import worker_pool
 from ..registration.registrar import Registrar
 from ..registration.result import Registration
 
-# Stage → the method of `Registrar` that does it; what lies outside all of them is PREPARE: gray, field of view, first keypoints.
+# Stage → the method of `Registrar` that does it; what lies outside all of them is PREPARE: gray, field of view, first
+# keypoints.
 PREPARE, METHODS = "prepare", {"search": "_find", "close-up": "_look_closely", "refinement": "_refine"}
 STAGES = (PREPARE, *METHODS)
 LARGE_PX = 2000  # longer side of large images
 
 
 class Stopwatch:
-    """Seconds per stage. A stage that begins inside another one pauses it, so the sum over the stages is the whole time."""
+    """Seconds per stage. A stage that begins inside another one pauses it, so the sum over the stages is the whole
+    time."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self.seconds: dict[str, float] = {}
@@ -84,16 +86,18 @@ def peak_memory_gb() -> float:
 
 
 def cold_start(weights: str | Path, fixed: np.ndarray, moving: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    """What a new process needs, on as many threads as here: seconds to load the weights, of the first call on a pair and of a later one, of
-    the same pair at LARGE_PX, and of a refusal (other: an image of another eye); its peak memory after all that (GiB, with Python and
-    torch in it)."""
+    """What a new process needs, on as many threads as here: seconds to load the weights, of the first call on a pair
+    and of a later one, of the same pair at LARGE_PX, and of a refusal (other: an image of another eye); its peak memory
+    after all that (GiB, with Python and torch in it)."""
     with worker_pool(1) as pool:
         return pool.submit(_start_cold, str(weights), fixed, moving, other).result()
 
 
 def _start_cold(weights: str, fixed: np.ndarray, moving: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    large = [cv2.resize(image, None, fx=(zoom := LARGE_PX / max(image.shape[:2])), fy=zoom, interpolation=cv2.INTER_CUBIC)
-             for image in (fixed, moving)]  # fmt: skip
+    large = [
+        cv2.resize(image, None, fx=(zoom := LARGE_PX / max(image.shape[:2])), fy=zoom, interpolation=cv2.INTER_CUBIC)
+        for image in (fixed, moving)
+    ]
     marks, registrar = [time.perf_counter()], Registrar.from_pretrained(weights)
     marks.append(time.perf_counter())
     for pair in ((fixed, moving), (fixed, moving), large, (fixed, other)):

@@ -1,4 +1,5 @@
-"""Do vessels lie on vessels? The Dice of two vessel maps after a registration: the one figure that needs no annotated truth."""
+"""Do vessels lie on vessels? The Dice of two vessel maps after a registration: the one figure that needs no annotated
+truth."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ Maps = tuple[np.ndarray, np.ndarray]  # field of view and vessels, (h, w) bool e
 
 
 def vessel_maps(image: np.ndarray) -> Maps:
-    """Field of view and vessels (ridge filter, both polarities) of an image HxW or HxWx3, on a copy whose longer side is SIDE_PX."""
+    """Field of view and vessels (ridge filter, both polarities) of an image HxW or HxWx3, on a copy whose longer side
+    is SIDE_PX."""
     gray = to_gray(image)
     size = tuple(max(round(n * SIDE_PX / max(gray.shape)), 8) for n in gray.shape)[::-1]
     gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA if SIDE_PX < max(gray.shape) else cv2.INTER_LINEAR)
@@ -28,10 +30,11 @@ def vessel_maps(image: np.ndarray) -> Maps:
 
 
 def vessel_agreement(maps0: Maps, maps1: Maps, result: Registration) -> float:
-    """Dice of two images' vessel maps in the fixed frame, on what both fields of view show; in [0, 1], NaN without a vessel there.
+    """Dice of two images' vessel maps in the fixed frame, on what both fields of view show; in [0, 1], NaN without a
+    vessel there.
 
-    maps0, maps1: of the fixed and the moving image, at any resolution; result: an accepted registration of the two. Ridges of two
-    modalities never agree fully: compare with the same figure under the true transform.
+    maps0, maps1: of the fixed and the moving image, at any resolution; result: an accepted registration of the two.
+    Ridges of two modalities never agree fully: compare with the same figure under the true transform.
     """
     hw = maps0[0].shape
     points0 = warp_points(pixel_grid(hw).reshape(-1, 2).numpy().astype(np.float64), resize_matrix(hw, result.fixed_hw))

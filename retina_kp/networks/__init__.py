@@ -10,7 +10,8 @@ NETWORKS = {"lite": Lite, "superretina": SuperRetina}
 
 
 def build_network(name: str, **options):
-    """Make a network by name ("lite" or "superretina"); options go to its constructor. Unknown names and options raise ValueError."""
+    """Make a network by name ("lite" or "superretina"); options go to its constructor. Unknown names and options raise
+    ValueError."""
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}; there are {', '.join(NETWORKS)}")
     try:

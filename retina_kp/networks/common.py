@@ -13,8 +13,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 @dataclass(frozen=True)
 class DenseOutput:
-    """detector: (B, 1, h, w) probability per cell of detector_stride px; descriptors: (B, D, h', w') unit vectors per cell of
-    descriptor_stride px. Maps may reach past the image (padding to a multiple of the network's coarsest stride)."""
+    """detector: (B, 1, h, w) probability per cell of detector_stride px; descriptors: (B, D, h', w') unit vectors per
+    cell of descriptor_stride px. Maps may reach past the image (padding to a multiple of the network's coarsest
+    stride)."""
 
     detector: torch.Tensor
     descriptors: torch.Tensor
@@ -30,8 +31,9 @@ class DenseOutput:
 class LocalContrast(nn.Module):
     """Subtract the local mean and divide by the local spread, both measured inside the field of view only.
 
-    It takes away illumination, gain and most of what differs between modalities but the polarity. cells of 8 px, smoothed twice by a
-    box of ``window_cells``: with 5 cells the neighbourhood is about 55 px wide. Output is clipped to ±4 and 0 outside the field of view.
+    It takes away illumination, gain and most of what differs between modalities but the polarity. cells of 8 px,
+    smoothed twice by a box of ``window_cells``: with 5 cells the neighbourhood is about 55 px wide. Output is clipped
+    to ±4 and 0 outside the field of view.
     """
 
     def __init__(self, window_cells: int = 5, floor: float = 0.01):
@@ -41,7 +43,8 @@ class LocalContrast(nn.Module):
     def forward(self, image: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
         """image: (B, 1, H, W); valid: (B, 1, H, W) bool or None for everything."""
         mask = torch.ones_like(image) if valid is None else valid.to(image)
-        center = image - (image * mask).sum((2, 3), keepdim=True) / mask.sum((2, 3), keepdim=True).clamp_min(1)  # for accuracy in float32
+        # for accuracy in float32
+        center = image - (image * mask).sum((2, 3), keepdim=True) / mask.sum((2, 3), keepdim=True).clamp_min(1)
         inner = center * mask
         moments = torch.cat([F.avg_pool2d(x, 8, ceil_mode=True) for x in (mask, inner, inner * center)], 1)
         for _ in range(2):
@@ -66,7 +69,8 @@ def check_input(image: torch.Tensor) -> None:
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """A copy for inference with every normalisation melted into the convolution before it: the same output, about a tenth faster."""
+    """A copy for inference with every normalisation melted into the convolution before it: the same output, about a
+    tenth faster."""
     folded = copy.deepcopy(network).eval()
     for block in folded.modules():
         if isinstance(block, nn.Sequential):

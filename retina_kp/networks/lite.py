@@ -13,9 +13,12 @@ from .common import DenseOutput, LocalContrast, check_input, pad_to_multiple
 
 
 def _conv(c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution, normalisation, ReLU. Strided kernels are even, so that cell k of a halved map looks at pixel 2k + 0.5, its centre."""
+    """Convolution, normalisation, ReLU. Strided kernels are even, so that cell k of a halved map looks at pixel 2k +
+    0.5, its centre."""
     padding = (kernel - stride + 1) // 2
-    return nn.Sequential(nn.Conv2d(c_in, c_out, kernel, stride, padding, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
+    return nn.Sequential(
+        nn.Conv2d(c_in, c_out, kernel, stride, padding, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
+    )
 
 
 class _Up(nn.Module):
@@ -32,7 +35,8 @@ class _Up(nn.Module):
 
 
 class Lite(nn.Module):
-    """image (B, 1, H, W) in [0, 1] → detector at stride 2, descriptors (128-D) at stride 8. ``width`` scales every layer."""
+    """image (B, 1, H, W) in [0, 1] → detector at stride 2, descriptors (128-D) at stride 8. ``width`` scales every
+    layer."""
 
     detector_stride, descriptor_stride, multiple = 2, 8, 32
 
@@ -61,5 +65,8 @@ class Lite(nn.Module):
         x4 = self.level4(x3)
         y3 = self.up3(self.up4(self.level5(x4), x4), x3)
         y1 = self.up1(self.up2(y3, x2), x1)
-        detector, descriptors = torch.sigmoid(self.detect(y1).float()), F.normalize(self.describe(y3).float().contiguous(), dim=1)
+        detector, descriptors = (
+            torch.sigmoid(self.detect(y1).float()),
+            F.normalize(self.describe(y3).float().contiguous(), dim=1),
+        )
         return DenseOutput(detector, descriptors, self.detector_stride, self.descriptor_stride)

@@ -1,4 +1,5 @@
-"""``make train``: the four training notebooks one after the other, each from the checkpoint of the one before it, with reports.
+"""``make train``: the four training notebooks one after the other, each from the checkpoint of the one before it, with
+reports.
 
 All four configurations and both folders are looked at before the first step.
 """
@@ -35,13 +36,15 @@ TAKEN = {
 
 
 def parameters_of(given: Mapping[str, Any], name: str, generated: str, real: str) -> dict[str, dict[str, Any]]:
-    """The parameters of each notebook: the given ones, texts converted to their types; init_from goes to the first notebook only.
-    ValueError for one that no notebook has, or that one notebook alone may have."""
+    """The parameters of each notebook: the given ones, texts converted to their types; init_from goes to the first
+    notebook only. ValueError for one that no notebook has, or that one notebook alone may have."""
     if clash := next((key for key in given if key in TAKEN), ""):
         raise ValueError(f"{clash} belongs to one notebook; for all four give {TAKEN[clash]}")
     known = {p: accepted_parameters(project_root() / "notebooks" / f"{stem}.ipynb") for p, stem in NOTEBOOKS.items()}
     if unknown := sorted(set(given) - {key for has in known.values() for key in has}):
-        raise ValueError(f"no training notebook has a parameter {unknown[0]!r}; see `Settings` in retina_kp/training/settings.py")
+        raise ValueError(
+            f"no training notebook has a parameter {unknown[0]!r}; see `Settings` in retina_kp/training/settings.py"
+        )
     chosen = {}
     for place, (phase, has) in enumerate(known.items()):
         own = {key: typed(value, has[key]) if isinstance(value, str) else value for key, value in given.items()}
@@ -53,8 +56,8 @@ def parameters_of(given: Mapping[str, Any], name: str, generated: str, real: str
 
 
 def rehearse(chosen: Mapping[str, Mapping[str, Any]], tell: Callable[[str], None] = print) -> list[Plan]:
-    """Look at all four phases without a step: settings, device, folders, and what each of them would train on. ValueError names the phase
-    and what cannot be."""
+    """Look at all four phases without a step: settings, device, folders, and what each of them would train on.
+    ValueError names the phase and what cannot be."""
     plans: list[Plan] = []
     read = lru_cache(load_files)  # most phases have the same folders
     for phase, parameters in chosen.items():
@@ -78,7 +81,10 @@ def rehearse(chosen: Mapping[str, Mapping[str, Any]], tell: Callable[[str], None
 
 def _check_weights(config: TrainConfig) -> None:
     """ValueError when the weights that are there already are of another network."""
-    if Path(config.init_from or ".").is_file() and (network := read_metadata(config.init_from)["network"]) != config.network:
+    if (
+        Path(config.init_from or ".").is_file()
+        and (network := read_metadata(config.init_from)["network"]) != config.network
+    ):
         raise ValueError(f"{config.init_from} holds network {network!r}, not {config.network!r}")
 
 
@@ -105,7 +111,8 @@ def _in_words(split: FileSplit) -> list[str]:
 
 
 def run_all(name: str, given: Mapping[str, Any], generated: str = "", real: str = "", tell=print) -> list[Path]:
-    """Check all four, then run the notebooks under one run name, which continues what is there already; returns the reports."""
+    """Check all four, then run the notebooks under one run name, which continues what is there already; returns the
+    reports."""
     chosen, reports = parameters_of(given, name, generated, real), []
     rehearse(chosen, tell)
     for phase, parameters in chosen.items():
@@ -120,7 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m retina_kp.notebook.chain", description="Train all four phases.")
     about = "a parameter of the notebooks, e.g. -p recipe lite"
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=about)
-    parser.add_argument("-f", metavar="FILE", help="YAML file of parameters, e.g. notebooks/params/full.yaml; -p overrules it")
+    parser.add_argument(
+        "-f", metavar="FILE", help="YAML file of parameters, e.g. notebooks/params/full.yaml; -p overrules it"
+    )
     about = "aligned pairs: phases 1 to 3 train on them, phase 4 must not forget them (default: drawn)"
     parser.add_argument("--generated", default="", metavar="FOLDER", help=about)
     about = "pairs with point files for phase 4 (default: pseudo-real ones, a rehearsal)"

@@ -1,4 +1,5 @@
-"""``make demo``: draw sample pairs, register them with the shipped weights on the CPU through notebook 07, and say where the report is."""
+"""``make demo``: draw sample pairs, register them with the shipped weights on the CPU through notebook 07, and say
+where the report is."""
 
 from __future__ import annotations
 
@@ -14,13 +15,14 @@ from ..registration.registrar import Registrar
 from ..synthetic.pairs import PairOptions, draw_pair, write_aligned_folder
 from .report import run_notebook
 
-# (index, modality) of drawn pairs that are turned by 54°, -106°, 179° and 68°
+# (index, modality) of synthetic pairs that are turned by 54°, -106°, 179° and 68°
 SAMPLES = ((3, "FA"), (10, "OCT"), (5, "OCTA"), (9, "FA"))
 SAMPLE_SEED = 2026
 
 
 def write_samples(folder: str | Path, size_px: int = 768) -> Path:
-    """Draw the sample pairs into a folder with a pairs.csv that knows the truth; returns the csv. Existing files are replaced."""
+    """Draw the sample pairs into a folder with a pairs.csv that knows the truth; returns the csv. Existing files are
+    replaced."""
     folder, records = Path(folder), []
     for index, modality in SAMPLES:
         pair = draw_pair(SAMPLE_SEED, index, ("CF", modality), PairOptions(size_px=size_px))
@@ -43,12 +45,17 @@ def draw_overview(table: str | Path, picture: str | Path) -> None:
         fixed, moving = read_image(job.fixed), read_image(job.moving)
         images += [fixed, moving, outcome.result.overlay(fixed, moving)]
         row = outcome.row()
-        titles += ["CF, fixed", f"{job.record.modality1}, moving", f"turned {row['turn_deg']:.0f}°, error {row['mean_error_px']} px"]
+        titles += [
+            "CF, fixed",
+            f"{job.record.modality1}, moving",
+            f"turned {row['turn_deg']:.0f}°, error {row['mean_error_px']} px",
+        ]
     image_grid(images, titles, columns=3).savefig(picture, dpi=70)
 
 
 def draw_gallery(picture: str | Path, retinas: int = 4, size_px: int = 384) -> None:
-    """A look at the renderer: every row is one retina, seen by the four modalities without any tilt or turn between them."""
+    """A look at the renderer: every row is one retina, seen by the four modalities without any tilt or turn between
+    them."""
     import tempfile
 
     from ..viz.registrations import image_grid
@@ -70,10 +77,14 @@ def main() -> None:
     table = write_samples(project_root() / "data" / "demo")
     if args.picture:
         return draw_overview(table, args.picture)
-    print(f"Registering {len(SAMPLES)} drawn pairs on the CPU ...", flush=True)
+    print(f"Registering {len(SAMPLES)} synthetic pairs on the CPU ...", flush=True)
     run = run_notebook("07_register", {"fixed": str(table), "device": "cpu", "run_name": "demo"})
     for row in json.loads(run.html.with_name("metrics.json").read_text(encoding="utf-8"))["pairs"]:
-        found = "refused" if row["turn_deg"] is None else f"turned {row['turn_deg']:6.1f}°  mean corner error {row['mean_error_px']} px"
+        found = (
+            "refused"
+            if row["turn_deg"] is None
+            else f"turned {row['turn_deg']:6.1f}°  mean corner error {row['mean_error_px']} px"
+        )
         print(f"  {row['pair']:20s} {row['status']:4s} confidence {row['confidence']:.2f}  {found}")
     print(f"Report, after {run.seconds:.0f} s: {run.html}")
 

@@ -1,4 +1,5 @@
-"""What notebook 06 is asked for and what it says of its data: settings and plan, provenance, inventory, what was left out."""
+"""What notebook 06 is asked for and what it says of its data: settings and plan, provenance, inventory, what was left
+out."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from . import privacy
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """The parameters of the notebook; see there for their meaning. Angles in degrees, the other stresses as in `stress.Stress`."""
+    """The parameters of the notebook; see there for their meaning. Angles in degrees, the other stresses as in
+    `stress.Stress`."""
 
     root: str
     layout: str
@@ -81,19 +83,38 @@ class Plan:
 
 
 def provenance(plan: Plan) -> dict:
-    """What was measured, when, and with what. The data set goes by its folder's name, where names need not be hidden."""
+    """What was measured, when, and with what. The data set goes by its folder's name, where names need not be
+    hidden."""
     s, root = plan.settings, Path(plan.root)
-    methods = [{"name": m.name, "model": m.model if m.ours else None, "sha256": m.weights_sha256()[:12] or None} for m in plan.methods]
+    methods = [
+        {"name": m.name, "model": m.model if m.ours else None, "sha256": m.weights_sha256()[:12] or None}
+        for m in plan.methods
+    ]
     name = root.parent.name if root.suffix == ".csv" else root.name
-    return {"versions": versions(), "date": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}", "methods": methods,
-            "data": "" if s.hide_names else name, "layout": plan.layout, "mode": s.mode, "split": s.split,
-            "pairs": len(plan.records), "eyes": len({r.eye_id for r in plan.records}), "aside": plan.aside, "model": s.model,
-            "accept_confidence": s.accept_confidence, "seed": s.seed}  # fmt: skip
+    return {
+        "versions": versions(),
+        "date": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}",
+        "methods": methods,
+        "data": "" if s.hide_names else name,
+        "layout": plan.layout,
+        "mode": s.mode,
+        "split": s.split,
+        "pairs": len(plan.records),
+        "eyes": len({r.eye_id for r in plan.records}),
+        "aside": plan.aside,
+        "model": s.model,
+        "accept_confidence": s.accept_confidence,
+        "seed": s.seed,
+    }
 
 
 def trials(pairs: int, eyes: int) -> str:
     """What intervals are over, in words."""
-    return "no eye ids known: intervals over pairs" if eyes == pairs else f"{eyes} eyes of {pairs} pairs: intervals over eyes"
+    return (
+        "no eye ids known: intervals over pairs"
+        if eyes == pairs
+        else f"{eyes} eyes of {pairs} pairs: intervals over eyes"
+    )
 
 
 def provenance_table(plan: Plan) -> list[dict]:
@@ -103,25 +124,33 @@ def provenance_table(plan: Plan) -> list[dict]:
     aside = [f"{count} {why}" for why, count in known["aside"].items() if count]
     return [
         {"what": "data set", "value": known["data"] or "name hidden"},
-        {"what": "layout, mode, split", "value": f"{known['layout']}, {known['mode'] or 'all modes'}, {known['split'] or 'all splits'}"},
+        {
+            "what": "layout, mode, split",
+            "value": f"{known['layout']}, {known['mode'] or 'all modes'}, {known['split'] or 'all splits'}",
+        },
         {"what": "pairs", "value": f"{known['pairs']}; {trials(known['pairs'], known['eyes'])}"},
         {"what": "usable pairs left aside by mode and split", "value": ", ".join(aside) or "none"},
         {"what": "model fitted by ours", "value": known["model"]},
         {"what": "called good from a confidence of", "value": f"{known['accept_confidence']:g}"},
         {"what": "weights, SHA-256", "value": "\n".join(weights)},
-        {"what": "software", "value": ", ".join(f"{name} {version}" for name, version in known["versions"].items() if version)},
+        {
+            "what": "software",
+            "value": ", ".join(f"{name} {version}" for name, version in known["versions"].items() if version),
+        },
         {"what": "date", "value": known["date"]},
     ]
 
 
 def left_out(plan: Plan, done: Evaluation | None = None) -> list[dict]:
-    """Every pair that could not be used: pair, file or row, and why, without the folders above the data. Where names are to be hidden:
-    numbered, with the kind of reason; the folder private then has all of it in full, in left_out.csv."""
+    """Every pair that could not be used: pair, file or row, and why, without the folders above the data. Where names
+    are to be hidden: numbered, with the kind of reason; the folder private then has all of it in full, in
+    left_out.csv."""
     return _told(plan, [problem for problem in _problems(plan, done) if problem.pair], "left_out")
 
 
 def incomplete(plan: Plan, done: Evaluation | None = None) -> list[dict]:
-    """What is amiss with pairs that were used all the same, such as a vessel mask that cannot be; told as in `left_out`."""
+    """What is amiss with pairs that were used all the same, such as a vessel mask that cannot be; told as in
+    `left_out`."""
     return _told(plan, [problem for problem in _problems(plan, done) if not problem.pair], "incomplete")
 
 
@@ -130,12 +159,23 @@ def _problems(plan: Plan, done: Evaluation | None) -> list[Problem]:
 
 
 def _told(plan: Plan, problems: Sequence[Problem], name: str) -> list[dict]:
-    rows = [{name: privacy.without_paths(text, plan.root) for name, text in (("pair", p.pair), ("where", p.source), ("why", p.reason))}
-            for p in problems]  # fmt: skip
+    rows = [
+        {
+            name: privacy.without_paths(text, plan.root)
+            for name, text in (("pair", p.pair), ("where", p.source), ("why", p.reason))
+        }
+        for p in problems
+    ]
     if not plan.settings.hide_names:
         return rows
-    hidden = [{"where": f"{name.replace('_', ' ')} {k}", "why": privacy.reason_kind(p.reason)} for k, p in enumerate(problems, 1)]
-    write_csv(plan.folder / "private" / f"{name}.csv", [{"number": new["where"], **row} for new, row in zip(hidden, rows, strict=True)])
+    hidden = [
+        {"where": f"{name.replace('_', ' ')} {k}", "why": privacy.reason_kind(p.reason)}
+        for k, p in enumerate(problems, 1)
+    ]
+    write_csv(
+        plan.folder / "private" / f"{name}.csv",
+        [{"number": new["where"], **row} for new, row in zip(hidden, rows, strict=True)],
+    )
     return hidden
 
 
@@ -150,5 +190,7 @@ def image_notes(facts: Sequence[dict]) -> list[dict]:
             low, high = f"{min(widths)}×{min(heights)}", f"{max(widths)}×{max(heights)}"
             table[-1][f"{side}, width × height"] = low if low == high else f"{low} to {high}"
         table[-1]["truth"] = ", ".join(sorted({fact["truth"].lstrip("0123456789 ") for fact in own}))
-        table[-1]["× to 768"] = f"{min(fact['rescale'] for fact in own):.2f} to {max(fact['rescale'] for fact in own):.2f}"
+        table[-1]["× to 768"] = (
+            f"{min(fact['rescale'] for fact in own):.2f} to {max(fact['rescale'] for fact in own):.2f}"
+        )
     return table

@@ -1,4 +1,5 @@
-"""An executed notebook as one HTML file that can be mailed: pictures inside, no scripts, no network, readable on paper as well."""
+"""An executed notebook as one HTML file that can be mailed: pictures inside, no scripts, no network, readable on paper
+as well."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 # The lab page without the scripts that it would fetch from the network.
 SCRIPTS = ("html_head_js", "html_head_js_mathjax", "html_head_js_mermaidjs", "jupyter_widgets")
 NO_SCRIPTS = "".join(f"{{% block {name} %}}{{% endblock %}}" for name in SCRIPTS)
-# Text above its figures; tables that scroll where the window is narrow, and on paper are small instead, with all of their columns.
+# Text above its figures; tables that scroll where the window is narrow, and on paper are small instead, with all of
+# their columns.
 STYLE = """<style>
 .jp-InputPrompt, .jp-OutputPrompt {display: none}
 body {max-width: 1000px; margin: auto}
@@ -40,25 +42,32 @@ OFFLINE_TEMPLATE = (
     + "".join(PICTURE.format(short=short, mime=mime) for short, mime in (("png", "png"), ("jpg", "jpeg")))
 )
 FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$`\w])\$(?![\s$])([^$\n`]+?)(?<![\s\\])\$(?![\w$`])", re.DOTALL)
-PLAINER = {r"\tfrac": r"\frac", **{rf"\{size}": "" for size in ("bigg", "big", "Bigg", "Big")}}  # what matplotlib does not know
+# what matplotlib does not know
+PLAINER = {r"\tfrac": r"\frac", **{rf"\{size}": "" for size in ("bigg", "big", "Bigg", "Big")}}
 NOTEBOOK_LINK = re.compile(r"\[([^\]]*)\]\((?![a-z]+:)[^)\s]*\.ipynb\)")
 
 
 def to_html(executed: str | Path, html: str | Path, hide_code: bool = True) -> Path:
-    """Write an executed notebook as such a file; live widgets are left out, and links to other notebooks become their words alone, for
-    whoever gets the file has no notebook beside it. Formulas become pictures, since the page has no script to draw them."""
+    """Write an executed notebook as such a file; live widgets are left out, and links to other notebooks become their
+    words alone, for whoever gets the file has no notebook beside it. Formulas become pictures, since the page has no
+    script to draw them."""
     import nbformat
     from nbconvert import HTMLExporter
 
     notebook = nbformat.read(executed, 4)
     notebook.metadata.pop("widgets", None)
-    title = next((cell.source.partition("\n")[0].lstrip("# ") for cell in notebook.cells if cell.cell_type == "markdown"), "report")
+    title = next(
+        (cell.source.partition("\n")[0].lstrip("# ") for cell in notebook.cells if cell.cell_type == "markdown"),
+        "report",
+    )
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if WIDGET_VIEW not in output.get("data", {})]
         else:
             cell.source = FORMULA.sub(_drawn, NOTEBOOK_LINK.sub(r"\1", cell.source))
-    exporter = HTMLExporter(raw_template=OFFLINE_TEMPLATE, embed_images=True, exclude_input=hide_code, exclude_output_prompt=hide_code)
+    exporter = HTMLExporter(
+        raw_template=OFFLINE_TEMPLATE, embed_images=True, exclude_input=hide_code, exclude_output_prompt=hide_code
+    )
     return write_text(html, exporter.from_notebook_node(notebook, {"metadata": {"name": title}})[0])
 
 

@@ -9,8 +9,14 @@ from pathlib import Path
 
 OnEpoch = Callable[[list[dict]], None]
 # What one line tells, in this order, where the history has it.
-SHORT = {"total": "loss", "gt_matched_right": "ceiling", "det_success": "registered", "repeatability": "repeatability",
-         "pke_promoted": "promoted", "replay_det_success": "replay registered"}  # fmt: skip
+SHORT = {
+    "total": "loss",
+    "gt_matched_right": "oracle",
+    "det_success": "registered",
+    "repeatability": "repeatability",
+    "pke_promoted": "promoted",
+    "replay_det_success": "replay registered",
+}
 
 
 def combine(*callbacks: OnEpoch) -> OnEpoch:
@@ -24,9 +30,9 @@ def combine(*callbacks: OnEpoch) -> OnEpoch:
 
 
 def live_figure(losses: Sequence[str] = ()) -> OnEpoch:
-    """`plot_run` as one picture that is replaced in place: live in JupyterLab, and a single final figure in a notebook that papermill,
-    nbconvert or nbval has executed. Outside of notebooks nothing is drawn.
-    losses: which ones to plot."""
+    """`plot_run` as one picture that is replaced in place: live in JupyterLab, and a single final figure in a notebook
+    that papermill, nbconvert or nbval has executed. Outside of notebooks nothing is drawn. losses: which ones to
+    plot."""
     shown = None
 
     def on_epoch(history: list[dict]) -> None:
@@ -53,11 +59,14 @@ def lines(write: Callable[[str], None] = print) -> OnEpoch:
 
 
 def tensorboard(run_dir: str | Path) -> OnEpoch:
-    """Scalars of each epoch and the pictures of run_dir/figures, written to run_dir/tensorboard. ImportError says what to install."""
+    """Scalars of each epoch and the pictures of run_dir/figures, written to run_dir/tensorboard. ImportError says what
+    to install."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ImportError('TensorBoard is not installed: pip install "retina_kp[tensorboard]", or set tensorboard = False') from error
+        raise ImportError(
+            'TensorBoard is not installed: pip install "retina_kp[tensorboard]", or set tensorboard = False'
+        ) from error
     from ..core.images import read_image
 
     writer, figures = SummaryWriter(str(Path(run_dir) / "tensorboard")), Path(run_dir) / "figures"
@@ -93,7 +102,11 @@ def _scalar_name(column: str) -> str:
             return f"{group}/{column}"
     if column == "total":
         return "loss/total"
-    return f"validation/{column}" if column in ("repeatability", "matching_score", "inlier_rate", "points0", "points1") else f"run/{column}"
+    return (
+        f"validation/{column}"
+        if column in ("repeatability", "matching_score", "inlier_rate", "points0", "points1")
+        else f"run/{column}"
+    )
 
 
 def _in_notebook() -> bool:

@@ -1,4 +1,5 @@
-"""What must not leave the clinic with a report: names in paths and ids. Text burned into pictures stays: look before you share.
+"""What must not leave the clinic with a report: names in paths and ids. Text burned into pictures stays: look before
+you share.
 
 python -m retina_kp.notebook.privacy executed.ipynb shared.ipynb        # a copy of an executed notebook without paths
 """
@@ -15,14 +16,18 @@ from ..core.files import write_csv, write_text
 from ..data.records import PairRecord
 from ..evaluation.methods import CRASHED
 
-# a path: its folders may have blanks, commas and apostrophes in them, for only a slash ends a folder's name; a blank ends its last part
+# a path: its folders may have blanks, commas and apostrophes in them, for only a slash ends a folder's name; a blank
+# ends its last part
 _LAST = r"[^\s:'\"<>|,;/\\]+"
 _FOLDER = rf"{_LAST}(?:(?:'(?=\w)|,? (?!\.{{1,2}}[/\\]|~|[A-Za-z]:[/\\])){_LAST})*[/\\]+"
 PATH = re.compile(rf"(?<![\w.:/\\])(?:[A-Za-z]:[/\\]|~?/|\.{{1,2}}/)(?:{_FOLDER})*{_LAST}")
 # what a reason is about, told without a word of it: the first pattern that it holds decides
 REASON_KINDS = (
     ("duplicate pair id", "its pair id occurs twice"),
-    ("without vessel mask|mask of another resolution|mask.*proportions differ", "no usable vessel mask; the pair itself was kept"),
+    (
+        "without vessel mask|mask of another resolution|mask.*proportions differ",
+        "no usable vessel mask; the pair itself was kept",
+    ),
     ("mirror", "its annotation mirrors the retina"),
     ("known to be wrong", "known to be wrongly annotated"),
     ("contradict", "its two matrices contradict each other"),
@@ -36,9 +41,15 @@ REASON_KINDS = (
     ("neither an affine|neither H_0to1", "no truth where this layout has one"),
     ("must not be empty|does not start with a number|no image with this number", "ids or names that make no pair"),
     ("too small", "an image that is too small"),
-    ("damaged|header cannot be read|file is empty|not a plain text|unsupported|no known white", "a damaged or unreadable file"),
-    ("no such file|cannot be opened|is missing|no image |has no image|no control_points|has the images of none", "a missing file"),
-)  # fmt: skip
+    (
+        "damaged|header cannot be read|file is empty|not a plain text|unsupported|no known white",
+        "a damaged or unreadable file",
+    ),
+    (
+        "no such file|cannot be opened|is missing|no image |has no image|no control_points|has the images of none",
+        "a missing file",
+    ),
+)
 HIDDEN = "(hidden)"
 OTHER_REASON = "another reason; it stands in the folder private"
 
@@ -61,7 +72,8 @@ def reason_kind(reason: str) -> str:
 
 
 def without_message(status: str) -> str:
-    """The status of a registration without what an error says of files: "error: OSError: /a/b.png" → "error: OSError"."""
+    """The status of a registration without what an error says of files: "error: OSError: /a/b.png" → "error:
+    OSError"."""
     return ": ".join(status.split(": ")[:2]) if status.startswith(CRASHED) else status
 
 
@@ -77,13 +89,24 @@ def pseudonyms(records: Iterable[PairRecord]) -> dict[str, tuple[str, str]]:
 
 def rename(rows: Iterable[dict], names: Mapping[str, tuple[str, str]]) -> list[dict]:
     """Rows with pair and eye by number; pairs without a number keep their names."""
-    return [row | dict(zip(("pair", "eye"), names.get(row["pair"], (row["pair"], row["eye"])), strict=True)) for row in rows]
+    return [
+        row | dict(zip(("pair", "eye"), names.get(row["pair"], (row["pair"], row["eye"])), strict=True)) for row in rows
+    ]
 
 
 def write_key(path: str | Path, records: Iterable[PairRecord], names: Mapping[str, tuple[str, str]]) -> Path:
     """The table that leads from numbers back to patients: keep it where the patients' data is."""
-    rows = [{"number": names[r.pair_id][0], "eye_number": names[r.pair_id][1], "pair_id": r.pair_id, "eye_id": r.eye_id,
-             "image0": str(r.image0), "image1": str(r.image1)} for r in records]  # fmt: skip
+    rows = [
+        {
+            "number": names[r.pair_id][0],
+            "eye_number": names[r.pair_id][1],
+            "pair_id": r.pair_id,
+            "eye_id": r.eye_id,
+            "image0": str(r.image0),
+            "image1": str(r.image1),
+        }
+        for r in records
+    ]
     return write_csv(path, rows)
 
 
@@ -91,8 +114,9 @@ def write_key(path: str | Path, records: Iterable[PairRecord], names: Mapping[st
 
 
 def share_notebook(executed: str | Path, shared: str | Path) -> Path:
-    """Write a copy of an executed notebook whose injected parameters, printed text and metadata hold no path, only the last part of each;
-    where the parameter ``hide_names`` is true, not that either. Tables and pictures are left as they are: ours hold no path."""
+    """Write a copy of an executed notebook whose injected parameters, printed text and metadata hold no path, only the
+    last part of each; where the parameter ``hide_names`` is true, not that either. Tables and pictures are left as they
+    are: ours hold no path."""
     import nbformat
 
     notebook = nbformat.read(executed, 4)

@@ -43,14 +43,17 @@ class RunResult:
 
 
 class _Kernel(AsyncKernelManager):
-    """Kernels as the runner needs them: this interpreter for "python3", this package, and pictures inside the notebook."""
+    """Kernels as the runner needs them: this interpreter for "python3", this package, and pictures inside the
+    notebook."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        this = KernelSpec(**get_kernel_dict(["--log-level=CRITICAL"]))  # its log is about sockets; what cells do is in the notebook
+        # its log is about sockets; what cells do is in the notebook
+        this = KernelSpec(**get_kernel_dict(["--log-level=CRITICAL"]))
         spec = this if self.kernel_name == "python3" else self.kernel_spec_manager.get_kernel_spec(self.kernel_name)
         paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
-        inline = "module://matplotlib_inline.backend_inline"  # an inherited MPLBACKEND=Agg would leave the notebook without pictures
+        # an inherited MPLBACKEND=Agg would leave the notebook without pictures
+        inline = "module://matplotlib_inline.backend_inline"
         spec.env = {**spec.env, HEADLESS: "1", "MPLBACKEND": inline, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         return spec
 
@@ -63,7 +66,8 @@ def _read(path: str | Path) -> Any:
 
 
 def notebook_parameters(path: str | Path) -> dict[str, Any]:
-    """Names and defaults in the cell tagged `parameters`; ValueError when there is none, or something that is no literal."""
+    """Names and defaults in the cell tagged `parameters`; ValueError when there is none, or something that is no
+    literal."""
     cells = [cell for cell in _read(path).cells if "parameters" in cell.metadata.get("tags", [])]
     if not cells:
         raise ValueError(f"{Path(path).name} has no cell tagged 'parameters': tag the cell that holds its settings")
@@ -72,19 +76,22 @@ def notebook_parameters(path: str | Path) -> dict[str, Any]:
         targets = [node.targets[0] if isinstance(node, ast.Assign) else node.target for node in nodes]
         return {target.id: ast.literal_eval(node.value) for target, node in zip(targets, nodes, strict=True)}
     except (AttributeError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{Path(path).name}, parameters cell: expected only `name = literal  # help`, one per line ({error})") from error
+        raise ValueError(
+            f"{Path(path).name}, parameters cell: expected only `name = literal  # help`, one per line ({error})"
+        ) from error
 
 
 def accepted_parameters(path: str | Path) -> dict[str, Any]:
-    """Names and defaults of all that a notebook takes: its parameters cell, and the fields of the settings that its metadata name
-    ("retina_kp": {"settings": "module:class"}), of which the cell shows those that people turn."""
+    """Names and defaults of all that a notebook takes: its parameters cell, and the fields of the settings that its
+    metadata name ("retina_kp": {"settings": "module:class"}), of which the cell shows those that people turn."""
     module, _, name = _read(path).metadata.get("retina_kp", {}).get("settings", "").partition(":")
     rest = dataclasses.asdict(getattr(import_module(module), name)()) if module else {}
     return rest | notebook_parameters(path)
 
 
 def _checked_parameters(given: Mapping[str, Any], source: Path) -> dict[str, Any]:
-    """Given parameters as papermill can inject them; ValueError for a name or a type that the notebook does not have."""
+    """Given parameters as papermill can inject them; ValueError for a name or a type that the notebook does not
+    have."""
     known, checked = accepted_parameters(source) if given else {}, {}
     for key, value in to_plain(dict(given)).items():
         if key not in known:
@@ -96,12 +103,15 @@ def _checked_parameters(given: Mapping[str, Any], source: Path) -> dict[str, Any
         if kind is list and isinstance(value, str):
             checked[key] = typed(value, known[key])
         if type(checked[key]) is not kind:
-            raise ValueError(f"{source.name}: {key} must be {kind.__name__}, like {known[key]!r}; got {type(value).__name__} {value!r}")
+            raise ValueError(
+                f"{source.name}: {key} must be {kind.__name__}, like {known[key]!r}; got {type(value).__name__} {value!r}"
+            )
     return checked
 
 
 def _one_folder(source: Path, parameters: Mapping[str, Any], out_dir: str | Path | None) -> tuple[Path, dict[str, Any]]:
-    """The folder of a run, which is that of its report, and the parameters with it as run_name where the notebook has one."""
+    """The folder of a run, which is that of its report, and the parameters with it as run_name where the notebook has
+    one."""
     try:
         known = accepted_parameters(source)
     except ValueError:  # a notebook without parameters
@@ -109,7 +119,9 @@ def _one_folder(source: Path, parameters: Mapping[str, Any], out_dir: str | Path
     wanted = known | dict(parameters)
     name, root = wanted.get("run_name", ""), wanted.get("runs_root", "")
     if name and out_dir is not None:
-        raise ValueError(f"{source.name}: a run has one folder; give run_name ({name!r}) or the folder ({str(out_dir)!r}), not both")
+        raise ValueError(
+            f"{source.name}: a run has one folder; give run_name ({name!r}) or the folder ({str(out_dir)!r}), not both"
+        )
     if wanted.get("resume") and not name and out_dir is None:
         raise ValueError(f"{source.name}: resume = True needs run_name or the folder: which run is to be continued?")
     if out_dir is None:
@@ -126,7 +138,9 @@ def _find_notebook(name_or_path: str | Path) -> Path:
         if path.is_file():
             return path.resolve()
     names = ", ".join(sorted(path.stem for path in folder.glob("*.ipynb"))) or "nothing yet"
-    raise FileNotFoundError(f"no notebook {str(name_or_path)!r}: give a path to an .ipynb file, or a name in {folder}: {names}")
+    raise FileNotFoundError(
+        f"no notebook {str(name_or_path)!r}: give a path to an .ipynb file, or a name in {folder}: {names}"
+    )
 
 
 def _stopped(source: Path, executed: Path, error: Exception) -> NotebookError:
@@ -134,10 +148,14 @@ def _stopped(source: Path, executed: Path, error: Exception) -> NotebookError:
     if hasattr(error, "ename"):
         count, code, what = error.exec_count, error.source, f"{error.ename}: {error.evalue}"
     else:  # time limit or dead kernel: blame the last code cell that was started
-        cells = [cell for cell in _read(executed).cells if cell.cell_type == "code" and cell.metadata.papermill.start_time]
+        cells = [
+            cell for cell in _read(executed).cells if cell.cell_type == "code" and cell.metadata.papermill.start_time
+        ]
         count, code, what = len(cells), cells[-1].source, f"{type(error).__name__}: {error}".partition("\n")[0]
     line = next((line for line in code.splitlines() if line.strip() and not line.startswith("#")), "")
-    return NotebookError(f"{source.name}, cell In [{count}] ({line:.80}) stopped with {what:.1500}\nExecuted so far: {executed}")
+    return NotebookError(
+        f"{source.name}, cell In [{count}] ({line:.80}) stopped with {what:.1500}\nExecuted so far: {executed}"
+    )
 
 
 def run_notebook(
@@ -149,11 +167,12 @@ def run_notebook(
 ) -> RunResult:
     """Run a notebook with the given parameters; the working directory is the notebook's own folder.
 
-    Writes executed.ipynb and report.html to out_dir, and so does the notebook with what it writes; without it to the folder that its
-    run_name and runs_root say, or to a new one. Kernel "python3" means this interpreter, another name a registered kernel; `timeout` is
-    seconds per cell. ValueError for an unknown or ill-typed parameter and for two folders before anything runs, FileNotFoundError for no
-    such notebook, NotebookError when a cell raises, takes too long or kills its kernel. The executed copy of a notebook with a cell tagged
-    PRIVATE keeps no path but the last part of each. What cells write to stderr, such as how far they are, is passed on as they run.
+    Writes executed.ipynb and report.html to out_dir, and so does the notebook with what it writes; without it to the
+    folder that its run_name and runs_root say, or to a new one. Kernel "python3" means this interpreter, another name a
+    registered kernel; `timeout` is seconds per cell. ValueError for an unknown or ill-typed parameter and for two
+    folders before anything runs, FileNotFoundError for no such notebook, NotebookError when a cell raises, takes too
+    long or kills its kernel. The executed copy of a notebook with a cell tagged PRIVATE keeps no path but the last part
+    of each. What cells write to stderr, such as how far they are, is passed on as they run.
     """
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
@@ -183,8 +202,8 @@ def count_figures(notebook: str | Path) -> int:
 
 
 def typed(text: str, default: Any) -> Any:
-    """Command-line text as the type of the parameter's default, a list's items parted by commas; left as text when it cannot be, for the
-    check to refuse."""
+    """Command-line text as the type of the parameter's default, a list's items parted by commas; left as text when it
+    cannot be, for the check to refuse."""
     try:
         return text if isinstance(default, str) else json.loads({"True": "true", "False": "false"}.get(text, text))
     except ValueError:
@@ -192,8 +211,9 @@ def typed(text: str, default: Any) -> Any:
 
 
 def from_here(text: str, default) -> str:
-    """A parameter as typed; the path of something that exists, as seen from the present folder, becomes absolute, since notebooks run in
-    their own folder. A bare word is taken for a path only where the default is empty: "lite" names weights, whatever lies here."""
+    """A parameter as typed; the path of something that exists, as seen from the present folder, becomes absolute, since
+    notebooks run in their own folder. A bare word is taken for a path only where the default is empty: "lite" names
+    weights, whatever lies here."""
     path = Path(text).expanduser()
     looks_so = default == "" or path.suffix or len(path.parts) > 1
     return str(path.resolve()) if text and isinstance(default, str) and looks_so and path.exists() else text
@@ -201,11 +221,15 @@ def from_here(text: str, default) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the runner; returns 0, or 2 after a short account of what went wrong."""
-    parser = argparse.ArgumentParser(prog="python -m retina_kp.notebook.report", description="Run a notebook and write its HTML report.")
+    parser = argparse.ArgumentParser(
+        prog="python -m retina_kp.notebook.report", description="Run a notebook and write its HTML report."
+    )
     parser.add_argument("notebook", help="a name in notebooks/ or a path")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="one parameter")
     parser.add_argument("-f", metavar="FILE", help="YAML file of parameters; -p overrules it")
-    parser.add_argument("-o", metavar="FOLDER", help="where everything goes (default: outputs/runs/NOTEBOOK/RUN_NAME or the time)")
+    parser.add_argument(
+        "-o", metavar="FOLDER", help="where everything goes (default: outputs/runs/NOTEBOOK/RUN_NAME or the time)"
+    )
     parser.add_argument("--timeout", type=int, metavar="SECONDS", help="limit per cell")
     options = parser.parse_args(argv)
     try:
@@ -219,7 +243,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, NotebookError) as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{result.html}\n{count_figures(result.executed)} figures, {result.seconds:.0f} s; executed copy: {result.executed}")
+    print(
+        f"{result.html}\n{count_figures(result.executed)} figures, {result.seconds:.0f} s; executed copy: {result.executed}"
+    )
     return 0
 
 

@@ -39,21 +39,35 @@ class Plan:
     start: str
 
     def open(self) -> Trainer:
-        """The run's trainer, its folder made. Where the phase before has left nothing, a stand-in for it is trained first, in seconds."""
+        """The run's trainer, its folder made. Where the phase before has left nothing, a stand-in for it is trained
+        first, in seconds."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if not Path(self.config.init_from or ".").exists():
             _train_stand_in(self.config, self.folder, self.settings.device)
-        return Trainer(self.config, self.folder, self.settings.device, workers=self.settings.workers,
-                       on_validation=keep_keypoint_figures)
+        return Trainer(
+            self.config,
+            self.folder,
+            self.settings.device,
+            workers=self.settings.workers,
+            on_validation=keep_keypoint_figures,
+        )
 
     def words(self) -> list[str]:
         """What will happen, a sentence each; the first one says so where it is but a try."""
         c, said = self.config, []
         if short := c.shortfalls():
-            said.append(f"A TRY, no training: {'; '.join(short)}. No later phase builds on it unless it has the same run_name.")
-        said.append(f"{c.epochs} epochs of {c.steps_per_epoch} steps, {c.pairs_per_step} pairs of {c.size_px} px a step; {c.network}, "
-                    f"recipe {c.recipe}, learning rate {c.learning_rate:g}.")  # fmt: skip
-        parts = ((c.files.root, c.files.share), (c.replay.root, c.replay.share), (f"{c.pool_size} drawn retinas", c.drawn_share))
+            said.append(
+                f"A TRY, no training: {'; '.join(short)}. No later phase builds on it unless it has the same run_name."
+            )
+        said.append(
+            f"{c.epochs} epochs of {c.steps_per_epoch} steps, {c.pairs_per_step} pairs of {c.size_px} px a step; {c.network}, "
+            f"recipe {c.recipe}, learning rate {c.learning_rate:g}."
+        )
+        parts = (
+            (c.files.root, c.files.share),
+            (c.replay.root, c.replay.share),
+            (f"{c.pool_size} synthetic retinas", c.synthetic_share),
+        )
         said.append("Pairs: " + ", ".join(f"{share:.0%} {name}" for name, share in parts if share > 0) + ".")
         return [*said, f"Weights: {self.start}.", f"Results: {self.folder}"]
 
@@ -68,10 +82,12 @@ class Plan:
 
 
 def plan(phase: str, settings: Settings | Mapping, before: TrainConfig | None = None) -> Plan:
-    """What a notebook's variables (or settings) stand for. A run that was begun goes on as it was begun. A new one starts from init_from,
-    or builds on the newest run of the phase before (`find_checkpoint`), or on a stand-in. Nothing is written yet.
+    """What a notebook's variables (or settings) stand for. A run that was begun goes on as it was begun. A new one
+    starts from init_from, or builds on the newest run of the phase before (`find_checkpoint`), or on a stand-in.
+    Nothing is written yet.
 
-    before: the configuration of the phase before, where that is still to be run. ValueError for settings that cannot be."""
+    before: the configuration of the phase before, where that is still to be run. ValueError for settings that cannot
+    be."""
     s = settings if isinstance(settings, Settings) else read_settings(settings)
     folder = run_folder(phase, s)
     if (folder / "state.pt").is_file():
@@ -97,8 +113,10 @@ def plan(phase: str, settings: Settings | Mapping, before: TrainConfig | None = 
         start, said = found, f"{_short(found)}, {read_metadata(found)['step']} steps of {NOTEBOOKS[_previous(phase)]}"
     else:
         start = folder / STAND_IN / _previous(phase) / "checkpoint.safetensors"
-        said = f"a STAND-IN for {NOTEBOOKS[_previous(phase)]}, of which no run to build on was found: {STAND_IN_STEPS} steps from " + (
-            f"the shipped {config.network!r} weights" if _shipped(config.network) else "random weights")  # fmt: skip
+        said = (
+            f"a STAND-IN for {NOTEBOOKS[_previous(phase)]}, of which no run to build on was found: {STAND_IN_STEPS} steps from "
+            + (f"the shipped {config.network!r} weights" if _shipped(config.network) else "random weights")
+        )
     return Plan(phase, s, replace(config, init_from=str(start)), folder, said)
 
 
@@ -119,7 +137,9 @@ def config_of(checkpoint: Path) -> TrainConfig:
     try:
         return from_dict(TrainConfig, read_metadata(checkpoint)["config"])
     except (ValueError, KeyError) as error:
-        raise ValueError(f"{checkpoint} is of another version of retina_kp ({error}): give it as init_from, or train it anew") from None
+        raise ValueError(
+            f"{checkpoint} is of another version of retina_kp ({error}): give it as init_from, or train it anew"
+        ) from None
 
 
 def _continued(phase: str, s: Settings, folder: Path) -> Plan:
@@ -128,14 +148,20 @@ def _continued(phase: str, s: Settings, folder: Path) -> Plan:
     try:
         config = from_dict(TrainConfig, begun["config"])
     except ValueError as error:
-        raise ValueError(f"{folder} was begun by another version of retina_kp ({error}): take another run_name") from None
+        raise ValueError(
+            f"{folder} was begun by another version of retina_kp ({error}): take another run_name"
+        ) from None
     if s.recipe not in ("", config.recipe):
-        raise ValueError(f"{folder} was begun by recipe {config.recipe!r}, not {s.recipe!r}: leave recipe out, or take another run_name")
+        raise ValueError(
+            f"{folder} was begun by recipe {config.recipe!r}, not {s.recipe!r}: leave recipe out, or take another run_name"
+        )
     changed = of_scale(config, s)
     if s.data_root or s.replay_root or s.real_share:
         s_all = replace(s, real_share=s.real_share or config.files.share, data_root=s.data_root or config.files.root)
         named = of_data(phase, changed, s_all, _trained_on_what_is_replayed(config))
-        changed = replace(changed, files=replace(config.files, root=named.files.root, share=named.files.share), replay=named.replay)
+        changed = replace(
+            changed, files=replace(config.files, root=named.files.root, share=named.files.share), replay=named.replay
+        )
     changed = replace(changed, files=with_given(changed.files, s)) if changed.files.root else changed
     start = str(find_weights(s.init_from).resolve()) if s.init_from else config.init_from
     said = f"its own, after step {begun['step']} of {changed.total_steps}"
@@ -149,7 +175,8 @@ def _trained_on_what_is_replayed(config: TrainConfig) -> TrainConfig:
 
 
 def run_folder(phase: str, s: Settings) -> Path:
-    """The folder of this run. ValueError when a run of this name was begun and is not to be continued, or when nothing says which one."""
+    """The folder of this run. ValueError when a run of this name was begun and is not to be continued, or when nothing
+    says which one."""
     if s.resume and not s.run_name:
         raise ValueError("resume = True needs run_name: which run of this notebook is to be continued?")
     folder = new_run_folder(NOTEBOOKS[phase], s.run_name, runs_folder(s), make=False)
@@ -165,8 +192,8 @@ def runs_folder(s: Settings) -> Path:
 
 def find_checkpoint(phase: str, s: Settings) -> Path | None:
     """Checkpoint of a phase to build on: that of a run with our name, else the newest that went to its end, is no try
-    (`TrainConfig.shortfalls`) and has the network, recipe, data and, but for phase 4, image size that the settings name. ValueError when
-    the run with our name has not gone to its end."""
+    (`TrainConfig.shortfalls`) and has the network, recipe, data and, but for phase 4, image size that the settings
+    name. ValueError when the run with our name has not gone to its end."""
     folder = runs_folder(s) / NOTEBOOKS[phase]
     name = Path(s.run_name).name  # the runner gives the whole path
     if name and (named := folder / name / "checkpoint.safetensors").is_file():
@@ -189,34 +216,47 @@ def find_checkpoint(phase: str, s: Settings) -> Path | None:
 
 
 def _train_stand_in(config: TrainConfig, folder: Path, device: str) -> None:
-    """Weights in place of the previous phase's: a few steps of it on drawn pairs, from the shipped weights where the network has some, else
-    of all phases before."""
+    """Weights in place of the previous phase's: a few steps of it on synthetic pairs, from the shipped weights where
+    the network has some, else of all phases before."""
     previous = list(PHASES)[: list(PHASES).index(config.phase)]
     start = _shipped(config.network) or ""
     for phase in previous[-1:] if start else previous:
         frames = replace(config.data, frames_per_retina=1 if PHASES[phase].pke else 0)
-        short = replace(config, phase=phase, epochs=1, steps_per_epoch=STAND_IN_STEPS, learning_rate=0.3 * RATES[config.network],
-                        rise_steps=4, weights={}, init_from=str(start), validation_pairs=0, data=frames, files=FileOptions(),
-                        replay=FileOptions())  # fmt: skip
+        short = replace(
+            config,
+            phase=phase,
+            epochs=1,
+            steps_per_epoch=STAND_IN_STEPS,
+            learning_rate=0.3 * RATES[config.network],
+            rise_steps=4,
+            weights={},
+            init_from=str(start),
+            validation_pairs=0,
+            data=frames,
+            files=FileOptions(),
+            replay=FileOptions(),
+        )
         Trainer(short, folder / STAND_IN / phase, device).fit()
         start = folder / STAND_IN / phase / "checkpoint.safetensors"
 
 
 def pke_run(run: str, s: Settings, folder: Path) -> tuple[Path, str]:
-    """The folder of the PKE run to diagnose, and a sentence about it: the given one, or that of a stand-in, trained here by the settings
-    unless that has been done already."""
+    """The folder of the PKE run to diagnose, and a sentence about it: the given one, or that of a stand-in, trained
+    here by the settings unless that has been done already."""
     if run:
         return in_project(run), f"diagnosed: {run}"
     inner = replace(s, run_name=str(folder / STAND_IN / "pke"), resume=True)
     stand_in = plan("pke", inner)
     stand_in.open().fit()
-    said = f"STAND-IN for a run of {NOTEBOOKS['pke']}: {stand_in.config.total_steps} steps, too few to judge the method by"
+    said = (
+        f"STAND-IN for a run of {NOTEBOOKS['pke']}: {stand_in.config.total_steps} steps, too few to judge the method by"
+    )
     return stand_in.folder, f"{said}; weights: {stand_in.start}"
 
 
 def train(trainer: Trainer, log_to_tensorboard: bool = False, processes: int = 1) -> list[dict]:
-    """Fit with a live figure and a line per epoch, in this process or in several of their own; a complete run is shown, not trained.
-    Returns the history."""
+    """Fit with a live figure and a line per epoch, in this process or in several of their own; a complete run is shown,
+    not trained. Returns the history."""
     figure, trained = live_figure([loss.name for loss in trainer.config.losses]), []
     callbacks = [figure, lines(), *([tensorboard(trainer.run_dir)] if log_to_tensorboard else [])]
     on_epoch = combine(*callbacks, trained.append)
@@ -231,15 +271,19 @@ def train(trainer: Trainer, log_to_tensorboard: bool = False, processes: int = 1
 
 
 def phase_4_settings(namespace: Mapping) -> Settings:
-    """The settings of notebook 04: where they name no real pairs and go on with no run, pseudo-real ones stand in for them."""
+    """The settings of notebook 04: where they name no real pairs and go on with no run, pseudo-real ones stand in for
+    them."""
     s = read_settings(namespace)
-    begun = s.run_name and (new_run_folder(NOTEBOOKS["sim2real"], s.run_name, runs_folder(s), make=False) / "state.pt").is_file()
+    begun = (
+        s.run_name
+        and (new_run_folder(NOTEBOOKS["sim2real"], s.run_name, runs_folder(s), make=False) / "state.pt").is_file()
+    )
     return s if s.data_root or begun else replace(s, data_root=pseudo_real_folder(8, 0))
 
 
 def pseudo_real_folder(count: int, seed: int) -> str:
-    """A folder of pseudo-real pairs in data/pseudo_real, drawn once by each version of `pseudo_real`. The points of the last pair are put
-    into the wrong order on purpose: the annotation report has to find it."""
+    """A folder of pseudo-real pairs in data/pseudo_real, drawn once by each version of `pseudo_real`. The points of the
+    last pair are put into the wrong order on purpose: the annotation report has to find it."""
     folder = project_root() / "data" / "pseudo_real" / f"{count}_pairs_seed_{seed}"
     complete, drawn_by = folder / "complete", hashlib.sha256(Path(pseudo_real.__file__).read_bytes()).hexdigest()
     if not complete.is_file() or complete.read_text() != drawn_by:

@@ -10,36 +10,49 @@ from .matching import Fit
 
 def measure_evidence(settled_share: float, fit: Fit, features0: Features, aligned: Features) -> dict[str, float]:
     """What speaks for a registration, as numbers: share of matches that agree in a wide neighbourhood, inliers of
-    the fit of matches close by, before the maps refine it, their share of these matches and of the keypoints that could have matched.
-    `refinement.refine` tells map_correlation, which belongs to it."""
-    return {"settled_share": settled_share, "inliers": float(fit.n_inliers), "inlier_share": fit.n_inliers / max(len(fit.inliers), 1),
-            "keypoint_share": fit.n_inliers / max(min(len(features0), len(aligned)), 1)}  # fmt: skip
+    the fit of matches close by, before the maps refine it, their share of these matches and of the keypoints that could
+    have matched. `refinement.refine` tells map_correlation, which belongs to it."""
+    return {
+        "settled_share": settled_share,
+        "inliers": float(fit.n_inliers),
+        "inlier_share": fit.n_inliers / max(len(fit.inliers), 1),
+        "keypoint_share": fit.n_inliers / max(min(len(features0), len(aligned)), 1),
+    }
 
 
-DEFAULT_CALIBRATION = {"bias": -10.0, "log_inliers": 4.0, "settled_share": 5.0, "inlier_share": 0.0, "keypoint_share": 8.0,
-                       "log_correlation": 4.0}  # fmt: skip
+DEFAULT_CALIBRATION = {
+    "bias": -10.0,
+    "log_inliers": 4.0,
+    "settled_share": 5.0,
+    "inlier_share": 0.0,
+    "keypoint_share": 8.0,
+    "log_correlation": 4.0,
+}
 
 
 def checked(calibration: dict[str, float] | None) -> dict[str, float]:
     """A calibration, or DEFAULT_CALIBRATION instead of none; ValueError when it is one of other terms."""
     differing = sorted(set(calibration or DEFAULT_CALIBRATION) ^ set(DEFAULT_CALIBRATION))
     if differing:
-        raise ValueError(f"calibration of another version ({', '.join(differing)}): fit it anew, python -m retina_kp.evaluation.calibration")
+        raise ValueError(
+            f"calibration of another version ({', '.join(differing)}): fit it anew, python -m retina_kp.evaluation.calibration"
+        )
     return calibration or DEFAULT_CALIBRATION
 
 
 def calibration_inputs(evidence: dict[str, float]) -> dict[str, float]:
     """The terms of the logistic model of `confidence`."""
     shares = {name: evidence[name] for name in ("settled_share", "inlier_share", "keypoint_share")}
-    log_correlation = math.log(max(evidence["map_correlation"], 1e-3))  # many matches by chance, as of noise, must not make up for it
+    # many matches by chance, as of noise, must not make up for it
+    log_correlation = math.log(max(evidence["map_correlation"], 1e-3))
     return {"bias": 1.0, "log_inliers": math.log1p(evidence["inliers"]), **shares, "log_correlation": log_correlation}
 
 
 def confidence(evidence: dict[str, float], calibration: dict[str, float] | None) -> float:
-    """Probability in [0, 1] that a registration with this evidence is right: its corners within 20 px on average, at 768. A logistic model,
-    fitted by `calibration.publish` on drawn pairs, or DEFAULT_CALIBRATION (set by hand) for weights that carry no fit (model card). 0 where
-    the detector's maps do not correlate at all: then they could not be laid on each other, or the model does not fit. ValueError for a fit
-    to other evidence."""
+    """Probability in [0, 1] that a registration with this evidence is right: its corners within 20 px on average, at
+    768. A logistic model, fitted by `calibration.publish` on synthetic pairs, or DEFAULT_CALIBRATION (set by hand) for
+    weights that carry no fit (model card). 0 where the detector's maps do not correlate at all: then they could not be
+    laid on each other, or the model does not fit. ValueError for a fit to other evidence."""
     if evidence["map_correlation"] <= 0:
         return 0.0
     weights = checked(calibration)

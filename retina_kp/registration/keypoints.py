@@ -1,4 +1,5 @@
-"""From dense maps to keypoints: field-of-view gate, non-maximum suppression, sub-pixel refinement, descriptor reading."""
+"""From dense maps to keypoints: field-of-view gate, non-maximum suppression, sub-pixel refinement, descriptor
+reading."""
 
 from __future__ import annotations
 
@@ -26,9 +27,10 @@ class KeypointOptions:
 
 @dataclass(frozen=True)
 class Features:
-    """Keypoints of one image. keypoints_xy: (N, 2) float32 px; scores: (N,) detector probability, falling; descriptors: (N, D) unit
-    vectors; image_hw: size of the image the pixels belong to. N may be 0. detector: (h, w) float32, the whole map in the network's cells, 0
-    outside the field of view, as long as the places are those of the picture that the network saw."""
+    """Keypoints of one image. keypoints_xy: (N, 2) float32 px; scores: (N,) detector probability, falling; descriptors:
+    (N, D) unit vectors; image_hw: size of the image the pixels belong to. N may be 0. detector: (h, w) float32, the
+    whole map in the network's cells, 0 outside the field of view, as long as the places are those of the picture that
+    the network saw."""
 
     keypoints_xy: np.ndarray
     scores: np.ndarray
@@ -41,11 +43,14 @@ class Features:
 
     def mapped(self, H: np.ndarray, image_hw) -> Features:
         """The same features with their places given in another frame."""
-        return Features(warp_points(self.keypoints_xy, H).astype(np.float32), self.scores, self.descriptors, tuple(image_hw))
+        return Features(
+            warp_points(self.keypoints_xy, H).astype(np.float32), self.scores, self.descriptors, tuple(image_hw)
+        )
 
     def steered(self, steerers: np.ndarray, angle_deg: float) -> Features:
-        """The same features with descriptors as they would be, about, had the picture been turned clockwise by angle_deg, a multiple of 45.
-        steerers: (4, D, D), for STEERED_DEG, see `steering`. In torch for the reason given in `matching.similarities`."""
+        """The same features with descriptors as they would be, about, had the picture been turned clockwise by
+        angle_deg, a multiple of 45. steerers: (4, D, D), for STEERED_DEG, see `steering`. In torch for the reason given
+        in `matching.similarities`."""
         turn = angle_deg % 360
         if turn % 45:
             raise ValueError(f"descriptors are steered by multiples of 45°, not by {angle_deg:g}°")
@@ -56,14 +61,15 @@ class Features:
 
 
 def seen_cells(valid: torch.Tensor, stride: int, radius_px: float) -> torch.Tensor:
-    """(B, 1, h, w) bool: cells of stride px that lie inside the field of view (B, 1, H, W) with all cells within radius_px (square); the
-    frame itself does not count as an edge."""
+    """(B, 1, h, w) bool: cells of stride px that lie inside the field of view (B, 1, H, W) with all cells within
+    radius_px (square); the frame itself does not count as an edge."""
     outside = F.max_pool2d((~valid).float(), stride, ceil_mode=True)
     return _largest_around(outside, int(round(radius_px / stride))) < 0.5
 
 
 def suppress(detector: torch.Tensor, radius_cells: int) -> torch.Tensor:
-    """(B, 1, h, w) bool: cells that are the largest within radius_cells; of equal neighbours the first in reading order wins."""
+    """(B, 1, h, w) bool: cells that are the largest within radius_cells; of equal neighbours the first in reading order
+    wins."""
     b, _, h, w = detector.shape
     order = torch.arange(h * w, 0, -1, device=detector.device, dtype=torch.float64).reshape(1, 1, h, w) * 1e-12
     value = detector.double() + order
@@ -76,20 +82,25 @@ def _largest_around(values: torch.Tensor, radius: int) -> torch.Tensor:
 
 
 def gated(output: DenseOutput, valid: torch.Tensor, options: KeypointOptions) -> torch.Tensor:
-    """The detector's maps (B, 1, h, w), 0 outside the field of view (B, 1, H, W) bool, and along its edge and the frame."""
+    """The detector's maps (B, 1, h, w), 0 outside the field of view (B, 1, H, W) bool, and along its edge and the
+    frame."""
     stride, (h, w) = output.detector_stride, output.detector.shape[-2:]
     gate = seen_cells(valid, stride, options.border_px)
     gate = F.pad(gate, (0, w - gate.shape[-1], 0, h - gate.shape[-2]))
     centers = from_cells(pixel_grid((h, w), valid.device), stride)
-    gate &= inside(centers, valid.shape[-2:], options.border_px - stride / 2)  # refinement moves a point by half a cell at most
+    # refinement moves a point by half a cell at most
+    gate &= inside(centers, valid.shape[-2:], options.border_px - stride / 2)
     return output.detector * gate
 
 
-def find_keypoints(output: DenseOutput, valid: torch.Tensor, options: KeypointOptions) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def find_keypoints(
+    output: DenseOutput, valid: torch.Tensor, options: KeypointOptions
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Pick keypoints for every image of a batch.
 
-    valid: (B, 1, H, W) bool field of view in image px. Returns a list of (points (N, 2) px, probabilities (N,)), strongest first. The
-    gate acts before suppression: neither a black border nor the frame may win against a vessel beside it.
+    valid: (B, 1, H, W) bool field of view in image px. Returns a list of (points (N, 2) px, probabilities (N,)),
+    strongest first. The gate acts before suppression: neither a black border nor the frame may win against a vessel
+    beside it.
     """
     return _pick(output, gated(output, valid, options), valid, options)
 
@@ -111,38 +122,56 @@ def _pick(output: DenseOutput, masked: torch.Tensor, valid: torch.Tensor, option
 
 
 def _refine(probability: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Move each peak to the vertex of a parabola through its neighbours' log-probabilities, by half a cell at most. A Gaussian blob's
-    logarithm is a parabola, so its centre is found exactly."""
+    """Move each peak to the vertex of a parabola through its neighbours' log-probabilities, by half a cell at most. A
+    Gaussian blob's logarithm is a parabola, so its centre is found exactly."""
     padded = F.pad(probability.clamp_min(1e-4).log()[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
     middle = padded[y + 1, x + 1]
 
     def offset(before, after):
         bend = before + after - 2 * middle
-        return torch.where(bend < -1e-6, (before - after) / (2 * bend.clamp_max(-1e-6)), torch.zeros_like(bend)).clamp(-0.5, 0.5)
+        return torch.where(bend < -1e-6, (before - after) / (2 * bend.clamp_max(-1e-6)), torch.zeros_like(bend)).clamp(
+            -0.5, 0.5
+        )
 
     dx, dy = offset(padded[y + 1, x], padded[y + 1, x + 2]), offset(padded[y, x + 1], padded[y + 2, x + 1])
     return torch.stack([x + dx, y + dy], -1)
 
 
 @torch.inference_mode()
-def extract(network, image: torch.Tensor, valid: torch.Tensor, options: KeypointOptions = KeypointOptions(), fast: bool = False):
-    """Features of a batch of gray images (B, 1, H, W) in [0, 1] with their fields of view (B, 1, H, W) bool, in px of that batch: a list.
-    fast: layers in bfloat16, which costs about a tenth of a pixel."""
+def extract(
+    network, image: torch.Tensor, valid: torch.Tensor, options: KeypointOptions = KeypointOptions(), fast: bool = False
+):
+    """Features of a batch of gray images (B, 1, H, W) in [0, 1] with their fields of view (B, 1, H, W) bool, in px of
+    that batch: a list. fast: layers in bfloat16, which costs about a tenth of a pixel."""
     with torch.autocast(image.device.type, torch.bfloat16, enabled=fast):
         output = network(image, valid)
     features = []
     masked = gated(output, valid, options)
     for i, (points, scores) in enumerate(_pick(output, masked, valid, options)):
-        descriptors = F.normalize(sample_map(output.descriptors[i, None], points[None], output.descriptor_stride)[0], dim=-1)
-        features.append(Features(points.cpu().numpy().astype(np.float32), scores.float().cpu().numpy(), descriptors.float().cpu().numpy(),
-                                 tuple(image.shape[-2:]), masked[i, 0].float().cpu().numpy()))  # fmt: skip
+        descriptors = F.normalize(
+            sample_map(output.descriptors[i, None], points[None], output.descriptor_stride)[0], dim=-1
+        )
+        features.append(
+            Features(
+                points.cpu().numpy().astype(np.float32),
+                scores.float().cpu().numpy(),
+                descriptors.float().cpu().numpy(),
+                tuple(image.shape[-2:]),
+                masked[i, 0].float().cpu().numpy(),
+            )
+        )
     return features
 
 
 @torch.inference_mode()
-def describe_points(network, image: torch.Tensor, valid: torch.Tensor, points_xy: np.ndarray, fast: bool = False) -> np.ndarray:
-    """(N, D) unit descriptors of one gray image (1, 1, H, W) in [0, 1] with its field of view, bool, at given points (N, 2) px."""
+def describe_points(
+    network, image: torch.Tensor, valid: torch.Tensor, points_xy: np.ndarray, fast: bool = False
+) -> np.ndarray:
+    """(N, D) unit descriptors of one gray image (1, 1, H, W) in [0, 1] with its field of view, bool, at given points
+    (N, 2) px."""
     with torch.autocast(image.device.type, torch.bfloat16, enabled=fast):
         output = network(image, valid)
     points = torch.from_numpy(np.asarray(points_xy, np.float32))[None].to(image.device)
-    return F.normalize(sample_map(output.descriptors, points, output.descriptor_stride)[0], dim=-1).float().cpu().numpy()
+    return (
+        F.normalize(sample_map(output.descriptors, points, output.descriptor_stride)[0], dim=-1).float().cpu().numpy()
+    )

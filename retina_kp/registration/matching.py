@@ -1,4 +1,5 @@
-"""From two sets of features to correspondences and a transform: mutual matches, guided matches, robust estimation, model choice."""
+"""From two sets of features to correspondences and a transform: mutual matches, guided matches, robust estimation,
+model choice."""
 
 from __future__ import annotations
 
@@ -18,8 +19,9 @@ MAX_SCALE, MAX_ANISOTROPY, MAX_PERSPECTIVE = 4.0, 1.5, 0.25  # beyond them no tw
 
 @dataclass(frozen=True)
 class Fit:
-    """A transform and the matches that agree with it. H_1to0: (3, 3); inliers: (N,) bool; quadratic_1to0 and quadratic_0to1:
-    (6, 2) coefficients of 1, x, y, x², xy, y² where the model is quadratic, else None (then H_1to0 is the whole truth)."""
+    """A transform and the matches that agree with it. H_1to0: (3, 3); inliers: (N,) bool; quadratic_1to0 and
+    quadratic_0to1: (6, 2) coefficients of 1, x, y, x², xy, y² where the model is quadratic, else None (then H_1to0 is
+    the whole truth)."""
 
     model: str
     H_1to0: np.ndarray
@@ -33,7 +35,11 @@ class Fit:
 
     def residuals_px(self, points0: np.ndarray, points1: np.ndarray) -> np.ndarray:
         """(N,) distances of mapped points1 from points0."""
-        mapped = warp_points(points1, self.H_1to0) if self.quadratic_1to0 is None else apply_quadratic(points1, self.quadratic_1to0)
+        mapped = (
+            warp_points(points1, self.H_1to0)
+            if self.quadratic_1to0 is None
+            else apply_quadratic(points1, self.quadratic_1to0)
+        )
         return np.linalg.norm(mapped - points0, axis=1)
 
 
@@ -41,14 +47,14 @@ class Fit:
 
 
 def similarities(features0: Features, features1: Features) -> np.ndarray:
-    """(N0, N1) cosine of every pair of descriptors. In torch: numpy's BLAS keeps threads of its own, which spin on after a product and
-    then halve the speed of the network that runs next."""
+    """(N0, N1) cosine of every pair of descriptors. In torch: numpy's BLAS keeps threads of its own, which spin on
+    after a product and then halve the speed of the network that runs next."""
     return (torch.from_numpy(features0.descriptors) @ torch.from_numpy(features1.descriptors).T).numpy()
 
 
 def mutual_matches(features0: Features, features1: Features, ratio_max: float = 1.0) -> np.ndarray:
-    """(M, 2) index pairs that are each other's nearest descriptor (cosine). ratio_max < 1 adds Lowe's test on the angle-like distance
-    of best and second best in image 1 (Lowe 2004, section 7.1)."""
+    """(M, 2) index pairs that are each other's nearest descriptor (cosine). ratio_max < 1 adds Lowe's test on the
+    angle-like distance of best and second best in image 1 (Lowe 2004, section 7.1)."""
     if not len(features0) or not len(features1):
         return np.zeros((0, 2), int)
     similarity = similarities(features0, features1)
@@ -61,12 +67,17 @@ def mutual_matches(features0: Features, features1: Features, ratio_max: float = 
     return np.stack([index0, best1[index0]], 1)
 
 
-def guided_matches(features0: Features, features1: Features, H_1to0: np.ndarray, radius_px: float, min_similarity: float = 0.2):
-    """(M, 2) index pairs, mutually best among the candidates that lie within radius_px of each other once image 1 is mapped by H_1to0."""
+def guided_matches(
+    features0: Features, features1: Features, H_1to0: np.ndarray, radius_px: float, min_similarity: float = 0.2
+):
+    """(M, 2) index pairs, mutually best among the candidates that lie within radius_px of each other once image 1 is
+    mapped by H_1to0."""
     if not len(features0) or not len(features1):
         return np.zeros((0, 2), int)
     mapped = np.nan_to_num(warp_points(features1.keypoints_xy, H_1to0), nan=-1e6)
-    distance2 = sum(np.subtract.outer(features0.keypoints_xy[:, k], mapped[:, k].astype(np.float32)) ** 2 for k in (0, 1))
+    distance2 = sum(
+        np.subtract.outer(features0.keypoints_xy[:, k], mapped[:, k].astype(np.float32)) ** 2 for k in (0, 1)
+    )
     similarity = np.where(distance2 <= radius_px**2, similarities(features0, features1), -1.0)
     best1, best0 = similarity.argmax(1), similarity.argmax(0)
     index0 = np.flatnonzero(best0[best1] == np.arange(len(best1)))
@@ -78,12 +89,12 @@ def guided_matches(features0: Features, features1: Features, H_1to0: np.ndarray,
 
 
 def fit_transform(points0: np.ndarray, points1: np.ndarray, model: str, threshold_px: float) -> Fit | None:
-    """Robust transform that maps points1 (N, 2) to points0 (N, 2); None when there are too few points, no agreement, or when they lie
-    on a line and fix no transform.
+    """Robust transform that maps points1 (N, 2) to points0 (N, 2); None when there are too few points, no agreement, or
+    when they lie on a line and fix no transform.
 
-    similarity: RANSAC with least-squares polish; affine and homography: OpenCV USAC_MAGSAC (Barath et al. 2020); quadratic: least
-    squares on the affine inliers, or the affine fit where those are too few; auto: `choose_model`. OpenCV seeds itself, so equal input
-    gives equal output.
+    similarity: RANSAC with least-squares polish; affine and homography: OpenCV USAC_MAGSAC (Barath et al. 2020);
+    quadratic: least squares on the affine inliers, or the affine fit where those are too few; auto: `choose_model`.
+    OpenCV seeds itself, so equal input gives equal output.
     """
     if model not in MODELS:
         raise ValueError(f"unknown model {model!r}; there are {', '.join(MODELS)}")
@@ -94,7 +105,11 @@ def fit_transform(points0: np.ndarray, points1: np.ndarray, model: str, threshol
     if len(points0) < least:
         return None
     source, target = (np.ascontiguousarray(p, np.float32) for p in (points1, points0))
-    limits = {"ransacReprojThreshold": threshold_px, "maxIters": 3000 if model == "similarity" else 5000, "confidence": 0.999}
+    limits = {
+        "ransacReprojThreshold": threshold_px,
+        "maxIters": 3000 if model == "similarity" else 5000,
+        "confidence": 0.999,
+    }
     if model == "similarity":
         matrix, mask = cv2.estimateAffinePartial2D(source, target, method=cv2.RANSAC, **limits)
     elif model == "homography":
@@ -145,11 +160,16 @@ def tukey_weights(mapped, points0, threshold_px) -> np.ndarray:
 def _solve(A: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Least-squares solution of A x = b of least norm; in torch for the reason given in `similarities`."""
     columns = torch.from_numpy(b.reshape(len(b), -1))
-    return torch.linalg.lstsq(torch.from_numpy(A), columns, driver="gelsd").solution.numpy().reshape(A.shape[1], *b.shape[1:])
+    return (
+        torch.linalg.lstsq(torch.from_numpy(A), columns, driver="gelsd")
+        .solution.numpy()
+        .reshape(A.shape[1], *b.shape[1:])
+    )
 
 
 def least_squares(points0, points1, weight, model, H) -> np.ndarray:
-    """(3, 3) weighted least-squares transform of one model; the homography is solved for its 8 entries about the present estimate."""
+    """(3, 3) weighted least-squares transform of one model; the homography is solved for its 8 entries about the
+    present estimate."""
     w = np.sqrt(weight)[:, None]
     x, y, one, zero = points1[:, 0], points1[:, 1], np.ones(len(points1)), np.zeros(len(points1))
     if model == "similarity":
@@ -179,15 +199,22 @@ def _fit_quadratic(source: np.ndarray, target: np.ndarray, weight: np.ndarray | 
 
 
 def apply_quadratic(points_xy: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-    """Map (N, 2) points by (6, 2) coefficients of 1, x, y, x², xy, y² with x, y in hundreds of px (Can et al. 2002, eq. 1)."""
+    """Map (N, 2) points by (6, 2) coefficients of 1, x, y, x², xy, y² with x, y in hundreds of px (Can et al. 2002, eq.
+    1)."""
     return _quadratic_terms(np.asarray(points_xy, np.float64)) @ coefficients
 
 
 def choose_model(points0: np.ndarray, points1: np.ndarray, threshold_px: float) -> Fit | None:
-    """The model with the smallest cross-validated residual; a richer model must win by 3 % and 0.01 px over the best of the simpler ones.
+    """The model with the smallest cross-validated residual; a richer model must win by 3 % and 0.01 px over the best of
+    the simpler ones.
 
-    All are judged on the same matches, those that agree with any of them: on its own inliers a poor model looks as good as a rich one."""
-    fits = [fit for m in ("similarity", "affine", "homography", "quadratic") if (fit := fit_transform(points0, points1, m, threshold_px))]
+    All are judged on the same matches, those that agree with any of them: on its own inliers a poor model looks as good
+    as a rich one."""
+    fits = [
+        fit
+        for m in ("similarity", "affine", "homography", "quadratic")
+        if (fit := fit_transform(points0, points1, m, threshold_px))
+    ]
     best, best_error, agreed = None, np.inf, np.any([fit.inliers for fit in fits], axis=0)
     for fit in fits:
         if fit.model in ("homography", "quadratic") and fit.n_inliers < 20:
@@ -198,9 +225,11 @@ def choose_model(points0: np.ndarray, points1: np.ndarray, threshold_px: float) 
     return best
 
 
-def cross_validated_residual(points0, points1, model: str, inliers: np.ndarray, threshold_px: float, folds: int = 5) -> float:
-    """Mean distance (px of image 0, at most threshold_px each) of held-out matches to a least-squares fit of the other inliers (N,) bool;
-    inf when too few are left."""
+def cross_validated_residual(
+    points0, points1, model: str, inliers: np.ndarray, threshold_px: float, folds: int = 5
+) -> float:
+    """Mean distance (px of image 0, at most threshold_px each) of held-out matches to a least-squares fit of the other
+    inliers (N,) bool; inf when too few are left."""
     errors = []
     for k in range(folds):
         test = np.arange(len(points0)) % folds == k

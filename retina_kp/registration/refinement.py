@@ -1,5 +1,5 @@
-"""The last pixels: a transform moved until the detector's two maps lie on each other, all of their structure at once; for models without
-such a search, one fit of all matches that drops those far away little by little."""
+"""The last pixels: a transform moved until the detector's two maps lie on each other, all of their structure at once;
+for models without such a search, one fit of all matches that drops those far away little by little."""
 
 from __future__ import annotations
 
@@ -12,22 +12,28 @@ import numpy as np
 from ..core.geometry import as_homography, corners, from_cells, inside, pixel_grid, similarity, to_cells, warp_points
 from .matching import MIN_MATCHES, Fit, apply_quadratic, fit_transform, invertible, least_squares, tukey_weights
 
-MOTIONS = {"affine": cv2.MOTION_AFFINE, "homography": cv2.MOTION_HOMOGRAPHY}  # OpenCV has no such search for the other models
-# Gaussians (σ in cells) on both maps, one after the other, and how far a corner may move (px); farther away it is another optimum. The
-# second attempt is for starts that are too far off for the first. The last step sees the maps as they are, for accuracy.
+# OpenCV has no such search for the other models
+MOTIONS = {"affine": cv2.MOTION_AFFINE, "homography": cv2.MOTION_HOMOGRAPHY}
+# Gaussians (σ in cells) on both maps, one after the other, and how far a corner may move (px); farther away it is
+# another optimum. The second attempt is for starts that are too far off for the first. The last step sees the maps as
+# they are, for accuracy.
 ATTEMPTS = (((1.0, 0.0), 25.0), ((4.0, 2.0, 1.0, 0.0), 60.0))
 AROUND_CELLS = 2.0  # σ of the mean that maps are compared with, at least
-MISFIT_PX = 20.0  # an affine search may end so far from a fit of a model that has no search; farther away the model does not fit
+# an affine search may end so far from a fit of a model that has no search; farther away the model does not fit
+MISFIT_PX = 20.0
 ROUNDS, LAST_ROUNDS = 7, 2  # of least squares while the limit falls, and at its end
 LIMITS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
 
 
-def fit_gradually(points0: np.ndarray, points1: np.ndarray, model: str, radius_px: float, threshold_px: float) -> Fit | None:
-    """A transform near the identity that maps points1 (N, 2) to points0 (N, 2): weighted least squares while the distance beyond which a
-    match counts nothing falls from 1.5 radius_px to 1.5 threshold_px; inliers agree to threshold_px. None when too few do.
+def fit_gradually(
+    points0: np.ndarray, points1: np.ndarray, model: str, radius_px: float, threshold_px: float
+) -> Fit | None:
+    """A transform near the identity that maps points1 (N, 2) to points0 (N, 2): weighted least squares while the
+    distance beyond which a match counts nothing falls from 1.5 radius_px to 1.5 threshold_px; inliers agree to
+    threshold_px. None when too few do.
 
-    Graduated non-convexity (Blake & Zisserman 1987) where consensus of a few jumps between two optima: eyes bend, and no plane model fits
-    all of their matches. "quadratic" and "auto" are left to `fit_transform`."""
+    Graduated non-convexity (Blake & Zisserman 1987) where consensus of a few jumps between two optima: eyes bend, and
+    no plane model fits all of their matches. "quadratic" and "auto" are left to `fit_transform`."""
     points0, points1, H = np.asarray(points0, np.float64), np.asarray(points1, np.float64), np.eye(3)
     if model not in ("similarity", "affine", "homography"):
         return fit_transform(points0, points1, model, threshold_px)
@@ -43,15 +49,23 @@ def fit_gradually(points0: np.ndarray, points1: np.ndarray, model: str, radius_p
     return fit if fit.n_inliers >= MIN_MATCHES[model] else None
 
 
-def refine(fit: Fit, points0: np.ndarray, points1: np.ndarray, maps: tuple[np.ndarray, np.ndarray], drawn: np.ndarray, stride: int,
-           threshold_px: float) -> tuple[Fit, float]:  # fmt: skip
-    """A fit of matches (N, 2) px refined on the detector's maps (h, w) of both pictures, cells of ``stride`` px, inliers counted anew; and
-    the correlation of the maps then, at most 1.
+def refine(
+    fit: Fit,
+    points0: np.ndarray,
+    points1: np.ndarray,
+    maps: tuple[np.ndarray, np.ndarray],
+    drawn: np.ndarray,
+    stride: int,
+    threshold_px: float,
+) -> tuple[Fit, float]:
+    """A fit of matches (N, 2) px refined on the detector's maps (h, w) of both pictures, cells of ``stride`` px,
+    inliers counted anew; and the correlation of the maps then, at most 1.
 
-    drawn: (3, 3) px of the moving picture → px of points1. Maximises the enhanced correlation coefficient of Evangelidis & Psarakis 2008
-    between the maps' `relief`, for the models of MOTIONS. The fit comes back as it is for another model, with the correlation of the
-    maps as it lays them, and with correlation 0 where the search fails or strays; for another model an affine search that ends MISFIT_PX
-    away says that the model does not fit this pair. Inliers have no veto: matches near a poor fit speak against a better one far away.
+    drawn: (3, 3) px of the moving picture → px of points1. Maximises the enhanced correlation coefficient of
+    Evangelidis & Psarakis 2008 between the maps' `relief`, for the models of MOTIONS. The fit comes back as it is for
+    another model, with the correlation of the maps as it lays them, and with correlation 0 where the search fails or
+    strays; for another model an affine search that ends MISFIT_PX away says that the model does not fit this pair.
+    Inliers have no veto: matches near a poor fit speak against a better one far away.
     """
     px_from_cells = similarity(0, stride, (0, 0), ((stride - 1) / 2, (stride - 1) / 2))
     start = np.linalg.inv(np.linalg.inv(px_from_cells) @ fit.H_1to0 @ drawn @ px_from_cells)  # OpenCV asks for 0 → 1
@@ -72,9 +86,9 @@ def refine(fit: Fit, points0: np.ndarray, points1: np.ndarray, maps: tuple[np.nd
 
 
 def relief(detector: np.ndarray, blur: float = 0.0) -> np.ndarray:
-    """What is compared of a detector map (h, w), 0 outside the field of view: cube roots, so that faint junctions weigh beside bright ones,
-    blurred (σ in cells), less their mean farther around, so that neither the outline of the field of view nor a diffuse answer to noise is
-    structure; 0 outside."""
+    """What is compared of a detector map (h, w), 0 outside the field of view: cube roots, so that faint junctions weigh
+    beside bright ones, blurred (σ in cells), less their mean farther around, so that neither the outline of the field
+    of view nor a diffuse answer to noise is structure; 0 outside."""
     roots, seen = np.cbrt(np.maximum(detector, 0), dtype=np.float32), (detector > 0).astype(np.float32)
 
     def mean(sigma: float) -> np.ndarray:
@@ -84,21 +98,28 @@ def relief(detector: np.ndarray, blur: float = 0.0) -> np.ndarray:
 
 
 def _correlation(fit: Fit, maps: tuple[np.ndarray, np.ndarray], drawn: np.ndarray, stride: int) -> float:
-    """Of map 0 and map 1 where both have cells once the fit has moved map 1; 0 where they have no structure or no common part."""
+    """Of map 0 and map 1 where both have cells once the fit has moved map 1; 0 where they have no structure or no
+    common part."""
     map0, map1 = maps
     places0 = from_cells(pixel_grid(map0.shape).double().numpy(), stride).reshape(-1, 2)
     quadratic = fit.quadratic_0to1
-    places1 = warp_points(places0, np.linalg.inv(fit.H_1to0)) if quadratic is None else apply_quadratic(places0, quadratic)
-    cells = np.nan_to_num(to_cells(warp_points(places1, np.linalg.inv(drawn)), stride), nan=-1e6).reshape(*map0.shape, 2)
+    places1 = (
+        warp_points(places0, np.linalg.inv(fit.H_1to0)) if quadratic is None else apply_quadratic(places0, quadratic)
+    )
+    cells = np.nan_to_num(to_cells(warp_points(places1, np.linalg.inv(drawn)), stride), nan=-1e6).reshape(
+        *map0.shape, 2
+    )
     known = inside(cells, map1.shape)
     values0, values1 = map0[known], cv2.remap(map1, cells.astype(np.float32), None, cv2.INTER_LINEAR)[known]
     flat = known.sum() < 2 or min(values0.std(), values1.std()) < 1e-9
     return 0.0 if flat else max(float(np.corrcoef(values0, values1)[0, 1]), 0.0)
 
 
-def _climb(H_0to1: np.ndarray, maps: tuple[np.ndarray, np.ndarray], motion: int, blurs: Sequence[float]) -> tuple[np.ndarray, float]:
-    """(3, 3) cells of map 0 → cells of map 1 from H_0to1 uphill, on maps less and less blurred, and the correlation at the end; 0 where
-    maps have no structure or no common part."""
+def _climb(
+    H_0to1: np.ndarray, maps: tuple[np.ndarray, np.ndarray], motion: int, blurs: Sequence[float]
+) -> tuple[np.ndarray, float]:
+    """(3, 3) cells of map 0 → cells of map 1 from H_0to1 uphill, on maps less and less blurred, and the correlation at
+    the end; 0 where maps have no structure or no common part."""
     rows, correlation = 3 if motion == cv2.MOTION_HOMOGRAPHY else 2, 0.0
     for blur in blurs:
         template, other = (relief(m, blur) for m in maps)

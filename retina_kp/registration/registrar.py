@@ -24,22 +24,31 @@ from .search import Hypothesis, hypotheses, matched_nearby, search_stages
 from .views import ImageViews
 
 NO_RETINA, FEW_KEYPOINTS, FEW_MATCHES, INCONSISTENT, UNCERTAIN, MIRRORED = (
-    "no structure visible", "too few keypoints", "too few matches", "inconsistent geometry", "low confidence", "mirrored")  # fmt: skip
+    "no structure visible",
+    "too few keypoints",
+    "too few matches",
+    "inconsistent geometry",
+    "low confidence",
+    "mirrored",
+)
 MAX_SLIMNESS = 6.0  # of a field of view; noise in strips was taken for a match
 MIN_COMMON_PX, MARGIN_PX = 40.0, 12.0  # base px: least side of what both images show; rim drawn around it
 
 
 @dataclass(frozen=True)
 class RegistrarOptions:
-    """Settings of a `Registrar`. Base px are those of an image whose field of view covers base_px² pixels (`views.ImageViews`)."""
+    """Settings of a `Registrar`. Base px are those of an image whose field of view covers base_px² pixels
+    (`views.ImageViews`)."""
 
     model: str = "affine"  # one of matching.MODELS
     base_px: float = 460.0
     coarse: float = 0.6  # size of the small pictures of the search, px per base px
-    stages: int = 4  # of the search: 4 any turn and scale, 1 any turn at like scale, 0 as the images lie; fewer refuse sooner
+    # of the search: 4 any turn and scale, 1 any turn at like scale, 0 as the images lie; fewer refuse sooner
+    stages: int = 4
     search_threshold_px: float = 6.0  # agreement with a similarity while searching, px of the small pictures
     settled_per_stage: int = 3  # hypotheses that are matched again with the moving image drawn in the fixed frame
-    settle_radius_px: float = 20.0  # base px; a hypothesis may be so far off, and settles by a similarity with settle_threshold_px
+    # base px; a hypothesis may be so far off, and settles by a similarity with settle_threshold_px
+    settle_radius_px: float = 20.0
     settle_threshold_px: float = 8.0
     clear_strength: float = 4.0  # a hypothesis with so much is settled before another view is tried
     promising_strength: float = 8.0  # a settled hypothesis with so much is looked at closely at once, others at the end
@@ -47,12 +56,16 @@ class RegistrarOptions:
     close_px: float = 560.0  # size of the close pictures of what both images show: the square root of their area
     close_radius_px: float = 12.0  # base px
     close_threshold_px: float = 3.0  # base px
-    clear_share: float = 0.6  # where fewer of the close matches agree, a second start is tried: the fit of matches far and wide
+    # where fewer of the close matches agree, a second start is tried: the fit of matches far and wide
+    clear_share: float = 0.6
     wide_radius_px: float = 30.0  # base px
     wide_gain: float = 1.05  # the second start is taken where so many times as many matches agree as from the first
-    polish_radius_px: float = 20.0  # px of the close pictures, for the last pass of models that the maps do not refine: how far apart ...
-    polish_threshold_px: float = 4.0  # ... matches may be at first, and in the end; also the limit of inliers once the maps have refined
-    redraw_px: float = 8.0  # before that pass the moving image is drawn again if its corners in the close-up moved farther
+    # px of the close pictures, for the last pass of models that the maps do not refine: how far apart ...
+    polish_radius_px: float = 20.0
+    # ... matches may be at first, and in the end; also the limit of inliers once the maps have refined
+    polish_threshold_px: float = 4.0
+    # before that pass the moving image is drawn again if its corners in the close-up moved farther
+    redraw_px: float = 8.0
     sure_confidence: float = 0.97  # a candidate with so much ends the search
     min_inliers: int = 7
     min_contrast: float = 0.004  # standard deviation of gray levels below which an image counts as blank
@@ -68,7 +81,8 @@ class RegistrarOptions:
 
 @dataclass(frozen=True)
 class Closeup:
-    """What both images show, drawn large: the fixed image's features in a window of hw; window_from_base0: fixed base px → its px."""
+    """What both images show, drawn large: the fixed image's features in a window of hw; window_from_base0: fixed base
+    px → its px."""
 
     window_from_base0: np.ndarray
     hw: tuple[int, int]
@@ -78,8 +92,9 @@ class Closeup:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A hypothesis looked at closely: the moving image was drawn in the close-up by H_drawn (moving base px → fixed base px), as
-    features1; step: (3, 3) from there to where its matches put it, window px; result: the whole in original px, with its confidence."""
+    """A hypothesis looked at closely: the moving image was drawn in the close-up by H_drawn (moving base px → fixed
+    base px), as features1; step: (3, 3) from there to where its matches put it, window px; result: the whole in
+    original px, with its confidence."""
 
     closeup: Closeup
     H_drawn: np.ndarray
@@ -103,11 +118,22 @@ class Candidate:
 class Registrar:
     """Registers pairs with one network. Calling it never guesses: the result is ok, or its status says why not."""
 
-    def __init__(self, network, options: RegistrarOptions = RegistrarOptions(), device: str = "auto", calibration: dict | None = None):
+    def __init__(
+        self,
+        network,
+        options: RegistrarOptions = RegistrarOptions(),
+        device: str = "auto",
+        calibration: dict | None = None,
+    ):
         self.device = choose_device(device)
         self.network = fold_batch_norm(network).to(self.device, memory_format=torch.channels_last)
-        self.options, self.calibration, self.stages = options, checked(calibration), search_stages(options.coarse, options.stages)
-        self.steerers = getattr(network, "steerers", None)  # without, as in a run's checkpoint, the search turns pictures
+        self.options, self.calibration, self.stages = (
+            options,
+            checked(calibration),
+            search_stages(options.coarse, options.stages),
+        )
+        # without, as in a run's checkpoint, the search turns pictures
+        self.steerers = getattr(network, "steerers", None)
 
     @classmethod
     def from_pretrained(cls, weights: str | Path = "lite", device: str = "auto", **options) -> Registrar:
@@ -126,7 +152,8 @@ class Registrar:
         return views.features().mapped(np.linalg.inv(views.base_from_original), views.original_hw)
 
     def __call__(self, fixed, moving) -> Registration:
-        """Register ``moving`` to ``fixed``: paths or arrays HxW / HxWx3 (RGB) of any size, uint8, uint16 or float in [0, 1].
+        """Register ``moving`` to ``fixed``: paths or arrays HxW / HxWx3 (RGB) of any size, uint8, uint16 or float in
+        [0, 1].
 
         Raises ImageError for input that is no usable image; everything else is told by `Registration.status`.
         """
@@ -138,11 +165,15 @@ class Registrar:
                 return refused(f"{NO_RETINA}: the {name} image is blank", *sizes)
             if views.slimness > MAX_SLIMNESS:
                 return refused(
-                    f"{NO_RETINA}: the {name} image is a strip, {views.slimness:.0f} times as long as wide; crop it less", *sizes
+                    f"{NO_RETINA}: the {name} image is a strip, {views.slimness:.0f} times as long as wide; crop it less",
+                    *sizes,
                 )
             seen = len(views.features(0.0, self.options.coarse))
             if seen < self.options.min_inliers:
-                return refused(f"{FEW_KEYPOINTS}: {seen} in the {name} image; are vessels visible, in focus and not too small?", *sizes)
+                return refused(
+                    f"{FEW_KEYPOINTS}: {seen} in the {name} image; are vessels visible, in focus and not too small?",
+                    *sizes,
+                )
         result = self._find(views0, views1)
         if not result.ok:
             mirrored = self._find(views0, self.views(moving[:, ::-1]))
@@ -157,12 +188,21 @@ class Registrar:
             candidate = self._look_closely(views0, views1, hypothesis)
             if candidate is not None:
                 candidates.append(candidate)
-                if candidate.result.confidence >= self.options.sure_confidence and not implausible(candidate.H_base, views1.base_hw):
+                if candidate.result.confidence >= self.options.sure_confidence and not implausible(
+                    candidate.H_base, views1.base_hw
+                ):
                     break
         if not candidates:
             why = "no turn or scale gave a consistent set; do both show the same eye, and the same part of it?"
             return refused(f"{FEW_MATCHES}: {why}", views0.original_hw, views1.original_hw)
-        best = max(candidates, key=lambda c: (not implausible(c.H_base, views1.base_hw), c.result.confidence, c.result.evidence["inliers"]))
+        best = max(
+            candidates,
+            key=lambda c: (
+                not implausible(c.H_base, views1.base_hw),
+                c.result.confidence,
+                c.result.evidence["inliers"],
+            ),
+        )
         return self._judge(self._polish(views0, views1, best), views1)
 
     def views(self, image: np.ndarray, fast: bool = True) -> ImageViews:
@@ -170,7 +210,8 @@ class Registrar:
         return ImageViews(image, self.network, self.options.keypoints, self.options.base_px, fast, self.steerers)
 
     def _look_closely(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis) -> Candidate | None:
-        """Draw both images large where they overlap, match nearby, fit the wanted model, and measure what speaks for it."""
+        """Draw both images large where they overlap, match nearby, fit the wanted model, and measure what speaks for
+        it."""
         o, H = self.options, hypothesis.fit.H_1to0
         closeup = self.closeup(views0, views1, H)
         if closeup is None:
@@ -191,8 +232,8 @@ class Registrar:
         return Candidate(closeup, H, features1, fit.H_1to0, result)
 
     def _fit(self, closeup: Closeup, features1: Features, radius_px: float, start: np.ndarray = np.eye(3)):
-        """Match within radius_px (base px) of where ``start`` (3, 3) puts the moving features: the fit of the wanted model or None, and the
-        points (N, 2), (N, 2) that were fitted."""
+        """Match within radius_px (base px) of where ``start`` (3, 3) puts the moving features: the fit of the wanted
+        model or None, and the points (N, 2), (N, 2) that were fitted."""
         points = matched_nearby(closeup.features0, features1, radius_px * closeup.zoom, start)
         return fit_transform(*points, self.options.model, self.options.close_threshold_px * closeup.zoom), points
 
@@ -202,14 +243,16 @@ class Registrar:
         return refine(fit, *points, maps, step, self.network.detector_stride, self.options.polish_threshold_px)
 
     def _polish(self, views0: ImageViews, views1: ImageViews, best: Candidate) -> Candidate:
-        """For a model that the detector's maps have not refined, one more pass from where the best candidate lies: the moving image drawn
-        anew if it moved far, matches anew. Evidence and confidence stay as they are."""
+        """For a model that the detector's maps have not refined, one more pass from where the best candidate lies: the
+        moving image drawn anew if it moved far, matches anew. Evidence and confidence stay as they are."""
         o, closeup = self.options, best.closeup
         if best.result.model in MOTIONS:
             return best
         window = closeup.window_from_base0
         if best.moved_px > o.redraw_px:
-            best = replace(best, H_drawn=best.H_base, features1=views1.drawn(window @ best.H_base, closeup.hw), step=np.eye(3))
+            best = replace(
+                best, H_drawn=best.H_base, features1=views1.drawn(window @ best.H_base, closeup.hw), step=np.eye(3)
+            )
         points = matched_nearby(closeup.features0, best.features1.mapped(best.step, closeup.hw), o.polish_radius_px)
         fit = fit_gradually(*points, o.model, o.polish_radius_px, o.polish_threshold_px)
         if fit is None or fit.n_inliers < o.min_inliers:
@@ -221,7 +264,8 @@ class Registrar:
         return replace(best, step=fit.H_1to0 @ best.step, result=result)
 
     def closeup(self, views0: ImageViews, views1: ImageViews, H: np.ndarray) -> Closeup | None:
-        """The window around what both fields of view share, H: moving base px → fixed base px; None when they share next to nothing."""
+        """The window around what both fields of view share, H: moving base px → fixed base px; None when they share
+        next to nothing."""
         outline1 = warp_points(views1.outline, H)
         if not np.isfinite(outline1).all():
             return None
@@ -240,16 +284,28 @@ class Registrar:
         return Closeup(window, hw, zoom, views0.drawn(window, hw))
 
     @staticmethod
-    def _result(fit: Fit, points, closeup: Closeup, window_from_base1: np.ndarray, views0: ImageViews, views1: ImageViews) -> Registration:
+    def _result(
+        fit: Fit, points, closeup: Closeup, window_from_base1: np.ndarray, views0: ImageViews, views1: ImageViews
+    ) -> Registration:
         """A fit of points in a close-up, told in original px."""
         original0_from_window = np.linalg.inv(closeup.window_from_base0 @ views0.base_from_original)
-        result = Registration.from_fit(fit, original0_from_window, window_from_base1 @ views1.base_from_original, *points,
-                                       views0.original_hw, views1.original_hw)  # fmt: skip
+        result = Registration.from_fit(
+            fit,
+            original0_from_window,
+            window_from_base1 @ views1.base_from_original,
+            *points,
+            views0.original_hw,
+            views1.original_hw,
+        )
         return replace(result, angle_deg=describe(result.H_tried, result.moving_hw).angle_deg)
 
     def _judge(self, best: Candidate, views1: ImageViews) -> Registration:
         if best.result.confidence < self.options.min_confidence:
             figures = f"{best.result.confidence:.2f} is below {self.options.min_confidence:g}"
-            return best.result.refuse(f"{UNCERTAIN}: {figures}; two different eyes, or too few vessels that both images show")
+            return best.result.refuse(
+                f"{UNCERTAIN}: {figures}; two different eyes, or too few vessels that both images show"
+            )
         why = implausible(best.H_base, views1.base_hw)
-        return best.result.refuse(f"{INCONSISTENT}: {why}; no two pictures of one eye differ so") if why else best.result
+        return (
+            best.result.refuse(f"{INCONSISTENT}: {why}; no two pictures of one eye differ so") if why else best.result
+        )

@@ -15,8 +15,20 @@ from ..core.geometry import as_homography, describe, inside, pixel_grid, rescale
 from ..core.images import as_array
 from .matching import Fit, apply_quadratic
 
-SAVED_KEYS = {"status", "confidence", "model", "H_1to0", "angle_deg", "fixed_hw", "moving_hw", "evidence", "quadratic", "matches0",
-              "matches1", "inliers"}  # fmt: skip
+SAVED_KEYS = {
+    "status",
+    "confidence",
+    "model",
+    "H_1to0",
+    "angle_deg",
+    "fixed_hw",
+    "moving_hw",
+    "evidence",
+    "quadratic",
+    "matches0",
+    "matches1",
+    "inliers",
+}
 FINER = 0.7  # fixed px per moving px, below which bilinear reading would skip pixels
 STRIP_PX = 2**18  # pixels that are warped at a time: coordinates of a whole 6000 x 6000 image would take gigabytes
 
@@ -25,10 +37,10 @@ STRIP_PX = 2**18  # pixels that are warped at a time: coordinates of a whole 600
 class Registration:
     """Where a moving image lies in a fixed one. Pixels are those of the images as given, centres at integers.
 
-    status: "ok", or why it was refused; H_1to0: (3, 3) float64 moving → fixed, None unless ok; confidence in [0, 1]; matches0, matches1:
-    (N, 2) px in the fixed and moving image; inliers: (N,) bool; sizes (h, w). For the quadratic model ``quadratic`` holds what goes on
-    top of H (then H alone is the best affine). evidence: the numbers behind the confidence; H_tried: the transform that
-    was judged, also when it was refused: for diagnosis only.
+    status: "ok", or why it was refused; H_1to0: (3, 3) float64 moving → fixed, None unless ok; confidence in [0, 1];
+    matches0, matches1: (N, 2) px in the fixed and moving image; inliers: (N,) bool; sizes (h, w). For the quadratic
+    model ``quadratic`` holds what goes on top of H (then H alone is the best affine). evidence: the numbers behind the
+    confidence; H_tried: the transform that was judged, also when it was refused: for diagnosis only.
     """
 
     status: str
@@ -46,17 +58,26 @@ class Registration:
     H_tried: np.ndarray | None = None
 
     @classmethod
-    def from_fit(cls, fit: Fit, original0_from_frame, frame_from_original1, points0, points1, fixed_hw, moving_hw) -> Registration:
-        """From a fit within a common working frame and the matrices that lead into and out of it; points are px of that frame."""
+    def from_fit(
+        cls, fit: Fit, original0_from_frame, frame_from_original1, points0, points1, fixed_hw, moving_hw
+    ) -> Registration:
+        """From a fit within a common working frame and the matrices that lead into and out of it; points are px of that
+        frame."""
         H = as_homography(original0_from_frame @ fit.H_1to0 @ frame_from_original1)
         quadratic = None
         if fit.quadratic_1to0 is not None:
-            quadratic = {"original0_from_frame": original0_from_frame, "frame_from_original1": frame_from_original1,
-                         "forward": fit.quadratic_1to0, "backward": fit.quadratic_0to1}  # fmt: skip
+            quadratic = {
+                "original0_from_frame": original0_from_frame,
+                "frame_from_original1": frame_from_original1,
+                "forward": fit.quadratic_1to0,
+                "backward": fit.quadratic_0to1,
+            }
         matches0 = warp_points(points0, original0_from_frame)
         matches1 = warp_points(points1, np.linalg.inv(frame_from_original1))
         sizes = (tuple(fixed_hw), tuple(moving_hw))
-        return cls("ok", H, 0.0, matches0, matches1, fit.inliers.copy(), *sizes, fit.model, quadratic=quadratic, H_tried=H)
+        return cls(
+            "ok", H, 0.0, matches0, matches1, fit.inliers.copy(), *sizes, fit.model, quadratic=quadratic, H_tried=H
+        )
 
     def refuse(self, reason: str) -> Registration:
         """The same matches and evidence without a transform."""
@@ -68,8 +89,8 @@ class Registration:
 
     @property
     def H_0to1(self) -> np.ndarray | None:
-        """(3, 3) fixed pixel → moving pixel; None unless ok. H_0to1[2, 2] is 1, or -1 where the fixed frame's origin lies
-        behind the horizon."""
+        """(3, 3) fixed pixel → moving pixel; None unless ok. H_0to1[2, 2] is 1, or -1 where the fixed frame's origin
+        lies behind the horizon."""
         if not self.ok:
             return None
         inverse = np.linalg.inv(self.H_1to0)
@@ -80,7 +101,9 @@ class Registration:
         self._need_ok("map points")
         if self.quadratic is None:
             return warp_points(points1_xy, self.H_1to0)
-        inner = apply_quadratic(warp_points(points1_xy, self.quadratic["frame_from_original1"]), self.quadratic["forward"])
+        inner = apply_quadratic(
+            warp_points(points1_xy, self.quadratic["frame_from_original1"]), self.quadratic["forward"]
+        )
         return warp_points(inner, self.quadratic["original0_from_frame"])
 
     def map_to_moving(self, points0_xy: np.ndarray) -> np.ndarray:
@@ -88,16 +111,21 @@ class Registration:
         self._need_ok("map points")
         if self.quadratic is None:
             return warp_points(points0_xy, self.H_0to1)
-        inner = apply_quadratic(warp_points(points0_xy, np.linalg.inv(self.quadratic["original0_from_frame"])), self.quadratic["backward"])
+        inner = apply_quadratic(
+            warp_points(points0_xy, np.linalg.inv(self.quadratic["original0_from_frame"])), self.quadratic["backward"]
+        )
         return warp_points(inner, np.linalg.inv(self.quadratic["frame_from_original1"]))
 
     def warp(self, moving) -> np.ndarray:
-        """The moving image (path or array of the registered size) drawn in the fixed frame: its dtype, zeros where it has no data. An image
-        of finer pixels than the fixed one is averaged over areas first, so that no detail turns into false ones (aliasing)."""
+        """The moving image (path or array of the registered size) drawn in the fixed frame: its dtype, zeros where it
+        has no data. An image of finer pixels than the fixed one is averaged over areas first, so that no detail turns
+        into false ones (aliasing)."""
         self._need_ok("warp")
         image = as_array(moving, "moving image")
         if image.shape[:2] != self.moving_hw:
-            raise ValueError(f"this registration is for a moving image of {self.moving_hw} (h, w) px, not {image.shape[:2]}")
+            raise ValueError(
+                f"this registration is for a moving image of {self.moving_hw} (h, w) px, not {image.shape[:2]}"
+            )
         return self._drawn(image)
 
     def _drawn(self, image: np.ndarray) -> np.ndarray:
@@ -105,29 +133,49 @@ class Registration:
         scale = describe(self.H_1to0, self.moving_hw).scale
         small_hw = tuple(max(round(n * scale), 1) for n in self.moving_hw)
         if scale < FINER and small_hw != self.moving_hw:
-            return self.resized(self.fixed_hw, small_hw)._drawn(cv2.resize(image, small_hw[::-1], interpolation=cv2.INTER_AREA))
+            return self.resized(self.fixed_hw, small_hw)._drawn(
+                cv2.resize(image, small_hw[::-1], interpolation=cv2.INTER_AREA)
+            )
         warped = np.zeros((*self.fixed_hw, *image.shape[2:]), image.dtype)
         for strip, source in self._strips(warped):
-            strip[:] = cv2.remap(image, source[..., 0], source[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+            strip[:] = cv2.remap(
+                image, source[..., 0], source[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0
+            )
         return warped
 
     def _strips(self, picture: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Views of a few rows of a picture of the fixed frame, each with the (h, w, 2) moving px that its pixels show."""
+        """Views of a few rows of a picture of the fixed frame, each with the (h, w, 2) moving px that its pixels
+        show."""
         rows = max(STRIP_PX // picture.shape[1], 1)
         for top in range(0, len(picture), rows):
             strip = picture[top : top + rows]
             grid = pixel_grid(strip.shape[:2]).reshape(-1, 2).numpy().astype(np.float64) + (0, top)
-            yield strip, np.nan_to_num(self.map_to_moving(grid), nan=-1e6).astype(np.float32).reshape(*strip.shape[:2], 2)
+            yield (
+                strip,
+                np.nan_to_num(self.map_to_moving(grid), nan=-1e6).astype(np.float32).reshape(*strip.shape[:2], 2),
+            )
 
     def resized(self, fixed_hw, moving_hw) -> Registration:
         """The same registration between copies of both images at other sizes (h, w), such as small ones to look at."""
         resize0, resize1 = resize_matrix(self.fixed_hw, fixed_hw), resize_matrix(self.moving_hw, moving_hw)
-        H, tried = (m if m is None else as_homography(rescale_homography(m, resize1, resize0)) for m in (self.H_1to0, self.H_tried))
+        H, tried = (
+            m if m is None else as_homography(rescale_homography(m, resize1, resize0))
+            for m in (self.H_1to0, self.H_tried)
+        )
         quadratic = self.quadratic and self.quadratic | {
             "original0_from_frame": resize0 @ self.quadratic["original0_from_frame"],
-            "frame_from_original1": self.quadratic["frame_from_original1"] @ np.linalg.inv(resize1)}  # fmt: skip
-        return replace(self, H_1to0=H, H_tried=tried, quadratic=quadratic, fixed_hw=tuple(fixed_hw), moving_hw=tuple(moving_hw),
-                       matches0=warp_points(self.matches0, resize0), matches1=warp_points(self.matches1, resize1))  # fmt: skip
+            "frame_from_original1": self.quadratic["frame_from_original1"] @ np.linalg.inv(resize1),
+        }
+        return replace(
+            self,
+            H_1to0=H,
+            H_tried=tried,
+            quadratic=quadratic,
+            fixed_hw=tuple(fixed_hw),
+            moving_hw=tuple(moving_hw),
+            matches0=warp_points(self.matches0, resize0),
+            matches1=warp_points(self.matches1, resize1),
+        )
 
     def covered(self) -> np.ndarray:
         """(H, W) bool in the fixed frame: where the warped moving image has data."""
@@ -145,12 +193,23 @@ class Registration:
         matrix = None if self.H_1to0 is None else self.H_1to0.tolist()
         inverse = None if self.H_1to0 is None else self.H_0to1.tolist()
         quadratic = None if self.quadratic is None else {k: np.asarray(v).tolist() for k, v in self.quadratic.items()}
-        return {"status": self.status, "ok": self.ok, "confidence": round(self.confidence, 6), "model": self.model,
-                "H_1to0": matrix, "H_0to1": inverse, "angle_deg": None if np.isnan(self.angle_deg) else round(self.angle_deg, 4),
-                "fixed_hw": list(self.fixed_hw), "moving_hw": list(self.moving_hw), "evidence": self.evidence, "quadratic": quadratic,
-                "matches0": np.round(self.matches0, 3).tolist(), "matches1": np.round(self.matches1, 3).tolist(),
-                "inliers": self.inliers.tolist(),
-                "convention": "pixel centres at integers, x right, y down; H_1to0 maps moving to fixed"}  # fmt: skip
+        return {
+            "status": self.status,
+            "ok": self.ok,
+            "confidence": round(self.confidence, 6),
+            "model": self.model,
+            "H_1to0": matrix,
+            "H_0to1": inverse,
+            "angle_deg": None if np.isnan(self.angle_deg) else round(self.angle_deg, 4),
+            "fixed_hw": list(self.fixed_hw),
+            "moving_hw": list(self.moving_hw),
+            "evidence": self.evidence,
+            "quadratic": quadratic,
+            "matches0": np.round(self.matches0, 3).tolist(),
+            "matches1": np.round(self.matches1, 3).tolist(),
+            "inliers": self.inliers.tolist(),
+            "convention": "pixel centres at integers, x right, y down; H_1to0 maps moving to fixed",
+        }
 
     @classmethod
     def load(cls, path: str | Path) -> Registration:
@@ -168,17 +227,32 @@ class Registration:
         H = None if d["H_1to0"] is None else np.asarray(d["H_1to0"])
         quadratic = None if d["quadratic"] is None else {k: np.asarray(v) for k, v in d["quadratic"].items()}
         angle, sure = (float("nan") if d[key] is None else d[key] for key in ("angle_deg", "confidence"))
-        return cls(d["status"], H, sure, matches0, matches1, np.asarray(d["inliers"], bool), tuple(d["fixed_hw"]),
-                   tuple(d["moving_hw"]), d["model"], angle, d["evidence"], quadratic)  # fmt: skip
+        return cls(
+            d["status"],
+            H,
+            sure,
+            matches0,
+            matches1,
+            np.asarray(d["inliers"], bool),
+            tuple(d["fixed_hw"]),
+            tuple(d["moving_hw"]),
+            d["model"],
+            angle,
+            d["evidence"],
+            quadratic,
+        )
 
     def save(self, path: str | Path) -> list[Path]:
-        """Write ``path`` (JSON; the ending .json is added where it is missing) and, when ok, beside it an ITK transform (.tfm) and
-        ``<stem>_transformation.txt`` (the 3x3 matrix moving → fixed as rows of numbers, as i2k tools read it). Returns the files written;
-        each is complete or absent, and none is left over from an earlier result of that name. ValueError for a path in .tfm or .txt."""
+        """Write ``path`` (JSON; the ending .json is added where it is missing) and, when ok, beside it an ITK transform
+        (.tfm) and ``<stem>_transformation.txt`` (the 3x3 matrix moving → fixed as rows of numbers, as i2k tools read
+        it). Returns the files written; each is complete or absent, and none is left over from an earlier result of that
+        name. ValueError for a path in .tfm or .txt."""
         path = Path(path).expanduser()
         if path.suffix.lower() in (".tfm", ".txt"):
             name = path.with_suffix(".json").name
-            raise ValueError(f"{path}: give the name of the JSON file, such as {name}; the others are written beside it")
+            raise ValueError(
+                f"{path}: give the name of the JSON file, such as {name}; the others are written beside it"
+            )
         path, itk, matrix = saved_files(path)
         texts = {}
         if self.ok:
@@ -190,8 +264,9 @@ class Registration:
         return written + [write_text(file, text) for file, text in texts.items()]
 
     def _itk_text(self) -> str:
-        """ITK resamples by mapping fixed points to moving ones, so the affine H_0to1 is stored; a perspective has no ITK affine and is
-        replaced by its best affine over the part of the fixed frame that the moving image covers, which the comment line says."""
+        """ITK resamples by mapping fixed points to moving ones, so the affine H_0to1 is stored; a perspective has no
+        ITK affine and is replaced by its best affine over the part of the fixed frame that the moving image covers,
+        which the comment line says."""
         H, note = self.H_0to1, "affine"
         if np.abs(H[2, :2]).max() > 1e-12 or self.quadratic is not None:
             note = f"best affine of a {self.model}"
@@ -203,8 +278,10 @@ class Registration:
             terms = np.column_stack([grid, np.ones(len(grid))])
             H = np.vstack([np.linalg.lstsq(terms[seen], target[seen], rcond=None)[0].T, [0, 0, 1]])
         numbers = " ".join(f"{v:.12g}" for v in (*H[0, :2], *H[1, :2], H[0, 2], H[1, 2]))
-        return (f"#Insight Transform File V1.0\n# fixed to moving, {note}, unit spacing, origin at the first pixel centre\n#Transform 0\n"
-                f"Transform: AffineTransform_double_2_2\nParameters: {numbers}\nFixedParameters: 0 0\n")  # fmt: skip
+        return (
+            f"#Insight Transform File V1.0\n# fixed to moving, {note}, unit spacing, origin at the first pixel centre\n#Transform 0\n"
+            f"Transform: AffineTransform_double_2_2\nParameters: {numbers}\nFixedParameters: 0 0\n"
+        )
 
     def _need_ok(self, what: str) -> None:
         if not self.ok:

@@ -18,12 +18,15 @@ MAX_ENLARGE = 2.0  # pictures of an image are not blown up further
 class ImageViews:
     """Pictures of one image and their features.
 
-    Places are told in base px: those of the image scaled so that its field of view covers base_px² pixels, whatever black canvas surrounds
-    it and however it is turned. Every picture is drawn from a copy of the original that is hardly finer than the picture, which keeps it
-    free of aliasing. fast: layers in bfloat16 where the device computes in it. steerers: of `steering`, for turned views without a picture.
+    Places are told in base px: those of the image scaled so that its field of view covers base_px² pixels, whatever
+    black canvas surrounds it and however it is turned. Every picture is drawn from a copy of the original that is
+    hardly finer than the picture, which keeps it free of aliasing. fast: layers in bfloat16 where the device computes
+    in it. steerers: of `steering`, for turned views without a picture.
     """
 
-    def __init__(self, image: np.ndarray, network, options: KeypointOptions, base_px: float, fast: bool = True, steerers=None):
+    def __init__(
+        self, image: np.ndarray, network, options: KeypointOptions, base_px: float, fast: bool = True, steerers=None
+    ):
         self.network, self.options, self.device = network, options, next(network.parameters()).device
         self.steerers = steerers
         self.fast = fast and bfloat16_is_fast(self.device)
@@ -38,13 +41,15 @@ class ImageViews:
         outline = cv2.convexHull(np.concatenate(contours)).reshape(-1, 2)
         self.outline = warp_points(outline, self.base_from_original)  # of the field of view, convex, base px
         sides = cv2.minAreaRect(outline.astype(np.float32))[1]
-        self.slimness = (max(sides) + 1) / (min(sides) + 1)  # of the field of view: its length over its width, whatever its turn
+        # of the field of view: its length over its width, whatever its turn
+        self.slimness = (max(sides) + 1) / (min(sides) + 1)
         self._features: dict[tuple[float, float], Features] = {}
         self._copies: dict[int, tuple[np.ndarray, np.ndarray]] = {0: (self.original, np.eye(3))}
 
     def features(self, angle_deg: float = 0.0, scale: float = 1.0) -> Features:
-        """Features of the view turned by angle_deg (clockwise) and drawn at ``scale`` px per base px, given in base px; kept. With steerers
-        it is drawn upright alone and its descriptors are steered, which asks for a multiple of 45."""
+        """Features of the view turned by angle_deg (clockwise) and drawn at ``scale`` px per base px, given in base px;
+        kept. With steerers it is drawn upright alone and its descriptors are steered, which asks for a multiple of
+        45."""
         key = (angle_deg, scale)
         if key not in self._features and angle_deg and self.steerers is not None:
             self._features[key] = self.features(0.0, scale).steered(self.steerers, angle_deg)
@@ -58,7 +63,8 @@ class ImageViews:
         return self._features[key]
 
     def drawn(self, H_frame_from_base: np.ndarray, frame_hw) -> Features:
-        """Features of this image drawn in another frame of frame_hw, given in px of that frame; H: base px → px of the frame."""
+        """Features of this image drawn in another frame of frame_hw, given in px of that frame; H: base px → px of the
+        frame."""
         return extract(self.network, *self.picture(H_frame_from_base, frame_hw), self.options, self.fast)[0]
 
     def described(self, H_frame_from_base: np.ndarray, frame_hw, points_xy: np.ndarray) -> np.ndarray:
@@ -67,7 +73,8 @@ class ImageViews:
         return describe_points(self.network, picture, mask, points_xy, self.fast)
 
     def picture(self, H_frame_from_base: np.ndarray, frame_hw) -> tuple[torch.Tensor, torch.Tensor]:
-        """This image, gray in [0, 1], and its field of view, bool, drawn in another frame: (1, 1, h, w) each, on the network's device."""
+        """This image, gray in [0, 1], and its field of view, bool, drawn in another frame: (1, 1, h, w) each, on the
+        network's device."""
         H, size = H_frame_from_base @ self.base_from_original, (frame_hw[1], frame_hw[0])
         gray, copy_from_original = self._copy(H)
         picture = cv2.warpPerspective(gray, H @ np.linalg.inv(copy_from_original), size, flags=cv2.INTER_LINEAR)
@@ -75,7 +82,8 @@ class ImageViews:
         return tuple(torch.from_numpy(x)[None, None].to(self.device) for x in (picture, valid))
 
     def _copy(self, H_frame_from_original: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The image shrunk by a power of √2, but no further than the frame asks for, and the matrix original px → px of the copy."""
+        """The image shrunk by a power of √2, but no further than the frame asks for, and the matrix original px → px of
+        the copy."""
         shrink = np.sqrt(abs(np.linalg.det(jacobian(H_frame_from_original, image_center(self.original_hw)))))
         level = max(int(-2 * np.log2(max(shrink, 1e-3)) + 0.2), 0)
         if level not in self._copies:

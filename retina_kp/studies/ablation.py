@@ -1,8 +1,9 @@
-"""``make ablation``: what each of the first three phases brings, measured on drawn CF-FA pairs whose junctions are only half annotated.
+"""``make ablation``: what each of the first three phases brings, measured on synthetic CF-FA pairs whose junctions are
+only half annotated.
 
-An arm is three stages of equal length; the learning rate falls in the last one. Arms that begin alike share those stages. A sample comes
-back about twenty times in a stage; a mined point is promoted at its second find. Everything is kept in one folder: a second call
-continues, a finished arm is not measured again.
+An arm is three stages of equal length; the learning rate falls in the last one. Arms that begin alike share those
+stages. A sample comes back about twenty times in a stage; a mined point is promoted at its second find. Everything is
+kept in one folder: a second call continues, a finished arm is not measured again.
 """
 
 from __future__ import annotations
@@ -31,10 +32,19 @@ from ..training.pke import PkeOptions, mine
 from ..training.trainer import Trainer, average
 from ..training.validation import ValidationSet, mined_precision
 
-BASE = TrainConfig(batch_size=6, precision="bf16", extra_points=96, pool_size=60, steps_per_epoch=100, validation_pairs=24, rise_steps=1,
-                   data=SyntheticOptions(size_px=192, fixed=("CF",), moving=("FA",), annotated_share=0.5, frames_per_retina=2,
-                                         appearance=CLINICAL),
-                   pke=PkeOptions(0.2, 0.2, promotion_value=2.0, demotion_value=1.0))  # fmt: skip
+BASE = TrainConfig(
+    batch_size=6,
+    precision="bf16",
+    extra_points=96,
+    pool_size=60,
+    steps_per_epoch=100,
+    validation_pairs=24,
+    rise_steps=1,
+    data=SyntheticOptions(
+        size_px=192, fixed=("CF",), moving=("FA",), annotated_share=0.5, frames_per_retina=2, appearance=CLINICAL
+    ),
+    pke=PkeOptions(0.2, 0.2, promotion_value=2.0, demotion_value=1.0),
+)
 TRUTH = replace(BASE.data, annotated_share=1.0)  # validation knows every junction
 LOOSE = "pke, content 0.95"  # a control: nearly any match confirms
 ARMS = {
@@ -54,8 +64,16 @@ def stage_config(stages: tuple[str, ...], seed: int, steps: int, init_from: str)
     pke = replace(BASE.pke, content_ratio_max=0.95) if name == LOOSE else BASE.pke
     length = {"steps_per_epoch": min(BASE.steps_per_epoch, steps), "epochs": max(steps // BASE.steps_per_epoch, 1)}
     alone = {"loss_mov": 0.0} if name == "geometric" else {}  # the phases as SuperRetina has them
-    return replace(BASE, phase=name.split(",")[0], seed=10 * seed + len(stages), init_from=init_from, pke=pke, weights=alone,
-                   final_rate_ratio=0.05 if last else 1.0, **length)  # fmt: skip
+    return replace(
+        BASE,
+        phase=name.split(",")[0],
+        seed=10 * seed + len(stages),
+        init_from=init_from,
+        pke=pke,
+        weights=alone,
+        final_rate_ratio=0.05 if last else 1.0,
+        **length,
+    )
 
 
 def run_arm(arm: str, seed: int, steps: int, pairs: int, folder: Path) -> dict:
@@ -75,11 +93,14 @@ def run_arm(arm: str, seed: int, steps: int, pairs: int, folder: Path) -> dict:
 
 @torch.inference_mode()
 def measure(checkpoint: Path, pairs: int) -> dict[str, float]:
-    """Detector and mining figures on validation crops (sure0, sure1: keypoints per image that are as probable as PKE asks), and success on
-    whole pairs at any turn: share of ``pairs`` whose best transform is right, whatever the confidence says (it is not calibrated for these
-    weights)."""
+    """Detector and mining figures on validation crops (sure0, sure1: keypoints per image that are as probable as PKE
+    asks), and success on whole pairs at any turn: share of ``pairs`` whose best transform is right, whatever the
+    confidence says (it is not calibrated for these weights)."""
     network, _ = load_network(checkpoint)
-    validation, sure = ValidationSet.drawn(48, TRUTH), KeypointOptions(min_probability=BASE.pke.candidate_min_probability)
+    validation, sure = (
+        ValidationSet.synthetic(48, TRUTH),
+        KeypointOptions(min_probability=BASE.pke.candidate_min_probability),
+    )
     rows = []
     for batch in validation.batches:
         hidden = batch | {"vessel_keypoints": torch.full_like(batch["vessel_keypoints"][:, :1], torch.nan)}
@@ -87,9 +108,17 @@ def measure(checkpoint: Path, pairs: int) -> dict[str, float]:
         sure0, sure1 = (find_keypoints(output, batch[f"valid{k}"], sure) for k, output in enumerate(outputs))
         for i, points in enumerate(mine(*outputs, hidden, BASE.pke).points0_xy):
             precision = mined_precision(points, batch["true_keypoints"][i], TRUE_RADIUS_PX)
-            rows.append({"mined_per_image": float(len(points)), "mined_precision": precision,
-                         "sure0": float(len(sure0[i][0])), "sure1": float(len(sure1[i][0]))})  # fmt: skip
-    trials = run_trials(Registrar(network, device="cpu"), EVALUATION_SEED, pairs, PairOptions(), moving=BASE.data.moving)
+            rows.append(
+                {
+                    "mined_per_image": float(len(points)),
+                    "mined_precision": precision,
+                    "sure0": float(len(sure0[i][0])),
+                    "sure1": float(len(sure1[i][0])),
+                }
+            )
+    trials = run_trials(
+        Registrar(network, device="cpu"), EVALUATION_SEED, pairs, PairOptions(), moving=BASE.data.moving
+    )
     right = [float(t.would_be_px <= RIGHT_PX) for t in trials]
     return validation.evaluate(network) | average(rows) | {"success": float(np.mean(right))}
 

@@ -1,10 +1,11 @@
-"""How often would a registrar take images of two different eyes for a pair, or an image and a mirrored one? Measured on pairs of one's own.
+"""How often would a registrar take images of two different eyes for a pair, or an image and a mirrored one? Measured on
+pairs of one's own.
 
 python -m retina_kp.studies.impostors data/clinic --processes 2
 
-Fixed images are tried with the moving images of other eyes of the same kind of pair, as they are and mirrored, and with their own one
-mirrored; by default with 200 of each kind and sort. Eyes are told apart as in every layout, see data/README.md; two names for one eye
-would count as a mistake. A second call continues.
+Fixed images are tried with the moving images of other eyes of the same kind of pair, as they are and mirrored, and with
+their own one mirrored; by default with 200 of each kind and sort. Eyes are told apart as in every layout, see
+data/README.md; two names for one eye would count as a mistake. A second call continues.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ def draw_impostors(records: Sequence[PairRecord], most: int = 0, seed: int = 0) 
         for moving in records:
             if (fixed.modality0, fixed.modality1) != (moving.modality0, moving.modality1):
                 continue
-            sorts = [OWN_MIRRORED] if fixed == moving else [OTHER, OTHER_MIRRORED] if fixed.eye_id != moving.eye_id else []
+            sorts = (
+                [OWN_MIRRORED] if fixed == moving else [OTHER, OTHER_MIRRORED] if fixed.eye_id != moving.eye_id else []
+            )
             for what in sorts:
                 impostor = Impostor(fixed, moving, what)
                 groups.setdefault((impostor.kind, what), []).append(impostor)
@@ -84,20 +87,34 @@ def try_impostor(impostor: Impostor, method: Method, key: str = "") -> dict:
     fixed, moving = read_pair(impostor.fixed)[0], read_pair(impostor.moving)[1]
     result = method.register(fixed, moving if impostor.what == OTHER else moving[:, ::-1])
     failed = result.status.startswith(CRASHED)
-    return {"key": key, "kind": impostor.kind, "what": impostor.what, "fixed": impostor.fixed.pair_id, "moving": impostor.moving.pair_id,
-            "accepted": result.ok, "failed": failed, "confidence": round(float(result.confidence), 4), "status": result.status}  # fmt: skip
+    return {
+        "key": key,
+        "kind": impostor.kind,
+        "what": impostor.what,
+        "fixed": impostor.fixed.pair_id,
+        "moving": impostor.moving.pair_id,
+        "accepted": result.ok,
+        "failed": failed,
+        "confidence": round(float(result.confidence), 4),
+        "status": result.status,
+    }
 
 
 def measure(impostors: Sequence[Impostor], method: Method, ledger: str | Path | None = None) -> list[dict]:
-    """A row per impostor, see `try_impostor`; those in the ledger of the same images, weights and code are not tried again, unless they
-    failed."""
+    """A row per impostor, see `try_impostor`; those in the ledger of the same images, weights and code are not tried
+    again, unless they failed."""
     done = read_ledger(ledger)
     prints = {record: pair_print(record) for record in {r for i in impostors for r in (i.fixed, i.moving)}}
     about = [code_version(), method.fingerprint()]
-    keys = [hashlib.sha256(json.dumps([*about, prints[i.fixed], prints[i.moving], i.what]).encode()).hexdigest()[:32] for i in impostors]
+    keys = [
+        hashlib.sha256(json.dumps([*about, prints[i.fixed], prints[i.moving], i.what]).encode()).hexdigest()[:32]
+        for i in impostors
+    ]
     rest = [(i, key) for i, key in zip(impostors, keys, strict=True) if key not in done]
     bar = progress(len(impostors), len(impostors) - len(rest), "impostors")
-    for row in Parallel(return_as="generator_unordered", batch_size=1)(delayed(try_impostor)(i, method, key) for i, key in rest):
+    for row in Parallel(return_as="generator_unordered", batch_size=1)(
+        delayed(try_impostor)(i, method, key) for i, key in rest
+    ):
         done[row["key"]] = row
         if not row["failed"]:
             append_row(ledger, row)
@@ -107,8 +124,8 @@ def measure(impostors: Sequence[Impostor], method: Method, ledger: str | Path | 
 
 
 def summarise(rows: Sequence[dict]) -> list[dict]:
-    """A row per kind and sort, and of all: tried, failed (an error, no refusal), accepted, the upper 95 % limit of their share of those
-    that did not fail, as if trials were independent, and the highest confidence."""
+    """A row per kind and sort, and of all: tried, failed (an error, no refusal), accepted, the upper 95 % limit of
+    their share of those that did not fail, as if trials were independent, and the highest confidence."""
     groups: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         groups.setdefault((row["kind"], row["what"]), []).append(row)
@@ -117,9 +134,17 @@ def summarise(rows: Sequence[dict]) -> list[dict]:
     for (kind, what), own in sorted(groups.items(), key=lambda group: group[0][0] == "all"):
         judged = [row for row in own if not row["failed"]]
         accepted = sum(row["accepted"] for row in judged)
-        table.append({"kind": kind, "what": what, "tried": len(own), "failed": len(own) - len(judged), "accepted": accepted,
-                      "share at most": round(binomial_limits(accepted / len(judged), len(judged))[1], 3) if judged else None,
-                      "highest confidence": max((row["confidence"] for row in judged), default=None)})  # fmt: skip
+        table.append(
+            {
+                "kind": kind,
+                "what": what,
+                "tried": len(own),
+                "failed": len(own) - len(judged),
+                "accepted": accepted,
+                "share at most": round(binomial_limits(accepted / len(judged), len(judged))[1], 3) if judged else None,
+                "highest confidence": max((row["confidence"] for row in judged), default=None),
+            }
+        )
     return table
 
 
@@ -144,11 +169,18 @@ def main() -> int:
     problems = [f"{p.source}: {p.reason}" for p in found.problems] + problems
     print("".join(f"left out, {problem}\n" for problem in problems), end="")
     with side_by_side(args.processes):
-        rows = measure(draw_impostors(records, args.most), Method(args.weights, args.weights, True), args.out / "impostors.jsonl")
-    write_csv(args.out / "impostors.csv", [{name: value for name, value in row.items() if name != "key"} for row in rows])
+        rows = measure(
+            draw_impostors(records, args.most), Method(args.weights, args.weights, True), args.out / "impostors.jsonl"
+        )
+    write_csv(
+        args.out / "impostors.csv", [{name: value for name, value in row.items() if name != "key"} for row in rows]
+    )
     print_table(summarise(rows))
     wrong = [row for row in rows if row["failed"]]
-    print("".join(f"failed: {row['fixed']} with {row['moving']}, {row['what']}: {row['status']}\n" for row in wrong), end="")
+    print(
+        "".join(f"failed: {row['fixed']} with {row['moving']}, {row['what']}: {row['status']}\n" for row in wrong),
+        end="",
+    )
     print(f"\nevery one of them: {args.out / 'impostors.csv'}")
     return int(bool(wrong))
 

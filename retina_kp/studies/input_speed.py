@@ -1,4 +1,4 @@
-"""How fast training pairs are prepared, and what memory that takes: drawn pairs, files, and half of each.
+"""How fast training pairs are prepared, and what memory that takes: synthetic pairs, files, and half of each.
 
 python -m retina_kp.studies.input_speed --root data/mine
 """
@@ -28,7 +28,7 @@ from ..synthetic.pairs import write_aligned_folder
 from ..synthetic.training_pairs import SyntheticOptions, SyntheticPairs
 from ..training.recipes import DRAWN, framed, sized
 
-POOL, CORES = 600, 8  # drawn retinas; of the machine that the last column is computed for
+POOL, CORES = 600, 8  # synthetic retinas; of the machine that the last column is computed for
 PAIRS_PER_EYE = 3  # of `write_aligned_folder`, with a CF as fixed image
 
 
@@ -41,7 +41,8 @@ def sources(root: Path, size_px: int) -> dict:
 
 
 def cost_of_one(source, batches: int, batch_size: int) -> dict[str, float]:
-    """CPU seconds a pair in a new process on one thread, for pairs never seen before and for the same again; MB that its memory grows."""
+    """CPU seconds a pair in a new process on one thread, for pairs never seen before and for the same again; MB that
+    its memory grows."""
     with worker_pool(1) as pool:
         return pool.submit(_count_cost, source, batches, batch_size).result()
 
@@ -60,8 +61,8 @@ def _count_cost(source, batches: int, batch_size: int) -> dict[str, float]:
 
 
 def steps_per_second(source, batches: int, batch_size: int, workers: int) -> float:
-    """Batches a second from so many workers on this machine, each at work on ``batches`` after its first one; where processes are forked,
-    of pairs seen before."""
+    """Batches a second from so many workers on this machine, each at work on ``batches`` after its first one; where
+    processes are forked, of pairs seen before."""
     for number in range(batches):
         source.batch(number, batch_size)
     side_by_side = max(workers, 1)
@@ -99,7 +100,9 @@ def _workers(text: str) -> int:
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--root", type=Path, help="folder of pairs in any layout of data/README.md, or a pairs.csv; default: drawn ones"
+        "--root",
+        type=Path,
+        help="folder of pairs in any layout of data/README.md, or a pairs.csv; default: synthetic ones",
     )
     parser.add_argument("--size", type=from_one, default=768, help="side of the pictures in px")
     parser.add_argument("--batch", type=from_one, default=5, help="pairs a step")

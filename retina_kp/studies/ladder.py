@@ -4,8 +4,8 @@ python -m retina_kp.studies.ladder                                        the sh
 python -m retina_kp.studies.ladder --trained outputs/runs/train-lite      beside them what each stage of their training has reached
 python -m retina_kp.studies.ladder --ingredients                          short trainings instead, each without one ingredient; hours
 
-Success is that of the best transform, refused or not: the confidence, which guides the search, is calibrated for the whole alone, and every
-rung uses that calibration. A second call continues.
+Success is that of the best transform, refused or not: the confidence, which guides the search, is calibrated for the
+whole alone, and every variant uses that calibration. A second call continues.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ LADDER_SEED = 77_050  # of pairs that nothing was trained, calibrated or tuned o
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One way to register. turned: what is turned to try a turn, descriptors or, as with weights that hold no steerers, pictures; accuracy:
-    what the last pixels come from."""
+class Variant:
+    """One way to register. turned: what is turned to try a turn, descriptors or, as with weights that hold no steerers,
+    pictures; accuracy: what the last pixels come from."""
 
     name: str
     weights: str = "lite"
@@ -48,22 +48,22 @@ class Rung:
 
 FULL_SIZE = {"coarse": 1.0, "search_threshold_px": 10.0}  # the threshold stays what it is in base px
 BRUTE = FULL_SIZE | {"promising_strength": 1e9}
-RUNGS = (
-    Rung("search: as the images lie", options={"stages": 0}),
-    Rung("search: every turn, no ratio of scale", options={"stages": 1}),
-    Rung("search: every turn, one ratio of scale", options={"stages": 2}),
-    Rung("search: pictures turned instead of descriptors", turned="pictures"),
-    Rung("search: never ends early", options={"promising_strength": 1e9}),
-    Rung("search: pictures of full size", options=FULL_SIZE),
-    Rung("search: brute force, every turn and scale drawn at full size", turned="pictures", options=BRUTE),
-    Rung("search: smaller pictures", options={"coarse": 0.45, "search_threshold_px": 4.5}),
-    Rung("close-up: smaller", options={"close_px": 400.0}),
-    Rung("close-up: second start only for want of a first", options={"clear_share": 0.0}),
-    Rung("accuracy: of the search", accuracy="search"),
-    Rung("accuracy: of close matches", accuracy="close matches"),
-    *(Rung(f"model: {name}", options={"model": name}) for name in ("similarity", "homography", "quadratic", "auto")),
+VARIANTS = (
+    Variant("search: as the images lie", options={"stages": 0}),
+    Variant("search: every turn, no ratio of scale", options={"stages": 1}),
+    Variant("search: every turn, one ratio of scale", options={"stages": 2}),
+    Variant("search: pictures turned instead of descriptors", turned="pictures"),
+    Variant("search: never ends early", options={"promising_strength": 1e9}),
+    Variant("search: pictures of full size", options=FULL_SIZE),
+    Variant("search: brute force, every turn and scale drawn at full size", turned="pictures", options=BRUTE),
+    Variant("search: smaller pictures", options={"coarse": 0.45, "search_threshold_px": 4.5}),
+    Variant("close-up: smaller", options={"close_px": 400.0}),
+    Variant("close-up: second start only for want of a first", options={"clear_share": 0.0}),
+    Variant("accuracy: of the search", accuracy="search"),
+    Variant("accuracy: of close matches", accuracy="close matches"),
+    *(Variant(f"model: {name}", options={"model": name}) for name in ("similarity", "homography", "quadratic", "auto")),
 )
-WHOLE = Rung("all, as shipped")
+WHOLE = Variant("all, as shipped")
 SHORT = replace(
     RECIPES["lite"]["geometric"],
     epochs=4,
@@ -78,7 +78,9 @@ INGREDIENTS = {
     "short training": SHORT,
     "short training, no curriculum": replace(SHORT, curriculum_steps=0),
     "short training, clean pictures": replace(SHORT, data=replace(DRAWN, appearance=CLINICAL)),
-    "short training, no projection artefacts": replace(SHORT, data=replace(DRAWN, moving=("FA", "FA", "OCT", "OCTA", "OCTA"))),
+    "short training, no projection artefacts": replace(
+        SHORT, data=replace(DRAWN, moving=("FA", "FA", "OCT", "OCTA", "OCTA"))
+    ),
     "short training, turns up to 10°": replace(SHORT, data=replace(DRAWN, relative=TransformRange(rotation_deg=10.0))),
     "short training, descriptors at junctions alone": replace(SHORT, extra_points=0),
     "short training, moving detector without labels": replace(SHORT, weights={"loss_mov": 0.0}),
@@ -86,48 +88,55 @@ INGREDIENTS = {
 }
 
 
-class RungRegistrar(Registrar):
-    """A `Registrar` that leaves out what its rung leaves out."""
+class VariantRegistrar(Registrar):
+    """A `Registrar` that leaves out what its variant leaves out."""
 
-    rung = WHOLE
+    variant = WHOLE
 
     @classmethod
-    def standing_on(cls, rung: Rung) -> RungRegistrar:
-        """With the weights and options of a rung."""
-        registrar = cls.from_pretrained(rung.weights, device="cpu", **rung.options)
-        registrar.rung, registrar.steerers = rung, registrar.steerers if rung.turned == "descriptors" else None
+    def standing_on(cls, variant: Variant) -> VariantRegistrar:
+        """With the weights and options of a variant."""
+        registrar = cls.from_pretrained(variant.weights, device="cpu", **variant.options)
+        registrar.variant, registrar.steerers = variant, registrar.steerers if variant.turned == "descriptors" else None
         return registrar
 
     def _look_closely(self, views0, views1, hypothesis) -> Candidate | None:
         candidate = super()._look_closely(views0, views1, hypothesis)
-        if candidate is None or self.rung.accuracy != "search":
+        if candidate is None or self.variant.accuracy != "search":
             return candidate
         H = np.linalg.inv(views0.base_from_original) @ hypothesis.fit.H_1to0 @ views1.base_from_original
         return replace(candidate, result=replace(candidate.result, H_1to0=H, H_tried=H))
 
     def _polish(self, views0, views1, best: Candidate) -> Candidate:
-        return best if self.rung.accuracy == "search" else super()._polish(views0, views1, best)
+        return best if self.variant.accuracy == "search" else super()._polish(views0, views1, best)
 
     def _refine(self, fit, *rest):
         refined, correlation = super()._refine(fit, *rest)
-        return (refined if self.rung.accuracy == "maps" else fit), correlation
+        return (refined if self.variant.accuracy == "maps" else fit), correlation
 
 
-def measure(rung: Rung, pairs: int, folder: Path, calibration: dict | None) -> dict:
-    """One row of the table: figures of a rung over ``pairs`` drawn pairs of each kind and set, kept in ``folder``. Within 2 and RIGHT_PX
-    px: share of all pairs; seconds: median, on one thread of PyTorch's."""
-    weights = weights_sha256(rung.weights)
-    belongs_to = {"rung": asdict(rung) | {"weights": weights}, "pairs": pairs, "code": code_version(), "calibration": calibration}
-    kept = folder / f"{rung.name.replace(':', ',')}.json"
+def measure(variant: Variant, pairs: int, folder: Path, calibration: dict | None) -> dict:
+    """One row of the table: figures of a variant over ``pairs`` synthetic pairs of each kind and set, kept in
+    ``folder``. Within 2 and RIGHT_PX px: share of all pairs; seconds: median, on one thread of PyTorch's."""
+    weights = weights_sha256(variant.weights)
+    belongs_to = {
+        "variant": asdict(variant) | {"weights": weights},
+        "pairs": pairs,
+        "code": code_version(),
+        "calibration": calibration,
+    }
+    kept = folder / f"{variant.name.replace(':', ',')}.json"
     if kept.is_file() and (found := json.loads(kept.read_text(encoding="utf-8")))["belongs_to"] == belongs_to:
         return found["row"]
-    registrar, row = RungRegistrar.standing_on(rung), {"rung": rung.name}
+    registrar, row = VariantRegistrar.standing_on(variant), {"variant": variant.name}
     registrar.calibration = calibration
     for name, (options, kinds) in SETS.items():
         trials = list(run_trials(registrar, LADDER_SEED, pairs, options, moving=kinds))
         error = np.array([t.would_be_px for t in trials])
-        row |= {f"{name} {kind}": round(float(np.mean([t.would_be_px <= RIGHT_PX for t in trials if t.moving == kind])), 3)
-                for kind in kinds}  # fmt: skip
+        row |= {
+            f"{name} {kind}": round(float(np.mean([t.would_be_px <= RIGHT_PX for t in trials if t.moving == kind])), 3)
+            for kind in kinds
+        }
         row |= {f"{name} ≤ 2 px": round(float((error <= 2).mean()), 3)}
         row |= {f"{name} s": round(float(np.median([t.seconds for t in trials])), 2)}
     write_json(kept, {"belongs_to": belongs_to, "row": row})
@@ -135,18 +144,27 @@ def measure(rung: Rung, pairs: int, folder: Path, calibration: dict | None) -> d
 
 
 def train_and_measure(name: str, pairs: int, folder: Path, calibration: dict | None) -> dict:
-    """The row of one of INGREDIENTS; it is trained to its end first, from wherever an earlier call of the same code was interrupted."""
+    """The row of one of INGREDIENTS; it is trained to its end first, from wherever an earlier call of the same code was
+    interrupted."""
     run_dir = folder / f"trained by {code_version()[:10]}" / name
-    return measure(Rung(name, str(train_phase(INGREDIENTS[name], run_dir, "cpu")), turned="pictures"), pairs, folder, calibration)
+    return measure(
+        Variant(name, str(train_phase(INGREDIENTS[name], run_dir, "cpu")), turned="pictures"),
+        pairs,
+        folder,
+        calibration,
+    )
 
 
-def rungs(trained: str | Path = "", weights: str = "lite") -> list[Rung]:
-    """All rungs with these weights; first, with the run folder of a recipe, the checkpoint that each of its phases has reached."""
+def variants(trained: str | Path = "", weights: str = "lite") -> list[Variant]:
+    """All variants with these weights; first, with the run folder of a recipe, the checkpoint that each of its phases
+    has reached."""
     stages = sorted(Path(trained).glob("*/checkpoint.safetensors")) if trained else []
     if trained and not stages:
-        raise ValueError(f"{trained} holds no <phase>/checkpoint.safetensors; name the run folder of python -m retina_kp.cli.train lite")
-    after = [Rung(f"weights: after {path.parent.name}", str(path), turned="pictures") for path in stages]
-    return after + [replace(rung, weights=weights) for rung in (*RUNGS, WHOLE)]
+        raise ValueError(
+            f"{trained} holds no <phase>/checkpoint.safetensors; name the run folder of python -m retina_kp.cli.train lite"
+        )
+    after = [Variant(f"weights: after {path.parent.name}", str(path), turned="pictures") for path in stages]
+    return after + [replace(variant, weights=weights) for variant in (*VARIANTS, WHOLE)]
 
 
 def main() -> None:
@@ -159,7 +177,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("outputs/ladder"))
     args = parser.parse_args()
     try:
-        chosen, calibration = rungs(args.trained, args.weights), read_metadata(find_weights(args.weights)).get("calibration")
+        chosen, calibration = (
+            variants(args.trained, args.weights),
+            read_metadata(find_weights(args.weights)).get("calibration"),
+        )
     except (ValueError, OSError) as error:
         parser.error(str(error))
     torch.set_num_threads(1)
@@ -169,7 +190,7 @@ def main() -> None:
         rows = []
         for job in jobs:
             rows.append(job.result())
-            print(f"{len(rows)} of {len(jobs)}: {rows[-1]['rung']}", flush=True)
+            print(f"{len(rows)} of {len(jobs)}: {rows[-1]['variant']}", flush=True)
     write_csv(args.folder / ("ingredients.csv" if args.ingredients else "ladder.csv"), rows)
     print_table(rows)
 

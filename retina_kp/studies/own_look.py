@@ -1,9 +1,10 @@
-"""``make own-look``: what training on one's own folders brings, for pictures of a look that the shipped weights never saw.
+"""``make own-look``: what training on one's own folders brings, for pictures of a look that the shipped weights never
+saw.
 
-A simulated user owns 60 generated, aligned eyes with vessel masks (layout 1) and 24 real pairs with clicked points, turned by 15 to 30
-degrees (layout 2), of which 12 are held out. The look is that of `pseudo_real`, another renderer. The network goes through the four phases,
-once from nothing and once from the shipped weights, and is measured after each. Everything is kept in one folder per code: a second call
-continues.
+A simulated user owns 60 generated, aligned eyes with vessel masks (layout 1) and 24 real pairs with clicked points,
+turned by 15 to 30 degrees (layout 2), of which 12 are held out. The look is that of `pseudo_real`, another renderer.
+The network goes through the four phases, once from nothing and once from the shipped weights, and is measured after
+each. Everything is kept in one folder per code: a second call continues.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from ..training.recipes import get_recipe
 
 GENERATED_EYES, REAL_PAIRS, HELD_OUT, TURN_DEG = 60, 12, 12, (15.0, 30.0)
 SIZE_PX, REAL_SIZE_PX = 256, 384  # of training images in phases 1 to 3, and in phase 4
-SEEDS = {"real": 500, "held out": 900, "generated": 300, "generated held out": 700, "drawn": 77_004}  # + the trial's own
+# + the trial's own
+SEEDS = {"real": 500, "held out": 900, "generated": 300, "generated held out": 700, "drawn": 77_004}
 # The recipe, and where it is too long for this the steps of each phase
 ARMS: dict[str, tuple[str, dict[str, int]]] = {
     "from shipped": ("finetune", {}),
@@ -95,10 +97,10 @@ def _kept(own: Path, arm: str, seed: int, after: str, checkpoint: Path, pairs: i
 
 
 def measure(checkpoint: Path, seed: int, pairs: int) -> dict[str, float | None]:
-    """Share of held-out real pairs, of ``pairs`` held-out generated ones, turned at will, and of as many drawn ones whose best transform,
-    refused or not, is right (RIGHT_PX), of real ones also found (FOUND_PX), and the median error of the right ones (px at 768). Every turn
-    is tried at like scale. All are guided by the shipped calibration and turn pictures, since new weights have neither a calibration nor
-    steerers."""
+    """Share of held-out real pairs, of ``pairs`` held-out generated ones, turned at will, and of as many synthetic ones
+    whose best transform, refused or not, is right (RIGHT_PX), of real ones also found (FOUND_PX), and the median error
+    of the right ones (px at 768). Every turn is tried at like scale. All are guided by the shipped calibration and turn
+    pictures, since new weights have neither a calibration nor steerers."""
     registrar = Registrar.from_pretrained(checkpoint, device="cpu", stages=1)
     registrar.calibration, registrar.steerers = read_metadata(find_weights("lite"))["calibration"], None
     trials = {
@@ -146,7 +148,7 @@ def summarise_phases(rows: list[Mapping]) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=from_one, default=3)
-    parser.add_argument("--pairs", type=from_one, default=24, help="generated and drawn pairs to measure on, each")
+    parser.add_argument("--pairs", type=from_one, default=24, help="generated and synthetic pairs to measure on, each")
     parser.add_argument("--shorten", type=float, default=1.0, help="fraction of the steps, for trying out")
     parser.add_argument("--processes", type=from_one, default=2)
     parser.add_argument("--folder", type=Path, default=Path("outputs/own-look"))

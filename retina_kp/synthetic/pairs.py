@@ -1,4 +1,5 @@
-"""Whole synthetic image pairs with exact truth, drawn at full precision: for the demo, validation, benchmarks, and folders in layout 1."""
+"""Whole synthetic image pairs with exact truth, drawn at full precision: for the demo, validation, benchmarks, and
+folders in layout 1."""
 
 from __future__ import annotations
 
@@ -16,9 +17,19 @@ from .render import make_scene, render
 from .vasculature import Retina, grow_retina
 
 # What good clinical pictures show; training uses the harsher AppearanceRange() so that it covers more than reality.
-CLINICAL = AppearanceRange(invert_probability=0.0, gamma=1.3, bias_field=0.35, vignetting=0.3, noise_sigma=0.025, speckle_sigma=0.08,
-                           blur_sigma_px=1.2, banding=0.015, dropout_probability=0.1, saturation_probability=0.05,
-                           text_probability=0.1)  # fmt: skip
+CLINICAL = AppearanceRange(
+    invert_probability=0.0,
+    gamma=1.3,
+    bias_field=0.35,
+    vignetting=0.3,
+    noise_sigma=0.025,
+    speckle_sigma=0.08,
+    blur_sigma_px=1.2,
+    banding=0.015,
+    dropout_probability=0.1,
+    saturation_probability=0.05,
+    text_probability=0.1,
+)
 
 
 @dataclass(frozen=True)
@@ -26,12 +37,15 @@ class PairOptions:
     """How sample pairs are drawn."""
 
     size_px: int = 768  # side of both square images
-    rotation_deg: float = 180.0  # relative turn: its size is uniform between min_rotation_deg and this, its sense is either
+    # relative turn: its size is uniform between min_rotation_deg and this, its sense is either
+    rotation_deg: float = 180.0
     min_rotation_deg: float = 0.0
-    scale: tuple[float, float] = (0.6, 1.7)  # size of a structure in the moving image over its size in the fixed one, log-uniform
+    # size of a structure in the moving image over its size in the fixed one, log-uniform
+    scale: tuple[float, float] = (0.6, 1.7)
     min_overlap: float = 0.5  # common area over the smaller of the two fields
     max_overlap: float = 1.0
-    max_shift: float = 0.3  # of the middle of one image against the other's along either axis, in widths of the wider field
+    # of the middle of one image against the other's along either axis, in widths of the wider field
+    max_shift: float = 0.3
     shear: float = 0.02
     fixed_field_deg: tuple[float, float] = (30.0, 55.0)
     macular_field_deg: tuple[float, float] = (14.0, 28.0)  # both images' fields when the moving one is OCTA
@@ -40,8 +54,9 @@ class PairOptions:
 
 @dataclass(frozen=True)
 class SamplePair:
-    """A pair with its truth. fixed: (H, W, 3) or (H, W) uint8, moving: (H, W) uint8; H_0to1 fixed px → moving px; vessel_mask0 (H, W)
-    bool; junctions in the field of view of the fixed image (J, 2) px; valid0, valid1 (H, W) bool fields of view; overlap in [0, 1]."""
+    """A pair with its truth. fixed: (H, W, 3) or (H, W) uint8, moving: (H, W) uint8; H_0to1 fixed px → moving px;
+    vessel_mask0 (H, W) bool; junctions in the field of view of the fixed image (J, 2) px; valid0, valid1 (H, W) bool
+    fields of view; overlap in [0, 1]."""
 
     fixed: np.ndarray
     moving: np.ndarray
@@ -54,7 +69,9 @@ class SamplePair:
     overlap: float
 
 
-def draw_pair(seed: int, index: int, modalities: tuple[str, str] = ("CF", "FA"), options: PairOptions = PairOptions()) -> SamplePair:
+def draw_pair(
+    seed: int, index: int, modalities: tuple[str, str] = ("CF", "FA"), options: PairOptions = PairOptions()
+) -> SamplePair:
     """Pair number ``index`` of a seed: a new retina seen by two cameras. Same arguments, same pair."""
     rng = np.random.default_rng([seed, index, 7])
     g = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -68,9 +85,13 @@ def draw_pair(seed: int, index: int, modalities: tuple[str, str] = ("CF", "FA"),
             break
     else:
         wanted = f"an overlap of {options.min_overlap:g} to {options.max_overlap:g}"
-        raise RuntimeError(f"no cameras with {wanted} found in 200 tries: change the scale range, max_shift, or these limits")
+        raise RuntimeError(
+            f"no cameras with {wanted} found in 200 tries: change the scale range, max_shift, or these limits"
+        )
     scene = make_scene([retina, retina], [view0, view1], hw)
-    images = [_photograph(m, scene[i : i + 1], valid[i : i + 1], g, options.appearance) for i, m in enumerate(modalities)]
+    images = [
+        _photograph(m, scene[i : i + 1], valid[i : i + 1], g, options.appearance) for i, m in enumerate(modalities)
+    ]
     layers = scene.layers[0]
     junctions = visible_junctions(retina, view0, hw, 1.2)[0]
     mask = torch.maximum(layers[0], layers[1]).numpy() > 0.5
@@ -117,7 +138,9 @@ def _read(mask: np.ndarray, xy: np.ndarray) -> np.ndarray:
     return result
 
 
-def _photograph(modality: str, scene, valid: torch.Tensor, g: torch.Generator, appearance: AppearanceRange) -> np.ndarray:
+def _photograph(
+    modality: str, scene, valid: torch.Tensor, g: torch.Generator, appearance: AppearanceRange
+) -> np.ndarray:
     """Render and expose one image; a colour image gets the same treatment in every channel."""
     picture, channels = render(modality, scene, g), []
     state = g.get_state()
@@ -129,8 +152,8 @@ def _photograph(modality: str, scene, valid: torch.Tensor, g: torch.Generator, a
 
 
 def write_aligned_folder(root: str | Path, count: int, seed: int = 0, size_px: int = 512) -> Path:
-    """Write ``count`` aligned retinas in the users' layout 1: ROOT/<n>_N/<n>_N_{cf,fa,oct,seg}.png, and the macula drawn larger as
-    {cf_clip,octa,seg_clip}.png. Each of the two groups shows one structure in one frame."""
+    """Write ``count`` aligned retinas in the users' layout 1: ROOT/<n>_N/<n>_N_{cf,fa,oct,seg}.png, and the macula
+    drawn larger as {cf_clip,octa,seg_clip}.png. Each of the two groups shows one structure in one frame."""
     root, hw = Path(root), (size_px, size_px)
     for index in range(count):
         rng = np.random.default_rng([seed, index, 8])

@@ -1,9 +1,11 @@
-"""Batches for training and validation. Batch number i of a run depends on (seed, i) and on nothing else, so resuming is exact.
+"""Batches for training and validation. Batch number i of a run depends on (seed, i) and on nothing else, so resuming is
+exact.
 
-Every batch is a dict: image0, image1 (B, 1, H, W) in [0, 1]; valid0, valid1 (B, 1, H, W) bool fields of view; H_0to1 (B, 3, 3)
-float64; vessel_mask0 (B, 1, H, W); vessel_keypoints, vessel_keypoints1 (B, N, 2) px of image 0 and 1, NaN-padded, the annotated junctions;
-true_keypoints (B, N, 2) px of image 0, all junctions however thin, for judging only; modalities, a list of (fixed, moving); sample_ids,
-a list of names under which image 0's frame comes back ("" = it never does).
+Every batch is a dict: image0, image1 (B, 1, H, W) in [0, 1]; valid0, valid1 (B, 1, H, W) bool fields of view; H_0to1
+(B, 3, 3) float64; vessel_mask0 (B, 1, H, W); vessel_keypoints, vessel_keypoints1 (B, N, 2) px of image 0 and 1,
+NaN-padded, the annotated junctions; true_keypoints (B, N, 2) px of image 0, all junctions however thin, for judging
+only; modalities, a list of (fixed, moving); sample_ids, a list of names under which image 0's frame comes back ("" = it
+never does).
 """
 
 from __future__ import annotations
@@ -25,7 +27,13 @@ from ..core.geometry import (
     warp_layers,
     warp_points,
 )
-from ..data.augment import AppearanceRange, apply_field_of_view, random_field_of_view, randomise_appearance, to_gray_batch
+from ..data.augment import (
+    AppearanceRange,
+    apply_field_of_view,
+    random_field_of_view,
+    randomise_appearance,
+    to_gray_batch,
+)
 from ..data.sources import pad_points
 from .drawing import LAYERS, rasterise, view_matrix, visible_junctions
 from .render import Scene, anatomy_of, render
@@ -44,7 +52,8 @@ class SyntheticOptions:
     fixed: tuple[str, ...] = ("CF", "CF", "CF", "CF", "OCT")  # drawn with equal chances
     moving: tuple[str, ...] = ("FA", "OCT", "OCTA")
     annotated_share: float = 1.0  # of the junctions; the others are true but nobody marked them
-    frames_per_retina: int = 0  # 0: image 0 looks elsewhere every time; n: one of n fixed frames per retina, so that a sample comes back
+    # 0: image 0 looks elsewhere every time; n: one of n fixed frames per retina, so that a sample comes back
+    frames_per_retina: int = 0
     min_overlap: float = 0.25  # of image 1 inside image 0; otherwise another transform is drawn
     appearance: AppearanceRange = AppearanceRange()
     growth: GrowthOptions = GrowthOptions()
@@ -56,8 +65,8 @@ VIEW_CACHE_BYTES = 128 * 2**20  # of each process; some 1000 retinas
 
 @dataclass(frozen=True)
 class CachedView:
-    """One retina drawn once: layers (8, 640, 640) uint8, px_from_deg (3, 3), anatomy (4,), junctions (J, 2) px and widths (J,) px, and
-    which junctions are annotated, (J,) bool."""
+    """One retina drawn once: layers (8, 640, 640) uint8, px_from_deg (3, 3), anatomy (4,), junctions (J, 2) px and
+    widths (J,) px, and which junctions are annotated, (J,) bool."""
 
     layers: np.ndarray
     px_from_deg: np.ndarray
@@ -98,7 +107,13 @@ def draw_cached_view(seed: int, index: int, options: SyntheticOptions) -> Cached
 class SyntheticPairs:
     """Endless pairs from a pool of ``pool_size`` retinas, drawn on first use (.1 s each), rendered anew every time."""
 
-    def __init__(self, seed: int, pool_size: int = 600, options: SyntheticOptions = SyntheticOptions(), pool_seed: int | None = None):
+    def __init__(
+        self,
+        seed: int,
+        pool_size: int = 600,
+        options: SyntheticOptions = SyntheticOptions(),
+        pool_seed: int | None = None,
+    ):
         self.seed, self.pool_size, self.options = seed, pool_size, options
         self.pool_seed = seed if pool_seed is None else pool_seed
 
@@ -115,7 +130,9 @@ class SyntheticPairs:
         frames = rng.integers(0, o.frames_per_retina, batch_size) if o.frames_per_retina else np.zeros(batch_size, int)
         views = [self.view(int(i)) for i in retinas]
         fixed_frame = [np.random.default_rng([self.pool_seed, 2, i, k]) for i, k in zip(retinas, frames, strict=True)]
-        H_view_to_0 = np.stack([self._frame0(v, own if o.frames_per_retina else rng) for v, own in zip(views, fixed_frame, strict=True)])
+        H_view_to_0 = np.stack(
+            [self._frame0(v, own if o.frames_per_retina else rng) for v, own in zip(views, fixed_frame, strict=True)]
+        )
         valid = random_field_of_view(2 * batch_size, hw, g)
         H_0to1 = self._relative(batch_size, hw, strength, g)
         H_view_to_1 = H_0to1.numpy() @ H_view_to_0
@@ -125,12 +142,24 @@ class SyntheticPairs:
         valid = valid & known
         image = apply_field_of_view(randomise_appearance(image, g, o.appearance), valid, g, o.appearance)
         points = pad_points([_junctions(v, h, m) for v, h, m in zip(views + views, H, valid, strict=True)])
-        everything = [_junctions(v, h, m, all_of_them=True) for v, h, m in zip(views, H_view_to_0, valid[:batch_size], strict=True)]
+        everything = [
+            _junctions(v, h, m, all_of_them=True)
+            for v, h, m in zip(views, H_view_to_0, valid[:batch_size], strict=True)
+        ]
         b = batch_size
-        return {"image0": image[:b], "image1": image[b:], "valid0": valid[:b], "valid1": valid[b:], "H_0to1": H_0to1,
-                "vessel_mask0": vessels[:b] & valid[:b], "vessel_keypoints": points[:b], "vessel_keypoints1": points[b:],
-                "true_keypoints": pad_points(everything), "modalities": list(zip(fixed, moving, strict=True)),
-                "sample_ids": [f"{i}.{k}" if o.frames_per_retina else "" for i, k in zip(retinas, frames, strict=True)]}  # fmt: skip
+        return {
+            "image0": image[:b],
+            "image1": image[b:],
+            "valid0": valid[:b],
+            "valid1": valid[b:],
+            "H_0to1": H_0to1,
+            "vessel_mask0": vessels[:b] & valid[:b],
+            "vessel_keypoints": points[:b],
+            "vessel_keypoints1": points[b:],
+            "true_keypoints": pad_points(everything),
+            "modalities": list(zip(fixed, moving, strict=True)),
+            "sample_ids": [f"{i}.{k}" if o.frames_per_retina else "" for i, k in zip(retinas, frames, strict=True)],
+        }
 
     def _frame0(self, view: CachedView, rng: np.random.Generator) -> np.ndarray:
         """(3, 3) cache px → image 0 px: any turn, a zoom, and a look at a junction-rich place."""
@@ -144,7 +173,8 @@ class SyntheticPairs:
         return similarity(angle, zoom, center, image_center((o.size_px, o.size_px)))
 
     def _relative(self, count: int, hw, strength: float, g: torch.Generator) -> torch.Tensor:
-        """(count, 3, 3) transforms with at least min_overlap; when 20 draws have it not, one at a third of the strength is taken."""
+        """(count, 3, 3) transforms with at least min_overlap; when 20 draws have it not, one at a third of the strength
+        is taken."""
         ranges, chosen = self.options.relative.scaled(strength), []
         for _ in range(count):
             draws = random_homographies(20, hw, ranges, g)
@@ -179,10 +209,15 @@ def _scene(views: list[CachedView], H_view_to_image: np.ndarray, hw) -> tuple[Sc
     return scene, known[:, None]
 
 
-def _junctions(view: CachedView, H: np.ndarray, valid: torch.Tensor, min_width_px: float = 1.2, all_of_them: bool = False) -> torch.Tensor:
-    """Junctions of a view in an image's px that lie in its field of view: the annotated ones that are wide enough to be seen, or all."""
+def _junctions(
+    view: CachedView, H: np.ndarray, valid: torch.Tensor, min_width_px: float = 1.2, all_of_them: bool = False
+) -> torch.Tensor:
+    """Junctions of a view in an image's px that lie in its field of view: the annotated ones that are wide enough to be
+    seen, or all."""
     xy = warp_points(view.junctions_xy, H)
     scale = np.sqrt(abs(np.linalg.det(H[:2, :2])))
-    seen = inside(xy, valid.shape[-2:], 2.0) & (all_of_them | (view.annotated & (view.junction_width_px * scale >= min_width_px)))
+    seen = inside(xy, valid.shape[-2:], 2.0) & (
+        all_of_them | (view.annotated & (view.junction_width_px * scale >= min_width_px))
+    )
     xy = torch.from_numpy(xy[seen]).float()
     return xy[sample_map(valid[None].float(), xy[None])[0, :, 0] > 0.99] if len(xy) else xy.reshape(0, 2)

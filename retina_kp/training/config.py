@@ -18,7 +18,8 @@ STAND_IN = "stand_in"  # folder of weights that were trained in place of a phase
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run of one phase. Device, workers and the number of processes are no part of it. ValueError names a field that cannot be."""
+    """One run of one phase. Device, workers and the number of processes are no part of it. ValueError names a field
+    that cannot be."""
 
     phase: str = "warmup"
     recipe: str = ""  # of `recipes`, from which this was made
@@ -45,9 +46,9 @@ class TrainConfig:
     curriculum_steps: int = 0  # the relative transform widens from curriculum_start to full over so many steps
     curriculum_start: float = 0.4
     seed: int = 0
-    pool_size: int = 600  # different drawn retinas
+    pool_size: int = 600  # different synthetic retinas
     pool_seed: int = 0  # which retinas; phases that share it share the drawn pool
-    data: SyntheticOptions = SyntheticOptions()  # drawn pairs: all that files and replay leave of a batch
+    data: SyntheticOptions = SyntheticOptions()  # synthetic pairs: all that files and replay leave of a batch
     files: FileOptions = FileOptions()  # what the run is about, where files.share > 0
     replay: FileOptions = FileOptions()  # what must not be forgotten meanwhile: the generated set in phase 4
     pke: PkeOptions = PkeOptions()
@@ -61,7 +62,7 @@ class TrainConfig:
         for name in ("epochs", "steps_per_epoch", "batch_size", "micro_batches", "pool_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: takes a whole number from 1, not {getattr(self, name)!r}")
-        if self.phase_has_pke and self.drawn_share > 0 and not self.data.frames_per_retina:
+        if self.phase_has_pke and self.synthetic_share > 0 and not self.data.frames_per_retina:
             raise ValueError(
                 f"phase {self.phase!r} needs data.frames_per_retina of 1 or more: PKE has to see each sample again"
             )
@@ -69,9 +70,13 @@ class TrainConfig:
 
     def _check_mix(self) -> None:
         """Every source of a batch has images of one size, and is in every update."""
-        shares = {"files.share": self.files.share, "replay.share": self.replay.share, "drawn pairs": self.drawn_share}
+        shares = {
+            "files.share": self.files.share,
+            "replay.share": self.replay.share,
+            "synthetic pairs": self.synthetic_share,
+        }
         mixed = {name: share for name, share in shares.items() if share > 0}
-        if self.drawn_share < 0:
+        if self.synthetic_share < 0:
             raise ValueError(
                 f"files.share {self.files.share:g} and replay.share {self.replay.share:g} add up to more than 1"
             )
@@ -93,8 +98,8 @@ class TrainConfig:
             )
 
     @property
-    def drawn_share(self) -> float:
-        """Share of drawn pairs in a batch: what files and replay leave."""
+    def synthetic_share(self) -> float:
+        """Share of synthetic pairs in a batch: what files and replay leave."""
         return round(1 - self.files.share - self.replay.share, 9)
 
     @property
@@ -127,14 +132,15 @@ class TrainConfig:
         return min(1.0, self.curriculum_start + (1 - self.curriculum_start) * step / self.curriculum_steps)
 
     def shortfalls(self) -> list[str]:
-        """Why this run is a try rather than a training, in words; empty for a training. No later phase builds on a try of another name."""
+        """Why this run is a try rather than a training, in words; empty for a training. No later phase builds on a try
+        of another name."""
         found = []
         if self.total_steps < MIN_STEPS:
             found.append(f"{self.total_steps} steps (a training has {MIN_STEPS} or more)")
         if self.size_px < MIN_SIZE_PX:
             found.append(f"images of {self.size_px} px ({MIN_SIZE_PX} or more)")
         if self.files.share == 0 and self.pool_size < MIN_POOL:
-            found.append(f"{self.pool_size} drawn retinas ({MIN_POOL} or more)")
+            found.append(f"{self.pool_size} synthetic retinas ({MIN_POOL} or more)")
         if f"/{STAND_IN}/" in self.init_from.replace("\\", "/"):
             found.append("begun from a stand-in for the phase before")
         if self.built_on_try:

@@ -1,7 +1,8 @@
-"""Looking into a PKE run: what each filter does to points whose truth is known, how labels grew, how one place lives in the value map.
+"""Looking into a PKE run: what each filter does to points whose truth is known, how labels grew, how one place lives in
+the value map.
 
-A table of points is a dict of columns, numpy arrays of one length. Truth is a column of 1 (within TRUE_RADIUS_PX of a true junction),
-0 (not), NaN (nobody knows: pairs from files).
+A table of points is a dict of columns, numpy arrays of one length. Truth is a column of 1 (within TRUE_RADIUS_PX of a
+true junction), 0 (not), NaN (nobody knows: pairs from files).
 """
 
 from __future__ import annotations
@@ -30,14 +31,20 @@ from .value_map import ValueMap, expand
 
 MIN_POINTS = 5  # fewer points have no precision worth showing
 # What survives when a reason has been applied; the order is that of `pke.mine`.
-STAGES = {"annotated": "candidates, not annotated", "mask": "on a vessel", "view": "in both views", "geometric": "moving detector agrees",
-          "content": "descriptor agrees", "budget": "mined"}  # fmt: skip
+STAGES = {
+    "annotated": "candidates, not annotated",
+    "mask": "on a vessel",
+    "view": "in both views",
+    "geometric": "moving detector agrees",
+    "content": "descriptor agrees",
+    "budget": "mined",
+}
 
 
 @dataclass(frozen=True)
 class PkeRun:
-    """A run of a phase with PKE, finished or not, as its folder holds it after ``step`` steps. network: in evaluation mode; objective:
-    with value maps, guard and diary; data: the run's batches."""
+    """A run of a phase with PKE, finished or not, as its folder holds it after ``step`` steps. network: in evaluation
+    mode; objective: with value maps, guard and label_history; data: the run's batches."""
 
     folder: Path
     config: TrainConfig
@@ -49,7 +56,8 @@ class PkeRun:
     splits: list  # [first step, batch_size, micro_batches]: how the pairs of a step were split up from there on
 
     def step_batches(self, step: int) -> list[dict]:
-        """The micro-batches of a step as the run had them, on the CPU; vessel_keypoints hold the hand-annotated points, too."""
+        """The micro-batches of a step as the run had them, on the CPU; vessel_keypoints hold the hand-annotated points,
+        too."""
         _, batch_size, micro_batches = [split for split in self.splits if split[0] <= step][-1]
         strength = self.config.strength(step)
         batches = [self.data.batch(step * micro_batches + k, batch_size, strength) for k in range(micro_batches)]
@@ -59,14 +67,18 @@ class PkeRun:
         """The first ``count`` pairs of the run, rounded up to whole steps, as one batch. ValueError for none."""
         if count < 1:
             raise ValueError(f"pairs: takes a whole number from 1, not {count!r}")
-        return join_batches([batch for k in range(-(-count // self.config.pairs_per_step)) for batch in self.step_batches(k)])
+        return join_batches(
+            [batch for k in range(-(-count // self.config.pairs_per_step)) for batch in self.step_batches(k)]
+        )
 
 
 def open_run(folder: str | Path, device: str = "cpu") -> PkeRun:
     """Read a run folder. FileNotFoundError when there is no state.pt in it, ValueError when its phase has no PKE."""
     folder = Path(folder)
     if not (folder / "state.pt").is_file():
-        raise FileNotFoundError(f"{folder} holds no state.pt: give the folder of a run of 03_pke, such as outputs/runs/03_pke/<run name>")
+        raise FileNotFoundError(
+            f"{folder} holds no state.pt: give the folder of a run of 03_pke, such as outputs/runs/03_pke/<run name>"
+        )
     state = read_state(folder / "state.pt")
     config = from_dict(TrainConfig, state["config"])
     if not get_phase(config.phase).pke:
@@ -77,19 +89,33 @@ def open_run(folder: str | Path, device: str = "cpu") -> PkeRun:
     objective = Objective(config)
     objective.load_state_dict(state["objective"])
     network = network.eval().to(new_accelerator(device, "fp32").device)
-    return PkeRun(folder, config, state["step"], state["history"], network, objective, RunFiles.of(config).source(config), state["splits"])
+    return PkeRun(
+        folder,
+        config,
+        state["step"],
+        state["history"],
+        network,
+        objective,
+        RunFiles.of(config).source(config),
+        state["splits"],
+    )
 
 
 # ------------------------------------------------------------------ one look at many pairs
 
 
-def judge(out0: DenseOutput, out1: DenseOutput, batch: Mapping, options: PkeOptions) -> tuple[PkeRound, dict[str, np.ndarray]]:
-    """What `mine` makes of a batch, and a table of all its peaks: image (its index), x, y (px of image 0), probability (the lower of both
-    detectors'), ratio (`pke.content_ratio`), reason ("mined", or what rejected it), true."""
+def judge(
+    out0: DenseOutput, out1: DenseOutput, batch: Mapping, options: PkeOptions
+) -> tuple[PkeRound, dict[str, np.ndarray]]:
+    """What `mine` makes of a batch, and a table of all its peaks: image (its index), x, y (px of image 0), probability
+    (the lower of both detectors'), ratio (`pke.content_ratio`), reason ("mined", or what rejected it), true."""
     found, tables = mine(out0, out1, batch, options), []
     for i, mined in enumerate(found.points0_xy):
         groups, one = {"mined": mined, **found.rejected[i]}, slice(i, i + 1)
-        outputs = [DenseOutput(o.detector[one], o.descriptors[one], o.detector_stride, o.descriptor_stride) for o in (out0, out1)]
+        outputs = [
+            DenseOutput(o.detector[one], o.descriptors[one], o.detector_stride, o.descriptor_stride)
+            for o in (out0, out1)
+        ]
         peaks = torch.cat(list(groups.values()))
         points0 = torch.cat([peaks, peaks.new_full((1, 2), torch.nan)])[None]  # there may be no peak at all
         points1 = warp_points(points0.double(), batch["H_0to1"][one].double()).float()
@@ -97,9 +123,14 @@ def judge(out0: DenseOutput, out1: DenseOutput, batch: Mapping, options: PkeOpti
         ratio = content_ratio(*outputs, points0, points1, in_view, options)
         lower = torch.minimum(*(peak_probability(o, p) for o, p in zip(outputs, (points0, points1), strict=True)))
         columns = {"x": points0[..., 0], "y": points0[..., 1], "probability": lower, "ratio": ratio}
-        tables.append({"image": np.full(len(peaks), i), **{k: v[0, :-1].double().cpu().numpy() for k, v in columns.items()},
-                       "reason": np.repeat(list(groups), [len(p) for p in groups.values()]),
-                       "true": truth_of(peaks, _truth(batch, i))})  # fmt: skip
+        tables.append(
+            {
+                "image": np.full(len(peaks), i),
+                **{k: v[0, :-1].double().cpu().numpy() for k, v in columns.items()},
+                "reason": np.repeat(list(groups), [len(p) for p in groups.values()]),
+                "true": truth_of(peaks, _truth(batch, i)),
+            }
+        )
     return found, {k: np.concatenate([table[k] for table in tables]) for k in tables[0]}
 
 
@@ -108,22 +139,31 @@ def _truth(batch: Mapping, i: int) -> torch.Tensor | None:
 
 
 def truth_of(points_xy: torch.Tensor, true_xy: torch.Tensor | None) -> np.ndarray:
-    """(N,) truth of points (N, 2) px, given the true junctions (M, 2) px, NaN-padded; none at all means that nobody knows."""
+    """(N,) truth of points (N, 2) px, given the true junctions (M, 2) px, NaN-padded; none at all means that nobody
+    knows."""
     true_xy = true_xy[torch.isfinite(true_xy).all(-1)] if true_xy is not None else torch.zeros(0, 2)
     if not len(true_xy):
         return np.full(len(points_xy), np.nan)
-    return (torch.cdist(points_xy.double(), true_xy.to(points_xy.device).double()).amin(1) <= TRUE_RADIUS_PX).double().cpu().numpy()
+    return (
+        (torch.cdist(points_xy.double(), true_xy.to(points_xy.device).double()).amin(1) <= TRUE_RADIUS_PX)
+        .double()
+        .cpu()
+        .numpy()
+    )
 
 
 def stage_rows(points: Mapping[str, np.ndarray], labels: Sequence[torch.Tensor], batch: Mapping) -> list[dict]:
-    """The funnel of a table of `judge`, from all peaks to the mined ones, and last the labels of each pair, (N, 2) px: mean points per
-    image, and how many of them are true (NaN: nobody knows)."""
+    """The funnel of a table of `judge`, from all peaks to the mined ones, and last the labels of each pair, (N, 2) px:
+    mean points per image, and how many of them are true (NaN: nobody knows)."""
     alive, taken = np.ones(len(points["reason"]), bool), {}
     for reason, stage in {"": "peaks", **STAGES}.items():
         alive = alive & (points["reason"] != reason)
         taken[stage] = points["true"][alive]
     taken["promoted labels"] = np.concatenate([truth_of(xy, _truth(batch, i)) for i, xy in enumerate(labels)])
-    return [{"stage": stage, "points": len(true) / len(labels), "true": float(true.sum()) / len(labels)} for stage, true in taken.items()]
+    return [
+        {"stage": stage, "points": len(true) / len(labels), "true": float(true.sum()) / len(labels)}
+        for stage, true in taken.items()
+    ]
 
 
 def current_labels(value_map: ValueMap, batch: Mapping) -> list[torch.Tensor]:
@@ -134,8 +174,8 @@ def current_labels(value_map: ValueMap, batch: Mapping) -> list[torch.Tensor]:
 
 
 def vessel_chance(batch: Mapping, options: PkeOptions) -> float:
-    """Precision of a blind guess: the share of unannotated vessel pixels that lie within TRUE_RADIUS_PX of a true junction; NaN without
-    truth."""
+    """Precision of a blind guess: the share of unannotated vessel pixels that lie within TRUE_RADIUS_PX of a true
+    junction; NaN without truth."""
     shares = []
     for i, mask in enumerate(batch["vessel_mask0"]):
         pixels = pixel_grid(mask.shape[-2:])[mask[0] > 0.5]
@@ -148,15 +188,24 @@ def vessel_chance(batch: Mapping, options: PkeOptions) -> float:
 
 
 def precision_curve(values, true, levels: Sequence[float], below: bool) -> dict[str, np.ndarray]:
-    """How true points are that have a value below each level (or, below=False, at least as high): columns level, points, precision (NaN:
-    no point), and low, high, its 95 % Wilson interval. Points of unknown truth are left out."""
+    """How true points are that have a value below each level (or, below=False, at least as high): columns level,
+    points, precision (NaN: no point), and low, high, its 95 % Wilson interval. Points of unknown truth are left out."""
     values, true = (np.asarray(v, float)[np.isfinite(true)] for v in (values, true))
     taken = (values < np.reshape(levels, (-1, 1))) if below else (values >= np.reshape(levels, (-1, 1)))
     n, hits = taken.sum(1), taken @ true
     with np.errstate(invalid="ignore", divide="ignore"):
         p, z = hits / n, 1.96
-        middle, half = (p + z**2 / (2 * n)) / (1 + z**2 / n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return {"level": np.asarray(levels, float), "points": n, "precision": p, "low": middle - half, "high": middle + half}
+        middle, half = (
+            (p + z**2 / (2 * n)) / (1 + z**2 / n),
+            z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n),
+        )
+    return {
+        "level": np.asarray(levels, float),
+        "points": n,
+        "precision": p,
+        "low": middle - half,
+        "high": middle + half,
+    }
 
 
 # ------------------------------------------------------------------ the watched samples, visit by visit
@@ -164,8 +213,8 @@ def precision_curve(values, true, levels: Sequence[float], below: bool) -> dict[
 
 @dataclass(frozen=True)
 class WatchedSample:
-    """A sample of the diary. image: (H, W), at the visit that showed most; annotated, true: (N, 2) px, true has none when nobody knows;
-    seen: (H, W) bool, what the visits looked at showed."""
+    """A sample of the label_history. image: (H, W), at the visit that showed most; annotated, true: (N, 2) px, true has
+    none when nobody knows; seen: (H, W) bool, what the visits looked at showed."""
 
     pages: list[Page]
     image: np.ndarray
@@ -180,14 +229,15 @@ class WatchedSample:
 
 
 def watched_samples(run: PkeRun, visits: int = 3) -> dict[int | str, WatchedSample]:
-    """The samples of a run's diary, seen again as in their first ``visits`` pages: each shows another part of the frame."""
-    diary, views = run.objective.diary, {}
-    steps = {page.step for k in diary.sample_ids for page in diary.pages(k)[:visits]}
+    """The samples of a run's label_history, seen again as in their first ``visits`` pages: each shows another part of
+    the frame."""
+    label_history, views = run.objective.label_history, {}
+    steps = {page.step for k in label_history.sample_ids for page in label_history.pages(k)[:visits]}
     for batch in (batch for step in sorted(steps) for batch in run.step_batches(step)):
         for i, sample_id in enumerate(batch["sample_ids"]):
-            if sample_id in diary.sample_ids:
+            if sample_id in label_history.sample_ids:
                 views.setdefault(sample_id, []).append({k: v[i] for k, v in batch.items()})
-    return {k: _watched(diary.pages(k), views[k]) for k in diary.sample_ids}
+    return {k: _watched(label_history.pages(k), views[k]) for k in label_history.sample_ids}
 
 
 def _watched(pages: list[Page], views: list[dict]) -> WatchedSample:
@@ -201,23 +251,32 @@ def _watched(pages: list[Page], views: list[dict]) -> WatchedSample:
 
 
 def growth(sample: WatchedSample, steps_per_epoch: int) -> dict[str, np.ndarray]:
-    """How a sample's labels grew, an entry per step that visited it: epoch (a fraction), places remembered, labels, how many of them have
-    a known truth (judged), and how many are true."""
+    """How a sample's labels grew, an entry per step that visited it: epoch (a fraction), places remembered, labels, how
+    many of them have a known truth (judged), and how many are true."""
     rows = {}
     for page in sample.pages:
         truth = sample.truth(page.record[page.record[:, 3] > 0, :2])
-        rows[page.step] = ((page.step + 1) / steps_per_epoch, len(page.record), len(truth), np.isfinite(truth).sum(), np.nansum(truth))
+        rows[page.step] = (
+            (page.step + 1) / steps_per_epoch,
+            len(page.record),
+            len(truth),
+            np.isfinite(truth).sum(),
+            np.nansum(truth),
+        )
     columns = np.array(list(rows.values()), float).reshape(-1, 5).T
     return dict(zip(("epoch", "places", "labels", "judged", "true"), columns, strict=True))
 
 
 def label_precision(grown: Sequence[Mapping[str, np.ndarray]], epochs: int) -> list[dict]:
-    """Labels at the end of each epoch, over several samples' `growth`: mean points per sample, and their precision, the share that is true,
-    None below MIN_POINTS of known truth."""
+    """Labels at the end of each epoch, over several samples' `growth`: mean points per sample, and their precision, the
+    share that is true, None below MIN_POINTS of known truth."""
     rows = []
     for epoch in range(1, epochs + 1):
         last = [int((g["epoch"] <= epoch).sum()) - 1 for g in grown]
-        total = {key: sum(g[key][k] for g, k in zip(grown, last, strict=True) if k >= 0) for key in ("labels", "judged", "true")}
+        total = {
+            key: sum(g[key][k] for g, k in zip(grown, last, strict=True) if k >= 0)
+            for key in ("labels", "judged", "true")
+        }
         precision = total["true"] / total["judged"] if total["judged"] >= MIN_POINTS else None
         rows.append({"epoch": epoch, "points": total["labels"] / max(len(grown), 1), "precision": precision})
     return rows

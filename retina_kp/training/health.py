@@ -23,8 +23,9 @@ class DetectorWatch:
         self.config, self.answers = config, []
 
     def verdict(self, step: int, mean_answer: float, labels: float) -> str:
-        """What is wrong after ``step`` steps, "" if nothing: mean_answer of det0, labels per image. Judged by the median of the last
-        WATCHED_STEPS, and at the end of an epoch, so that nothing silent is saved, by that of LAST_STEPS."""
+        """What is wrong after ``step`` steps, "" if nothing: mean_answer of det0, labels per image. Judged by the
+        median of the last WATCHED_STEPS, and at the end of an epoch, so that nothing silent is saved, by that of
+        LAST_STEPS."""
         c = self.config
         label_mean = labels * 2 * math.pi * c.label_sigma_px**2 / c.size_px**2
         if label_mean > 0:

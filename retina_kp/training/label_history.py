@@ -1,4 +1,5 @@
-"""What PKE remembered of a few samples after each of their visits: the pages that `notebooks/05_pke_diagnostics` reads."""
+"""What PKE remembered of a few samples after each of their visits: the pages that `notebooks/05_pke_diagnostics`
+reads."""
 
 from __future__ import annotations
 
@@ -9,22 +10,22 @@ import numpy as np
 import torch
 
 WATCHED_SAMPLES = 4
-MAX_PAGES = 200  # per sample: a full diary takes 1 to 10 MB of state.pt
+MAX_PAGES = 200  # per sample: a full label_history takes 1 to 10 MB of state.pt
 
 
 @dataclass(frozen=True)
 class Page:
-    """A sample just after a visit, which counts from 1, in a step of the run, which counts from 0. record: (N, 4) float32: x, y px of
-    image 0, value, 1 if promoted else 0."""
+    """A sample just after a visit, which counts from 1, in a step of the run, which counts from 0. record: (N, 4)
+    float32: x, y px of image 0, value, 1 if promoted else 0."""
 
     visit: int
     step: int
     record: torch.Tensor
 
 
-class PkeDiary:
-    """Pages on the samples that a run meets first. When a sample has max_pages, every second one is torn out, and from then on only every
-    second (fourth, ...) visit makes a page. Part of the run's checkpoint."""
+class LabelHistory:
+    """Pages on the samples that a run meets first. When a sample has max_pages, every second one is torn out, and from
+    then on only every second (fourth, ...) visit makes a page. Part of the run's checkpoint."""
 
     def __init__(self, samples: int = WATCHED_SAMPLES, max_pages: int = MAX_PAGES):
         self.samples, self.max_pages = samples, max_pages
@@ -41,7 +42,8 @@ class PkeDiary:
         return list(self._pages.get(sample_id, ()))
 
     def note(self, sample_id: int | str, step: int, record: torch.Tensor) -> None:
-        """Write down the record (N, 4) that `ValueMap` holds just after a visit; an id "" never returns and is not watched."""
+        """Write down the record (N, 4) that `ValueMap` holds just after a visit; an id "" never returns and is not
+        watched."""
         if sample_id == "" or (sample_id not in self._pages and len(self._pages) >= self.samples):
             return
         visit, pages = self._visits.get(sample_id, 0) + 1, self._pages.setdefault(sample_id, [])
@@ -66,7 +68,8 @@ class PkeDiary:
 
 @dataclass(frozen=True)
 class Life:
-    """A place in the value map from its first find on: xy px, and an entry per page: visit, value, is_label. forgotten: it vanished."""
+    """A place in the value map from its first find on: xy px, and an entry per page: visit, value, is_label. forgotten:
+    it vanished."""
 
     xy: tuple[float, float]
     visit: np.ndarray
@@ -88,10 +91,13 @@ def lives(pages: Sequence[Page]) -> list[Life]:
 
 
 def telling_lives(all_lives: Sequence[Life]) -> dict[str, Life]:
-    """Up to three lives worth a look: a place that became a label and is one at the end, one that lost it again, one that never got
-    there. Of several the one that was a label longest, then with the highest value, then the longest."""
-    kinds = {"kept": lambda life: life.is_label[-1] and not life.forgotten, "never a label": lambda life: not life.is_label.any(),
-             "label lost": lambda life: life.is_label.any() and (life.forgotten or not life.is_label[-1])}  # fmt: skip
+    """Up to three lives worth a look: a place that became a label and is one at the end, one that lost it again, one
+    that never got there. Of several the one that was a label longest, then with the highest value, then the longest."""
+    kinds = {
+        "kept": lambda life: life.is_label[-1] and not life.forgotten,
+        "never a label": lambda life: not life.is_label.any(),
+        "label lost": lambda life: life.is_label.any() and (life.forgotten or not life.is_label[-1]),
+    }
     best = {}
     for name in ("kept", "label lost", "never a label"):
         if candidates := [life for life in all_lives if kinds[name](life)]:

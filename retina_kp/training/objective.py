@@ -1,4 +1,5 @@
-"""What a run wants of one batch: its phase's losses, and with PKE the labels that grow and the funnel that tells how."""
+"""What a run wants of one batch: its phase's losses, and with PKE the labels that grow and the funnel that tells
+how."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import torch
 
 from ..core.geometry import sample_map, warp_points
 from .config import TrainConfig
-from .label_history import PkeDiary
+from .label_history import LabelHistory
 from .phases import DESCRIPTOR, LossContext, get_phase
 from .pke import PkeGuard, mine
 from .validation import TRUE_RADIUS_PX, mined_precision
@@ -17,7 +18,8 @@ from .value_map import ValueMap, Visit, expand, visits_of
 
 @dataclass
 class Judged:
-    """total: the weighted loss to minimise; figures: numbers to log; visits: what PKE has to book once the step is done."""
+    """total: the weighted loss to minimise; figures: numbers to log; visits: what PKE has to book once the step is
+    done."""
 
     total: torch.Tensor
     figures: dict[str, torch.Tensor | float]
@@ -29,7 +31,7 @@ class Objective:
 
     def __init__(self, config: TrainConfig):
         self.config, self.phase, self.losses = config, get_phase(config.phase), config.losses
-        self.value_map, self.guard, self.diary = ValueMap(config.pke), PkeGuard(config.pke), PkeDiary()
+        self.value_map, self.guard, self.label_history = ValueMap(config.pke), PkeGuard(config.pke), LabelHistory()
 
     def __call__(self, network, batch: dict, number: int) -> Judged:
         """Judge micro-batch ``number``, which seeds the random choices."""
@@ -38,7 +40,8 @@ class Objective:
         terms = {loss.name: (loss.weight, loss.term(context)) for loss in self.losses}
         terms = {name: (weight, term) for name, (weight, term) in terms.items() if term is not None}
         outputs = (context.out0.detector, context.out1.detector, context.out0.descriptors, context.out1.descriptors)
-        total = 0 * sum(o.mean() for o in outputs)  # every layer keeps a gradient, whichever losses count; NaN shows wherever it is
+        # every layer keeps a gradient, whichever losses count; NaN shows wherever it is
+        total = 0 * sum(o.mean() for o in outputs)
         total = total + sum(weight * term.value for weight, term in terms.values())
         figures = {"total": total, **{name: term.value for name, (_, term) in terms.items()}, **figures}
         if DESCRIPTOR.name in terms:
@@ -98,35 +101,40 @@ class Objective:
         """Remember the visits of a step of the run, of all processes, in their order."""
         for visit in visits:
             self.value_map.book([visit])
-            self.diary.note(visit.sample_id, step, self.value_map.record(visit.sample_id))
+            self.label_history.note(visit.sample_id, step, self.value_map.record(visit.sample_id))
 
     def state_dict(self) -> dict:
         return {
             "value_map": self.value_map.state_dict(),
             "guard": self.guard.state_dict(),
-            "diary": self.diary.state_dict(),
+            "label_history": self.label_history.state_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
         self.value_map.load_state_dict(state["value_map"])
         self.guard.load_state_dict(state["guard"])
-        self.diary.load_state_dict(state["diary"])
+        self.label_history.load_state_dict(state["label_history"])
 
 
 def annotated_points(batch: dict) -> torch.Tensor:
-    """(B, N, 2) px of image 0, NaN-padded: what the fixed detector is taught: junctions of the vessel mask and hand-annotated points."""
-    return torch.cat([batch["vessel_keypoints"], batch["points0"]], 1) if "points0" in batch else batch["vessel_keypoints"]
+    """(B, N, 2) px of image 0, NaN-padded: what the fixed detector is taught: junctions of the vessel mask and
+    hand-annotated points."""
+    return (
+        torch.cat([batch["vessel_keypoints"], batch["points0"]], 1) if "points0" in batch else batch["vessel_keypoints"]
+    )
 
 
 def anchor_points(batch: dict, clicked_px: float = 0.0) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Where descriptors are held to the truth, (B, N, 2) px of image 0, NaN-padded: hand-annotated points of pairs that have them, else the
-    junctions of the vessel mask. And their partners as clicked in image 1, where they lie within clicked_px of where H_0to1 puts them, NaN
-    elsewhere; None when clicked_px is 0 or nothing was clicked."""
+    """Where descriptors are held to the truth, (B, N, 2) px of image 0, NaN-padded: hand-annotated points of pairs that
+    have them, else the junctions of the vessel mask. And their partners as clicked in image 1, where they lie within
+    clicked_px of where H_0to1 puts them, NaN elsewhere; None when clicked_px is 0 or nothing was clicked."""
     junctions = batch["vessel_keypoints"]
     if "points0" not in batch:
         return junctions, None
     by_hand = torch.isfinite(batch["points0"]).all(-1).any(-1)[:, None, None]
-    anchors = torch.cat([torch.where(by_hand, batch["points0"], torch.nan), torch.where(by_hand, torch.nan, junctions)], 1)
+    anchors = torch.cat(
+        [torch.where(by_hand, batch["points0"], torch.nan), torch.where(by_hand, torch.nan, junctions)], 1
+    )
     if not clicked_px > 0:
         return anchors, None
     mapped = warp_points(batch["points0"].double(), batch["H_0to1"].double()).float()

@@ -1,7 +1,7 @@
 """The four phases. A phase is a list of losses, each with its weight, and says whether PKE makes the labels.
 
-To add a loss: write a function `(context) -> Term`, make it a `Loss`, and put it into the list of a phase. `TrainConfig.weights` changes a
-weight by the loss's name; a weight of 0 leaves the loss out.
+To add a loss: write a function `(context) -> Term`, make it a `Loss`, and put it into the list of a phase.
+`TrainConfig.weights` changes a weight by the loss's name; a weight of 0 leaves the loss out.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from .losses import DESCRIPTOR_LOSSES, Term, dice_loss, gaussian_labels, geometr
 
 @dataclass(frozen=True)
 class LossContext:
-    """What a loss may look at: the network's answers to one batch, and the points that belong to it. Points are NaN-padded px."""
+    """What a loss may look at: the network's answers to one batch, and the points that belong to it. Points are
+    NaN-padded px."""
 
     out0: DenseOutput
     out1: DenseOutput
     batch: dict  # as in `dataset`
-    labels_xy: torch.Tensor  # (B, N, 2) of image 0: what det0 is taught; annotated points, with PKE the promoted ones too
+    # (B, N, 2) of image 0: what det0 is taught; annotated points, with PKE the promoted ones too
+    labels_xy: torch.Tensor
     anchors0_xy: torch.Tensor  # (B, A, 2) of image 0: where descriptors are held to the truth
     anchors1_xy: torch.Tensor | None  # (B, A, 2) of image 1, where known better than by H_0to1; NaN elsewhere
     mined_xy: torch.Tensor | None  # (B, M, 2) of image 0: what PKE has just confirmed; None without PKE
@@ -136,7 +138,8 @@ EXPLORATION = Loss(
 
 @dataclass(frozen=True)
 class Phase:
-    """title; losses with their weights; pke: whether labels grow; real: its files are real pairs, beside what must not be forgotten."""
+    """title; losses with their weights; pke: whether labels grow; real: its files are real pairs, beside what must not
+    be forgotten."""
 
     title: str
     losses: tuple[Loss, ...]
@@ -144,12 +147,11 @@ class Phase:
     real: bool = False
 
 
-# Phase 4 weighs its detector little: clicked points are few of the junctions, and a full weight teaches silence about the others.
+# Phase 4 weighs its detector little: clicked points are few of the junctions, and a full weight teaches silence about
+# the others.
 PHASES = {
     "warmup": Phase("1 · warm-up: descriptor and fixed detector", (DETECTOR, DESCRIPTOR)),
-    "geometric": Phase(
-        "2 · geometric warm-up: the moving detector follows", (DETECTOR, DESCRIPTOR, GEOMETRIC, MOVING)
-    ),
+    "geometric": Phase("2 · geometric warm-up: the moving detector follows", (DETECTOR, DESCRIPTOR, GEOMETRIC, MOVING)),
     "pke": Phase(
         "3 · PKE: the detector explores, the descriptor holds the line", (DETECTOR, DESCRIPTOR, GEOMETRIC_PKE), pke=True
     ),
@@ -170,8 +172,8 @@ def get_phase(name: str) -> Phase:
 
 
 def weighted_losses(phase: str, weights: dict[str, float] | None = None) -> list[Loss]:
-    """The losses of a phase that count, with their weights changed by name; ValueError for a name that the phase has not, a weight below 0,
-    or nothing left."""
+    """The losses of a phase that count, with their weights changed by name; ValueError for a name that the phase has
+    not, a weight below 0, or nothing left."""
     weights, losses = dict(weights or {}), get_phase(phase).losses
     known = [loss.name for loss in losses]
     for name, value in weights.items():

@@ -1,7 +1,8 @@
 """Progressive keypoint expansion: labels grow by points that both images confirm, visit after visit (phase 3).
 
-`mine` judges det0's peaks once, `value_map` remembers what returned and makes labels of it, `PkeGuard` pauses it all. Nothing is random.
-After SuperRetina (Liu et al. 2022, section 3.3), across modalities under H_0to1. Lengths are px of the images that the network saw.
+`mine` judges det0's peaks once, `value_map` remembers what returned and makes labels of it, `PkeGuard` pauses it all.
+Nothing is random. After SuperRetina (Liu et al. 2022, section 3.3), across modalities under H_0to1. Lengths are px of
+the images that the network saw.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from ..core.geometry import inside, sample_map, warp_points
 from ..networks import DenseOutput
 from ..registration.keypoints import KeypointOptions, find_keypoints, seen_cells
 
-MIN_RIVAL_DISTANCE = 0.02  # unit descriptors nearer than this differ by rounding (bfloat16): a collapsed map confirms nothing
+# unit descriptors nearer than this differ by rounding (bfloat16): a collapsed map confirms nothing
+MIN_RIVAL_DISTANCE = 0.02
 ROUNDING = 1e-6  # of values and accuracies: ten steps of 0.1 make 1
-point_distances = partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")  # (..., N, M) px, NaN at NaN; the fast mode rounds
+# (..., N, M) px, NaN at NaN; the fast mode rounds
+point_distances = partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,9 @@ class PkeOptions:
 
     candidate_min_probability: float = 0.3  # of det0 at a peak
     pke_min_probability: float = 0.3  # geometric filter: of det1 at the mapped point
-    content_ratio_max: float = 0.8  # Lowe's d1 / d2 of unit descriptors, euclidean; d1: true correspondent, d2: nearest rival
-    content_radius_px: float = 10.0  # correspondents this near count as the true one; rivals lie farther
+    # Lowe's d1 / d2 of unit descriptors, euclidean; d1: true correspondent, d2: nearest baseline
+    content_ratio_max: float = 0.8
+    content_radius_px: float = 10.0  # correspondents this near count as the true one; baselines lie farther
     nms_radius_px: float = 4.0  # peaks this near are one point, within a round and between visits
     annotation_radius_px: float = 8.0  # peaks this near to an annotated keypoint belong to it
     border_px: float = 4.0  # candidates keep this distance from the frame and the edge of image 0's field of view
@@ -42,25 +46,37 @@ class PkeOptions:
     promotion_value: float = 3.0  # from here on a point is a label ...
     demotion_value: float = 1.5  # ... until it falls below this
     max_recorded_points: int = 1000  # remembered per sample: promoted ones first, then high values
-    guard_max_drop: float = 0.05  # GT accuracy (a share) may fall this far below its best before PKE pauses; it resumes within half of it
+    # GT accuracy (a share) may fall this far below its best before PKE pauses; it resumes within half of it
+    guard_max_drop: float = 0.05
     guard_max_drop_files: float = 0.1  # the same on pairs from files, which are few
 
     def __post_init__(self):
         low = {"content_ratio_max": 1e-3, "nms_radius_px": 1e-3, "value_gain": 1e-3}
-        high = dict.fromkeys(("candidate_min_probability", "pke_min_probability", "content_ratio_max", "guard_max_drop",
-                              "guard_max_drop_files"), 1)  # fmt: skip
+        high = dict.fromkeys(
+            (
+                "candidate_min_probability",
+                "pke_min_probability",
+                "content_ratio_max",
+                "guard_max_drop",
+                "guard_max_drop_files",
+            ),
+            1,
+        )
         high |= {"promotion_value": self.value_max, "demotion_value": self.promotion_value}
         for f in fields(self):
             value, whole = getattr(self, f.name), isinstance(f.default, int)
             least, most = (1, 10**6) if whole else (low.get(f.name, 0), high.get(f.name, 1e6))
             if not least <= value <= most or (whole and not isinstance(value, int)):
-                raise ValueError(f"PkeOptions.{f.name}: takes a {'whole ' * whole}number from {least} to {most:g}, not {value!r}")
+                raise ValueError(
+                    f"PkeOptions.{f.name}: takes a {'whole ' * whole}number from {least} to {most:g}, not {value!r}"
+                )
 
 
 @dataclass(frozen=True)
 class PkeRound:
-    """One look at one batch, an entry per image: points0_xy, points1_xy (N, 2) px of image 0 and 1, strongest det0 first; confidence (N,)
-    in [0, 1]; rejected {reason: (M, 2) px of image 0}; funnel: counts of the batch, candidates, after_mask ..."""
+    """One look at one batch, an entry per image: points0_xy, points1_xy (N, 2) px of image 0 and 1, strongest det0
+    first; confidence (N,) in [0, 1]; rejected {reason: (M, 2) px of image 0}; funnel: counts of the batch, candidates,
+    after_mask ..."""
 
     points0_xy: list[torch.Tensor]
     points1_xy: list[torch.Tensor]
@@ -71,18 +87,30 @@ class PkeRound:
 
 @torch.no_grad()
 def mine(out0: DenseOutput, out1: DenseOutput, batch: dict, options: PkeOptions = PkeOptions()) -> PkeRound:
-    """Judge the peaks of det0 in the eroded field of view, by one filter after the other; batch as in `dataset`, maps of any float type.
-    Without vessel_mask0, or with an empty one, no candidate survives. Confidence: geometric mean of both detectors' probabilities."""
-    picking = KeypointOptions(options.max_candidates, options.candidate_min_probability, options.nms_radius_px, options.border_px)
+    """Judge the peaks of det0 in the eroded field of view, by one filter after the other; batch as in `dataset`, maps
+    of any float type. Without vessel_mask0, or with an empty one, no candidate survives. Confidence: geometric mean of
+    both detectors' probabilities."""
+    picking = KeypointOptions(
+        options.max_candidates, options.candidate_min_probability, options.nms_radius_px, options.border_px
+    )
     with torch.autocast(out0.detector.device.type, enabled=False):
-        out0, out1 = (DenseOutput(o.detector.float(), o.descriptors.float(), o.detector_stride, o.descriptor_stride) for o in (out0, out1))
-        peaks = pad_rows([torch.cat([xy, p[:, None]], 1) for xy, p in find_keypoints(out0, batch["valid0"], picking)])  # (B, N, 3)
+        out0, out1 = (
+            DenseOutput(o.detector.float(), o.descriptors.float(), o.detector_stride, o.descriptor_stride)
+            for o in (out0, out1)
+        )
+        # (B, N, 3)
+        peaks = pad_rows([torch.cat([xy, p[:, None]], 1) for xy, p in find_keypoints(out0, batch["valid0"], picking)])
         points0 = peaks[..., :2]
         points1 = warp_points(points0.double(), batch["H_0to1"].double()).float()
         probability1, in_view = peak_probability(out1, points1), view_filter(points1, batch["valid1"])
         confidence = (peaks[..., 2] * probability1).sqrt()
-        judged = [annotation_filter(points0, batch["vessel_keypoints"], options), mask_filter(points0, batch.get("vessel_mask0")), in_view,
-                  geometric_filter(probability1, options), content_filter(out0, out1, points0, points1, in_view[0], options)]  # fmt: skip
+        judged = [
+            annotation_filter(points0, batch["vessel_keypoints"], options),
+            mask_filter(points0, batch.get("vessel_mask0")),
+            in_view,
+            geometric_filter(probability1, options),
+            content_filter(out0, out1, points0, points1, in_view[0], options),
+        ]
     judged.append(budget_filter(confidence, torch.stack([kept for kept, _ in judged]).all(0), options))
     alive, funnel, rejected = torch.isfinite(points0).all(-1), {}, [{} for _ in points0]
     for kept, reason in judged:  # a point is booked under the first reason that rejects it
@@ -95,13 +123,15 @@ def mine(out0: DenseOutput, out1: DenseOutput, batch: dict, options: PkeOptions 
 
 
 def peak_probability(out1: DenseOutput, points1: torch.Tensor) -> torch.Tensor:
-    """(B, N) largest det1 in the cell of each point (B, N, 2) px and its eight neighbours; 0 outside. Not interpolated: the point falls
-    between cells, and there a peak one cell wide would read as a quarter; det0's own peak, too, is known to half a cell only."""
+    """(B, N) largest det1 in the cell of each point (B, N, 2) px and its eight neighbours; 0 outside. Not interpolated:
+    the point falls between cells, and there a peak one cell wide would read as a quarter; det0's own peak, too, is
+    known to half a cell only."""
     return sample_map(F.max_pool2d(out1.detector, 3, 1, 1), points1, out1.detector_stride, "nearest")[..., 0]
 
 
 def annotation_filter(points0, annotated_xy, options: PkeOptions) -> tuple[torch.Tensor, str]:
-    """Annotation always wins: keep points (..., N, 2) px that are not an annotated keypoint (..., K, 2) px, NaN-padded, seen again."""
+    """Annotation always wins: keep points (..., N, 2) px that are not an annotated keypoint (..., K, 2) px, NaN-padded,
+    seen again."""
     return ~(point_distances(points0, annotated_xy.to(points0)) <= options.annotation_radius_px).any(-1), "annotated"
 
 
@@ -124,26 +154,32 @@ def geometric_filter(probability1, options: PkeOptions) -> tuple[torch.Tensor, s
 
 
 def content_filter(out0, out1, points0, points1, pool, options: PkeOptions) -> tuple[torch.Tensor, str]:
-    """Keep points whose true correspondent is clearly nearer by content than any rival: inputs as in `content_ratio`."""
+    """Keep points whose true correspondent is clearly nearer by content than any baseline: inputs as in
+    `content_ratio`."""
     return content_ratio(out0, out1, points0, points1, pool, options) < options.content_ratio_max, "content"
 
 
 def content_ratio(out0, out1, points0, points1, pool, options: PkeOptions) -> torch.Tensor:
-    """(B, N) Lowe's ratio (2004, § 7.1) of points0, points1 (B, N, 2) px of image 0 and 1: distance of the true correspondent's descriptor
-    over that of the nearest rival. Infinite where it is not the nearest one both ways, and without a rival beyond content_radius_px, since
-    then nothing is proved.
+    """(B, N) Lowe's ratio (2004, § 7.1) of points0, points1 (B, N, 2) px of image 0 and 1: distance of the true
+    correspondent's descriptor over that of the nearest baseline. Infinite where it is not the nearest one both ways,
+    and without a baseline beyond content_radius_px, since then nothing is proved.
 
-    pool (B, N) bool, the rivals: all peaks that both images see, annotated or not, liked by det1 or not, since a short list is easily won.
+    pool (B, N) bool, the baselines: all peaks that both images see, annotated or not, liked by det1 or not, since a
+    short list is easily won.
     """
     maps = ((out0.descriptors, points0, out0.descriptor_stride), (out1.descriptors, points1, out1.descriptor_stride))
     d0, d1 = (F.normalize(sample_map(*m), dim=-1) for m in maps)
     distance = (2 - 2 * d0 @ d1.transpose(1, 2)).clamp_min(0).sqrt()  # (B, N of image 0, N of image 1)
-    own, rivals = distance.diagonal(dim1=1, dim2=2), []
+    own, baselines = distance.diagonal(dim1=1, dim2=2), []
     for table, points in ((distance, points1), (distance.transpose(1, 2), points0)):
-        rival = (point_distances(points, points) > options.content_radius_px) & pool[:, None]
-        rivals.append(table.masked_fill(~rival, torch.inf).amin(-1))
-    proved = torch.isfinite(rivals[0]) & (torch.minimum(*rivals) > MIN_RIVAL_DISTANCE) & (own < torch.minimum(*rivals))
-    return (own / rivals[0]).masked_fill(~proved, torch.inf)
+        baseline = (point_distances(points, points) > options.content_radius_px) & pool[:, None]
+        baselines.append(table.masked_fill(~baseline, torch.inf).amin(-1))
+    proved = (
+        torch.isfinite(baselines[0])
+        & (torch.minimum(*baselines) > MIN_RIVAL_DISTANCE)
+        & (own < torch.minimum(*baselines))
+    )
+    return (own / baselines[0]).masked_fill(~proved, torch.inf)
 
 
 def budget_filter(confidence, survived, options: PkeOptions) -> tuple[torch.Tensor, str]:
@@ -158,24 +194,25 @@ def pad_rows(rows: list[torch.Tensor]) -> torch.Tensor:
 
 
 def allowed_drop(options: PkeOptions, drawn: bool, points: int) -> float:
-    """How far an accuracy may fall below its best: guard_max_drop on drawn pairs, guard_max_drop_files on files, and where that is more
-    twice the largest standard error of a share of so many points."""
+    """How far an accuracy may fall below its best: guard_max_drop on synthetic pairs, guard_max_drop_files on files,
+    and where that is more twice the largest standard error of a share of so many points."""
     least = options.guard_max_drop if drawn else options.guard_max_drop_files
     return max(least, points**-0.5) if points else least
 
 
 class PkeGuard:
-    """Pauses PKE (active = False) when the accuracy on pairs that the run trains on falls farther below its best than is allowed, and
-    resumes it when all are back within half of that. While it pauses nothing is mined or booked, and labels are the annotation alone: what
-    the fall throws doubt on does not teach. best begins with the first value, measured ahead of the phase; reason says why."""
+    """Pauses PKE (active = False) when the accuracy on pairs that the run trains on falls farther below its best than
+    is allowed, and resumes it when all are back within half of that. While it pauses nothing is mined or booked, and
+    labels are the annotation alone: what the fall throws doubt on does not teach. best begins with the first value,
+    measured ahead of the phase; reason says why."""
 
     def __init__(self, options: PkeOptions = PkeOptions()):
         self.options, self.active, self.reason = options, True, "active: no accuracy measured yet"
         self.best: dict[str, float] = {}
 
     def update(self, accuracies: Mapping[str, tuple[float, float]]) -> bool:
-        """Take in GT-alignment accuracies in [0, 1], each with its `allowed_drop`, by the name of what they were measured on, and return
-        `active`. NaN, nothing measured, changes nothing."""
+        """Take in GT-alignment accuracies in [0, 1], each with its `allowed_drop`, by the name of what they were
+        measured on, and return `active`. NaN, nothing measured, changes nothing."""
         share, told = 1.0 if self.active else 0.5, []
         for name, (value, allowed) in accuracies.items():
             measured = _Measured(value, self.best.get(name, float("-inf")), share * allowed)

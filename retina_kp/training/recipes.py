@@ -1,7 +1,8 @@
-"""How networks are trained: one configuration per phase. The notebooks 01 to 04 and `make train-lite` read the same ones.
+"""How networks are trained: one configuration per phase. The notebooks 01 to 04 and `make train-lite` read the same
+ones.
 
 `try`       shows in a minute on a CPU what a phase does; nothing is learned that one would use
-`lite`      trained the shipped weights: phases 1 to 3 on drawn retinas
+`lite`      trained the shipped weights: phases 1 to 3 on synthetic retinas
 `finetune`  goes on from the shipped weights with one's own folders, on a CPU too
 `full`      the paper's network at 768 px, for a GPU
 """
@@ -18,22 +19,23 @@ from .pke import PkeOptions
 
 # Fields from a small OCT square to a wide camera; of vessels sometimes only the projection artefacts
 DRAWN = SyntheticOptions(field_deg=(14.0, 60.0), moving=("FA", "FA", "OCT", "OCTA", "OCTA", DEEP_OCTA))
-RATES = {"lite": 1e-3, "superretina": 1e-4}  # the highest that a network takes from nothing; superretina's is its authors'
+# the highest that a network takes from nothing; superretina's is its authors'
+RATES = {"lite": 1e-3, "superretina": 1e-4}
 REAL_SHARE = 0.8  # of phase 4's batches
 FRAMES = 4  # parts of a pair of files that PKE keeps apart
 
 
 def sized(data: SyntheticOptions, size_px: int) -> SyntheticOptions:
-    """The same pairs on other squares. They show of a drawn retina what those of 256 px do; small ones less (vessels would vanish), large
-    ones no blurred small parts."""
+    """The same pairs on other squares. They show of a synthetic retina what those of 256 px do; small ones less
+    (vessels would vanish), large ones no blurred small parts."""
     scale = max(size_px / SyntheticOptions().size_px, 0.8)
     low, high = (zoom * scale for zoom in SyntheticOptions().zoom)
     return replace(data, size_px=size_px, zoom=(low, min(high, max(1.5, 2 * low))))
 
 
 def framed(size_px: int, pke: bool) -> FrameRange:
-    """Which parts of files are shown on squares of size_px: from all of a picture to what fills them when it measures CACHE_PX; any turn.
-    With PKE one of FRAMES parts of each pair, for it has to see them again."""
+    """Which parts of files are shown on squares of size_px: from all of a picture to what fills them when it measures
+    CACHE_PX; any turn. With PKE one of FRAMES parts of each pair, for it has to see them again."""
     return FrameRange((0.95, max(CACHE_PX / size_px, 1.25)), 180.0, FRAMES if pke else 0)
 
 
@@ -81,7 +83,8 @@ _TRY = replace(
     data=sized(DRAWN, 160),
 )
 _SURE = PkeOptions(candidate_min_probability=0.3, pke_min_probability=0.3)
-_EASY = PkeOptions(candidate_min_probability=0.2, pke_min_probability=0.2)  # clicked points leave the detector less sure
+# clicked points leave the detector less sure
+_EASY = PkeOptions(candidate_min_probability=0.2, pke_min_probability=0.2)
 _AGAIN = {"frames_per_retina": 1}  # PKE has to see each sample again
 
 _REAL = replace(
@@ -144,9 +147,7 @@ RECIPES: dict[str, dict[str, TrainConfig]] = {
         "warmup": replace(_TRY, phase="warmup", epochs=3, learning_rate=2e-3, final_rate_ratio=1.0),
         "geometric": replace(_TRY, phase="geometric", epochs=3),
         # Half of the junctions are hidden, so that PKE has something to find
-        "pke": replace(
-            _TRY, phase="pke", epochs=4, data=replace(_TRY.data, annotated_share=0.5, **_AGAIN), pke=_EASY
-        ),
+        "pke": replace(_TRY, phase="pke", epochs=4, data=replace(_TRY.data, annotated_share=0.5, **_AGAIN), pke=_EASY),
         "sim2real": replace(
             _TRY, phase="sim2real", epochs=3, batch_size=5, data=replace(_TRY.data, **_AGAIN), pke=_EASY
         ),

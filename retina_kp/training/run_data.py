@@ -1,4 +1,4 @@
-"""What a run trains on, and what it is validated on: its files, replayed files and drawn pairs."""
+"""What a run trains on, and what it is validated on: its files, replayed files and synthetic pairs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ MAIN, REPLAY = "", "replay_"  # prefixes of validation figures: what the run is 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What was read of `TrainConfig.files` and `TrainConfig.replay`; files without a share are not read, replay without one validates."""
+    """What was read of `TrainConfig.files` and `TrainConfig.replay`; files without a share are not read, replay without
+    one validates."""
 
     files: FileSplit
     replay: FileSplit
@@ -30,7 +31,9 @@ class RunFiles:
     def of(cls, config: TrainConfig) -> RunFiles:
         """Read both folders; errors as `load_files`."""
         own, replay = config.files, config.replay
-        return cls(load_files(own) if own.share > 0 else FileSplit(), load_files(replay) if replay.root else FileSplit())
+        return cls(
+            load_files(own) if own.share > 0 else FileSplit(), load_files(replay) if replay.root else FileSplit()
+        )
 
     @property
     def ids(self) -> dict[str, dict[str, list[str]]]:
@@ -42,7 +45,8 @@ class RunFiles:
         return "; ".join(f"{name}: {words}" for name, words in told if words)
 
     def check_same(self, path: Path, state: dict, config: TrainConfig) -> None:
-        """ValueError unless a run's state is of this configuration and of these files. The pairs of a step may be split up otherwise."""
+        """ValueError unless a run's state is of this configuration and of these files. The pairs of a step may be split
+        up otherwise."""
         old, new = dict(state["config"]), to_dict(config)
         if old["batch_size"] * old["micro_batches"] == config.pairs_per_step:
             old |= {key: new[key] for key in FREE_ON_RESUME}
@@ -56,18 +60,18 @@ class RunFiles:
             raise ValueError(f"{path}: the pairs have changed since ({changed}). {words}")
 
     def source(self, config: TrainConfig):
-        """The run's batches: files, replayed files and drawn pairs, each by its share."""
+        """The run's batches: files, replayed files and synthetic pairs, each by its share."""
         both = ((config.files, self.files), (config.replay, self.replay))
         parts = [(_pairs(o, split, config.seed), o.share) for o, split in both if split.train and o.share]
-        if config.drawn_share > 0:
+        if config.synthetic_share > 0:
             drawn = SyntheticPairs(config.seed, config.pool_size, config.data, config.pool_seed)
-            parts.append((drawn, config.drawn_share))
+            parts.append((drawn, config.synthetic_share))
         return parts[0][0] if len(parts) == 1 else MixedPairs(*parts)
 
     def validation_sets(self, config: TrainConfig) -> dict[str, ValidationSet]:
         """By the prefix of their figures: what the run is about, and beside files what it must not forget."""
         count, mining = config.validation_pairs, config.pke if config.phase_has_pke else None
-        drawn = partial(ValidationSet.drawn, count, config.data, mining=mining)
+        drawn = partial(ValidationSet.synthetic, count, config.data, mining=mining)
 
         def of(o: FileOptions, split: FileSplit) -> ValidationSet:
             return ValidationSet.of_files(split.some_validation(count, o.split_seed), o, count, mining=mining)
@@ -77,7 +81,7 @@ class RunFiles:
         sets = {MAIN: of(config.files, self.files)}
         if config.replay.root:
             sets[REPLAY] = of(config.replay, self.replay)
-        elif config.drawn_share or get_phase(config.phase).real:
+        elif config.synthetic_share or get_phase(config.phase).real:
             sets[REPLAY] = drawn()
         return sets
 

@@ -16,16 +16,15 @@ from .config import TrainConfig
 from .phases import PHASES
 from .recipes import RATES, REAL_SHARE, framed, get_recipe, sized
 
-DRAWN = "drawn"  # as a folder's name: no folder, but drawn pairs
-INHERITED = ("steps_per_epoch", "batch_size", "micro_batches", "precision", "pool_size",
-             "validation_pairs")  # fmt: skip
+DRAWN = "drawn"  # as a folder's name: no folder, but synthetic pairs
+INHERITED = ("steps_per_epoch", "batch_size", "micro_batches", "precision", "pool_size", "validation_pairs")
 S = TypeVar("S")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The parameters of a training notebook: those in its parameters cell and the rest, which `-p` and `-f` take as well. 0 and "" stand
-    for what the recipe says, or the run that is built on."""
+    """The parameters of a training notebook: those in its parameters cell and the rest, which `-p` and `-f` take as
+    well. 0 and "" stand for what the recipe says, or the run that is built on."""
 
     recipe: str = ""
     epochs: int = 0
@@ -73,8 +72,8 @@ class Settings:
 
 
 def read_settings(namespace: Mapping, kind: type[S] = Settings) -> S:
-    """The settings among a notebook's variables. ValueError names one of the wrong type, or one that papermill has injected although nobody
-    knows it (papermill itself only warns)."""
+    """The settings among a notebook's variables. ValueError names one of the wrong type, or one that papermill has
+    injected although nobody knows it (papermill itself only warns)."""
     cells, known = list(namespace.get("In", ())), [f.name for f in fields(kind)]
     for own, injected in zip(cells, cells[1:], strict=False):
         for name in _assigned(injected) if injected.startswith("# Parameters") else ():
@@ -105,8 +104,9 @@ def _assigned(source: str) -> list[str]:
 
 
 def training_config(phase: str, s: Settings, before: TrainConfig | None = None) -> TrainConfig:
-    """The configuration of a new run; init_from is left open. before: of the run of the previous phase. Its network is kept; where the
-    settings name no recipe, its recipe and scale, too; and its data, where they name no other. ValueError names what cannot be."""
+    """The configuration of a new run; init_from is left open. before: of the run of the previous phase. Its network is
+    kept; where the settings name no recipe, its recipe and scale, too; and its data, where they name no other.
+    ValueError names what cannot be."""
     config = get_recipe(s.recipe or _recipe_of(before))[phase]
     if before and not s.recipe:
         own = get_recipe(before.recipe)[before.phase] if before.recipe else None
@@ -139,18 +139,40 @@ def of_scale(config: TrainConfig, s: Settings) -> TrainConfig:
     network = s.network or config.network
     if network not in RATES:
         raise ValueError(f"network: takes {' or '.join(RATES)}, not {network!r}")
-    rate = s.learning_rate or (config.learning_rate if network == config.network
-                               else config.learning_rate * RATES[network] / RATES[config.network])  # fmt: skip
+    rate = s.learning_rate or (
+        config.learning_rate
+        if network == config.network
+        else config.learning_rate * RATES[network] / RATES[config.network]
+    )
     options = config.network_options if network == config.network else {}
-    config = replace(config, network=network, network_options=options, learning_rate=rate, weights=_weights(config, s),
-                     **_given(s, "epochs", "steps_per_epoch", "batch_size", "micro_batches", "precision", "pool_size", "validation_pairs",
-                              "clicked_anchor_px"))  # fmt: skip
+    config = replace(
+        config,
+        network=network,
+        network_options=options,
+        learning_rate=rate,
+        weights=_weights(config, s),
+        **_given(
+            s,
+            "epochs",
+            "steps_per_epoch",
+            "batch_size",
+            "micro_batches",
+            "precision",
+            "pool_size",
+            "validation_pairs",
+            "clicked_anchor_px",
+        ),
+    )
     if s.extra_points >= 0:
         config = replace(config, extra_points=s.extra_points)
     if s.seed >= 0:
         config = replace(config, seed=s.seed)
     steps = config.total_steps
-    config = replace(config, rise_steps=min(config.rise_steps, max(steps // 5, 1)), curriculum_steps=min(config.curriculum_steps, steps))
+    config = replace(
+        config,
+        rise_steps=min(config.rise_steps, max(steps // 5, 1)),
+        curriculum_steps=min(config.curriculum_steps, steps),
+    )
     if s.image_size:
         config = replace(config, data=sized(config.data, s.image_size))
     if s.annotated_share:
@@ -162,15 +184,19 @@ def of_scale(config: TrainConfig, s: Settings) -> TrainConfig:
 
 
 def _weights(config: TrainConfig, s: Settings) -> dict[str, float]:
-    """The given weights of losses that this phase has: all four phases may get the same ones. ValueError for a name that none has."""
+    """The given weights of losses that this phase has: all four phases may get the same ones. ValueError for a name
+    that none has."""
     named = {phase: {loss.name for loss in PHASES[phase].losses} for phase in PHASES}
     if unknown := sorted(set(s.weights) - set().union(*named.values())):
-        raise ValueError(f"weights: no loss is called {unknown[0]!r}; there are {', '.join(sorted(set().union(*named.values())))}")
+        raise ValueError(
+            f"weights: no loss is called {unknown[0]!r}; there are {', '.join(sorted(set().union(*named.values())))}"
+        )
     return config.weights | {name: value for name, value in s.weights.items() if name in named[config.phase]}
 
 
 def of_data(phase: str, config: TrainConfig, s: Settings, before: TrainConfig | None) -> TrainConfig:
-    """The configuration with its folders: files alone in phases 1 to 3, in phase 4 beside what they are not to displace."""
+    """The configuration with its folders: files alone in phases 1 to 3, in phase 4 beside what they are not to
+    displace."""
     nothing = FileOptions(size_px=config.data.size_px, frames=framed(config.data.size_px, PHASES[phase].pke))
     kept = nothing  # what was trained on before
     if before and before.files.share:
@@ -185,7 +211,8 @@ def of_data(phase: str, config: TrainConfig, s: Settings, before: TrainConfig | 
     replay = replace(nothing, root=folder_of(s.replay_root), mode=s.modes)
     if kept.root and (not s.replay_root or replay.root == kept.root):
         replay = replace(kept, mode=s.modes or kept.mode)
-    replay = replace(replay, share=round(1 - share, 9)) if replay.root else nothing  # with share 0 it is watched all the same
+    # with share 0 it is watched all the same
+    replay = replace(replay, share=round(1 - share, 9)) if replay.root else nothing
     return replace(config, files=replace(files, share=share), replay=replay)
 
 

@@ -17,11 +17,13 @@ def write_state(path: str | Path, state: dict) -> None:
 
 
 def read_state(path: str | Path, device="cpu") -> dict:
-    """What `write_state` wrote; ValueError unless every byte is as it was written (torch.load does not look at the check sums)."""
+    """What `write_state` wrote; ValueError unless every byte is as it was written (torch.load does not look at the
+    check sums)."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, RuntimeError) as error:  # the last: a flipped bit asks for a password or another compression
+    # the last: a flipped bit asks for a password or another compression
+    except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
         damaged = error
     if damaged:
         advice = "Put back a copy of the file, or delete it to train this phase from its start"

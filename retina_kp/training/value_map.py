@@ -16,7 +16,8 @@ from .pke import ROUNDING, PkeOptions, PkeRound, annotation_filter, pad_rows, po
 
 @dataclass(frozen=True)
 class Visit:
-    """One sample seen once: found_xy (M, 2) px of image 0; could_xy (K, 2) the recorded places that could have been found."""
+    """One sample seen once: found_xy (M, 2) px of image 0; could_xy (K, 2) the recorded places that could have been
+    found."""
 
     sample_id: int | str
     found_xy: torch.Tensor
@@ -24,8 +25,9 @@ class Visit:
 
 
 class ValueMap:
-    """What PKE remembers of each sample: places in image 0's whole frame, which must be the same at every visit. A point stays where it was
-    first found, so labels cannot creep. Ids are int or str; "" never returns and is not kept. An id twice in a batch is two visits."""
+    """What PKE remembers of each sample: places in image 0's whole frame, which must be the same at every visit. A
+    point stays where it was first found, so labels cannot creep. Ids are int or str; "" never returns and is not kept.
+    An id twice in a batch is two visits."""
 
     def __init__(self, options: PkeOptions = PkeOptions()):
         self.options, self._records = options, {}
@@ -40,26 +42,36 @@ class ValueMap:
         return record[record[:, 3] > 0, :2].float()
 
     def visit(self, sample_id: int | str, found_xy: torch.Tensor, visible: torch.Tensor) -> None:
-        """Book one visit. Recorded points nearest to a found one (M, 2) px, within nms_radius_px, gain; of the others the visible ones,
-        (N,) bool in the order of `record`, decay, and vanish below 0. Found points near to no recorded one are new."""
+        """Book one visit. Recorded points nearest to a found one (M, 2) px, within nms_radius_px, gain; of the others
+        the visible ones, (N,) bool in the order of `record`, decay, and vanish below 0. Found points near to no
+        recorded one are new."""
         if type(sample_id) not in (int, str):
             raise TypeError(f"a sample's id is an int or str, not {sample_id!r} of {type(sample_id)}")
         o, record, found = self.options, self.record(sample_id).clone(), found_xy.detach().cpu().double()
-        nearest, index = F.pad(point_distances(found, record[:, :2]), (0, 1), value=torch.inf).min(1)  # last column: near to none
+        # last column: near to none
+        nearest, index = F.pad(point_distances(found, record[:, :2]), (0, 1), value=torch.inf).min(1)
         hit = torch.zeros(len(record), dtype=torch.bool).index_fill(0, index[nearest <= o.nms_radius_px], True)
         record[:, 2] += o.value_gain * hit.double() - o.value_decay * (~hit & visible.cpu()).double()
         record = torch.cat([record, F.pad(F.pad(found[nearest > o.nms_radius_px], (0, 1), value=o.value_gain), (0, 1))])
         value = record[:, 2].clamp_(max=o.value_max)
-        record[:, 3] = (value >= o.promotion_value - ROUNDING) | ((record[:, 3] > 0) & (value >= o.demotion_value - ROUNDING))
+        record[:, 3] = (value >= o.promotion_value - ROUNDING) | (
+            (record[:, 3] > 0) & (value >= o.demotion_value - ROUNDING)
+        )
         record = record[value >= -ROUNDING]
-        best = (record[:, 2] + record[:, 3] * (o.value_max + 1)).argsort(descending=True, stable=True)[: o.max_recorded_points]
+        best = (record[:, 2] + record[:, 3] * (o.value_max + 1)).argsort(descending=True, stable=True)[
+            : o.max_recorded_points
+        ]
         if sample_id != "":
             self._records[sample_id] = record[best.sort().values]
 
     def book(self, visits: list[Visit]) -> None:
         """`visit` after `visit`; a place recorded since the visit was made does not decay by it."""
         for v in visits:
-            self.visit(v.sample_id, v.found_xy, (point_distances(self.record(v.sample_id)[:, :2], v.could_xy.double()) <= ROUNDING).any(-1))
+            self.visit(
+                v.sample_id,
+                v.found_xy,
+                (point_distances(self.record(v.sample_id)[:, :2], v.could_xy.double()) <= ROUNDING).any(-1),
+            )
 
     def state_dict(self) -> dict:
         """{"ids": list, "records": list of (N, 4) float64}: `torch.load(weights_only=True)` reads it."""
@@ -67,16 +79,21 @@ class ValueMap:
 
     def load_state_dict(self, state: dict) -> None:
         """Take over a `state_dict`; ValueError, and nothing is changed, unless it has a record for each id."""
-        self._records = {k: r.detach().cpu().double().clone() for k, r in zip(state["ids"], state["records"], strict=True)}
+        self._records = {
+            k: r.detach().cpu().double().clone() for k, r in zip(state["ids"], state["records"], strict=True)
+        }
 
 
 @torch.no_grad()
 def visits_of(value_map: ValueMap, round: PkeRound, batch: dict) -> list[Visit]:
-    """What a round has to book, for `ValueMap.book`. A recorded point decays only if it could be found: in view of both images, off the
-    edge of image 0's field, not lost to the budget alone. ValueError unless batch["sample_ids"] names every pair."""
+    """What a round has to book, for `ValueMap.book`. A recorded point decays only if it could be found: in view of both
+    images, off the edge of image 0's field, not lost to the budget alone. ValueError unless batch["sample_ids"] names
+    every pair."""
     ids, visits, o = batch.get("sample_ids", ()), [], value_map.options
     if len(ids) != len(round.points0_xy):
-        raise ValueError(f"batch['sample_ids'] holds {len(ids)} ids for {len(round.points0_xy)} pairs; PKE must recognise each sample")
+        raise ValueError(
+            f"batch['sample_ids'] holds {len(ids)} ids for {len(round.points0_xy)} pairs; PKE must recognise each sample"
+        )
     for i, sample_id in enumerate(ids):
         valid0, valid1, H_0to1 = (batch[key][i, None] for key in ("valid0", "valid1", "H_0to1"))
         recorded = value_map.record(sample_id)[None, :, :2].to(valid0.device, torch.float32)
@@ -88,13 +105,16 @@ def visits_of(value_map: ValueMap, round: PkeRound, batch: dict) -> list[Visit]:
 
 
 def expand(value_map: ValueMap, batch: dict) -> tuple[torch.Tensor, int]:
-    """Labels (B, N, 2) px of image 0, NaN-padded: annotated ∪ promoted points of batch["sample_ids"], and how many are promoted ones.
-    Left out: promoted points outside the field of view of this visit, or within annotation_radius_px of an annotated one."""
+    """Labels (B, N, 2) px of image 0, NaN-padded: annotated ∪ promoted points of batch["sample_ids"], and how many are
+    promoted ones. Left out: promoted points outside the field of view of this visit, or within annotation_radius_px of
+    an annotated one."""
     labels, count = [], 0
     for i, sample_id in enumerate(batch["sample_ids"]):
         annotated, valid0 = batch["vessel_keypoints"][i, None], batch["valid0"][i, None]
         promoted = value_map.promoted(sample_id)[None].to(annotated)
-        promoted = promoted[view_filter(promoted, valid0)[0] & annotation_filter(promoted, annotated, value_map.options)[0]]
+        promoted = promoted[
+            view_filter(promoted, valid0)[0] & annotation_filter(promoted, annotated, value_map.options)[0]
+        ]
         labels.append(torch.cat([annotated[torch.isfinite(annotated).all(-1)], promoted]))
         count += len(promoted)
     return pad_rows(labels), count

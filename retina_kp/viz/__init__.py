@@ -1,4 +1,5 @@
-"""Pictures, all drawn into given axes: those of one registration here, of everything else in the modules of this wing."""
+"""Pictures, all drawn into given axes: those of one registration here, of everything else in the modules of this
+wing."""
 
 from ..core.overlays import GREEN_MAGENTA, checkerboard, contrast_stretch, overlay
 from .registrations import (

@@ -1,5 +1,5 @@
-"""Pictures of a benchmark: success against turn, scale and overlap, one line per method; all three together, one map per method; seconds
-per stage and per method.
+"""Pictures of a benchmark: success against turn, scale and overlap, one line per method; all three together, one map
+per method; seconds per stage and per method.
 
 Tables are those of `grid_tables`. Every plot function makes a figure of its own and returns it.
 """
@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..evaluation.baselines.classical import RIVALS
+from ..evaluation.baselines.classical import BASELINES
 from ..evaluation.calibration import calibration_error
 from ..evaluation.grid_tables import MEASURES, crossed_rows
 from ..evaluation.grids import OURS
@@ -23,16 +23,24 @@ from .curves import plot_risk_coverage
 from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW
 
 LOOKS = dict(
-    zip((OURS, *RIVALS), zip((BLUE, RED, ORANGE, GREEN, PURPLE, BLACK, SKY, "0.55"), "osD^vXP*", strict=True), strict=True)
+    zip(
+        (OURS, *BASELINES),
+        zip((BLUE, RED, ORANGE, GREEN, PURPLE, BLACK, SKY, "0.55"), "osD^vXP*", strict=True),
+        strict=True,
+    )
 )  # color, marker
 STAGE_COLORS = dict(zip(STAGES, (SKY, BLUE, ORANGE, YELLOW), strict=True))
-AXIS = {"angle": "turn between the images", "scale": "size in the moving image : size in the fixed one",
-        "overlap": "share of the smaller field that both see"}  # fmt: skip
+AXIS = {
+    "angle": "turn between the images",
+    "scale": "size in the moving image : size in the fixed one",
+    "overlap": "share of the smaller field that both see",
+}
 
 
 def plot_grid(cells: Sequence[Mapping], factor: str, measure: str = "success") -> Figure:
-    """One panel per pair of modalities, one line per method: a measure (key of MEASURES, share of all pairs) against the bins of a
-    factor. cells: `grid_tables.summarise(rows, "factor", "bin", "pair", "method")`; a factor that they lack is said to be missing."""
+    """One panel per pair of modalities, one line per method: a measure (key of MEASURES, share of all pairs) against
+    the bins of a factor. cells: `grid_tables.summarise(rows, "factor", "bin", "pair", "method")`; a factor that they
+    lack is said to be missing."""
     own = [cell for cell in cells if cell["factor"] == factor]
     if not own:
         return _nothing(f"the {factor}")
@@ -55,18 +63,27 @@ def plot_grid(cells: Sequence[Mapping], factor: str, measure: str = "success") -
     figure.supxlabel(AXIS[factor], fontsize=10)
     handles = {line.get_label(): line for line in axes[0].lines}
     columns = 6 if len(pairs) > 1 else 4 if len(handles) <= 4 else 3
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, frameon=False, markerscale=0.8)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside upper center", ncols=columns, frameon=False, markerscale=0.8
+    )
     return figure
 
 
 def plot_crossed(cells: Sequence[Mapping], measure: str = "success") -> Figure:
-    """One map per method (column) and overlap (row): a measure, in percent, over scale and turn, pairs of all modalities together."""
+    """One map per method (column) and overlap (row): a measure, in percent, over scale and turn, pairs of all
+    modalities together."""
     rows = crossed_rows(cells, measure)
     if not rows:
         return _nothing("turn, scale and overlap together")
     methods, overlaps, turns = (list(dict.fromkeys(row[key] for row in rows)) for key in ("method", "overlap", "turn"))
-    scales = [scale for scale in dict.fromkeys(key for row in rows for key in row) if scale not in ("method", "overlap", "turn")]
-    values_of = {(row["method"], row["overlap"], row["turn"]): [row.get(scale, np.nan) for scale in scales] for row in rows}
+    scales = [
+        scale
+        for scale in dict.fromkeys(key for row in rows for key in row)
+        if scale not in ("method", "overlap", "turn")
+    ]
+    values_of = {
+        (row["method"], row["overlap"], row["turn"]): [row.get(scale, np.nan) for scale in scales] for row in rows
+    }
     height = 0.5 + len(overlaps) * (0.5 + 0.24 * len(turns))
     figure = plt.figure(figsize=(WIDTH_IN, height + 0.5), layout="constrained")
     axes = figure.subplots(len(overlaps), len(methods), sharex=True, sharey=True, squeeze=False)
@@ -76,14 +93,26 @@ def plot_crossed(cells: Sequence[Mapping], measure: str = "success") -> Figure:
             ax.imshow(values, "Blues", vmin=0, vmax=1, aspect="auto")
             for (y, x), value in np.ndenumerate(values):
                 if np.isfinite(value):
-                    ax.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color="white" if value > 0.6 else "0.15")
+                    ax.text(
+                        x,
+                        y,
+                        f"{100 * value:.0f}",
+                        ha="center",
+                        va="center",
+                        fontsize=8,
+                        color="white" if value > 0.6 else "0.15",
+                    )
             ax.set_xticks(range(len(scales)), scales, fontsize=8)
             ax.set_yticks(range(len(turns)), turns, fontsize=8)
             ax.tick_params(length=0)
             ax.spines[:].set_visible(False)
         line[0].set_ylabel(f"overlap {overlap}", fontsize=9)
     for ax, method in zip(axes[0], methods, strict=True):
-        ax.set_title(method.replace("+", "\n+").replace(" ", "\n", 1), fontsize=9, fontweight="bold" if method == OURS else "normal")
+        ax.set_title(
+            method.replace("+", "\n+").replace(" ", "\n", 1),
+            fontsize=9,
+            fontweight="bold" if method == OURS else "normal",
+        )
     figure.supxlabel(f"{AXIS['scale']}   (rows: turn; figures: {MEASURES[measure]}, %)", fontsize=9)
     return figure
 
@@ -98,7 +127,7 @@ def _nothing(about: str) -> Figure:
 
 
 def _asides(methods: Sequence[str]) -> list[float]:
-    """Shifts along x, so that rivals with equal values stand side by side, to the left and right of ours."""
+    """Shifts along x, so that baselines with equal values stand side by side, to the left and right of ours."""
     others = [name for name in methods if name != OURS]
     steps = [k - len(others) // 2 + (k >= len(others) // 2) for k in range(len(others))]  # … -2 -1 1 2 …
     return [0.0 if name == OURS else 0.06 * steps[others.index(name)] for name in methods]
@@ -108,15 +137,28 @@ def _line(ax, places, values, method: str) -> None:
     """Ours is a broad band below the others, so that nothing hides behind it."""
     color, marker = LOOKS.get(method, ("0.5", "."))
     shape = {"linewidth": 6, "markersize": 10, "alpha": 0.8} if method == OURS else {"linewidth": 1.4, "markersize": 6}
-    ax.plot(places, values, color=color, marker=marker, markeredgecolor="white", markeredgewidth=0.6, label=method,
-            zorder=2 if method == OURS else 3, **shape)  # fmt: skip
+    ax.plot(
+        places,
+        values,
+        color=color,
+        marker=marker,
+        markeredgecolor="white",
+        markeredgewidth=0.6,
+        label=method,
+        zorder=2 if method == OURS else 3,
+        **shape,
+    )
 
 
 def plot_confidence(rows: Sequence[Mapping], bins: int = 10) -> Figure:
-    """What the confidence of ours is worth. Left: share that was right (within FOUND_PX, refused answers too) against the mean confidence
-    of each bin, area by count. Right: share of wrong answers among those given, for every limit; a dot where it stands."""
+    """What the confidence of ours is worth. Left: share that was right (within FOUND_PX, refused answers too) against
+    the mean confidence of each bin, area by count. Right: share of wrong answers among those given, for every limit; a
+    dot where it stands."""
     own = [row for row in rows if row["method"] == OURS and "confidence" in row]
-    sure, right = (np.array(values, float) for values in ([row["confidence"] for row in own], [row["tried_px"] <= FOUND_PX for row in own]))
+    sure, right = (
+        np.array(values, float)
+        for values in ([row["confidence"] for row in own], [row["tried_px"] <= FOUND_PX for row in own])
+    )
     figure = plt.figure(figsize=(WIDTH_IN, 3.7), layout="constrained")
     left, ax = figure.subplots(1, 2)
     index = np.minimum((sure * bins).astype(int), bins - 1)
@@ -126,7 +168,12 @@ def plot_confidence(rows: Sequence[Mapping], bins: int = 10) -> Figure:
         left.scatter(mean, share, 30 + 400 * count / len(own), color=BLUE, alpha=0.8, edgecolor="white", zorder=2)
         left.annotate(f"{count}", (mean, share), (0, 12), textcoords="offset points", ha="center", fontsize=9)
     error = calibration_error(sure, right) if own else float("nan")
-    left.set(xlim=(-0.06, 1.06), ylim=(-0.06, 1.12), xlabel="confidence (mean of a bin)", ylabel=f"right within {FOUND_PX:g} px")
+    left.set(
+        xlim=(-0.06, 1.06),
+        ylim=(-0.06, 1.12),
+        xlabel="confidence (mean of a bin)",
+        ylabel=f"right within {FOUND_PX:g} px",
+    )
     left.set_title(f"{len(own)} pairs, calibration error {error:.3f}", fontsize=11)
     plot_risk_coverage(ax, sure, right, RegistrarOptions().min_confidence)
     ax.set_title("risk and coverage", fontsize=11)

@@ -1,4 +1,5 @@
-"""Curves over epochs, errors and gray levels: functions that draw into the axes they are given, or new ones for None, and return them."""
+"""Curves over epochs, errors and gray levels: functions that draw into the axes they are given, or new ones for None,
+and return them."""
 
 from __future__ import annotations
 
@@ -13,20 +14,28 @@ from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_I
 
 
 def plot_error_cdf(ax: Axes | None, errors: Mapping[str, Sequence[float]], limit: float = 25) -> Axes:
-    """Share of all pairs whose mean error is at most t, for t up to ``limit`` px; None, NaN and infinite errors count as failed."""
+    """Share of all pairs whose mean error is at most t, for t up to ``limit`` px; None, NaN and infinite errors count
+    as failed."""
     ax = _line_axes(ax)
     for name, values in errors.items():
         values = np.array(list(values), np.float64)
         x = np.sort(values[values <= limit])
         share = np.arange(len(x) + 1) / max(len(values), 1)
-        ax.step([0, *x, limit], [*share, share[-1]], where="post", linewidth=1.8, label=f"{name}: {share[-1]:.0%} of {len(values)}")
+        ax.step(
+            [0, *x, limit],
+            [*share, share[-1]],
+            where="post",
+            linewidth=1.8,
+            label=f"{name}: {share[-1]:.0%} of {len(values)}",
+        )
     ax.set(xlim=(0, limit), ylim=(-0.01, 1.02), xlabel="mean error (px)", ylabel="share of all pairs")
     ax.legend(frameon=False, fontsize=10)
     return ax
 
 
 def plot_risk_coverage(ax: Axes | None, confidence: Sequence[float], right: Sequence[float], limit: float) -> Axes:
-    """Share of wrong answers among those given, for every limit of confidence; a dot where ``limit`` stands. right: 0 or 1 per answer."""
+    """Share of wrong answers among those given, for every limit of confidence; a dot where ``limit`` stands. right: 0
+    or 1 per answer."""
     ax, sure, right = _line_axes(ax), np.asarray(confidence, np.float64), np.asarray(right, np.float64)
     coverage, risk = risk_coverage(sure, right)
     ax.step(coverage, risk, where="post", color=BLUE)
@@ -34,20 +43,27 @@ def plot_risk_coverage(ax: Axes | None, confidence: Sequence[float], right: Sequ
     if given.any():
         ax.plot(given.mean(), 1 - right[given].mean(), "o", color=RED, markersize=9, label=f"limit {limit:g}")
         ax.legend(frameon=False, loc="upper left")
-    ax.set(xlim=(0, 1.03), ylim=(-0.003, max(0.05, 1.15 * risk.max(initial=0))), xlabel="share of pairs that get an answer",
-           ylabel="share of these that are wrong")  # fmt: skip
+    ax.set(
+        xlim=(0, 1.03),
+        ylim=(-0.003, max(0.05, 1.15 * risk.max(initial=0))),
+        xlabel="share of pairs that get an answer",
+        ylabel="share of these that are wrong",
+    )
     ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
     return ax
 
 
 def plot_history(ax: Axes | None, rows: Sequence[Mapping], keys: Sequence[str]) -> Axes:
-    """Columns of a history (numbers or their text, gaps bridged) over ``epoch`` or the row number; dotted where ``phase`` changes."""
+    """Columns of a history (numbers or their text, gaps bridged) over ``epoch`` or the row number; dotted where
+    ``phase`` changes."""
     ax = _line_axes(ax)
     epochs = _column(rows, "epoch") if all("epoch" in row for row in rows) else np.arange(1.0, len(rows) + 1)
     for key in keys:
         values = _column(rows, key)
         known = np.isfinite(values)
-        ax.plot(epochs[known], values[known], linewidth=1.6, marker="o", markersize=4 if known.sum() < 40 else 0, label=key)
+        ax.plot(
+            epochs[known], values[known], linewidth=1.6, marker="o", markersize=4 if known.sum() < 40 else 0, label=key
+        )
     for k in (k for k in range(1, len(rows)) if rows[k].get("phase") != rows[k - 1].get("phase")):
         ax.axvline((epochs[k] + epochs[k - 1]) / 2, color="0.5", linestyle=":", linewidth=1)
     ax.locator_params(axis="x", integer=True)

@@ -1,7 +1,8 @@
-"""Charts of an evaluation on real pairs: outcomes, error curves, paired differences; `viz_stress` has those of what makes pairs hard.
+"""Charts of an evaluation on real pairs: outcomes, error curves, paired differences; `viz_stress` has those of what
+makes pairs hard.
 
-Rows are those of `real_evaluation`, tables those of `evaluation_tables`. Every function makes a figure of its own and returns it, or a
-sentence where there is nothing to draw; what a colour says, a hatch, a marker or a dash says too.
+Rows are those of `real_evaluation`, tables those of `evaluation_tables`. Every function makes a figure of its own and
+returns it, or a sentence where there is nothing to draw; what a colour says, a hatch, a marker or a dash says too.
 """
 
 from __future__ import annotations
@@ -12,21 +13,43 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..evaluation.pairs import FIT, TRUE_KEYPOINTS, claims_nothing
+from ..evaluation.pairs import FIT, ORACLE, claims_nothing
 from ..evaluation.real import as_taken
 from ..evaluation.tables import FLOOR, OUTCOMES, outcome, pair_result, with_truth
 from .curves import plot_error_cdf
 from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW
 
-# colour, marker and dash of methods: no two alike, each told apart by its marker and dash alone; black is for what was given the truth
+# colour, marker and dash of methods: no two alike, each told apart by its marker and dash alone; black is for what was
+# given the truth
 SERIES = (
-    (BLUE, "o", "-"), (RED, "s", "--"), (GREEN, "^", "-."), (PURPLE, "D", (0, (1, 1))), (ORANGE, "v", (0, (6, 2))),
-    (SKY, "X", (0, (3, 1, 1, 1, 1, 1))), ("0.45", "P", (0, (8, 2, 2, 2))), (BLUE, "*", (0, (2, 2))), (RED, "<", (0, (5, 1, 1, 1))),
-    (GREEN, ">", (0, (10, 3))), (PURPLE, "h", (0, (4, 1))), (ORANGE, "d", (0, (2, 1, 1, 1))), (SKY, "p", (0, (7, 1, 3, 1))),
-)  # fmt: skip
+    (BLUE, "o", "-"),
+    (RED, "s", "--"),
+    (GREEN, "^", "-."),
+    (PURPLE, "D", (0, (1, 1))),
+    (ORANGE, "v", (0, (6, 2))),
+    (SKY, "X", (0, (3, 1, 1, 1, 1, 1))),
+    ("0.45", "P", (0, (8, 2, 2, 2))),
+    (BLUE, "*", (0, (2, 2))),
+    (RED, "<", (0, (5, 1, 1, 1))),
+    (GREEN, ">", (0, (10, 3))),
+    (PURPLE, "h", (0, (4, 1))),
+    (ORANGE, "d", (0, (2, 1, 1, 1))),
+    (SKY, "p", (0, (7, 1, 3, 1))),
+)
 # of an outcome: colour, hatch, and the dash of a frame around its picture
-OUTCOME_LOOKS = dict(zip(OUTCOMES, ((GREEN, "", "-"), (YELLOW, "\\\\", (0, (6, 2))), (RED, "////", (0, (2, 1))), (SKY, "..", (0, (1, 1))),
-                                    ("0.75", "", (0, (8, 2, 1, 2)))), strict=True))  # fmt: skip
+OUTCOME_LOOKS = dict(
+    zip(
+        OUTCOMES,
+        (
+            (GREEN, "", "-"),
+            (YELLOW, "\\\\", (0, (6, 2))),
+            (RED, "////", (0, (2, 1))),
+            (SKY, "..", (0, (1, 1))),
+            ("0.75", "", (0, (8, 2, 1, 2))),
+        ),
+        strict=True,
+    )
+)
 MEASURES = {
     "acceptable": "acceptable",
     "auc25": "AUC25",
@@ -50,7 +73,7 @@ def bare(ax: Axes, grid: str = "both") -> Axes:
 
 
 def plot_outcomes(facts: Sequence[dict], rows: Sequence[dict], accept_confidence: float = 0.5) -> Figure | str:
-    """What became of all pairs with truth, as taken: one bar per method, the annotation's fit and the ceilings first."""
+    """What became of all pairs with truth, as taken: one bar per method, the annotation's fit and the oracles first."""
     judged = with_truth(facts) + with_truth(as_taken(rows))
     if not judged:
         return NO_TRUTH
@@ -62,7 +85,17 @@ def plot_outcomes(facts: Sequence[dict], rows: Sequence[dict], accept_confidence
         left = 0.0
         for name in OUTCOMES:
             share, (color, hatch) = found.count(name) / len(found), OUTCOME_LOOKS[name][:2]
-            ax.barh(place, share, 0.72, left, color=color, hatch=hatch, edgecolor="white", linewidth=0.8, label=name if place == 0 else "_")
+            ax.barh(
+                place,
+                share,
+                0.72,
+                left,
+                color=color,
+                hatch=hatch,
+                edgecolor="white",
+                linewidth=0.8,
+                label=name if place == 0 else "_",
+            )
             if share >= 0.03:
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 1.2, "alpha": 0.85}
                 ax.text(left + share / 2, place, found.count(name), ha="center", va="center", fontsize=10, bbox=box)
@@ -78,19 +111,19 @@ def plot_outcomes(facts: Sequence[dict], rows: Sequence[dict], accept_confidence
 
 
 def plot_cdf(facts: Sequence[dict], rows: Sequence[dict], limit_px: float = 25) -> Figure | str:
-    """Share of all pairs, as taken, whose mean error is at most t: all methods; in black, dashed, the annotation's own fit and, dotted,
-    the ceiling of the first method; broad and gray, where annotations were clicked, their residual."""
+    """Share of all pairs, as taken, whose mean error is at most t: all methods; in black, dashed, the annotation's own
+    fit and, dotted, the oracle of the first method; broad and gray, where annotations were clicked, their residual."""
     judged = with_truth(facts) + with_truth(as_taken(rows))
     if not judged:
         return NO_TRUTH
     methods = list(dict.fromkeys(row["method"] for row in judged))
     first = next((name for name in methods if not claims_nothing(name)), "")
-    methods = [name for name in methods if name in (FIT, first + TRUE_KEYPOINTS) or not claims_nothing(name)]
+    methods = [name for name in methods if name in (FIT, first + ORACLE) or not claims_nothing(name)]
     errors = {name: [pair_result(row).mean_error for row in judged if row["method"] == name] for name in methods}
     figure = plt.figure(figsize=(WIDTH_IN, 4.2), layout="constrained")
     ax = plot_error_cdf(figure.add_subplot(), errors, limit_px)
-    ceilings = {FIT: (BLACK, "", (0, (5, 2))), first + TRUE_KEYPOINTS: (BLACK, "", (0, (1, 1)))}
-    styles = ceilings | looks([name for name in methods if not claims_nothing(name)])
+    oracles = {FIT: (BLACK, "", (0, (5, 2))), first + ORACLE: (BLACK, "", (0, (1, 1)))}
+    styles = oracles | looks([name for name in methods if not claims_nothing(name)])
     for k, (line, name) in enumerate(zip(ax.lines, methods, strict=True)):
         color, marker, dash = styles[name]
         line.set(color=color, linestyle=dash, linewidth=2.6 if name == first else 1.7)

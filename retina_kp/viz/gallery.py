@@ -1,7 +1,8 @@
-"""Pictures of single pairs of an evaluation: overlays before and after, checkerboard, matches, residual arrows, worst pairs first.
+"""Pictures of single pairs of an evaluation: overlays before and after, checkerboard, matches, residual arrows, worst
+pairs first.
 
-Pictures of many pairs become JPEG, so that a report with a hundred of them can be mailed. Images are drawn small (SIDE_PX): enough to
-see whether vessels run on, too little to diagnose from.
+Pictures of many pairs become JPEG, so that a report with a hundred of them can be mailed. Images are drawn small
+(SIDE_PX): enough to see whether vessels run on, too little to diagnose from.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ FRAME_SHARE = 1 / 10  # of the longer side: what the arrows of 95 of 100 points 
 
 @dataclass(frozen=True)
 class Shown:
-    """A pair as one method registered it, ready to be drawn. name, eye: as the report calls them; row: of `real_evaluation`, as taken."""
+    """A pair as one method registered it, ready to be drawn. name, eye: as the report calls them; row: of
+    `real_evaluation`, as taken."""
 
     name: str
     record: PairRecord
@@ -48,7 +50,8 @@ class Shown:
 
 
 def worst_first(records: dict[str, PairRecord], rows: Iterable[dict], method: str) -> list[Shown]:
-    """The pairs of one method, as taken: without a transform first, then by falling mean error; without truth by rising Dice.
+    """The pairs of one method, as taken: without a transform first, then by falling mean error; without truth by rising
+    Dice.
 
     records: by the names that the rows use."""
     own = [row for row in as_taken(rows) if row["method"] == method]
@@ -107,19 +110,26 @@ def truth(record: PairRecord) -> Registration | None:
 
 
 def plot_pair(shown: Shown) -> Figure:
-    """One pair: overlay, checkerboard, matches (or the overlay before, of a method that gives no matches), residual arrows at the annotated
-    points, enlarged. Of a pair without a transform the two images, its matches if any, and the reason."""
+    """One pair: overlay, checkerboard, matches (or the overlay before, of a method that gives no matches), residual
+    arrows at the annotated points, enlarged. Of a pair without a transform the two images, its matches if any, and the
+    reason."""
     record = shown.record
     fixed, moving, result = small(record, shown.result)
     has_more, aspect = result.ok or len(result.matches0) > 0, fixed.shape[0] / fixed.shape[1]
     figure = plt.figure(figsize=(WIDTH_IN, (1 / 2 + has_more / 3) * WIDTH_IN * aspect + 0.9), layout="constrained")
-    figure.suptitle(title(shown) + ("" if result.ok else "\n" + _wrapped(result.status)), fontsize=13, fontweight="bold")
+    figure.suptitle(
+        title(shown) + ("" if result.ok else "\n" + _wrapped(result.status)), fontsize=13, fontweight="bold"
+    )
     grid = figure.add_gridspec(1 + has_more, 6, height_ratios=(3, 2)[: 1 + has_more])
     axes = [figure.add_subplot(place) for place in (grid[0, :3], grid[0, 3:])]
     if has_more:
         axes += [figure.add_subplot(place) for place in (grid[1, :4], grid[1, 4:])]
     if result.ok:
-        show(modality_overlay(record, shown.result), axes[0], f"vessels: {record.modality0} and {record.modality1}, white where they agree")
+        show(
+            modality_overlay(record, shown.result),
+            axes[0],
+            f"vessels: {record.modality0} and {record.modality1}, white where they agree",
+        )
         show(checkerboard(fixed, result.warp(moving), result.covered()), axes[1], "checkerboard")
         _residuals(axes[3], shown)
     else:
@@ -148,7 +158,9 @@ def _residuals(ax, shown: Shown) -> None:
     S = resize_matrix(shown.result.fixed_hw, fixed.shape[:2])
     predicted, true = (warp_points(xy, S) for xy in (shown.result.map_to_fixed(points[0]), points[1]))
     longest = float(np.nanpercentile(np.linalg.norm(predicted - true, axis=1), 95))
-    magnify = max([m for m in MAGNIFICATIONS if m * longest <= FRAME_SHARE * max(fixed.shape)], default=MAGNIFICATIONS[0])
+    magnify = max(
+        [m for m in MAGNIFICATIONS if m * longest <= FRAME_SHARE * max(fixed.shape)], default=MAGNIFICATIONS[0]
+    )
     plot_residuals(ax, fixed, predicted, true, magnify)
     errors = np.array(shown.row["errors_px"], float)
     figures = f"residuals ×{magnify:g}: mean {errors.mean():.1f}, max {errors.max():.1f} px"
@@ -156,7 +168,8 @@ def _residuals(ax, shown: Shown) -> None:
 
 
 def plot_before_after(pairs: Sequence[Shown], columns: int = 2) -> Figure:
-    """Per pair its overlay before and after, beside the annotated truth where there is one, in the colours of the modalities."""
+    """Per pair its overlay before and after, beside the annotated truth where there is one, in the colours of the
+    modalities."""
     rows = -(-len(pairs) // columns)
     figure = plt.figure(figsize=(WIDTH_IN, 0.4 + rows * 1.5), layout="constrained")
     axes = figure.subplots(rows, 3 * columns, squeeze=False)
@@ -170,14 +183,21 @@ def plot_before_after(pairs: Sequence[Shown], columns: int = 2) -> Figure:
             if result is not None and result.ok:
                 show(modality_overlay(shown.record, result), ax)
             else:
-                ax.text(0.5, 0.5, "no truth" if result is None else shown.row["outcome"], ha="center", va="center", transform=ax.transAxes)
+                ax.text(
+                    0.5,
+                    0.5,
+                    "no truth" if result is None else shown.row["outcome"],
+                    ha="center",
+                    va="center",
+                    transform=ax.transAxes,
+                )
             ax.set_title(f"{shown.name}\n{name}" if name == "before" else f"\n{name}", fontsize=8, loc="left")
     return figure
 
 
 def plot_contact_sheet(pairs: Sequence[Shown], columns: int = 6) -> Figure:
-    """All pairs at a glance in their order: overlays in the colours of the modalities; colour and dash of the frame are the outcome's,
-    gray and dashed where there is no truth to judge by."""
+    """All pairs at a glance in their order: overlays in the colours of the modalities; colour and dash of the frame are
+    the outcome's, gray and dashed where there is no truth to judge by."""
     columns = min(columns, len(pairs))
     rows = -(-len(pairs) // columns)
     figure = plt.figure(figsize=(WIDTH_IN, rows * (WIDTH_IN / columns * 0.85 + 0.5)), layout="constrained")
@@ -185,7 +205,11 @@ def plot_contact_sheet(pairs: Sequence[Shown], columns: int = 6) -> Figure:
     for ax in axes[len(pairs) :]:
         ax.set_visible(False)
     for ax, shown in zip(axes, pairs, strict=False):
-        picture = modality_overlay(shown.record, shown.result) if shown.result.ok else shrink(read_pair(shown.record)[1], SIDE_PX)
+        picture = (
+            modality_overlay(shown.record, shown.result)
+            if shown.result.ok
+            else shrink(read_pair(shown.record)[1], SIDE_PX)
+        )
         show(picture, ax)
         ax.set_axis_on()
         ax.set(xticks=[], yticks=[])

@@ -44,17 +44,17 @@ COURSE_LOSSES = {
     "loss_explore": SKY,
 }
 COURSE_SHARES = {
-    "gt_matched_right": (BLUE, "junctions matched right, perfect detector (ceiling)"),
+    "gt_matched_right": (BLUE, "junctions matched right, perfect detector (oracle)"),
     "repeatability": (GREEN, "repeatability of the own detector"),
     "det_success": (BLACK, "pairs registered, own detector"),
 }
 
 
 def plot_run(history: Sequence[Mapping[str, float]], losses: Sequence[str] = ()) -> Figure:
-    """A run at a glance, from the rows of its history: losses (the named ones, default all), alignment ceiling beside
+    """A run at a glance, from the rows of its history: losses (the named ones, default all), alignment oracle beside
     the real detector (on validation pairs, and on those that must not be forgotten when there are any), repeatability
     and matching score, points per image, and the PKE funnel when PKE took part."""
-    panels = [_losses(losses), _shares("validation: ceiling and detector", CEILING)]
+    panels = [_losses(losses), _shares("validation: oracle and detector", CEILING)]
     if any(f"{REPLAY}gt_success" in row for row in history):
         panels.append(_shares("replay, not to be forgotten: the same", {f"{REPLAY}{k}": v for k, v in CEILING.items()}))
     panels += [_shares("detector by itself", DETECTOR), _points_per_image]

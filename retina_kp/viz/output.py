@@ -1,4 +1,5 @@
-"""Figures as pictures in a notebook's output: drawn here and now, so that no plotting backend can lose them, each with its alt text."""
+"""Figures as pictures in a notebook's output: drawn here and now, so that no plotting backend can lose them, each with
+its alt text."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ REPORT_BYTES = 7_500_000  # of all pictures of pairs together; base64 adds a thi
 
 
 def as_png(figure: Figure | str, alt: str, dpi: int = 100) -> Image | HTML:
-    """A chart as PNG, closed afterwards; what a chart says instead of being drawn, a sentence, as text. alt: what the picture shows, for
-    those who cannot see it."""
+    """A chart as PNG, closed afterwards; what a chart says instead of being drawn, a sentence, as text. alt: what the
+    picture shows, for those who cannot see it."""
     if isinstance(figure, str):
         return HTML(f"<p><i>{escape(figure)}</i></p>")
     content = io.BytesIO()

@@ -1,6 +1,7 @@
 """Pictures of registrations: functions that draw into the axes they are given and return them.
 
-``ax=None`` makes a new figure; no backend is ever set. Images: HxW or HxWx3 RGB, any dtype; points: (N, 2) xy px, N may be 0.
+``ax=None`` makes a new figure; no backend is ever set. Images: HxW or HxWx3 RGB, any dtype; points: (N, 2) xy px, N may
+be 0.
 """
 
 from __future__ import annotations
@@ -16,21 +17,25 @@ from matplotlib.figure import Figure
 from ..core import geometry
 from ..core.overlays import contrast_stretch, displayable, vessel_channel
 
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"  # Okabe and Ito's palette, safe for colour-blind readers
+# Okabe and Ito's palette, safe for colour-blind readers
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, RED, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 WIDTH_IN = 10.0  # report width
-# of vessels in overlays, bright on black and told apart by colour-blind readers; where two images agree the overlay is white
+# of vessels in overlays, bright on black and told apart by colour-blind readers; where two images agree the overlay is
+# white
 MODALITY_COLORS = {"CF": (0.0, 0.85, 0.55), "FA": (1.0, 0.55, 0.0), "OCT": (0.4, 0.6, 1.0), "OCTA": (1.0, 0.4, 0.85)}
 
 
 def show(image, ax: Axes | None = None, title: str = "") -> Axes:
-    """Draw one image without ticks, its limits fixed to the frame; uint16 and floats outside [0, 1] are contrast-stretched."""
+    """Draw one image without ticks, its limits fixed to the frame; uint16 and floats outside [0, 1] are
+    contrast-stretched."""
     picture = displayable(image)
     ax = new_axes(picture.shape, bool(title)) if ax is None else ax
     ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
     ax.set(xlim=(-0.5, picture.shape[1] - 0.5), ylim=(picture.shape[0] - 0.5, -0.5))
     ax.set_axis_off()
-    ax.set_title(title, fontsize=11, y=1)  # given, y spares the search for tick labels above, half of the time that a figure takes
+    # given, y spares the search for tick labels above, half of the time that a figure takes
+    ax.set_title(title, fontsize=11, y=1)
     return ax
 
 
@@ -40,17 +45,21 @@ def plot_keypoints(ax: Axes, points_xy, color: str = YELLOW, size: float = 12) -
     return ax
 
 
-def plot_matches(image0, image1, matches0, matches1, inliers=None, ax: Axes | None = None, max_lines: int = 150) -> Axes:
+def plot_matches(
+    image0, image1, matches0, matches1, inliers=None, ax: Axes | None = None, max_lines: int = 150
+) -> Axes:
     """Two images side by side at one height, with lines between matched points: inliers green, outliers faint yellow.
 
-    matches0, matches1: (N, 2) px, each in its own image; inliers: (N,) bool, default all. At most max_lines evenly chosen ones are
-    drawn, the title counts all. ValueError when the lists differ in length.
+    matches0, matches1: (N, 2) px, each in its own image; inliers: (N,) bool, default all. At most max_lines evenly
+    chosen ones are drawn, the title counts all. ValueError when the lists differ in length.
     """
     image0, image1 = (contrast_stretch(image, 0, 99.5) for image in (image0, image1))
     matches0, matches1 = _points(matches0), _points(matches1)
     is_inlier = np.ones(len(matches0), bool) if inliers is None else np.asarray(inliers, bool).reshape(-1)
     if not len(matches0) == len(matches1) == len(is_inlier):
-        raise ValueError(f"{len(matches0)} and {len(matches1)} points with {len(is_inlier)} inlier flags do not make matches")
+        raise ValueError(
+            f"{len(matches0)} and {len(matches1)} points with {len(is_inlier)} inlier flags do not make matches"
+        )
     (h, w), hw1 = image0.shape[:2], image1.shape[:2]
     left, w1 = 1.02 * w, hw1[1] * h / hw1[0]
     ax = show(image0, new_axes((h, left + w1), True, WIDTH_IN) if ax is None else ax)
@@ -61,23 +70,45 @@ def plot_matches(image0, image1, matches0, matches1, inliers=None, ax: Axes | No
     for flag, color, alpha in ((False, YELLOW, 0.5), (True, GREEN, 0.9)):
         pick = chosen[is_inlier[chosen] == flag]
         lines = np.stack([matches0[pick], ends1[pick]])  # (2, N, 2)
-        ax.plot(lines[..., 0], lines[..., 1], color=color, linewidth=0.8, alpha=alpha, marker="o", markersize=2.5, markeredgewidth=0)
+        ax.plot(
+            lines[..., 0],
+            lines[..., 1],
+            color=color,
+            linewidth=0.8,
+            alpha=alpha,
+            marker="o",
+            markersize=2.5,
+            markeredgewidth=0,
+        )
     drawn = f" ({len(chosen)} drawn)" if len(chosen) < len(matches0) else ""
-    ax.set_title(f"{len(matches0)} matches" + (f", {is_inlier.sum()} inliers" if inliers is not None else "") + drawn, fontsize=11)
+    ax.set_title(
+        f"{len(matches0)} matches" + (f", {is_inlier.sum()} inliers" if inliers is not None else "") + drawn,
+        fontsize=11,
+    )
     return ax
 
 
 def plot_detector(image, detector_map, ax: Axes | None = None) -> Axes:
-    """Heat of a detector map (h, w), values in [0, 1] at any stride, over the grey image: transparent at 0, bright yellow at 1."""
+    """Heat of a detector map (h, w), values in [0, 1] at any stride, over the grey image: transparent at 0, bright
+    yellow at 1."""
     heat = np.clip(np.nan_to_num(np.asarray(detector_map, np.float32)), 0, 1)
     ax = _show_grey(image, ax, f"detector, largest value {heat.max():.2f}")
     edges = (*ax.get_xlim(), *ax.get_ylim())
-    ax.imshow(0.35 + 0.65 * heat, cmap="inferno", vmin=0, vmax=1, alpha=np.minimum(1, 2 * heat), extent=edges, interpolation="nearest")
+    ax.imshow(
+        0.35 + 0.65 * heat,
+        cmap="inferno",
+        vmin=0,
+        vmax=1,
+        alpha=np.minimum(1, 2 * heat),
+        extent=edges,
+        interpolation="nearest",
+    )
     return ax
 
 
 def plot_predictions(ax: Axes | None, image, predicted_xy, truth_xy) -> Axes:
-    """Predicted points (green dots) on true points (red rings) over the grey image: a hit is a dot in a ring; the title counts."""
+    """Predicted points (green dots) on true points (red rings) over the grey image: a hit is a dot in a ring; the title
+    counts."""
     predicted_xy, truth_xy = _points(predicted_xy), _points(truth_xy)
     ax = _show_grey(image, ax)
     ax.scatter(*truth_xy.T, s=60, facecolors="none", edgecolors=RED, linewidths=1.4)
@@ -87,7 +118,8 @@ def plot_predictions(ax: Axes | None, image, predicted_xy, truth_xy) -> Axes:
 
 
 def plot_residuals(ax: Axes | None, fixed, predicted_xy, true_xy, magnify: float = 5) -> Axes:
-    """Arrows from true points (N, 2) towards predicted ones, ``magnify`` times the error; NaN predictions are only counted."""
+    """Arrows from true points (N, 2) towards predicted ones, ``magnify`` times the error; NaN predictions are only
+    counted."""
     predicted_xy, true_xy = _points(predicted_xy), _points(true_xy)
     known = np.isfinite(predicted_xy).all(1)
     start, arrows = true_xy[known], predicted_xy[known] - true_xy[known]
@@ -100,14 +132,17 @@ def plot_residuals(ax: Axes | None, fixed, predicted_xy, true_xy, magnify: float
 
 
 def image_grid(images: Sequence, titles: Sequence[str] | None = None, columns: int = 4) -> Figure:
-    """Gallery at report width with at most so many columns, fewer where that fills the rows better, rows as high as their tallest image;
-    sizes may differ. ValueError without images."""
+    """Gallery at report width with at most so many columns, fewer where that fills the rows better, rows as high as
+    their tallest image; sizes may differ. ValueError without images."""
     if not len(images):
         raise ValueError("a gallery needs at least one image")
     rows = -(-len(images) // columns)
     columns = -(-len(images) // rows)
     aspects = [np.shape(image)[0] / np.shape(image)[1] for image in images]
-    heights = [max(aspects[k : k + columns]) * WIDTH_IN / columns + (0.3 if titles else 0.05) for k in range(0, len(images), columns)]
+    heights = [
+        max(aspects[k : k + columns]) * WIDTH_IN / columns + (0.3 if titles else 0.05)
+        for k in range(0, len(images), columns)
+    ]
     figure = plt.figure(figsize=(WIDTH_IN, sum(heights)), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
@@ -121,12 +156,18 @@ def _points(points_xy) -> np.ndarray:
 
 
 def new_axes(image_hw, titled: bool = False, width_in: float = WIDTH_IN / 2) -> Axes:
-    return plt.figure(figsize=(width_in, width_in * image_hw[0] / image_hw[1] + 0.26 * titled), layout="constrained").add_subplot()
+    return plt.figure(
+        figsize=(width_in, width_in * image_hw[0] / image_hw[1] + 0.26 * titled), layout="constrained"
+    ).add_subplot()
 
 
 def _show_grey(image, ax: Axes | None, title: str = "") -> Axes:
     """The image as dimmed grey, so that coloured marks stand out."""
-    return show(0.65 * contrast_stretch(vessel_channel(image), 0, 99.5), new_axes(np.shape(image), True) if ax is None else ax, title)
+    return show(
+        0.65 * contrast_stretch(vessel_channel(image), 0, 99.5),
+        new_axes(np.shape(image), True) if ax is None else ax,
+        title,
+    )
 
 
 def file_table(folder: Path):
@@ -139,12 +180,16 @@ def picture(path: Path, width: int = 900):
     """A picture that lies on disk, for notebooks; a sentence where there is none."""
     from IPython.display import HTML, Image
 
-    return Image(str(path), width=width) if Path(path).is_file() else HTML(f"<p><i>no {Path(path).name}: nothing to show</i></p>")
+    return (
+        Image(str(path), width=width)
+        if Path(path).is_file()
+        else HTML(f"<p><i>no {Path(path).name}: nothing to show</i></p>")
+    )
 
 
 def table(rows: Sequence[Mapping]):
-    """Rows (dicts with the same keys) as an HTML table for notebooks: lines of a cell stay lines, None and NaN are a dash, an empty list
-    says so."""
+    """Rows (dicts with the same keys) as an HTML table for notebooks: lines of a cell stay lines, None and NaN are a
+    dash, an empty list says so."""
     from html import escape
 
     from IPython.display import HTML
@@ -158,4 +203,6 @@ def table(rows: Sequence[Mapping]):
         texts = [escape("–" if c is None or c != c else str(c)) for c in cells]
         return "<tr>" + "".join(f"{opening}{text}</{tag}>" for text in texts) + "</tr>"
 
-    return HTML("<table>" + line(keys, "th") + "".join(line([row.get(k) for k in keys], "td") for row in rows) + "</table>")
+    return HTML(
+        "<table>" + line(keys, "th") + "".join(line([row.get(k) for k in keys], "td") for row in rows) + "</table>"
+    )

@@ -54,7 +54,9 @@ def watched_batch(trainer: Trainer) -> dict:
     return batches[0] if batches else trainer.data.batch(0, trainer.config.batch_size)
 
 
-def plot_moving_detector(batch: Mapping, before: tuple[DenseOutput, DenseOutput], after: tuple[DenseOutput, DenseOutput], count: int = 2):
+def plot_moving_detector(
+    batch: Mapping, before: tuple[DenseOutput, DenseOutput], after: tuple[DenseOutput, DenseOutput], count: int = 2
+):
     """det0 beside det1 as the fixed frame sees it, before and after training, each pair on one scale; (image 0's,
     image 1's) outputs. Shown are the pairs of which both images see most labels."""
     count = min(count, len(batch["image0"]))
@@ -83,7 +85,9 @@ def dense_outputs(network: torch.nn.Module, batch: Mapping, at_once: int = 8) ->
     network.eval()
     for image, valid in ((batch[f"image{k}"].split(at_once), batch[f"valid{k}"].split(at_once)) for k in (0, 1)):
         parts = [network(i.to(device), v.to(device)) for i, v in zip(image, valid, strict=True)]
-        maps = (torch.cat([getattr(part, name).float().cpu() for part in parts]) for name in ("detector", "descriptors"))
+        maps = (
+            torch.cat([getattr(part, name).float().cpu() for part in parts]) for name in ("detector", "descriptors")
+        )
         outputs.append(DenseOutput(*maps, parts[0].detector_stride, parts[0].descriptor_stride))
     network.train(was_training)
     return tuple(outputs)
@@ -97,7 +101,9 @@ def most_misaligned(records: Sequence[PairRecord], registrar: Registrar, at_most
         result = registrar(record.image0, record.image1)
         if not result.ok or record.points0_xy is None:
             return float(np.inf if not result.ok else 0)
-        return float(np.median(np.linalg.norm(warp_points(record.points0_xy, result.H_0to1) - record.points1_xy, axis=1)))
+        return float(
+            np.median(np.linalg.norm(warp_points(record.points0_xy, result.H_0to1) - record.points1_xy, axis=1))
+        )
 
     return max(records[:at_most], key=error)
 
@@ -107,11 +113,15 @@ def plot_before_after(record: PairRecord, registrars: Mapping[str, Registrar]) -
     distance of its point pairs (px of image 1 at its own size) or the reason of refusal."""
     fixed, moving = read_image(record.image0), read_image(record.image1)
     figure = plt.figure(
-        figsize=(WIDTH_IN, (0.5 * WIDTH_IN * fixed.shape[0] / fixed.shape[1] + 0.3) * (1 + len(registrars) // 2)), layout="constrained"
+        figsize=(WIDTH_IN, (0.5 * WIDTH_IN * fixed.shape[0] / fixed.shape[1] + 0.3) * (1 + len(registrars) // 2)),
+        layout="constrained",
     )
     axes = figure.subplots(1 + len(registrars) // 2, 2).flat
     results = {name: registrar(fixed, moving) for name, registrar in registrars.items()}
-    placed = {"as they lie": resize_matrix(fixed.shape[:2], moving.shape[:2]), "by its annotation": true_homography(record)}
+    placed = {
+        "as they lie": resize_matrix(fixed.shape[:2], moving.shape[:2]),
+        "by its annotation": true_homography(record),
+    }
     placed |= {name: result.H_0to1 if result.ok else None for name, result in results.items()}
     for ax, (name, H_0to1) in zip(axes, placed.items(), strict=False):
         if H_0to1 is None:
@@ -120,7 +130,9 @@ def plot_before_after(record: PairRecord, registrars: Mapping[str, Registrar]) -
         picture = torch.from_numpy(np.atleast_3d(contrast_stretch(moving)).transpose(2, 0, 1)[None].copy())
         warped, covered = warp_image(picture, torch.from_numpy(np.linalg.inv(H_0to1))[None], fixed.shape[:2])
         known = record.points0_xy is not None
-        errors = np.linalg.norm(warp_points(record.points0_xy, H_0to1) - record.points1_xy, axis=1) if known else [np.nan]
+        errors = (
+            np.linalg.norm(warp_points(record.points0_xy, H_0to1) - record.points1_xy, axis=1) if known else [np.nan]
+        )
         board = checkerboard(fixed, warped[0].numpy().transpose(1, 2, 0), covered[0, 0].numpy(), 6)
         show(board, ax, f"{name}: points {np.median(errors):.1f} px apart")
     return figure
@@ -137,9 +149,11 @@ def rings(ax: Axes, points_xy: np.ndarray, size: float = 60, color: str = RED) -
     return ax
 
 
-def save_keypoint_figures(network, validation: ValidationSet, folder: Path, device="cpu", prefix: str = "") -> list[Path]:
-    """Write fixed_kps.png, moving_kps.png (green predictions above 0.3 on red truth) and vessel_keypoints_extracted.png (truth alone), each
-    name after ``prefix``."""
+def save_keypoint_figures(
+    network, validation: ValidationSet, folder: Path, device="cpu", prefix: str = ""
+) -> list[Path]:
+    """Write fixed_kps.png, moving_kps.png (green predictions above 0.3 on red truth) and vessel_keypoints_extracted.png
+    (truth alone), each name after ``prefix``."""
     if not validation.batches:
         return []
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +163,9 @@ def save_keypoint_figures(network, validation: ValidationSet, folder: Path, devi
     written = []
     for name, side in (("fixed_kps", 0), ("moving_kps", 1), ("vessel_keypoints_extracted", 0)):
         images, truth = batch[f"image{side}"][:count], true_points(batch, side)[:count]
-        found = extract(network, images.to(device), batch[f"valid{side}"][:count].to(device), KeypointOptions(min_probability=0.3))
+        found = extract(
+            network, images.to(device), batch[f"valid{side}"][:count].to(device), KeypointOptions(min_probability=0.3)
+        )
         figure = Figure(figsize=(3.0 * count, 3.3), layout="constrained")
         for i, ax in enumerate(figure.subplots(1, count, squeeze=False)[0]):
             known = truth[i][torch.isfinite(truth[i]).all(-1)].numpy()

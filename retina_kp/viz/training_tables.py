@@ -22,24 +22,24 @@ MAX_PROBLEMS = 30  # rows; a folder may lack hundreds of files
 
 def pair_rows(trainer: Trainer) -> list[dict]:
     """What a run trains on and is validated on: a row per kind of pair of its files and of those it replays, and one
-    for drawn pairs."""
+    for synthetic pairs."""
     c, rows = trainer.config, []
     for options, split in ((c.files, trainer.files), (c.replay, trainer.replay)):
         for k, row in enumerate(split.counts()):
             share = "" if k else f"{options.share:.0%}"
             rows.append({"from": Path(options.root).name, "share of a batch": share, **row})
-    drawn = [pairs for pairs in trainer.validations.values() if pairs.kind == "drawn"]
-    if c.drawn_share or drawn:
-        rows.append(_drawn_row(c, sum(map(len, drawn))))
+    drawn = [pairs for pairs in trainer.validations.values() if pairs.kind == "synthetic"]
+    if c.synthetic_share or drawn:
+        rows.append(_synthetic_row(c, sum(map(len, drawn))))
     return rows
 
 
-def _drawn_row(config: TrainConfig, validated: int) -> dict:
+def _synthetic_row(config: TrainConfig, validated: int) -> dict:
     kinds = ("/".join(dict.fromkeys(names)) for names in (config.data.fixed, config.data.moving))
-    trained = config.drawn_share > 0
+    trained = config.synthetic_share > 0
     return {
-        "from": "drawn retinas",
-        "share of a batch": f"{config.drawn_share:.0%}",
+        "from": "synthetic retinas",
+        "share of a batch": f"{config.synthetic_share:.0%}",
         "kind": " – ".join(kinds),
         "pairs to train on": "as many as wanted" if trained else 0,
         "their eyes": config.pool_size if trained else 0,
@@ -143,7 +143,7 @@ def funnel_rows(history: Sequence[Mapping[str, float]], count: int = 5) -> list[
     return table
 
 
-def ceiling_rows(row: Mapping[str, float], prefix: str = "") -> list[dict]:
+def detector_rows(row: Mapping[str, float], prefix: str = "") -> list[dict]:
     """The last figures of a run as a table: what a perfect detector would reach, beside the real one. prefix
     "replay_": on pairs that must not be forgotten."""
     told = (
@@ -154,8 +154,8 @@ def ceiling_rows(row: Mapping[str, float], prefix: str = "") -> list[dict]:
     )
     rows = []
     for name, *keys, form in told:
-        ceiling, own = (_written(row.get(prefix + key, np.nan) if key else np.nan, form) for key in keys)
-        rows.append({"": name, "perfect detector (ceiling)": ceiling, "own detector": own})
+        oracle, own = (_written(row.get(prefix + key, np.nan) if key else np.nan, form) for key in keys)
+        rows.append({"": name, "perfect detector (oracle)": oracle, "own detector": own})
     return rows
 
 
@@ -164,7 +164,7 @@ def before_after_rows(before: Mapping[str, float], after: Mapping[str, float]) -
     forgetting shows here."""
     domains = {"pairs": MAIN, "replay": REPLAY} if f"{REPLAY}gt_success" in after else {"": MAIN}
     times = {"before": before, "after": after}
-    told = {"gt_matched_right": "ceiling: points matched right", **DETECTOR, "det_success": "pairs registered"}
+    told = {"gt_matched_right": "oracle: points matched right", **DETECTOR, "det_success": "pairs registered"}
     rows = []
     for key, name in told.items():
         rows.append({"": name})

@@ -21,7 +21,8 @@ def to_png(image: np.ndarray, longer_side_px: int = 560) -> bytes:
 
 
 def swipe_image(fixed: np.ndarray, warped: np.ndarray, position: float) -> np.ndarray:
-    """The fixed image left of a vertical line at ``position`` (0 to 1 of the width), the warped one right of it: (H, W, 3) uint8."""
+    """The fixed image left of a vertical line at ``position`` (0 to 1 of the width), the warped one right of it: (H, W,
+    3) uint8."""
     left, right = (_rgb(x) for x in (fixed, warped))
     column = int(round(np.clip(position, 0, 1) * left.shape[1]))
     picture = np.concatenate([left[:, :column], right[:, column:]], 1)
@@ -33,8 +34,12 @@ def compare(fixed: np.ndarray, warped: np.ndarray) -> ipw.VBox:
     """Swipe, flicker, blend or overlay two aligned images: a mode switch, a slider and a play button that flickers."""
     shades = overlay(fixed, warped)
     left, right = (_rgb(x) for x in (fixed, warped))
-    mode = ipw.ToggleButtons(options=["swipe", "blend", "flicker", "overlay"], value="swipe", style={"button_width": "80px"})
-    slider = ipw.FloatSlider(value=0.5, min=0, max=1, step=0.01, readout=False, description="position", layout={"width": "440px"})
+    mode = ipw.ToggleButtons(
+        options=["swipe", "blend", "flicker", "overlay"], value="swipe", style={"button_width": "80px"}
+    )
+    slider = ipw.FloatSlider(
+        value=0.5, min=0, max=1, step=0.01, readout=False, description="position", layout={"width": "440px"}
+    )
     play = ipw.Play(min=0, max=1_000_000, interval=500, show_repeat=False)
     picture = ipw.Image(format="png")
 
@@ -60,7 +65,9 @@ def compare_static(fixed: np.ndarray, warped: np.ndarray, positions=(0.25, 0.5, 
     import matplotlib.pyplot as plt
 
     h, w = np.asarray(fixed).shape[:2]
-    figure, axes = plt.subplots(1, len(positions), figsize=(10, 10 / len(positions) * h / w + 0.3), layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(positions), figsize=(10, 10 / len(positions) * h / w + 0.3), layout="constrained"
+    )
     for ax, position in zip(axes, positions, strict=True):
         show(swipe_image(fixed, warped, position), ax, f"fixed ◂ {position:.0%} ▸ moving")
     return figure
@@ -73,7 +80,9 @@ def step_through(titles: Sequence[str], draw: Callable[[int], bytes]) -> ipw.VBo
     if not titles:
         raise ValueError("nothing to step through")
     last, seen = len(titles) - 1, {}
-    chooser = ipw.Select(options=[(title, k) for k, title in enumerate(titles)], rows=min(len(titles), 8), layout={"width": "640px"})
+    chooser = ipw.Select(
+        options=[(title, k) for k, title in enumerate(titles)], rows=min(len(titles), 8), layout={"width": "640px"}
+    )
     slider = ipw.IntSlider(value=0, min=0, max=last, description="picture", layout={"width": "440px"})
     back, on = (ipw.Button(description=text, layout={"width": "90px"}) for text in ("◂ before", "next ▸"))
     picture = ipw.Image(layout={"max_width": "100%"})

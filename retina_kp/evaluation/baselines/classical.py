@@ -1,7 +1,9 @@
-"""Well-known registration methods to measure ours against: each is a function (fixed, moving) → H_1to0 (3, 3), or None when it finds none.
+"""Well-known registration methods to measure ours against: each is a function (fixed, moving) → H_1to0 (3, 3), or None
+when it finds none.
 
-Images are arrays as `Registrar` takes them. Settings were chosen on drawn pairs: gray copies of at most 512 px (AKAZE: 768), and either
-both polarities of the moving image or a measure without polarity, because vessels are dark in one modality and bright in another.
+Images are arrays as `Registrar` takes them. Settings were chosen on synthetic pairs: gray copies of at most 512 px
+(AKAZE: 768), and either both polarities of the moving image or a measure without polarity, because vessels are dark in
+one modality and bright in another.
 """
 
 from __future__ import annotations
@@ -22,13 +24,14 @@ from ...registration.keypoints import Features
 from ...registration.matching import Fit, fit_transform, implausible, mutual_matches
 
 SIDE_PX = 512  # longer side of the copies that most methods work on
-Rival = Callable[[np.ndarray, np.ndarray], np.ndarray | None]
+Baseline = Callable[[np.ndarray, np.ndarray], np.ndarray | None]
 
 # ------------------------------------------------------------------ doing nothing
 
 
 def identity(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
-    """Middle upon middle, longer side upon longer side, upright: what a pair is worth before anything is done. It always answers."""
+    """Middle upon middle, longer side upon longer side, upright: what a pair is worth before anything is done. It
+    always answers."""
     hw0, hw1 = fixed.shape[:2], moving.shape[:2]
     return similarity(0, max(hw0) / max(hw1), image_center(hw1), image_center(hw0))
 
@@ -48,7 +51,8 @@ def akaze_magsac(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
 
 
 def ridges_sift(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
-    """SIFT on the strength of vessel ridges, dark and bright ones alike (Sato filter, `vessels.vesselness`), the rest as for SIFT."""
+    """SIFT on the strength of vessel ridges, dark and bright ones alike (Sato filter, `vessels.vesselness`), the rest
+    as for SIFT."""
     (ridges0, S0), (ridges1, S1) = _ridges(fixed), _ridges(moving)
     fit = _match(_keypoints(cv2.SIFT_create(2000), ridges0), _keypoints(cv2.SIFT_create(2000), ridges1))
     return None if fit is None else _checked(np.linalg.inv(S0) @ fit.H_1to0 @ S1, moving)
@@ -110,8 +114,8 @@ def _checked(H_1to0: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
 
 @dataclass(frozen=True)
 class Detail:
-    """What area-based methods compare, longer side SIDE_PX. signed: local contrast (h, w) float32, 0 outside the field of view; strength:
-    its size without polarity, about its mean; valid: (h, w) uint8; S: original px → px of these."""
+    """What area-based methods compare, longer side SIDE_PX. signed: local contrast (h, w) float32, 0 outside the field
+    of view; strength: its size without polarity, about its mean; valid: (h, w) uint8; S: original px → px of these."""
 
     signed: np.ndarray
     strength: np.ndarray
@@ -126,11 +130,16 @@ class Detail:
 
 def _detail(image: np.ndarray) -> Detail:
     gray = to_gray(image)
-    valid = cv2.erode(_resized(field_of_view_mask(gray).astype(np.float32), SIDE_PX)[0], np.ones((9, 9)), borderValue=0) > 0.5
+    valid = (
+        cv2.erode(_resized(field_of_view_mask(gray).astype(np.float32), SIDE_PX)[0], np.ones((9, 9)), borderValue=0)
+        > 0.5
+    )
     (gray, S), mask = _resized(gray, SIDE_PX), valid.astype(np.float32)
 
     def local_mean(values):
-        return cv2.GaussianBlur(values * mask, (0, 0), SIDE_PX / 30) / (cv2.GaussianBlur(mask, (0, 0), SIDE_PX / 30) + 1e-6)
+        return cv2.GaussianBlur(values * mask, (0, 0), SIDE_PX / 30) / (
+            cv2.GaussianBlur(mask, (0, 0), SIDE_PX / 30) + 1e-6
+        )
 
     signed = (gray - local_mean(gray)) * mask
     signed = np.clip(signed / (np.sqrt(local_mean(signed**2)) + 0.01), -3, 3) * mask
@@ -139,13 +148,15 @@ def _detail(image: np.ndarray) -> Detail:
 
 
 def _agreement(a: np.ndarray, b: np.ndarray, H_atob: np.ndarray) -> float:
-    """Correlation of a with b drawn in its frame; what b does not cover counts as zero, so that a small overlap scores little."""
+    """Correlation of a with b drawn in its frame; what b does not cover counts as zero, so that a small overlap scores
+    little."""
     drawn = cv2.warpPerspective(b, H_atob, a.shape[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     return float((a * drawn).sum() / np.sqrt((a**2).sum() * (b**2).sum() + 1e-9))
 
 
 def ecc(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
-    """OpenCV ECC, affine, upright: 25 shifts are tried at 32 px, the best three at 64 px, the best one goes up a pyramid to 512 px."""
+    """OpenCV ECC, affine, upright: 25 shifts are tried at 32 px, the best three at 64 px, the best one goes up a
+    pyramid to 512 px."""
     d0, d1 = _detail(fixed), _detail(moving)
     if d0.blank or d1.blank:
         return None
@@ -155,10 +166,16 @@ def ecc(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
         (a, R0), (b, R1) = _resized(d0.strength, size), _resized(d1.strength, size)
         valid1 = cv2.resize(d1.valid * 255, b.shape[::-1], interpolation=cv2.INTER_NEAREST)
         motion = cv2.MOTION_EUCLIDEAN if size == 32 else cv2.MOTION_AFFINE
-        climbed = [H for start in found if (H := _climb(a, b, valid1, R1 @ start @ np.linalg.inv(R0), motion)) is not None]
+        climbed = [
+            H for start in found if (H := _climb(a, b, valid1, R1 @ start @ np.linalg.inv(R0), motion)) is not None
+        ]
         climbed = sorted(climbed, key=lambda H: -_agreement(a, b, H))[:kept]
         found, kept = [np.linalg.inv(R1) @ H @ R0 for H in climbed], 1
-    return _checked(np.linalg.inv(np.linalg.inv(d1.S) @ found[0] @ d0.S), moving) if found and abs(np.linalg.det(found[0])) > 1e-6 else None
+    return (
+        _checked(np.linalg.inv(np.linalg.inv(d1.S) @ found[0] @ d0.S), moving)
+        if found and abs(np.linalg.det(found[0])) > 1e-6
+        else None
+    )
 
 
 def _climb(a: np.ndarray, b: np.ndarray, valid_b: np.ndarray, start_atob: np.ndarray, motion: int) -> np.ndarray | None:
@@ -172,12 +189,17 @@ def _climb(a: np.ndarray, b: np.ndarray, valid_b: np.ndarray, start_atob: np.nda
 
 
 def phase_correlation(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
-    """scikit-image phase correlation: turn and scale from log-polar spectra (Reddy and Chatterji 1996), then the shift; a similarity."""
+    """scikit-image phase correlation: turn and scale from log-polar spectra (Reddy and Chatterji 1996), then the shift;
+    a similarity."""
     d0, d1, hw = _detail(fixed), _detail(moving), (SIDE_PX, SIDE_PX)
     if d0.blank or d1.blank:
         return None
-    a, b = (cv2.copyMakeBorder(d.signed, 0, SIDE_PX - d.signed.shape[0], 0, SIDE_PX - d.signed.shape[1], cv2.BORDER_CONSTANT)
-            for d in (d0, d1))  # fmt: skip
+    a, b = (
+        cv2.copyMakeBorder(
+            d.signed, 0, SIDE_PX - d.signed.shape[0], 0, SIDE_PX - d.signed.shape[1], cv2.BORDER_CONSTANT
+        )
+        for d in (d0, d1)
+    )
     radius, middle = SIDE_PX // 2, image_center(hw)
     polar = {"center": (SIDE_PX // 2, SIDE_PX // 2), "radius": radius, "output_shape": hw, "scaling": "log"}
     spectra = [warp_polar(_spectrum(x), **polar)[: SIDE_PX // 2] for x in (a, b)]
@@ -199,8 +221,8 @@ def _spectrum(image: np.ndarray) -> np.ndarray:
 
 
 def mutual_information(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
-    """SimpleITK Mattes mutual information from many starts: 24 turns x 49 shifts are scored at 32 px, the best 24 optimised there as
-    similarities, the best six as affine transforms, up to 512 px. Needs the package SimpleITK."""
+    """SimpleITK Mattes mutual information from many starts: 24 turns x 49 shifts are scored at 32 px, the best 24
+    optimised there as similarities, the best six as affine transforms, up to 512 px. Needs the package SimpleITK."""
     from .mutual_information import multi_start
 
     d0, d1 = _detail(fixed), _detail(moving)
@@ -210,7 +232,7 @@ def mutual_information(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | No
 
 # ------------------------------------------------------------------ which there are
 
-RIVALS: dict[str, Rival] = {
+BASELINES: dict[str, Baseline] = {
     "SIFT+MAGSAC": sift_magsac,
     "AKAZE+MAGSAC": akaze_magsac,
     "ECC": ecc,
@@ -222,19 +244,21 @@ RIVALS: dict[str, Rival] = {
 
 
 def why_missing(name: str) -> str:
-    """What keeps a rival from running here, "" when nothing does."""
-    if name == "AKAZE+MAGSAC" and not (hasattr(cv2, "AKAZE_create") or hasattr(getattr(cv2, "xfeatures2d", None), "AKAZE_create")):
+    """What keeps a baseline from running here, "" when nothing does."""
+    if name == "AKAZE+MAGSAC" and not (
+        hasattr(cv2, "AKAZE_create") or hasattr(getattr(cv2, "xfeatures2d", None), "AKAZE_create")
+    ):
         return f"OpenCV {cv2.__version__} has no AKAZE: it is in 4.x, and in opencv-contrib from 5 on"
     if name == "mutual information" and find_spec("SimpleITK") is None:
-        return 'SimpleITK is not installed: pip install "retina-kp[peers]"'
+        return 'SimpleITK is not installed: pip install "retina-kp[baselines]"'
     return ""
 
 
-def choose_rivals(names: Iterable[str]) -> tuple[dict[str, Rival], dict[str, str]]:
-    """Rivals by name that can run here, and those that cannot with the reason; ValueError for an unknown name."""
+def choose_baselines(names: Iterable[str]) -> tuple[dict[str, Baseline], dict[str, str]]:
+    """Baselines by name that can run here, and those that cannot with the reason; ValueError for an unknown name."""
     names = list(names)
-    unknown = [name for name in names if name not in RIVALS]
+    unknown = [name for name in names if name not in BASELINES]
     if unknown:
-        raise ValueError(f"no rival {unknown[0]!r}; there are {', '.join(RIVALS)}")
+        raise ValueError(f"no baseline {unknown[0]!r}; there are {', '.join(BASELINES)}")
     missing = {name: why for name in names if (why := why_missing(name))}
-    return {name: RIVALS[name] for name in names if name not in missing}, missing
+    return {name: BASELINES[name] for name in names if name not in missing}, missing

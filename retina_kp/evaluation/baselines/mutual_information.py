@@ -1,4 +1,5 @@
-"""Mutual information with many starts, by SimpleITK (an optional package): the one rival that needs more than a call or two."""
+"""Mutual information with many starts, by SimpleITK (an optional package): the one baseline that needs more than a call
+or two."""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ LEVELS = ((128, 4.0, 60), (256, 2.0, 60), (512, 1.0, 40))  # side px, first step
 
 
 def multi_start(image0: np.ndarray, image1: np.ndarray, valid0: np.ndarray) -> np.ndarray | None:
-    """The affine transform (3, 3) px of image 0 → px of image 1 with most mutual information (Mattes et al. 2003); None without any.
+    """The affine transform (3, 3) px of image 0 → px of image 1 with most mutual information (Mattes et al. 2003); None
+    without any.
 
-    Images: (h, w) float32 of one longer side. Image 1 is padded with zeros all around, so that every pixel of image 0 has a partner:
-    otherwise the smallest overlaps, with the fewest samples, win.
+    Images: (h, w) float32 of one longer side. Image 1 is padded with zeros all around, so that every pixel of image 0
+    has a partner: otherwise the smallest overlaps, with the fewest samples, win.
     """
     import SimpleITK as sitk
 
@@ -48,7 +50,8 @@ def multi_start(image0: np.ndarray, image1: np.ndarray, valid0: np.ndarray) -> n
 
 
 def _itk(sitk, image: np.ndarray, size_px: int, pad: bool = False):
-    """Copy of longer side size_px as an ITK image that lies where the original does; a mask (uint8) is neither smoothed nor blended."""
+    """Copy of longer side size_px as an ITK image that lies where the original does; a mask (uint8) is neither smoothed
+    nor blended."""
     is_mask, step = image.dtype == np.uint8, max(image.shape) / size_px
     hw = tuple(max(round(n / step), 1) for n in image.shape)
     small = cv2.resize(image, hw[::-1], interpolation=cv2.INTER_NEAREST if is_mask else cv2.INTER_AREA)
