@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from retina_kp.core.config import differences, from_dict, to_dict
-from retina_kp.core.folders import in_project
+from retina_kp.core.files import in_project
 from retina_kp.networks import build_network
 from retina_kp.networks.checkpoints import find_weights, load_network, read_metadata, save_network
 from retina_kp.training.config import TrainConfig

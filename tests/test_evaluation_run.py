@@ -13,8 +13,7 @@ import pytest
 from evaluation_trees import fire_tree, octa_tree, operation_pair, picture
 from papermill import execute_notebook
 
-from retina_kp.core.files import write_text
-from retina_kp.core.folders import project_root
+from retina_kp.core.files import project_root, write_text
 from retina_kp.core.images import write_image
 from retina_kp.data.layouts import load_layout
 from retina_kp.data.records import write_pairs_csv

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from retina_kp.core.device import choose_device
+from retina_kp.core.compute import choose_device
 from retina_kp.core.geometry import from_cells, pixel_grid
 from retina_kp.networks import NETWORKS, DenseOutput, LocalContrast, build_network, fold_batch_norm
 from retina_kp.networks.common import check_input, pad_to_multiple

@@ -204,7 +204,7 @@ def test_a_mirrored_image_turned_and_of_another_size_is_refused_and_told(registr
     mirrored = np.ascontiguousarray(np.fliplr(pair.moving))
     result = registrar(pair.fixed, mirrored)
     assert "flip" in refuses(result)
-    as_given = registrar._find(registrar.views(pair.fixed), registrar.views(mirrored))
+    as_given = registrar.find(registrar.views(pair.fixed), registrar.views(mirrored))
     assert (result.confidence, result.evidence) == (as_given.confidence, as_given.evidence) and as_given.evidence
 
 

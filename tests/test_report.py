@@ -195,7 +195,7 @@ def test_dead_and_endless_cells_are_named(tmp_path, code, message):
 
 
 WRITER = """from pathlib import Path
-from retina_kp.core import files, folders
+from retina_kp.core import files
 from retina_kp.notebook import report"""
 RUN = """run_name = ""  # folder
 runs_root = ""  # folder of folders
@@ -208,7 +208,7 @@ def writer(tmp_path) -> Path:
     cells = [
         new_code_cell(WRITER),
         new_code_cell(RUN, metadata={"tags": ["parameters"]}),
-        new_code_cell("out = folders.new_run_folder('writer', run_name, Path(runs_root) if runs_root else None)"),
+        new_code_cell("out = files.new_run_folder('writer', run_name, Path(runs_root) if runs_root else None)"),
         new_code_cell("assert not run_name.endswith('bad')"),
         new_code_cell("files.write_text(out / 'result.txt', 'here')"),
     ]

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from retina_kp.core.compute import worker_pool
 from retina_kp.core.config import from_dict, to_dict
-from retina_kp.core.processes import worker_pool
 from retina_kp.networks import NETWORKS, build_network
 from retina_kp.networks.checkpoints import SHIPPED, save_network
 from retina_kp.notebook import report, runs
@@ -474,7 +474,7 @@ def test_the_reason_of_processes_that_fail_is_their_last_line(line):
 
 POOL = """
 import os, time
-from retina_kp.core.processes import worker_pool
+from retina_kp.core.compute import worker_pool
 if __name__ == "__main__":
     with worker_pool(1) as pool:
         print(pool.submit(os.getpid).result(), flush=True)

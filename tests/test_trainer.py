@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from retina_kp.cli.train import run_recipe
-from retina_kp.core import device as devices
+from retina_kp.core import compute as devices
+from retina_kp.core.compute import worker_pool
 from retina_kp.core.config import from_dict
 from retina_kp.core.geometry import sample_map
-from retina_kp.core.processes import worker_pool
 from retina_kp.data.training_files import FileOptions
 from retina_kp.networks.checkpoints import load_network, read_metadata
 from retina_kp.synthetic.training_pairs import SyntheticOptions, SyntheticPairs

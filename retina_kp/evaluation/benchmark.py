@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import torch
 
-from ..core.device import choose_device
+from ..core.compute import choose_device
 from ..networks.checkpoints import find_weights, weights_sha256
 from ..registration.registrar import Registrar
 from ..synthetic.pairs import PairOptions, SamplePair, draw_pair

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.device import choose_device
-from ..core.processes import from_one
+from ..core.compute import choose_device, from_one
 from ..core.versions import code_version, commit
 from ..data.augment import AppearanceRange
 from ..networks.checkpoints import find_weights, load_network, read_metadata, save_network, weights_sha256

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.config import differences
-from ..core.files import write_csv, write_json
-from ..core.folders import in_project
+from ..core.files import in_project, write_csv, write_json
 from ..core.progress import progress
 from ..core.versions import code_version
 from ..networks.checkpoints import weights_sha256

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..core.compute import worker_pool
 from ..core.geometry import describe
-from ..core.processes import worker_pool
 from ..registration.registrar import Registrar
 from ..synthetic.pairs import PairOptions, draw_pair
 from .baselines.classical import BASELINES, Baseline

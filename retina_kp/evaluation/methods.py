@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.folders import in_project
+from ..core.files import in_project
 from ..core.geometry import describe
 from ..networks.checkpoints import SHIPPED, find_weights, weights_sha256
 from ..registration.registrar import Registrar

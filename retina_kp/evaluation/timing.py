@@ -11,13 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..core.processes import worker_pool
+from ..core.compute import worker_pool
 from ..registration.registrar import Registrar
 from ..registration.result import Registration
 
 # Stage → the method of `Registrar` that does it; what lies outside all of them is PREPARE: gray, field of view, first
 # keypoints.
-PREPARE, METHODS = "prepare", {"search": "_find", "close-up": "_look_closely", "refinement": "_refine"}
+PREPARE, METHODS = "prepare", {"search": "find", "close-up": "look_closely", "refinement": "refine"}
 STAGES = (PREPARE, *METHODS)
 LARGE_PX = 2000  # longer side of large images
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core.compute import worker_pool
 from ..core.files import to_plain, write_json
 from ..core.geometry import corners, warp_points
-from ..core.processes import worker_pool
 from ..core.versions import code_version
 from ..registration.registrar import Registrar
 from ..registration.result import Registration

@@ -12,8 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..core.files import replacing
-from ..core.folders import in_project
+from ..core.files import in_project, replacing
 from . import build_network
 
 SHIPPED = Path(__file__).parents[1] / "weights"

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
+from ..core.compute import choose_device
 from ..core.config import from_dict
-from ..core.device import choose_device
-from ..core.folders import project_root
+from ..core.files import project_root
 from ..data.training_files import FileSplit, load_files
 from ..networks.checkpoints import read_metadata
 from ..training.config import TrainConfig

@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from ..core.folders import project_root
+from ..core.files import project_root
 from ..core.images import read_image, write_image
 from ..data.records import PairRecord, write_pairs_csv
 from ..evaluation.jobs import find_jobs, run_job

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from joblib import parallel_config
 
-from ..core.files import to_plain, write_csv, write_json
-from ..core.folders import in_project, new_run_folder, project_root
+from ..core.files import in_project, new_run_folder, project_root, to_plain, write_csv, write_json
 from ..data.layouts import detect_layout, load_layout
 from ..evaluation.files import NOT_FINITE, metrics_document, pair_rows
 from ..evaluation.methods import choose_methods

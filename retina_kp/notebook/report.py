@@ -19,8 +19,7 @@ from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
-from ..core.files import to_plain
-from ..core.folders import new_run_folder, project_root, runs_root
+from ..core.files import new_run_folder, project_root, runs_root, to_plain
 from ..core.progress import HEADLESS, forget_progress
 from .html import to_html
 from .privacy import share_notebook

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.config import from_dict, to_dict
-from ..core.files import write_json, write_text
-from ..core.folders import in_project, new_run_folder, project_root, runs_root
+from ..core.files import in_project, new_run_folder, project_root, runs_root, write_json, write_text
 from ..data.training_files import FileOptions
 from ..networks.checkpoints import SHIPPED, find_weights, read_metadata
 from ..synthetic import pseudo_real

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import torch
 
+from ..core.compute import choose_device
 from ..core.config import from_dict
-from ..core.device import choose_device
 from ..core.geometry import corners, describe, similarity, warp_points
 from ..core.images import as_array
 from ..networks import fold_batch_norm
@@ -174,18 +174,18 @@ class Registrar:
                     f"{FEW_KEYPOINTS}: {seen} in the {name} image; are vessels visible, in focus and not too small?",
                     *sizes,
                 )
-        result = self._find(views0, views1)
+        result = self.find(views0, views1)
         if not result.ok:
-            mirrored = self._find(views0, self.views(moving[:, ::-1]))
+            mirrored = self.find(views0, self.views(moving[:, ::-1]))
             if mirrored.ok and mirrored.confidence >= self.options.sure_confidence:
                 return result.refuse(f"{MIRRORED}: one image is the mirror image of the other; flip one of them")
         return result
 
-    def _find(self, views0: ImageViews, views1: ImageViews) -> Registration:
+    def find(self, views0: ImageViews, views1: ImageViews) -> Registration:
         """Look closely at one hypothesis after the other until one is sure; judge the best."""
         candidates: list[Candidate] = []
         for hypothesis in hypotheses(views0, views1, self.options, self.stages):
-            candidate = self._look_closely(views0, views1, hypothesis)
+            candidate = self.look_closely(views0, views1, hypothesis)
             if candidate is not None:
                 candidates.append(candidate)
                 if candidate.result.confidence >= self.options.sure_confidence and not implausible(
@@ -203,13 +203,13 @@ class Registrar:
                 c.result.evidence["inliers"],
             ),
         )
-        return self._judge(self._polish(views0, views1, best), views1)
+        return self.judge(self.polish(views0, views1, best), views1)
 
     def views(self, image: np.ndarray, fast: bool = True) -> ImageViews:
         """Pictures of an image, HxW or HxWx3, as this registrar looks at them."""
         return ImageViews(image, self.network, self.options.keypoints, self.options.base_px, fast, self.steerers)
 
-    def _look_closely(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis) -> Candidate | None:
+    def look_closely(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis) -> Candidate | None:
         """Draw both images large where they overlap, match nearby, fit the wanted model, and measure what speaks for
         it."""
         o, H = self.options, hypothesis.fit.H_1to0
@@ -226,7 +226,7 @@ class Registrar:
         if fit is None or fit.n_inliers < o.min_inliers:
             return None
         evidence = measure_evidence(hypothesis.share, fit, closeup.features0, features1)
-        fit, evidence["map_correlation"] = self._refine(fit, points, closeup, features1, np.eye(3))
+        fit, evidence["map_correlation"] = self.refine(fit, points, closeup, features1, np.eye(3))
         result = self._result(fit, points, closeup, closeup.window_from_base0 @ H, views0, views1)
         result = replace(result, confidence=confidence(evidence, self.calibration), evidence=evidence)
         return Candidate(closeup, H, features1, fit.H_1to0, result)
@@ -237,12 +237,12 @@ class Registrar:
         points = matched_nearby(closeup.features0, features1, radius_px * closeup.zoom, start)
         return fit_transform(*points, self.options.model, self.options.close_threshold_px * closeup.zoom), points
 
-    def _refine(self, fit: Fit, points, closeup: Closeup, features1: Features, step: np.ndarray) -> tuple[Fit, float]:
+    def refine(self, fit: Fit, points, closeup: Closeup, features1: Features, step: np.ndarray) -> tuple[Fit, float]:
         """`refine` on the close pictures; step: (3, 3) px in which features1 was drawn → px of points[1]."""
         maps = (closeup.features0.detector, features1.detector)
         return refine(fit, *points, maps, step, self.network.detector_stride, self.options.polish_threshold_px)
 
-    def _polish(self, views0: ImageViews, views1: ImageViews, best: Candidate) -> Candidate:
+    def polish(self, views0: ImageViews, views1: ImageViews, best: Candidate) -> Candidate:
         """For a model that the detector's maps have not refined, one more pass from where the best candidate lies: the
         moving image drawn anew if it moved far, matches anew. Evidence and confidence stay as they are."""
         o, closeup = self.options, best.closeup
@@ -258,7 +258,7 @@ class Registrar:
         if fit is None or fit.n_inliers < o.min_inliers:
             return best
         if fit.model in MOTIONS:  # "auto" has changed its mind
-            fit, _ = self._refine(fit, points, closeup, best.features1, best.step)
+            fit, _ = self.refine(fit, points, closeup, best.features1, best.step)
         result = self._result(fit, points, closeup, best.step @ window @ best.H_drawn, views0, views1)
         result = replace(result, confidence=best.result.confidence, evidence=best.result.evidence)
         return replace(best, step=fit.H_1to0 @ best.step, result=result)
@@ -299,7 +299,7 @@ class Registrar:
         )
         return replace(result, angle_deg=describe(result.H_tried, result.moving_hw).angle_deg)
 
-    def _judge(self, best: Candidate, views1: ImageViews) -> Registration:
+    def judge(self, best: Candidate, views1: ImageViews) -> Registration:
         if best.result.confidence < self.options.min_confidence:
             figures = f"{best.result.confidence:.2f} is below {self.options.min_confidence:g}"
             return best.result.refuse(

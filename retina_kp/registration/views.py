@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import torch
 
-from ..core.device import bfloat16_is_fast
+from ..core.compute import bfloat16_is_fast
 from ..core.geometry import image_center, jacobian, resize_matrix, similarity, translation, warp_points
 from ..core.images import to_gray
 from ..core.vessels import field_of_view_mask

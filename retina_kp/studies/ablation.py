@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..core.compute import from_one, worker_pool
 from ..core.files import write_csv, write_json
-from ..core.processes import from_one, worker_pool
 from ..core.versions import code_version
 from ..evaluation.trials import RIGHT_PX, print_table, run_trials
 from ..networks.checkpoints import load_network

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
+from ..core.compute import from_one, worker_pool
 from ..core.geometry import TransformRange
-from ..core.processes import from_one, worker_pool
 from ..data.augment import AppearanceRange
 from ..data.file_pairs import PairDataset
 from ..data.sources import MixedPairs, stream, use_one_core

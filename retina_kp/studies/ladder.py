@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from ..cli.train import train_phase
+from ..core.compute import from_one, worker_pool
 from ..core.files import write_csv, write_json
 from ..core.geometry import TransformRange
-from ..core.processes import from_one, worker_pool
 from ..core.versions import code_version
 from ..evaluation.trials import MOVING, RIGHT_PX, USUAL, WIDE, print_table, run_trials
 from ..networks.checkpoints import find_weights, read_metadata, weights_sha256
@@ -100,18 +100,18 @@ class VariantRegistrar(Registrar):
         registrar.variant, registrar.steerers = variant, registrar.steerers if variant.turned == "descriptors" else None
         return registrar
 
-    def _look_closely(self, views0, views1, hypothesis) -> Candidate | None:
-        candidate = super()._look_closely(views0, views1, hypothesis)
+    def look_closely(self, views0, views1, hypothesis) -> Candidate | None:
+        candidate = super().look_closely(views0, views1, hypothesis)
         if candidate is None or self.variant.accuracy != "search":
             return candidate
         H = np.linalg.inv(views0.base_from_original) @ hypothesis.fit.H_1to0 @ views1.base_from_original
         return replace(candidate, result=replace(candidate.result, H_1to0=H, H_tried=H))
 
-    def _polish(self, views0, views1, best: Candidate) -> Candidate:
-        return best if self.variant.accuracy == "search" else super()._polish(views0, views1, best)
+    def polish(self, views0, views1, best: Candidate) -> Candidate:
+        return best if self.variant.accuracy == "search" else super().polish(views0, views1, best)
 
-    def _refine(self, fit, *rest):
-        refined, correlation = super()._refine(fit, *rest)
+    def refine(self, fit, *rest):
+        refined, correlation = super().refine(fit, *rest)
         return (refined if self.variant.accuracy == "maps" else fit), correlation
 
 

@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 import torch
 
+from ..core.compute import from_one, worker_pool
 from ..core.files import write_csv, write_json
 from ..core.geometry import image_center, similarity
-from ..core.processes import from_one, worker_pool
 from ..core.versions import code_version
 from ..evaluation.trials import FOUND_PX, RIGHT_PX, print_table, run_trial, run_trials
 from ..networks.checkpoints import find_weights, read_metadata

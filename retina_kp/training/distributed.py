@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..core.device import bfloat16_is_fast, choose_device, promises_bfloat16
+from ..core.compute import bfloat16_is_fast, choose_device, promises_bfloat16
 
 log = logging.getLogger(__name__)
 # The last line of a traceback, without the module of its exception

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
 
 from ..core.config import from_dict
-from ..core.folders import in_project
+from ..core.files import in_project
 from ..data.training_files import FileOptions
 from .config import TrainConfig
 from .phases import PHASES
