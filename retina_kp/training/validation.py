@@ -61,7 +61,7 @@ class ValidationSet:
         return sum(int(torch.isfinite(true_points(batch, 0)).all(-1).sum()) for batch in self.batches)
 
     @classmethod
-    def drawn(
+    def synthetic(
         cls,
         pairs: int,
         options: SyntheticOptions = SyntheticOptions(),
