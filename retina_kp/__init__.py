@@ -5,7 +5,8 @@ from .data.records import Inventory, PairRecord
 from .evaluation.metrics import PairResult, point_errors, summarise
 from .networks import build_network
 from .registration.keypoints import Features
-from .registration.registrar import Registrar, RegistrarOptions
+from .registration.options import RegistrarOptions
+from .registration.registrar import Registrar
 from .registration.result import Registration
 from .synthetic.pairs import PairOptions, draw_pair
 from .synthetic.render import MODALITIES, render

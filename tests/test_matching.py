@@ -6,15 +6,13 @@ import pytest
 
 from retina_kp.core.geometry import similarity, warp_points
 from retina_kp.registration.keypoints import Features
-from retina_kp.registration.matching import (
+from retina_kp.registration.matching import guided_matches, mutual_matches, spread_count
+from retina_kp.registration.transforms import (
     apply_quadratic,
     choose_model,
     cross_validated_residual,
     fit_transform,
-    guided_matches,
     implausible,
-    mutual_matches,
-    spread_count,
 )
 
 TRUTH = {

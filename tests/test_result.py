@@ -9,8 +9,8 @@ import pytest
 
 from retina_kp.core.geometry import as_homography, resize_matrix, similarity, warp_points
 from retina_kp.core.images import write_image
-from retina_kp.registration.matching import fit_transform
 from retina_kp.registration.result import Registration, refused
+from retina_kp.registration.transforms import fit_transform
 
 FIXED_HW, MOVING_HW = (340, 500), (313, 471)
 AFFINE = np.array([[1.1, 0.25, -20], [-0.1, 0.9, 35], [0, 0, 1.0]])  # moving → fixed

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from retina_kp import PairOptions, RegistrarOptions, draw_pair
+from retina_kp import PairOptions, draw_pair
 from retina_kp.core.geometry import corner_error, similarity, warp_points
 from retina_kp.registration import search
+from retina_kp.registration.closeup import common_window
+from retina_kp.registration.options import SearchOptions
 from retina_kp.registration.search import STEP, hypotheses, search_stages, settle, try_view
 
 
@@ -44,14 +46,14 @@ def test_fewer_stages_are_the_first_ones_and_none_takes_the_images_as_they_lie()
     assert [search_stages(0.6, count) for count in (1, 2, 4)] == [everything[:1], everything[:2], everything]
     assert search_stages(0.6, 0) == [[(0.0, 0.6, 0.6)]]
     with pytest.raises(ValueError, match="stages: the search has 0 to 4, not 5"):
-        RegistrarOptions(stages=5)
+        SearchOptions(stages=5)
 
 
 @pytest.mark.parametrize("quarter_turns", [0, 1, 2])
 def test_the_first_hypothesis_is_right(registrar, upright, quarter_turns):
     views0, views1, truth = views_and_truth(registrar, upright, quarter_turns)
-    first = next(hypotheses(views0, views1, registrar.options, search_stages(registrar.options.coarse)))
-    assert first.strength >= registrar.options.promising_strength and 0 < first.share <= 1
+    first = next(hypotheses(views0, views1, registrar.options.search, search_stages(registrar.options.search.coarse)))
+    assert first.strength >= registrar.options.search.promising_strength and 0 < first.share <= 1
     assert corner_error(first.fit.H_1to0, truth, views1.base_hw) < 8
 
 
@@ -61,7 +63,7 @@ def test_a_clear_hypothesis_ends_the_search_and_others_are_settled_only_on_deman
     for name, found in calls.items():
         function = getattr(search, name)
         monkeypatch.setattr(search, name, lambda *args, f=function, found=found: found.append(args[3:]) or f(*args))
-    options = registrar.options
+    options = registrar.options.search
     found = hypotheses(views0, views1, options, search_stages(options.coarse)[:1])
     next(found)
     turns = [turn for turn, *_ in calls["try_view"]]
@@ -73,7 +75,7 @@ def test_a_clear_hypothesis_ends_the_search_and_others_are_settled_only_on_deman
 
 def test_nothing_promising_still_ends_with_the_best_of_all_stages(registrar, upright):
     views0, views1, truth = views_and_truth(registrar, upright)
-    options = registrar.options_for(promising_strength=1e6, judged_at_end=2)
+    options = registrar.options_for(promising_strength=1e6, judged_at_end=2).search
     found = list(hypotheses(views0, views1, options, search_stages(options.coarse)[:1]))
     assert len(found) == 2 and found[0].strength >= found[1].strength
     assert corner_error(found[0].fit.H_1to0, truth, views1.base_hw) < 8
@@ -83,9 +85,9 @@ def test_settling_mends_a_hypothesis_that_is_somewhat_off(registrar):
     # a hypothesis is a similarity
     unsheared = PairOptions(size_px=512, rotation_deg=5, scale=(0.95, 1.05), min_overlap=0.8, shear=0)
     views0, views1, truth = views_and_truth(registrar, draw_pair(11, 4, ("CF", "FA"), unsheared))
-    raw = try_view(views0, views1, registrar.options, 0.0, 0.6, 0.6)
+    raw = try_view(views0, views1, registrar.options.search, 0.0, 0.6, 0.6)
     raw.fit.H_1to0[:2, 2] += (9, -7)
-    settled = settle(views0, views1, registrar.options, raw)
+    settled = settle(views0, views1, registrar.options.search, raw)
     assert (
         corner_error(raw.fit.H_1to0, truth, views1.base_hw)
         > 8
@@ -99,7 +101,7 @@ def test_the_closeup_holds_what_both_images_show(registrar, upright, scale, offs
     views0, views1, _ = views_and_truth(registrar, upright)
     middle = views0.outline.mean(0)
     H = similarity(20, scale, views1.outline.mean(0), middle + offset)
-    closeup = registrar.closeup(views0, views1, H)
+    closeup = common_window(views0, views1, H, registrar.options.closeup.close_px)
     grid = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 60) for n in views0.base_hw[::-1])), -1).reshape(-1, 2)
     base1 = np.rint(warp_points(warp_points(grid, np.linalg.inv(H)), np.linalg.inv(views1.base_from_original))).astype(
         int
@@ -111,13 +113,13 @@ def test_the_closeup_holds_what_both_images_show(registrar, upright, scale, offs
     both = seen[0] & seen[1]
     for xy, v in ((base0, views0), (base1, views1)):
         both[both] &= v.valid[xy[both, 1], xy[both, 0]]
-    common = warp_points(grid[both], closeup.window_from_base0)
+    common = warp_points(grid[both], closeup.from_base)
     assert both.sum() > 20 and common.min() >= 0 and (common <= np.array(closeup.hw[::-1])).all()
     assert np.prod(common.max(0) - common.min(0)) > 0.6 * np.prod(closeup.hw)  # and little else but its margin
-    assert np.prod(closeup.hw) <= (registrar.options.close_px + 2) ** 2
+    assert np.prod(closeup.hw) <= (registrar.options.closeup.close_px + 2) ** 2
     assert closeup.zoom <= views0.finest and closeup.zoom * scale <= views1.finest + 1e-9
 
 
 def test_no_closeup_of_images_that_share_nothing(registrar, upright):
     views0, views1, _ = views_and_truth(registrar, upright)
-    assert registrar.closeup(views0, views1, similarity(0, 1, (0, 0), (3000, 0))) is None
+    assert common_window(views0, views1, similarity(0, 1, (0, 0), (3000, 0)), 560.0) is None

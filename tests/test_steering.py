@@ -41,7 +41,7 @@ def test_turns_the_other_way_undo_each_other():
 
 @pytest.mark.parametrize("turn", [45.0, 135.0, 180.0, -90.0, -45.0])
 def test_steered_descriptors_are_those_of_the_picture_turned(registrar, pair, turn):
-    views, drawn, scale = registrar.views(pair.fixed), registrar.views(pair.fixed), registrar.options.coarse
+    views, drawn, scale = registrar.views(pair.fixed), registrar.views(pair.fixed), registrar.options.search.coarse
     drawn.steerers = None
     upright, steered, turned = views.features(0.0, scale), views.features(turn, scale), drawn.features(turn, scale)
     assert np.array_equal(steered.keypoints_xy, upright.keypoints_xy) and not np.array_equal(
@@ -56,13 +56,13 @@ def test_steered_descriptors_are_those_of_the_picture_turned(registrar, pair, tu
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])
 def test_a_turned_pair_is_found_with_and_without(registrar, pair, quarters):
-    moving, supports, scale = np.ascontiguousarray(np.rot90(pair.moving, quarters)), [], registrar.options.coarse
+    moving, supports, scale = np.ascontiguousarray(np.rot90(pair.moving, quarters)), [], registrar.options.search.coarse
     for steerers in (registrar.steerers, None):
         views0, views1 = registrar.views(pair.fixed), registrar.views(moving)
         views0.steerers = views1.steerers = steerers
         drawn, picture = [], views1.picture
         views1.picture = lambda *where, drawn=drawn, picture=picture: drawn.append(1) or picture(*where)
-        found = [try_view(views0, views1, registrar.options, 90.0 * turn, scale, scale) for turn in range(4)]
+        found = [try_view(views0, views1, registrar.options.search, 90.0 * turn, scale, scale) for turn in range(4)]
         best = max(range(4), key=lambda turn: found[turn].support if found[turn] else 0)
         assert best == quarters and len(drawn) == (4 if steerers is None else 1)
         supports.append(found[best].support)

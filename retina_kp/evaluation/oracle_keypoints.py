@@ -11,10 +11,12 @@ import numpy as np
 
 from ..core.geometry import inside, warp_points
 from ..data.annotation import RANSAC_THRESHOLD
+from ..registration.closeup import Window, common_window
 from ..registration.keypoints import Features
-from ..registration.matching import MIN_MATCHES, Fit, fit_transform, mutual_matches
-from ..registration.registrar import FEW_MATCHES, Closeup, Registrar
+from ..registration.matching import mutual_matches
+from ..registration.registrar import FEW_MATCHES, Registrar
 from ..registration.result import Registration, refused
+from ..registration.transforms import MIN_MATCHES, Fit, fit_transform
 
 MOST_POINTS = 200  # keypoints that stand for true ones where no points are annotated
 SIMPLER = ("quadratic", "homography", "affine", "similarity")  # each needs fewer matches than the one before
@@ -42,7 +44,7 @@ def register_true_points(
     points: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Registration:
     """The registration of two images HxW(x3) with a perfect detector and a perfect search: true points for keypoints,
-    and the moving image drawn in the fixed frame by the true H_1to0, as the registrar draws it once its search has
+    and the moving image warped into the fixed frame by the true H_1to0, as the registrar warps it once its search has
     ended.
 
     points: annotated ones of the fixed and of the moving image, (N, 2) original px each, row by row one spot; without
@@ -53,19 +55,19 @@ def register_true_points(
     views0, views1 = registrar.views(fixed), registrar.views(moving)
     sizes = (views0.original_hw, views1.original_hw)
     H_base = views0.base_from_original @ H_1to0 @ np.linalg.inv(views1.base_from_original)
-    closeup = registrar.closeup(views0, views1, H_base)
-    if closeup is None:
+    window = common_window(views0, views1, H_base, registrar.options.closeup.close_px)
+    if window is None:
         return refused(f"{FEW_MATCHES}: the true transform leaves nothing that both images show", *sizes)
-    windows = closeup.window_from_base0, closeup.window_from_base0 @ H_base
+    from_base = window.from_base, window.from_base @ H_base
     window_from_original = [
-        window @ views.base_from_original for window, views in zip(windows, (views0, views1), strict=True)
+        own @ views.base_from_original for own, views in zip(from_base, (views0, views1), strict=True)
     ]
-    points0, points1 = points or _detected(closeup, window_from_original[0], H_1to0)
-    drawn = [warp_points(xy, H) for xy, H in zip((points0, points1), window_from_original, strict=True)]
-    seen = inside(drawn[0], closeup.hw) & inside(drawn[1], closeup.hw) & inside(points1, sizes[1], -0.5)
+    points0, points1 = points or _detected(window, window_from_original[0], H_1to0)
+    warped = [warp_points(xy, H) for xy, H in zip((points0, points1), window_from_original, strict=True)]
+    seen = inside(warped[0], window.hw) & inside(warped[1], window.hw) & inside(points1, sizes[1], -0.5)
     points0, points1 = points0[seen], points1[seen]
     described = [
-        v.described(w, closeup.hw, xy[seen]) for v, w, xy in zip((views0, views1), windows, drawn, strict=True)
+        v.described(own, window.hw, xy[seen]) for v, own, xy in zip((views0, views1), from_base, warped, strict=True)
     ]
     model = _affordable(registrar.options.model, len(points0))
     index, fit = align_true_points(points0, points1, *described, model, RANSAC_THRESHOLD * max(sizes[0]))
@@ -74,9 +76,9 @@ def register_true_points(
     return Registration.from_fit(fit, np.eye(3), np.eye(3), points0[index[:, 0]], points1[index[:, 1]], *sizes)
 
 
-def _detected(closeup: Closeup, window_from_original0: np.ndarray, H_1to0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _detected(window: Window, window_from_original0: np.ndarray, H_1to0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The strongest keypoints of the fixed image and their places in the moving one, (N, 2) original px each."""
-    points0 = warp_points(closeup.features0.keypoints_xy[:MOST_POINTS], np.linalg.inv(window_from_original0))
+    points0 = warp_points(window.features0.keypoints_xy[:MOST_POINTS], np.linalg.inv(window_from_original0))
     return points0, warp_points(points0, np.linalg.inv(H_1to0))
 
 

@@ -23,7 +23,7 @@ def fit_steerers(registrar: Registrar, pairs: int = 8) -> np.ndarray:
     """(4, D, D) float32: for each of STEERED_DEG the orthogonal matrix that best carries descriptors of keypoints to
     those at the same places of the picture turned (Procrustes), over ``pairs`` synthetic pairs of each kind; pictures
     of the size that the search begins with."""
-    scale, product = registrar.options.coarse, [0.0] * len(STEERED_DEG)
+    scale, product = registrar.options.search.coarse, [0.0] * len(STEERED_DEG)
     for index in range(pairs):
         for moving in MOVING:
             pair = draw_pair(STEERING_SEED, index, ("CF", moving))

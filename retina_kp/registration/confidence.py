@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from .keypoints import Features
-from .matching import Fit
+from .transforms import Fit
 
 
 def measure_evidence(settled_share: float, fit: Fit, features0: Features, aligned: Features) -> dict[str, float]:

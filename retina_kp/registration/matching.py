@@ -1,264 +1,57 @@
-"""From two sets of features to correspondences and a transform: mutual matches, guided matches, robust estimation,
-model choice."""
+"""From two sets of features to correspondences."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
-import cv2
 import numpy as np
 import torch
 
-from ..core.geometry import as_homography, describe, warp_points
+from ..core.geometry import warp_points
 from .keypoints import Features
 
-MODELS = ("similarity", "affine", "homography", "quadratic", "auto")
-MIN_MATCHES = {"similarity": 3, "affine": 4, "homography": 8, "quadratic": 20}
-MAX_SCALE, MAX_ANISOTROPY, MAX_PERSPECTIVE = 4.0, 1.5, 0.25  # beyond them no two pictures of one eye differ
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A transform and the matches that agree with it. H_1to0: (3, 3); inliers: (N,) bool; quadratic_1to0 and
-    quadratic_0to1: (6, 2) coefficients of 1, x, y, x², xy, y² where the model is quadratic, else None (then H_1to0 is
-    the whole truth)."""
-
-    model: str
-    H_1to0: np.ndarray
-    inliers: np.ndarray
-    quadratic_1to0: np.ndarray | None = None
-    quadratic_0to1: np.ndarray | None = None
-
-    @property
-    def n_inliers(self) -> int:
-        return int(self.inliers.sum())
-
-    def residuals_px(self, points0: np.ndarray, points1: np.ndarray) -> np.ndarray:
-        """(N,) distances of mapped points1 from points0."""
-        mapped = (
-            warp_points(points1, self.H_1to0)
-            if self.quadratic_1to0 is None
-            else apply_quadratic(points1, self.quadratic_1to0)
-        )
-        return np.linalg.norm(mapped - points0, axis=1)
-
-
-# ------------------------------------------------------------------ correspondences
+MIN_SIMILARITY = 0.2  # of guided matches, cosine
 
 
 def similarities(features0: Features, features1: Features) -> np.ndarray:
-    """(N0, N1) cosine of every pair of descriptors. In torch: numpy's BLAS keeps threads of its own, which spin on
-    after a product and then halve the speed of the network that runs next."""
+    """(N0, N1) cosine of every pair of descriptors.
+
+    In torch: threads of numpy's BLAS spin on after a product and then halve the speed of the network."""
     return (torch.from_numpy(features0.descriptors) @ torch.from_numpy(features1.descriptors).T).numpy()
 
 
 def mutual_matches(features0: Features, features1: Features, ratio_max: float = 1.0) -> np.ndarray:
-    """(M, 2) index pairs that are each other's nearest descriptor (cosine). ratio_max < 1 adds Lowe's test on the
-    angle-like distance of best and second best in image 1 (Lowe 2004, section 7.1)."""
-    if not len(features0) or not len(features1):
-        return np.zeros((0, 2), int)
+    """(M, 2) index pairs that are each other's nearest descriptor (cosine).
+
+    ratio_max < 1 adds Lowe's test: distance of the best over that of the second best in image 1 (Lowe 2004, 7.1)."""
     similarity = similarities(features0, features1)
-    best1, best0 = similarity.argmax(1), similarity.argmax(0)
-    index0 = np.flatnonzero(best0[best1] == np.arange(len(best1)))
+    index = _mutual(similarity, -np.inf)
     if ratio_max < 1 and similarity.shape[1] > 1:
-        top = -np.partition(-similarity[index0], 1, axis=1)[:, :2]
+        top = -np.partition(-similarity[index[:, 0]], 1, axis=1)[:, :2]
         distance = np.sqrt(np.maximum(2 - 2 * top, 0))
-        index0 = index0[distance[:, 0] < ratio_max * distance[:, 1]]
-    return np.stack([index0, best1[index0]], 1)
+        index = index[distance[:, 0] < ratio_max * distance[:, 1]]
+    return index
 
 
-def guided_matches(
-    features0: Features, features1: Features, H_1to0: np.ndarray, radius_px: float, min_similarity: float = 0.2
-):
-    """(M, 2) index pairs, mutually best among the candidates that lie within radius_px of each other once image 1 is
-    mapped by H_1to0."""
-    if not len(features0) or not len(features1):
+def guided_matches(features0: Features, features1: Features, H_1to0: np.ndarray, radius_px: float) -> np.ndarray:
+    """(M, 2) index pairs, mutually best among those within radius_px of each other once H_1to0 has mapped image 1."""
+    mapped = np.nan_to_num(warp_points(features1.keypoints_xy, H_1to0), nan=-1e6).astype(np.float32)
+    distance2 = sum(np.subtract.outer(features0.keypoints_xy[:, k], mapped[:, k]) ** 2 for k in (0, 1))
+    near = np.where(distance2 <= radius_px**2, similarities(features0, features1), -1.0)
+    return _mutual(near, MIN_SIMILARITY)
+
+
+def _mutual(similarity: np.ndarray, least: float) -> np.ndarray:
+    """(M, 2) index pairs that are each other's best and above ``least``."""
+    if not similarity.size:
         return np.zeros((0, 2), int)
-    mapped = np.nan_to_num(warp_points(features1.keypoints_xy, H_1to0), nan=-1e6)
-    distance2 = sum(
-        np.subtract.outer(features0.keypoints_xy[:, k], mapped[:, k].astype(np.float32)) ** 2 for k in (0, 1)
-    )
-    similarity = np.where(distance2 <= radius_px**2, similarities(features0, features1), -1.0)
     best1, best0 = similarity.argmax(1), similarity.argmax(0)
     index0 = np.flatnonzero(best0[best1] == np.arange(len(best1)))
-    index0 = index0[similarity[index0, best1[index0]] > min_similarity]
+    index0 = index0[similarity[index0, best1[index0]] > least]
     return np.stack([index0, best1[index0]], 1)
 
 
-# ------------------------------------------------------------------ transforms
-
-
-def fit_transform(points0: np.ndarray, points1: np.ndarray, model: str, threshold_px: float) -> Fit | None:
-    """Robust transform that maps points1 (N, 2) to points0 (N, 2); None when there are too few points, no agreement, or
-    when they lie on a line and fix no transform.
-
-    similarity: RANSAC with least-squares polish; affine and homography: OpenCV USAC_MAGSAC (Barath et al. 2020);
-    quadratic: least squares on the affine inliers, or the affine fit where those are too few; auto: `choose_model`.
-    OpenCV seeds itself, so equal input gives equal output.
-    """
-    if model not in MODELS:
-        raise ValueError(f"unknown model {model!r}; there are {', '.join(MODELS)}")
-    points0, points1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
-    if model == "auto":
-        return choose_model(points0, points1, threshold_px)
-    least = MIN_MATCHES["affine" if model == "quadratic" else model]
-    if len(points0) < least:
-        return None
-    source, target = (np.ascontiguousarray(p, np.float32) for p in (points1, points0))
-    limits = {
-        "ransacReprojThreshold": threshold_px,
-        "maxIters": 3000 if model == "similarity" else 5000,
-        "confidence": 0.999,
-    }
-    if model == "similarity":
-        matrix, mask = cv2.estimateAffinePartial2D(source, target, method=cv2.RANSAC, **limits)
-    elif model == "homography":
-        matrix, mask = cv2.findHomography(source, target, method=cv2.USAC_MAGSAC, **limits)
-    else:
-        matrix, mask = cv2.estimateAffine2D(source, target, method=cv2.USAC_MAGSAC, **limits)
-    if not invertible(matrix) or mask.sum() < least:
-        return None
-    fit = _polish(Fit(model, as_homography(matrix), mask.ravel().astype(bool)), points0, points1, threshold_px)
-    return fit if invertible(fit.H_1to0) and fit.n_inliers >= MIN_MATCHES[fit.model] else None
-
-
-def invertible(matrix: np.ndarray | None) -> bool:
-    """Whether a (2, 3) or (3, 3) matrix was found and has an inverse."""
-    if matrix is None or not np.isfinite(matrix).all():
-        return False
-    return abs(np.linalg.det(matrix if matrix.shape == (3, 3) else matrix[:, :2])) >= 1e-6
-
-
-def _polish(fit: Fit, points0, points1, threshold_px) -> Fit:
-    """Three rounds of weighted least squares on the consistent matches; inliers are re-counted."""
-    H, linear = fit.H_1to0, "affine" if fit.model == "quadratic" else fit.model
-    for _ in range(3):
-        weight = tukey_weights(warp_points(points1, H), points0, threshold_px)
-        used = weight > 0
-        if used.sum() < MIN_MATCHES[linear]:
-            return replace(fit, model=linear)
-        H = least_squares(points0[used], points1[used], weight[used], linear, H)
-    mapped = warp_points(points1, H)
-    inliers = np.linalg.norm(mapped - points0, axis=1) < threshold_px
-    if fit.model != "quadratic" or inliers.sum() < MIN_MATCHES["quadratic"]:
-        return Fit(linear, H, inliers)
-    for _ in range(3):
-        weight = tukey_weights(mapped, points0, threshold_px)
-        used = weight > 0
-        forward = _fit_quadratic(points1[used], points0[used], weight[used])
-        mapped = apply_quadratic(points1, forward)
-    inliers = np.linalg.norm(mapped - points0, axis=1) < threshold_px
-    return Fit("quadratic", H, inliers, forward, _fit_quadratic(points0[used], points1[used], weight[used]))
-
-
-def tukey_weights(mapped, points0, threshold_px) -> np.ndarray:
-    """(N,) in [0, 1]: 1 for a perfect match, falling to 0 at 1.5 thresholds; 0 for a point behind the horizon."""
-    residual = np.nan_to_num(np.linalg.norm(mapped - points0, axis=1), nan=np.inf)
-    return np.clip(1 - (residual / (1.5 * threshold_px)) ** 2, 0, None) ** 2
-
-
-def _solve(A: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Least-squares solution of A x = b of least norm; in torch for the reason given in `similarities`."""
-    columns = torch.from_numpy(b.reshape(len(b), -1))
-    return (
-        torch.linalg.lstsq(torch.from_numpy(A), columns, driver="gelsd")
-        .solution.numpy()
-        .reshape(A.shape[1], *b.shape[1:])
-    )
-
-
-def least_squares(points0, points1, weight, model, H) -> np.ndarray:
-    """(3, 3) weighted least-squares transform of one model; the homography is solved for its 8 entries about the
-    present estimate."""
-    w = np.sqrt(weight)[:, None]
-    x, y, one, zero = points1[:, 0], points1[:, 1], np.ones(len(points1)), np.zeros(len(points1))
-    if model == "similarity":
-        A = np.concatenate([np.stack([x, -y, one, zero], 1) * w, np.stack([y, x, zero, one], 1) * w])
-        a, b, tx, ty = _solve(A, (points0 * w).T.ravel())
-        return np.array([[a, -b, tx], [b, a, ty], [0, 0, 1]])
-    if model == "affine":
-        solution = _solve(np.stack([x, y, one], 1) * w, points0 * w)
-        return np.vstack([solution.T, [0, 0, 1]])
-    depth = 1 / np.maximum(np.stack([x, y, one], 1) @ H[2], 1e-6)[:, None]  # turns algebraic into geometric residuals
-    u, v = points0[:, 0], points0[:, 1]
-    row_u = np.stack([x, y, one, zero, zero, zero, -u * x, -u * y], 1) * w * depth
-    row_v = np.stack([zero, zero, zero, x, y, one, -v * x, -v * y], 1) * w * depth
-    scale = np.maximum(np.abs(np.concatenate([row_u, row_v])).max(0), 1e-12)
-    right = (points0 * w * depth).T.ravel()
-    return np.append(_solve(np.concatenate([row_u, row_v]) / scale, right) / scale, 1).reshape(3, 3)
-
-
-def _quadratic_terms(points: np.ndarray) -> np.ndarray:
-    x, y = points[:, 0] / 100, points[:, 1] / 100
-    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], 1)
-
-
-def _fit_quadratic(source: np.ndarray, target: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:
-    w = np.sqrt(np.broadcast_to(weight, len(source)))[:, None]
-    return _solve(_quadratic_terms(source) * w, target * w)
-
-
-def apply_quadratic(points_xy: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-    """Map (N, 2) points by (6, 2) coefficients of 1, x, y, x², xy, y² with x, y in hundreds of px (Can et al. 2002, eq.
-    1)."""
-    return _quadratic_terms(np.asarray(points_xy, np.float64)) @ coefficients
-
-
-def choose_model(points0: np.ndarray, points1: np.ndarray, threshold_px: float) -> Fit | None:
-    """The model with the smallest cross-validated residual; a richer model must win by 3 % and 0.01 px over the best of
-    the simpler ones.
-
-    All are judged on the same matches, those that agree with any of them: on its own inliers a poor model looks as good
-    as a rich one."""
-    fits = [
-        fit
-        for m in ("similarity", "affine", "homography", "quadratic")
-        if (fit := fit_transform(points0, points1, m, threshold_px))
-    ]
-    best, best_error, agreed = None, np.inf, np.any([fit.inliers for fit in fits], axis=0)
-    for fit in fits:
-        if fit.model in ("homography", "quadratic") and fit.n_inliers < 20:
-            continue
-        error = cross_validated_residual(points0[agreed], points1[agreed], fit.model, fit.inliers[agreed], threshold_px)
-        if error < 0.97 * best_error and error < best_error - 0.01:
-            best, best_error = fit, error
-    return best
-
-
-def cross_validated_residual(
-    points0, points1, model: str, inliers: np.ndarray, threshold_px: float, folds: int = 5
-) -> float:
-    """Mean distance (px of image 0, at most threshold_px each) of held-out matches to a least-squares fit of the other
-    inliers (N,) bool; inf when too few are left."""
-    errors = []
-    for k in range(folds):
-        test = np.arange(len(points0)) % folds == k
-        used = inliers & ~test
-        if used.sum() < MIN_MATCHES[model]:
-            return float("inf")
-        if model == "quadratic":
-            mapped = apply_quadratic(points1[test], _fit_quadratic(points1[used], points0[used]))
-        else:
-            H = np.eye(3)
-            for _ in range(2):
-                H = least_squares(points0[used], points1[used], np.ones(used.sum()), model, H)
-            mapped = warp_points(points1[test], H)
-        errors.append(np.linalg.norm(mapped - points0[test], axis=1))
-    return float(np.fmin(np.concatenate(errors), threshold_px).mean())
-
-
-def implausible(H_1to0: np.ndarray, image1_hw) -> str:
-    """Why a transform cannot be one between two images of an eye: "" when it can, else a reason in words."""
-    shape = describe(H_1to0, image1_hw)
-    if shape.mirrored:
-        return "the transform mirrors the image"
-    if not 1 / MAX_SCALE <= shape.scale <= MAX_SCALE:
-        return f"scale {shape.scale:.3g} is not within 1/{MAX_SCALE:g} and {MAX_SCALE:g}"
-    if shape.anisotropy > MAX_ANISOTROPY:
-        return f"stretch {shape.anisotropy:.2f} is beyond {MAX_ANISOTROPY:g}"
-    if shape.perspective > MAX_PERSPECTIVE:
-        return f"perspective {shape.perspective:.2f} is beyond {MAX_PERSPECTIVE:g}"
-    return ""
+def matched_points(features0: Features, features1: Features, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points (N, 2) of index pairs (N, 2)."""
+    return features0.keypoints_xy[index[:, 0]], features1.keypoints_xy[index[:, 1]]
 
 
 def spread_count(points_xy: np.ndarray, cell_px: float) -> int:

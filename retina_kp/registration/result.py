@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from ..core.files import write_json, write_text
+from ..core.files import to_plain, write_json, write_text
 from ..core.geometry import as_homography, describe, inside, pixel_grid, rescale_homography, resize_matrix, warp_points
 from ..core.images import as_array
-from .matching import Fit, apply_quadratic
+from ..core.overlays import overlay
+from .transforms import Fit, Quadratic
 
-SAVED_KEYS = {
-    "status",
-    "confidence",
-    "model",
-    "H_1to0",
-    "angle_deg",
-    "fixed_hw",
-    "moving_hw",
-    "evidence",
-    "quadratic",
-    "matches0",
-    "matches1",
-    "inliers",
-}
 FINER = 0.7  # fixed px per moving px, below which bilinear reading would skip pixels
-STRIP_PX = 2**18  # pixels that are warped at a time: coordinates of a whole 6000 x 6000 image would take gigabytes
+STRIP_PX = 2**18  # pixels warped at a time: coordinates of a whole 6000 x 6000 image would take gigabytes
+CONVENTION = "pixel centres at integers, x right, y down; H_1to0 maps moving to fixed"
 
 
 @dataclass(frozen=True)
@@ -38,9 +26,9 @@ class Registration:
     """Where a moving image lies in a fixed one. Pixels are those of the images as given, centres at integers.
 
     status: "ok", or why it was refused; H_1to0: (3, 3) float64 moving → fixed, None unless ok; confidence in [0, 1];
-    matches0, matches1: (N, 2) px in the fixed and moving image; inliers: (N,) bool; sizes (h, w). For the quadratic
-    model ``quadratic`` holds what goes on top of H (then H alone is the best affine). evidence: the numbers behind the
-    confidence; H_tried: the transform that was judged, also when it was refused: for diagnosis only.
+    matches0, matches1: (N, 2) px in the fixed and moving image; inliers: (N,) bool; sizes (h, w); evidence: what the
+    confidence was made of; quadratic: what that model puts in place of H; H_tried: as H, also of a refused result, for
+    diagnosis only.
     """
 
     status: str
@@ -54,29 +42,30 @@ class Registration:
     model: str = "affine"
     angle_deg: float = float("nan")
     evidence: dict = field(default_factory=dict)
-    quadratic: dict | None = None
+    quadratic: Quadratic | None = None
     H_tried: np.ndarray | None = None
 
     @classmethod
     def from_fit(
         cls, fit: Fit, original0_from_frame, frame_from_original1, points0, points1, fixed_hw, moving_hw
     ) -> Registration:
-        """From a fit within a common working frame and the matrices that lead into and out of it; points are px of that
+        """From a fit in a frame between the images, the matrices into and out of it, and the points, px of the
         frame."""
         H = as_homography(original0_from_frame @ fit.H_1to0 @ frame_from_original1)
-        quadratic = None
-        if fit.quadratic_1to0 is not None:
-            quadratic = {
-                "original0_from_frame": original0_from_frame,
-                "frame_from_original1": frame_from_original1,
-                "forward": fit.quadratic_1to0,
-                "backward": fit.quadratic_0to1,
-            }
-        matches0 = warp_points(points0, original0_from_frame)
-        matches1 = warp_points(points1, np.linalg.inv(frame_from_original1))
-        sizes = (tuple(fixed_hw), tuple(moving_hw))
+        bent = fit.quadratic_1to0 is not None
+        frames = original0_from_frame, frame_from_original1
         return cls(
-            "ok", H, 0.0, matches0, matches1, fit.inliers.copy(), *sizes, fit.model, quadratic=quadratic, H_tried=H
+            status="ok",
+            H_1to0=H,
+            confidence=0.0,
+            matches0=warp_points(points0, original0_from_frame),
+            matches1=warp_points(points1, np.linalg.inv(frame_from_original1)),
+            inliers=fit.inliers.copy(),
+            fixed_hw=tuple(fixed_hw),
+            moving_hw=tuple(moving_hw),
+            model=fit.model,
+            quadratic=Quadratic(*frames, fit.quadratic_1to0, fit.quadratic_0to1) if bent else None,
+            H_tried=H,
         )
 
     def refuse(self, reason: str) -> Registration:
@@ -89,57 +78,45 @@ class Registration:
 
     @property
     def H_0to1(self) -> np.ndarray | None:
-        """(3, 3) fixed pixel → moving pixel; None unless ok. H_0to1[2, 2] is 1, or -1 where the fixed frame's origin
-        lies behind the horizon."""
+        """(3, 3) fixed pixel → moving pixel; None unless ok. H_0to1[2, 2] is 1, or -1 for an origin behind the
+        horizon."""
         if not self.ok:
             return None
         inverse = np.linalg.inv(self.H_1to0)
         return inverse / max(abs(inverse[2, 2]), 1e-12)
 
     def map_to_fixed(self, points1_xy: np.ndarray) -> np.ndarray:
-        """Moving px (N, 2) → fixed px, with the quadratic part where there is one."""
+        """Moving px (N, 2) → fixed px. ValueError for a refused result."""
         self._need_ok("map points")
-        if self.quadratic is None:
-            return warp_points(points1_xy, self.H_1to0)
-        inner = apply_quadratic(
-            warp_points(points1_xy, self.quadratic["frame_from_original1"]), self.quadratic["forward"]
-        )
-        return warp_points(inner, self.quadratic["original0_from_frame"])
+        return self.quadratic.map_to_fixed(points1_xy) if self.quadratic else warp_points(points1_xy, self.H_1to0)
 
     def map_to_moving(self, points0_xy: np.ndarray) -> np.ndarray:
-        """Fixed px (N, 2) → moving px, with the quadratic part where there is one."""
+        """Fixed px (N, 2) → moving px. ValueError for a refused result."""
         self._need_ok("map points")
-        if self.quadratic is None:
-            return warp_points(points0_xy, self.H_0to1)
-        inner = apply_quadratic(
-            warp_points(points0_xy, np.linalg.inv(self.quadratic["original0_from_frame"])), self.quadratic["backward"]
-        )
-        return warp_points(inner, np.linalg.inv(self.quadratic["frame_from_original1"]))
+        return self.quadratic.map_to_moving(points0_xy) if self.quadratic else warp_points(points0_xy, self.H_0to1)
 
     def warp(self, moving) -> np.ndarray:
-        """The moving image (path or array of the registered size) drawn in the fixed frame: its dtype, zeros where it
-        has no data. An image of finer pixels than the fixed one is averaged over areas first, so that no detail turns
-        into false ones (aliasing)."""
+        """The moving image (path or array of the registered size) warped into the fixed frame: its dtype, 0 where it
+        has no data. ValueError for another size and for a refused result."""
         self._need_ok("warp")
         image = as_array(moving, "moving image")
         if image.shape[:2] != self.moving_hw:
             raise ValueError(
-                f"this registration is for a moving image of {self.moving_hw} (h, w) px, not {image.shape[:2]}"
+                f"this registration is for a moving image of {self.moving_hw} px (h, w), not {image.shape[:2]}"
             )
-        return self._drawn(image)
+        return self._warp(image)
 
-    def _drawn(self, image: np.ndarray) -> np.ndarray:
-        """`warp` of a checked image."""
+    def _warp(self, image: np.ndarray) -> np.ndarray:
+        """`warp` of a checked image. Finer pixels than the fixed image's are averaged first: no aliasing."""
         scale = describe(self.H_1to0, self.moving_hw).scale
         small_hw = tuple(max(round(n * scale), 1) for n in self.moving_hw)
         if scale < FINER and small_hw != self.moving_hw:
-            return self.resized(self.fixed_hw, small_hw)._drawn(
-                cv2.resize(image, small_hw[::-1], interpolation=cv2.INTER_AREA)
-            )
+            small = cv2.resize(image, small_hw[::-1], interpolation=cv2.INTER_AREA)
+            return self.resized(self.fixed_hw, small_hw)._warp(small)
         warped = np.zeros((*self.fixed_hw, *image.shape[2:]), image.dtype)
         for strip, source in self._strips(warped):
             strip[:] = cv2.remap(
-                image, source[..., 0], source[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0
+                image, source[..., 0], source[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
             )
         return warped
 
@@ -150,27 +127,21 @@ class Registration:
         for top in range(0, len(picture), rows):
             strip = picture[top : top + rows]
             grid = pixel_grid(strip.shape[:2]).reshape(-1, 2).numpy().astype(np.float64) + (0, top)
-            yield (
-                strip,
-                np.nan_to_num(self.map_to_moving(grid), nan=-1e6).astype(np.float32).reshape(*strip.shape[:2], 2),
-            )
+            source = np.nan_to_num(self.map_to_moving(grid), nan=-1e6).astype(np.float32)
+            yield strip, source.reshape(*strip.shape[:2], 2)
 
     def resized(self, fixed_hw, moving_hw) -> Registration:
         """The same registration between copies of both images at other sizes (h, w), such as small ones to look at."""
         resize0, resize1 = resize_matrix(self.fixed_hw, fixed_hw), resize_matrix(self.moving_hw, moving_hw)
-        H, tried = (
-            m if m is None else as_homography(rescale_homography(m, resize1, resize0))
-            for m in (self.H_1to0, self.H_tried)
-        )
-        quadratic = self.quadratic and self.quadratic | {
-            "original0_from_frame": resize0 @ self.quadratic["original0_from_frame"],
-            "frame_from_original1": self.quadratic["frame_from_original1"] @ np.linalg.inv(resize1),
-        }
+
+        def moved(H):
+            return None if H is None else as_homography(rescale_homography(H, resize1, resize0))
+
         return replace(
             self,
-            H_1to0=H,
-            H_tried=tried,
-            quadratic=quadratic,
+            H_1to0=moved(self.H_1to0),
+            H_tried=moved(self.H_tried),
+            quadratic=self.quadratic and self.quadratic.resized(resize0, resize1),
             fixed_hw=tuple(fixed_hw),
             moving_hw=tuple(moving_hw),
             matches0=warp_points(self.matches0, resize0),
@@ -179,73 +150,46 @@ class Registration:
 
     def covered(self) -> np.ndarray:
         """(H, W) bool in the fixed frame: where the warped moving image has data."""
-        full = np.full(self.moving_hw, 255, np.uint8)
-        return self.warp(full) > 254
+        return self.warp(np.full(self.moving_hw, 255, np.uint8)) > 254
 
     def overlay(self, fixed, moving) -> np.ndarray:
-        """Two-colour picture (H, W, 3) float in [0, 1]: fixed and warped moving image, see `viz.overlay`."""
-        from ..core.overlays import overlay
-
+        """Two-colour picture (H, W, 3) float in [0, 1]: fixed and warped moving image, see `core.overlays`."""
         return overlay(as_array(fixed, "fixed image"), self.warp(moving), self.covered())
+
+    # -------------------------------------------------------------- files
 
     def to_dict(self) -> dict:
         """Everything as plain JSON types; what is missing is null."""
-        matrix = None if self.H_1to0 is None else self.H_1to0.tolist()
-        inverse = None if self.H_1to0 is None else self.H_0to1.tolist()
-        quadratic = None if self.quadratic is None else {k: np.asarray(v).tolist() for k, v in self.quadratic.items()}
-        return {
-            "status": self.status,
-            "ok": self.ok,
-            "confidence": round(self.confidence, 6),
-            "model": self.model,
-            "H_1to0": matrix,
-            "H_0to1": inverse,
-            "angle_deg": None if np.isnan(self.angle_deg) else round(self.angle_deg, 4),
-            "fixed_hw": list(self.fixed_hw),
-            "moving_hw": list(self.moving_hw),
-            "evidence": self.evidence,
-            "quadratic": quadratic,
-            "matches0": np.round(self.matches0, 3).tolist(),
-            "matches1": np.round(self.matches1, 3).tolist(),
-            "inliers": self.inliers.tolist(),
-            "convention": "pixel centres at integers, x right, y down; H_1to0 maps moving to fixed",
-        }
+        known = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "H_tried"}
+        known |= {"ok": self.ok, "H_0to1": self.H_0to1, "quadratic": self.quadratic and asdict(self.quadratic)}
+        known |= {"matches0": np.round(self.matches0, 3), "matches1": np.round(self.matches1, 3)}
+        known |= {"confidence": round(self.confidence, 6), "angle_deg": round(self.angle_deg, 4)}
+        return to_plain(known | {"convention": CONVENTION}, lambda name: None)
+
+    @classmethod
+    def from_dict(cls, d: dict) -> Registration:
+        """The inverse of `to_dict`; a confidence of null, of a method that gives none, is NaN."""
+        known = {f.name: d[f.name] for f in fields(cls) if f.name != "H_tried"}
+        known |= {name: np.asarray(d[name], np.float64).reshape(-1, 2) for name in ("matches0", "matches1")}
+        known |= {name: float("nan") if d[name] is None else d[name] for name in ("angle_deg", "confidence")}
+        known |= {name: tuple(d[name]) for name in ("fixed_hw", "moving_hw")}
+        known |= {"H_1to0": None if d["H_1to0"] is None else np.asarray(d["H_1to0"])}
+        quadratic = d["quadratic"] and Quadratic(**{k: np.asarray(v) for k, v in d["quadratic"].items()})
+        return cls(**known | {"inliers": np.asarray(d["inliers"], bool), "quadratic": quadratic})
 
     @classmethod
     def load(cls, path: str | Path) -> Registration:
         """Read a result written by `save`; ValueError when the file is something else."""
         d = json.loads(Path(path).read_text(encoding="utf-8"))
-        missing = sorted(SAVED_KEYS - set(d)) if isinstance(d, dict) else ["everything"]
+        wanted = {f.name for f in fields(cls)} - {"H_tried"}
+        missing = sorted(wanted - set(d)) if isinstance(d, dict) else ["everything"]
         if missing:
             raise ValueError(f"{path} was not written by Registration.save: {', '.join(missing)} missing")
         return cls.from_dict(d)
 
-    @classmethod
-    def from_dict(cls, d: dict) -> Registration:
-        """The inverse of `to_dict`; a confidence of null, of a method that gives none, is NaN."""
-        matches0, matches1 = (np.asarray(d[key], np.float64).reshape(-1, 2) for key in ("matches0", "matches1"))
-        H = None if d["H_1to0"] is None else np.asarray(d["H_1to0"])
-        quadratic = None if d["quadratic"] is None else {k: np.asarray(v) for k, v in d["quadratic"].items()}
-        angle, sure = (float("nan") if d[key] is None else d[key] for key in ("angle_deg", "confidence"))
-        return cls(
-            d["status"],
-            H,
-            sure,
-            matches0,
-            matches1,
-            np.asarray(d["inliers"], bool),
-            tuple(d["fixed_hw"]),
-            tuple(d["moving_hw"]),
-            d["model"],
-            angle,
-            d["evidence"],
-            quadratic,
-        )
-
     def save(self, path: str | Path) -> list[Path]:
-        """Write ``path`` (JSON; the ending .json is added where it is missing) and, when ok, beside it an ITK transform
-        (.tfm) and ``<stem>_transformation.txt`` (the 3x3 matrix moving → fixed as rows of numbers, as i2k tools read
-        it). Returns the files written; each is complete or absent, and none is left over from an earlier result of that
+        """Write ``path`` (JSON) and, when ok, beside it an ITK transform (.tfm) and ``<stem>_transformation.txt``, the
+        matrix moving → fixed as i2k tools read it. Returns the files; none is left over from an earlier result of that
         name. ValueError for a path in .tfm or .txt."""
         path = Path(path).expanduser()
         if path.suffix.lower() in (".tfm", ".txt"):
@@ -254,19 +198,17 @@ class Registration:
                 f"{path}: give the name of the JSON file, such as {name}; the others are written beside it"
             )
         path, itk, matrix = saved_files(path)
-        texts = {}
-        if self.ok:
-            rows = [" ".join(f"{v:.10g}" for v in row) for row in self.H_1to0]
-            texts = {itk: self._itk_text(), matrix: "\n".join(rows) + "\n"}
         written = [write_json(path, self.to_dict())]
         for old in (itk, matrix):
             old.unlink(missing_ok=True)
-        return written + [write_text(file, text) for file, text in texts.items()]
+        if self.ok:
+            rows = [" ".join(f"{v:.10g}" for v in row) for row in self.H_1to0]
+            written += [write_text(itk, self._itk_text()), write_text(matrix, "\n".join(rows) + "\n")]
+        return written
 
     def _itk_text(self) -> str:
-        """ITK resamples by mapping fixed points to moving ones, so the affine H_0to1 is stored; a perspective has no
-        ITK affine and is replaced by its best affine over the part of the fixed frame that the moving image covers,
-        which the comment line says."""
+        """ITK resamples by mapping fixed points to moving ones: the affine H_0to1. Another model is replaced by its
+        best affine over the part of the fixed frame that the moving image covers, which a comment says."""
         H, note = self.H_0to1, "affine"
         if np.abs(H[2, :2]).max() > 1e-12 or self.quadratic is not None:
             note = f"best affine of a {self.model}"
@@ -278,10 +220,17 @@ class Registration:
             terms = np.column_stack([grid, np.ones(len(grid))])
             H = np.vstack([np.linalg.lstsq(terms[seen], target[seen], rcond=None)[0].T, [0, 0, 1]])
         numbers = " ".join(f"{v:.12g}" for v in (*H[0, :2], *H[1, :2], H[0, 2], H[1, 2]))
-        return (
-            f"#Insight Transform File V1.0\n# fixed to moving, {note}, unit spacing, origin at the first pixel centre\n#Transform 0\n"
-            f"Transform: AffineTransform_double_2_2\nParameters: {numbers}\nFixedParameters: 0 0\n"
+        about = f"# fixed to moving, {note}, unit spacing, origin at the first pixel centre"
+        kind = "Transform: AffineTransform_double_2_2"
+        lines = (
+            "#Insight Transform File V1.0",
+            about,
+            "#Transform 0",
+            kind,
+            f"Parameters: {numbers}",
+            "FixedParameters: 0 0",
         )
+        return "\n".join(lines) + "\n"
 
     def _need_ok(self, what: str) -> None:
         if not self.ok:

@@ -25,7 +25,8 @@ from ..core.geometry import TransformRange
 from ..core.versions import code_version
 from ..evaluation.trials import MOVING, RIGHT_PX, USUAL, WIDE, print_table, run_trials
 from ..networks.checkpoints import find_weights, read_metadata, weights_sha256
-from ..registration.registrar import Candidate, Registrar
+from ..registration.closeup import Candidate
+from ..registration.registrar import Registrar
 from ..synthetic.pairs import CLINICAL
 from ..synthetic.render import DEEP_OCTA
 from ..training.recipes import DRAWN, RECIPES
@@ -104,7 +105,7 @@ class VariantRegistrar(Registrar):
         candidate = super().look_closely(views0, views1, hypothesis)
         if candidate is None or self.variant.accuracy != "search":
             return candidate
-        H = np.linalg.inv(views0.base_from_original) @ hypothesis.fit.H_1to0 @ views1.base_from_original
+        H = np.linalg.inv(views0.base_from_original) @ hypothesis.H @ views1.base_from_original
         return replace(candidate, result=replace(candidate.result, H_1to0=H, H_tried=H))
 
     def polish(self, views0, views1, best: Candidate) -> Candidate:

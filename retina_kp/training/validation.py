@@ -17,7 +17,8 @@ from ..data.training_files import FileOptions
 from ..evaluation.metrics import inlier_rate, matching_score, repeatability
 from ..evaluation.oracle_keypoints import align_true_points
 from ..registration.keypoints import KeypointOptions, extract
-from ..registration.matching import Fit, fit_transform, mutual_matches
+from ..registration.matching import mutual_matches
+from ..registration.transforms import Fit, fit_transform
 from ..synthetic.training_pairs import SyntheticOptions, SyntheticPairs
 from .losses import descriptor_pairs
 from .pke import PkeOptions, mine

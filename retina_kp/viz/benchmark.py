@@ -18,7 +18,7 @@ from ..evaluation.grid_tables import MEASURES, crossed_rows
 from ..evaluation.grids import OURS
 from ..evaluation.timing import STAGES
 from ..evaluation.trials import FOUND_PX
-from ..registration.registrar import RegistrarOptions
+from ..registration.options import RegistrarOptions
 from .curves import plot_risk_coverage
 from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW
 

@@ -16,7 +16,7 @@ from matplotlib.transforms import ScaledTranslation
 from ..evaluation.calibration import calibration_error
 from ..evaluation.real import as_taken
 from ..evaluation.tables import answered_with_confidence, pair_result, was_right, with_truth
-from ..registration.registrar import RegistrarOptions
+from ..registration.options import RegistrarOptions
 from .curves import plot_risk_coverage
 from .evaluation import MEASURES, NO_TRUTH, SERIES, bare, looks
 from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, WIDTH_IN

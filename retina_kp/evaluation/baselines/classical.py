@@ -21,7 +21,8 @@ from ...core.geometry import as_homography, image_center, resize_matrix, similar
 from ...core.images import to_gray
 from ...core.vessels import field_of_view_mask, vesselness
 from ...registration.keypoints import Features
-from ...registration.matching import Fit, fit_transform, implausible, mutual_matches
+from ...registration.matching import mutual_matches
+from ...registration.transforms import Fit, fit_transform, implausible
 
 SIDE_PX = 512  # longer side of the copies that most methods work on
 Baseline = Callable[[np.ndarray, np.ndarray], np.ndarray | None]

@@ -1,0 +1,113 @@
+"""A window of the fixed image, the moving image warped into it, and what their matches say. Search and close-up both
+use it.
+
+    original px ──base_from_original──▶ base px ──window.from_base──▶ window px ──stride──▶ cells of the network's maps
+    as given                            field of view               drawn for              detector, descriptors
+                                        covers base_px²             the network
+
+H always leads from the moving image's base px to the fixed one's; a step leads from window px to window px.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from ..core.geometry import corners, similarity, translation, warp_points
+from .keypoints import Features
+from .matching import guided_matches, matched_points
+from .result import Registration
+from .transforms import fit_transform
+from .views import ImageViews
+
+MIN_COMMON_PX, MARGIN_PX = 40.0, 12.0  # base px: least side of what both images show; rim around it
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of the fixed image, drawn for the network. from_base: (3, 3) fixed base px → window px; zoom: px per base
+    px."""
+
+    from_base: np.ndarray
+    hw: tuple[int, int]
+    zoom: float
+    features0: Features
+
+    def warped(self, views1: ImageViews, H: np.ndarray) -> Warped:
+        """The moving image in this window, by H."""
+        return Warped(self, H, views1.drawn(self.from_base @ H, self.hw))
+
+
+@dataclass(frozen=True)
+class Warped:
+    """The moving image warped into a window by H, and its features there, window px."""
+
+    window: Window
+    H: np.ndarray
+    features1: Features
+
+    def matches(self, radius_px: float, start: np.ndarray = np.eye(3)) -> tuple[np.ndarray, np.ndarray]:
+        """Points (N, 2) of both images, window px, that match within radius_px once ``start`` has moved those of image
+        1."""
+        index = guided_matches(self.window.features0, self.features1, start, radius_px)
+        return matched_points(self.window.features0, self.features1, index)
+
+    def fit(self, model: str, radius_px: float, threshold_px: float, start: np.ndarray = np.eye(3)):
+        """(`Fit` or None, its points) of matches within radius_px that agree to threshold_px; both in base px."""
+        zoom = self.window.zoom
+        points = self.matches(radius_px * zoom, start)
+        return fit_transform(*points, model, threshold_px * zoom), points
+
+    def composed(self, step: np.ndarray) -> np.ndarray:
+        """(3, 3) moving base px → fixed base px: H and then a step."""
+        return np.linalg.inv(self.window.from_base) @ step @ self.window.from_base @ self.H
+
+    def moved_px(self, step: np.ndarray) -> float:
+        """How far a step moves a corner of the window."""
+        places = corners(self.window.hw)
+        return float(np.linalg.norm(warp_points(places, step) - places, axis=1).max())
+
+
+def whole_window(views0: ImageViews, scale: float) -> Window:
+    """All of the fixed image's field of view at ``scale`` px per base px; its features are those of the upright
+    view."""
+    box = views0.outline * scale
+    low, high = np.floor(box.min(0)), np.ceil(box.max(0))
+    from_base, hw = translation(*-low) @ np.diag([scale, scale, 1.0]), tuple(int(n) + 1 for n in (high - low)[::-1])
+    return Window(from_base, hw, scale, views0.features(0.0, scale).mapped(from_base, hw))
+
+
+def common_window(views0: ImageViews, views1: ImageViews, H: np.ndarray, close_px: float) -> Window | None:
+    """The window around what both fields of view share, of close_px² px; None when they share next to nothing."""
+    outline1 = warp_points(views1.outline, H)
+    if not np.isfinite(outline1).all():
+        return None
+    seen = [np.zeros(views0.base_hw, np.uint8) for _ in range(2)]
+    for mask, outline in zip(seen, (views0.outline, outline1), strict=True):
+        cv2.fillConvexPoly(mask, cv2.convexHull(np.rint(outline.clip(-1e4, 1e4)).astype(np.int32)), 1)
+    common = seen[0] & seen[1]
+    if common.sum() < MIN_COMMON_PX**2:
+        return None
+    x, y, width, height = cv2.boundingRect(common)
+    low, high = np.array([x, y]) - MARGIN_PX, np.array([x + width, y + height]) + MARGIN_PX
+    finest1 = views1.finest / np.sqrt(abs(np.linalg.det(H[:2, :2])))
+    zoom = min(close_px / float(np.sqrt(np.prod(high - low))), views0.finest, finest1)
+    from_base, hw = similarity(0, zoom, low, (0, 0)), tuple(int(n) + 1 for n in ((high - low) * zoom)[::-1])
+    return Window(from_base, hw, zoom, views0.drawn(from_base, hw))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A hypothesis looked at closely. step: (3, 3) window px, from where the moving features were warped to where their
+    matches put them; result: the whole in original px, with its confidence."""
+
+    warped: Warped
+    step: np.ndarray
+    result: Registration
+
+    @property
+    def H(self) -> np.ndarray:
+        """(3, 3) moving base px → fixed base px."""
+        return self.warped.composed(self.step)
