@@ -8,8 +8,6 @@ import torch
 from ..core.geometry import warp_points
 from .keypoints import Features
 
-MIN_SIMILARITY = 0.2  # of guided matches, cosine
-
 
 def similarities(features0: Features, features1: Features) -> np.ndarray:
     """(N0, N1) cosine of every pair of descriptors.
@@ -31,12 +29,14 @@ def mutual_matches(features0: Features, features1: Features, ratio_max: float = 
     return index
 
 
-def guided_matches(features0: Features, features1: Features, H_1to0: np.ndarray, radius_px: float) -> np.ndarray:
+def guided_matches(
+    features0: Features, features1: Features, H_1to0: np.ndarray, radius_px: float, min_similarity: float = 0.2
+):
     """(M, 2) index pairs, mutually best among those within radius_px of each other once H_1to0 has mapped image 1."""
     mapped = np.nan_to_num(warp_points(features1.keypoints_xy, H_1to0), nan=-1e6).astype(np.float32)
     distance2 = sum(np.subtract.outer(features0.keypoints_xy[:, k], mapped[:, k]) ** 2 for k in (0, 1))
     near = np.where(distance2 <= radius_px**2, similarities(features0, features1), -1.0)
-    return _mutual(near, MIN_SIMILARITY)
+    return _mutual(near, min_similarity)
 
 
 def _mutual(similarity: np.ndarray, least: float) -> np.ndarray:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -187,13 +188,14 @@ def picture(path: Path, width: int = 900):
     )
 
 
-def table(rows: Sequence[Mapping]):
-    """Rows (dicts with the same keys) as an HTML table for notebooks: lines of a cell stay lines, None and NaN are a
+def table(rows: pd.DataFrame | Sequence[Mapping]):
+    """Rows (a DataFrame or dicts) as an HTML table for notebooks: lines of a cell stay lines, None and NaN are a
     dash, an empty list says so."""
     from html import escape
 
     from IPython.display import HTML
 
+    rows = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else rows
     if not rows:
         return HTML("<p><i>nothing to list</i></p>")
     keys = list(dict.fromkeys(key for row in rows for key in row))
