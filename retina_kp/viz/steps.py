@@ -46,7 +46,9 @@ def plot_fields(views0: ImageViews, views1: ImageViews) -> Figure:
         outline = warp_points(views.outline, np.linalg.inv(views.base_from_original))
         share = views.valid.mean()
         show(
-            views.original, ax, f"{name}: {views.original_hw[1]} × {views.original_hw[0]} px, field of view {share:.0%}"
+            contrast_stretch(views.original),
+            ax,
+            f"{name}: {views.original_hw[1]} × {views.original_hw[0]} px, field of view {share:.0%}",
         )
         ax.plot(*np.vstack([outline, outline[:1]]).T, color=YELLOW, linewidth=1.5)
     return figure
