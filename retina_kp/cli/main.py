@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from importlib import import_module
@@ -40,7 +41,7 @@ class Commands(click.Group):
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         for title, names in SECTIONS.items():
             with formatter.section(title):
-                formatter.write_dl([(name, self.commands[name].get_short_help_str(90)) for name in names])
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(70)) for name in names])
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -59,7 +60,7 @@ def cli() -> None:
 @cli.command()
 @click.option("--picture", type=click.Path(), help="Only draw the README's picture, into this file.")
 def demo(picture: str | None) -> None:
-    """Make sample pairs, register them on the CPU, and write an HTML report."""
+    """Register sample pairs on the CPU and write an HTML report."""
     from ..notebook.demo import draw_overview, run_demo
 
     draw_overview(picture) if picture else run_demo(click.echo)
@@ -74,18 +75,17 @@ def demo(picture: str | None) -> None:
 @click.option("--device", default="auto", show_default=True, help="Or cpu, cuda, cuda:1.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
 def register(fixed: str, moving: str, out: str, model: str, weights: str, device: str, as_json: bool) -> None:
-    """Register one pair: bring image MOVING into the frame of image FIXED.
+    """Register one pair: image MOVING into the frame of image FIXED.
 
     Writes registered.png, overlay.png, result.json, result.tfm (ITK), result_transformation.txt (3 x 3, moving pixel to
     fixed pixel) and report.html. A refused pair has only result.json and report.html, and exit code 1.
     """
+    from ..core.files import to_plain
     from .pair import register_pair, told
 
     result, files = register_pair(fixed, moving, out, weights, device, model)
     if as_json:
-        import json
-
-        click.echo(json.dumps(result.to_dict(), default=float))
+        click.echo(json.dumps(to_plain(result.to_dict(), lambda not_finite: None)))
     else:
         click.echo(told(result))
         click.echo("".join(f"  {path}\n" for path in files), nl=False)
@@ -118,7 +118,7 @@ def apply(result: str, file: str, to: str, mask: bool, out: str | None) -> None:
 @click.option("--layout", default="auto", show_default=True, help="A name out of data/README.md.")
 @click.option("--all", "everything", is_flag=True, help="Name every problem, not only the first 20.")
 def inspect(folder: str, layout: str, everything: bool) -> None:
-    """Say what a folder holds: its layout, pairs, eyes, truth and problems."""
+    """Say what a folder holds: layout, pairs, truth, problems."""
     import pandas as pd
 
     from ..core.files import in_project
@@ -159,7 +159,7 @@ def notebook_options(command):
 @notebook_options
 @click.pass_context
 def evaluate(context: click.Context, folder: str, given, **options) -> None:
-    """Measure registration on the pairs of a folder, beside other methods.
+    """Measure registration on your pairs, beside other methods.
 
     Runs notebook 06; its parameters go after -p, such as -p baselines SIFT+MAGSAC -p hide_names true.
     """
@@ -170,25 +170,22 @@ def evaluate(context: click.Context, folder: str, given, **options) -> None:
 
 
 def passed_on(name: str, module: str, about: str, *first: str) -> None:
-    """A command whose arguments go to ``main`` of a module, after the given first ones."""
+    """Add a command whose arguments are those of a module with ``main()``; the given first ones go before them."""
 
     def run(arguments: tuple[str, ...]) -> None:
-        sys.argv[0] = f"retina-kp {name}"  # by which argparse names the program
-        sys.exit(import_module(module, __package__).main([*first, *arguments]))
+        sys.argv = [f"retina-kp {name}", *first, *arguments]
+        sys.exit(import_module(module, __package__).main())
 
     arguments = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS]")
     settings = {"ignore_unknown_options": True, "help_option_names": []}
     cli.add_command(Command(name, callback=run, params=[arguments], help=about, context_settings=settings))
 
 
-TUNE = "Train the shipped weights further on your pairs, in four phases (--generated FOLDER, --real FOLDER)."
-passed_on("finetune", "..notebook.chain", TUNE, "-p", "recipe", "finetune")
-FIT = "Fit to a checkpoint what registration needs: its confidence, and matrices that turn descriptors."
-passed_on("calibrate", "..evaluation.calibration", FIT)
-TRAIN = "Train a network in four phases, each by its notebook; without options a try-out on synthetic pairs."
-passed_on("train", "..notebook.chain", TRAIN)
-MEASURE = "Measure success and time over turn, scale and overlap of synthetic pairs, beside other methods."
-passed_on("benchmark", "..evaluation.benchmark", MEASURE)
+CHAIN, EVALUATION = "..notebook.chain", "..evaluation"
+passed_on("finetune", CHAIN, "Train on from the shipped weights with your own pairs.", "-p", "recipe", "finetune")
+passed_on("calibrate", f"{EVALUATION}.calibration", "Fit the confidence of new weights, once after training.")
+passed_on("train", CHAIN, "Train a network of your own in four phases.")
+passed_on("benchmark", f"{EVALUATION}.benchmark", "Measure success and time on synthetic pairs.")
 
 
 # ------------------------------------------------------------------ notebooks
@@ -215,7 +212,10 @@ def report(notebook: str, given, file: str | None, out: str | None, timeout: int
 
 @cli.command()
 def lab() -> None:
-    """Open JupyterLab with the notebooks (outside a clone with copies in ./notebooks)."""
+    """Open the notebooks in JupyterLab.
+
+    Outside a clone these are copies in ./notebooks; those that are there already stay as they are.
+    """
     import shutil
     import subprocess
 
