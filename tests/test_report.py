@@ -89,8 +89,6 @@ def test_html_needs_no_network(finished):
     assert "<title>Tiny</title>" in html and "ran with" in html and 'src="data:image/png;base64,' in html
     assert not re.search(r"<script|<link|@import|(?:src|href)=[\"']?(?:https?:)?//|url\([\"']?http", html)
     assert "plt.plot" not in html and "IntSlider" not in html
-    shown = report.to_html(finished.executed, finished.html.with_name("code.html"), hide_code=False)
-    assert "matplotlib" in shown.read_text(encoding="utf-8")
 
 
 def test_html_is_made_for_mail_and_paper(tmp_path):
@@ -127,11 +125,11 @@ def test_formulas_are_pictures_since_no_script_draws_them(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"epoch": 1}, "no parameter 'epoch': did you mean 'epochs'? It has: epochs, rate, name, flag, angles"),
-        ({"zzz": 1}, "no parameter 'zzz': It has: epochs"),
-        ({"epochs": "many"}, "epochs must be int, like 2; got str 'many'"),
-        ({"epochs": True}, "epochs must be int"),
-        ({"flag": 1}, "flag must be bool"),
+        ({"epoch": 1}, "epoch: tiny.ipynb has no such field; did you mean epochs?"),
+        ({"zzz": 1}, "zzz: tiny.ipynb has no such field; it has ['angles', 'epochs', 'flag', 'name', 'rate']"),
+        ({"epochs": "many"}, "epochs: takes int, got 'many'"),
+        ({"epochs": True}, "epochs: takes int, got True"),
+        ({"flag": 1}, "flag: takes bool, got 1"),
     ],
 )
 def test_wrong_parameters_are_refused_before_anything_runs(notebook, tmp_path, given, message):

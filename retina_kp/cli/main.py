@@ -131,7 +131,7 @@ def inspect(folder: str, layout: str, everything: bool) -> None:
         click.echo(pd.DataFrame(found.summary()).to_string(index=False))
         splits = pd.Series([record.split or "none" for record in found.records]).value_counts()
         click.echo("split: " + ", ".join(f"{name} {count}" for name, count in splits.items()))
-    click.echo(f"{len(found.problems)} problems" + (":" if found.problems else ""))
+    click.echo(f"problems: {len(found.problems)}")
     shown = found.problems if everything else found.problems[:20]
     click.echo("".join(f"  {problem.source}: {problem.reason}\n" for problem in shown), nl=False)
     if len(shown) < len(found.problems):
@@ -178,7 +178,7 @@ def passed_on(name: str, module: str, about: str, *first: str) -> None:
 
     arguments = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS]")
     settings = {"ignore_unknown_options": True, "help_option_names": []}
-    cli.add_command(Command(name, callback=run, params=[arguments], help=about, context_settings=settings))
+    cli.add_command(click.Command(name, callback=run, params=[arguments], help=about, context_settings=settings))
 
 
 CHAIN, EVALUATION = "..notebook.chain", "..evaluation"

@@ -60,7 +60,7 @@ def pair_page(
     """The page's HTML. pictures: "fixed", "moving" and, where registered, "registered", "overlay", "checkerboard"."""
     shown = {name: [picture] for name, picture in pictures.items()}
     if result.ok:
-        shown["flicker"] = [pictures["fixed"], pictures["registered"]]
+        shown["flicker"] = [*shown.pop("fixed"), pictures["registered"]]
     figures = "".join(_figure(name, shown[name]) for name in CAPTIONS if name in shown)
     body = ADVICE.substitute(pictures=figures)
     if result.ok:

@@ -43,8 +43,8 @@ FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$`\w])\$(?![\s$])([^$\n`]+?)(?<![\s\
 NOTEBOOK_LINK = re.compile(r"\[([^\]]*)\]\((?![a-z]+:)[^)\s]*\.ipynb\)")
 
 
-def to_html(executed: str | Path, html: str | Path, hide_code: bool = True) -> Path:
-    """Write an executed notebook as such a file.
+def to_html(executed: str | Path, html: str | Path) -> Path:
+    """Write an executed notebook as such a file, without its code.
 
     Live widgets are left out, links to other notebooks become their words, and formulas become pictures.
     """
@@ -58,8 +58,7 @@ def to_html(executed: str | Path, html: str | Path, hide_code: bool = True) -> P
             cell.outputs = [output for output in cell.outputs if WIDGET_VIEW not in output.get("data", {})]
         else:
             cell.source = FORMULA.sub(_formula_picture, NOTEBOOK_LINK.sub(r"\1", cell.source))
-    hidden = {"exclude_input": hide_code, "exclude_output_prompt": hide_code}
-    exporter = HTMLExporter(raw_template=TEMPLATE, embed_images=True, **hidden)
+    exporter = HTMLExporter(raw_template=TEMPLATE, embed_images=True, exclude_input=True, exclude_output_prompt=True)
     return write_text(html, exporter.from_notebook_node(notebook, {"metadata": {"name": title or "report"}})[0])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import json
 import os
 import sys
@@ -20,6 +19,7 @@ from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
+from ..core.config import from_dict
 from ..core.files import (
     PACKAGE,
     PROJECT,
@@ -52,33 +52,28 @@ class RunResult:
 
 
 class _Kernel(AsyncKernelManager):
-    """Kernels as the runner needs them: "python3" is this interpreter, and pictures go into the notebook."""
+    """This interpreter with this package, whatever kernels are registered. Pictures go into the notebook."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        # its log is about sockets; what cells do is in the notebook
-        this = KernelSpec(**get_kernel_dict(["--log-level=CRITICAL"]))
-        spec = this if self.kernel_name == "python3" else self.kernel_spec_manager.get_kernel_spec(self.kernel_name)
         path = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH", ""))))
         # an inherited MPLBACKEND=Agg would leave the notebook without pictures
-        inline = "module://matplotlib_inline.backend_inline"
-        spec.env |= {HEADLESS: "1", PROJECT: str(project_root()), "MPLBACKEND": inline, "PYTHONPATH": path}
-        return spec
+        given = {"PYTHONPATH": path, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+        # a kernel's log is about sockets; what cells do is in the notebook
+        about = get_kernel_dict(["--log-level=CRITICAL"])
+        return KernelSpec(**about | {"env": {HEADLESS: "1", PROJECT: str(project_root()), **given}})
 
 
 def notebook_parameters(path: str | Path) -> dict[str, Any]:
-    """Names and defaults in the cell tagged `parameters`; ValueError without one, or for what is no literal."""
-    name, cells = Path(path).name, nbformat.read(path, 4).cells
-    cell = next((cell for cell in cells if "parameters" in cell.metadata.get("tags", [])), None)
-    if cell is None:
-        raise ValueError(f"{name} has no cell tagged 'parameters': tag the cell that holds its settings")
+    """Names and defaults in the cell tagged `parameters`, {} without one; ValueError for what is no literal."""
+    tagged = [cell for cell in nbformat.read(path, 4).cells if "parameters" in cell.metadata.get("tags", [])]
     try:
-        nodes = ast.parse(cell.source).body
+        nodes = ast.parse(tagged[0].source).body if tagged else []
         targets = [node.targets[0] if isinstance(node, ast.Assign) else node.target for node in nodes]
         return {target.id: ast.literal_eval(node.value) for target, node in zip(targets, nodes, strict=True)}
     except (AttributeError, SyntaxError, ValueError) as error:
         expected = "expected only `name = literal  # help`, one per line"
-        raise ValueError(f"{name}, parameters cell: {expected} ({error})") from error
+        raise ValueError(f"{Path(path).name}, parameters cell: {expected} ({error})") from error
 
 
 def accepted_parameters(path: str | Path) -> dict[str, Any]:
@@ -89,33 +84,21 @@ def accepted_parameters(path: str | Path) -> dict[str, Any]:
     return rest | notebook_parameters(path)
 
 
-def _checked_parameters(given: Mapping[str, Any], source: Path) -> dict[str, Any]:
-    """Given parameters as papermill can inject them; ValueError for an unknown name or a wrong type."""
-    known, checked = accepted_parameters(source) if given else {}, {}
-    for key, value in to_plain(dict(given)).items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"{source.name} has no parameter {key!r}: {hint}It has: {', '.join(known)}")
-        kind = type(known[key])
-        if kind is float and type(value) is int:
-            value = float(value)
-        if kind is list and isinstance(value, str):
-            value = typed(value, known[key])
-        if type(value) is not kind:
-            got = f"got {type(value).__name__} {value!r}"
-            raise ValueError(f"{source.name}: {key} must be {kind.__name__}, like {known[key]!r}; {got}")
-        checked[key] = value
-    return checked
+def _checked_parameters(given: Mapping[str, Any], known: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Given parameters of a notebook as papermill can inject them; ValueError for an unknown name or a wrong type."""
+    if given and not known:
+        raise ValueError(f"{name} has no cell tagged 'parameters': tag the cell that holds its settings")
+    plain = to_plain(dict(given))
+    for key, value in plain.items():
+        if isinstance(value, str) and isinstance(known.get(key), list):
+            plain[key] = typed(value, known[key])
+    fields = [(key, type(default), dataclasses.field(default=None)) for key, default in known.items()]
+    checked = from_dict(dataclasses.make_dataclass(name, fields), plain)
+    return {key: getattr(checked, key) for key in plain}
 
 
-def _one_folder(source: Path, parameters: Mapping[str, Any], out_dir: str | Path | None) -> tuple[Path, dict[str, Any]]:
-    """The folder of a run, which is that of its report, and the parameters with it as their run_name."""
-    try:
-        known = accepted_parameters(source)
-    except ValueError:  # a notebook without parameters
-        known = {}
-    wanted = known | dict(parameters)
+def _run_folder(source: Path, wanted: Mapping[str, Any], out_dir: str | Path | None) -> Path:
+    """The folder of a run, which is that of its report; ValueError where two are named, or none to go on with."""
     name = wanted.get("run_name", "")
     if name and out_dir is not None:
         both = f"give run_name ({name!r}) or the folder ({str(out_dir)!r}), not both"
@@ -124,8 +107,7 @@ def _one_folder(source: Path, parameters: Mapping[str, Any], out_dir: str | Path
         raise ValueError(f"{source.name}: resume = True needs run_name or the folder: which run is to be continued?")
     folder = new_run_folder(source, name, runs_root(wanted.get("runs_root", ""))) if out_dir is None else Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    folder = folder.resolve()
-    return folder, dict(parameters) | ({"run_name": str(folder)} if "run_name" in known else {})
+    return folder.resolve()
 
 
 def find_notebook(name_or_path: str | Path) -> Path:
@@ -156,7 +138,6 @@ def run_notebook(
     name_or_path: str | Path,
     parameters: Mapping[str, Any],
     out_dir: str | Path | None = None,
-    kernel: str = "python3",
     timeout: int | None = None,
 ) -> RunResult:
     """Run a notebook with the given parameters and write executed.ipynb and report.html.
@@ -170,11 +151,14 @@ def run_notebook(
     from papermill import PapermillExecutionError, execute_notebook
 
     source = find_notebook(name_or_path)
-    out_dir, parameters = _one_folder(source, _checked_parameters(parameters, source), out_dir)
+    known = accepted_parameters(source)
+    parameters = _checked_parameters(parameters, known, source.name)
+    out_dir = _run_folder(source, known | parameters, out_dir)
+    parameters |= {"run_name": str(out_dir)} if "run_name" in known else {}
     executed, start = out_dir / "executed.ipynb", time.monotonic()
     # a wheel's notebooks lie where nobody should write
     here = project_root() if source.parent == PACKAGE / "notebooks" else source.parent
-    how = {"kernel_name": kernel, "kernel_manager_class": _Kernel, "execution_timeout": timeout}
+    how = {"kernel_name": "python3", "kernel_manager_class": _Kernel, "execution_timeout": timeout}
     try:
         execute_notebook(source, executed, parameters, cwd=here, progress_bar=False, stderr_file=sys.stderr, **how)
     except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as error:
@@ -210,10 +194,13 @@ def count_figures(notebook: str | Path) -> int:
 def typed(text: str, default: Any) -> Any:
     """Command-line text as the type of the parameter's default, left as it is where it cannot be, for the check to
     refuse. Commas part the items of a list."""
+    if isinstance(default, str):
+        return text
     try:
-        return text if isinstance(default, str) else json.loads({"True": "true", "False": "false"}.get(text, text))
+        value = json.loads({"True": "true", "False": "false"}.get(text, text))
     except ValueError:
         return [item.strip() for item in text.split(",")] if isinstance(default, list) else text
+    return [value] if isinstance(default, list) and not isinstance(value, list) else value
 
 
 def from_here(text: str, default) -> str:
@@ -226,9 +213,9 @@ def from_here(text: str, default) -> str:
 
 def read_parameter_file(path_or_name: str | Path) -> dict[str, Any]:
     """The parameters in a YAML file, given by its path or by its name in notebooks/params."""
-    path, shipped = Path(path_or_name).expanduser(), notebooks_folder() / "params"
-    if not path.is_file() and (named := shipped / f"{path.stem}.yaml").is_file():
-        path = named
+    path = Path(path_or_name).expanduser()
+    named = notebooks_folder() / "params" / f"{path.stem}.yaml"
+    path = path if path.is_file() or not named.is_file() else named
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
