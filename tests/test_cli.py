@@ -90,7 +90,10 @@ def test_a_refusal_has_a_reason_exit_code_1_and_no_old_files(tmp_path, pair, cap
         (("inspect", "."), "the shapes looked for"),
         (("report", "nothing"), "give a path to an .ipynb file"),
         (("report", "07_register", "-f", "nothing"), "nothing"),
+        (("evaluate", "nothing"), "nothing: no such file or folder"),
         (("calibrate", "--weights", "heavy", "--target", "x"), "a shipped name (lite)"),
+        (("benchmark", "--tables", "none"), "no 'none'; there are"),
+        (("train", "-p", "epoch", "1"), "has a parameter 'epoch'"),
     ],
 )
 def test_bad_input_is_told_in_a_line_with_exit_code_2(pair, monkeypatch, capsys, arguments, message):
@@ -205,6 +208,21 @@ def test_without_a_clone_the_present_folder_is_the_project(tmp_path, monkeypatch
     assert (files.project_root(), files.notebooks_folder()) == (tmp_path, tmp_path / "package" / "notebooks")
     monkeypatch.setenv(files.PROJECT, "/elsewhere")  # as the runner tells a notebook
     assert files.runs_root("mine") == Path("/elsewhere/mine")
+
+
+def test_lab_opens_copies_outside_a_clone_and_keeps_those_that_are_there(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "notebooks", tmp_path / "package" / "notebooks")
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "07_register.ipynb").write_text("mine")
+    opened = []
+    done = subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(subprocess, "run", lambda *words, **how: opened.append(how) or done)
+    monkeypatch.setattr(files, "PACKAGE", tmp_path / "package")
+    monkeypatch.chdir(tmp_path)
+    assert command("lab") == 0
+    assert opened[0]["cwd"] == tmp_path / "notebooks" and opened[0]["env"][files.PROJECT] == str(tmp_path)
+    assert (tmp_path / "notebooks" / "07_register.ipynb").read_text() == "mine"
+    assert (tmp_path / "notebooks" / "params" / "full.yaml").is_file()
 
 
 def test_a_wheel_works_outside_a_clone(tmp_path):

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # How large the package may be. Lower a limit as soon as the house is smaller; nobody raises one.
 LIMITS = {
     "Python files": 127,
-    "lines": 17940,
+    "lines": 17930,
     "lines of a file": 314,
     "files of a wing": 25,
     "words of the README": 700,

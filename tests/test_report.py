@@ -38,7 +38,8 @@ def notebook(tmp_path_factory) -> Path:
     cells = [
         new_markdown_cell("# Tiny\n$x^2$"),
         new_code_cell(
-            "import os, sys\nimport ipywidgets\nimport matplotlib.pyplot as plt\nfrom retina_kp.core import files, progress\nfrom retina_kp.notebook import report"
+            "import os, sys\nimport ipywidgets\nimport matplotlib.pyplot as plt\n"
+            "from retina_kp.core import files, progress\nfrom retina_kp.notebook import report"
         ),
         new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
         new_code_cell(

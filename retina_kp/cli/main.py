@@ -102,8 +102,8 @@ def register(fixed: str, moving: str, out: str, model: str, weights: str, device
 def apply(result: str, file: str, to: str, mask: bool, out: str | None) -> None:
     """Carry an image, a mask or points by a saved result.
 
-    RESULT is a result.json. FILE is an image of the size of the other one, or a .txt or .csv file of points, one x y per
-    line in pixels.
+    RESULT is a result.json. FILE is an image of the size of the other frame, or a .txt or .csv file of points: one x y
+    per line, in pixels.
     """
     from .carry import carry_file
 
@@ -163,7 +163,12 @@ def evaluate(context: click.Context, folder: str, given, **options) -> None:
 
     Runs notebook 06; its parameters go after -p, such as -p baselines SIFT+MAGSAC -p hide_names true.
     """
-    context.invoke(report, notebook="06_real_evaluation", given=(("root", folder), *given), **options)
+    from ..core.files import in_project
+
+    root = in_project(folder).resolve()
+    if not root.exists():
+        raise ValueError(f"{root}: no such file or folder")
+    context.invoke(report, notebook="06_real_evaluation", given=(("root", str(root)), *given), **options)
 
 
 # ------------------------------------------------------------------ commands that parse their own arguments

@@ -42,15 +42,16 @@ CAPTIONS = {
     "fixed": "The fixed image.",
     "moving": "The moving image, as it was given.",
 }
-RESULT = Template("""<p>The confidence is the probability that the corners lie within 20 px of the truth on average, for a
-fixed image whose longer side is scaled to 768 px.</p>
+RESULT = Template("""<p>The confidence is the probability that the corners lie within 20 px of the truth on average,
+for a fixed image whose longer side is scaled to 768 px.</p>
 <div class="pictures">$pictures</div>
 <h2>The matrix</h2><pre>$matrix</pre>
 <p>It maps a pixel (x, y, 1) of the moving image to the fixed one. The centre of the top-left pixel is (0, 0).</p>
 <p>Written beside this page: $files. Carry other images, masks or points with
 <code>retina-kp apply result.json FILE</code>.</p>""")
-ADVICE = Template("""<p>Nothing was registered. Do both images show the same eye, and the same part of it? Are vessels in focus? Is one of
-them mirrored? Where little is shared, a model with less freedom can help: <code>--model similarity</code>.</p>
+ADVICE = Template("""<p>Nothing was registered. Do both images show the same eye, and the same part of it? Are vessels
+in focus? Is one of them mirrored? Where little is shared, a model with less freedom can help:
+<code>--model similarity</code>.</p>
 <div class="pictures">$pictures</div>""")
 
 

@@ -9,7 +9,10 @@ from pathlib import Path
 from ..core.files import project_root
 from ..core.images import read_image, write_image
 from ..data.records import PairRecord, write_pairs_csv
+from ..evaluation.jobs import find_jobs, run_job
+from ..registration.registrar import Registrar
 from ..synthetic.pairs import PairOptions, draw_pair
+from ..viz.registrations import image_grid
 from .report import run_notebook
 
 # (index, modality) of synthetic pairs that are turned by 54°, -106°, 179° and 68°
@@ -47,10 +50,6 @@ def run_demo(tell: Callable[[str], None] = print) -> Path:
 
 def draw_overview(picture: str | Path) -> None:
     """The README's picture: fixed, moving and both in one frame, one row per sample pair."""
-    from ..evaluation.jobs import find_jobs, run_job
-    from ..registration.registrar import Registrar
-    from ..viz.registrations import image_grid
-
     registrar, images, titles = Registrar.from_pretrained("lite", device="cpu"), [], []
     for job in find_jobs(write_samples(project_root() / "data" / "demo"))[:3]:
         outcome = run_job(registrar, job)

@@ -21,7 +21,8 @@ body {max-width: 1000px; margin: auto}
 .jp-OutputArea-output td:first-child {white-space: nowrap !important}
 @media print {
   body, .jp-Notebook {max-width: none; margin: 0; padding: 0}
-  .jp-Cell, .jp-OutputArea-child, .jp-OutputArea-output, .jp-RenderedHTMLCommon {overflow: visible !important; padding: 0}
+  .jp-Cell, .jp-OutputArea-child, .jp-OutputArea-output, .jp-RenderedHTMLCommon
+  {overflow: visible !important; padding: 0}
   .jp-RenderedHTMLCommon table {font-size: 7pt; table-layout: auto; width: 100%}
   .jp-RenderedHTMLCommon th, .jp-RenderedHTMLCommon td {padding: 1px 2px; overflow-wrap: anywhere}
   .jp-RenderedHTMLCommon tr, img {break-inside: avoid}
