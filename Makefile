@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+RETINA_KP := $(VENV)/bin/retina-kp
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -9,29 +10,34 @@ STAMP := $(VENV)/.installed
 .PHONY: help demo test lab train train-lite ablation own-look ladder benchmark clean
 
 help:
-	@echo "make demo        register sample pairs with the shipped weights and write an HTML report"
+	@echo "Two commands do everything on a fresh machine; each target installs into .venv by itself."
+	@echo "make demo        register sample pairs on the CPU and write an HTML report       (retina-kp demo)"
 	@echo "make test        run the tests and replay the notebooks"
-	@echo "make lab         open JupyterLab in notebooks/"
-	@echo "make train       all four training phases, each by its notebook, with a report; a try-out, unless ARGS=\"-p recipe lite\" or more"
-	@echo "make train-lite  train the default network from nothing, on synthetic retinas only, into outputs/runs/train-lite; hours, resumable"
-	@echo "make ablation    what each training phase brings; hours, resumable"
-	@echo "make own-look    what training on one's own folders brings, for pictures of a look that nothing was trained on; hours, resumable"
-	@echo "make ladder      what each ingredient of registration brings; hours, resumable"
-	@echo "make benchmark   success and time over turn, scale and overlap, beside classical methods; tables: ARGS=\"--tables usual,wide\""
+	@echo
+	@echo "make lab         open the notebooks in JupyterLab                                (retina-kp lab)"
+	@echo "make train       train a network in four phases, a try-out without ARGS          (retina-kp train)"
+	@echo "make benchmark   measure success and time on synthetic pairs                     (retina-kp benchmark)"
+	@echo "make train-lite  train the shipped weights anew, on synthetic retinas; hours, resumable"
+	@echo "make ablation    measure what each training phase brings; hours, resumable"
+	@echo "make own-look    measure what training on one's own folders brings; hours, resumable"
+	@echo "make ladder      measure what each ingredient of registration brings; hours, resumable"
 	@echo "make clean       remove .venv and caches (data/ and outputs/ stay)"
+	@echo
+	@echo "Options go into ARGS: make train ARGS=\"-p recipe lite\". Your own images: source .venv/bin/activate, then"
+	@echo "retina-kp register fundus.png angiogram.png -o out, and retina-kp --help for all commands."
 
 demo: $(STAMP)
-	@$(PY) -m retina_kp.notebook.demo
+	@$(RETINA_KP) demo
 
 # A file at a time per core, and one thread each: threads that wait for each other's cores would spin. No notebook finds a run to go on with.
 test: $(STAMP)
 	@OMP_NUM_THREADS=1 RETINA_KP_RUNS="$$(mktemp -d)" $(PY) -m pytest -q -n logical --maxprocesses 4 --dist loadfile --nbval-lax --nbval-current-env tests notebooks
 
 lab: $(STAMP)
-	@cd notebooks && ../$(PY) -m jupyterlab
+	@$(RETINA_KP) lab
 
 train: $(STAMP)
-	@$(PY) -m retina_kp.notebook.chain $(ARGS)
+	@$(RETINA_KP) train $(ARGS)
 
 train-lite: $(STAMP)
 	@$(PY) -m retina_kp.cli.train lite $(ARGS)
@@ -46,7 +52,7 @@ own-look: $(STAMP)
 	@$(PY) -m retina_kp.studies.own_look $(ARGS)
 
 benchmark: $(STAMP)
-	@$(PY) -m retina_kp.evaluation.benchmark $(ARGS)
+	@$(RETINA_KP) benchmark $(ARGS)
 
 clean:
 	@rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

@@ -1,34 +1,37 @@
 """retina_kp: register retinal images across modalities by learned keypoints."""
 
-from .core.versions import __version__
-from .data.records import Inventory, PairRecord
-from .evaluation.metrics import PairResult, point_errors, summarise
-from .networks import build_network
-from .registration.keypoints import Features
-from .registration.options import RegistrarOptions
-from .registration.registrar import Registrar
-from .registration.result import Registration
-from .synthetic.pairs import PairOptions, draw_pair
-from .synthetic.render import MODALITIES, render
-from .training.config import TrainConfig
-from .training.trainer import Trainer
+from importlib import import_module
 
-__all__ = [
-    "__version__",
-    "MODALITIES",
-    "Features",
-    "Inventory",
-    "PairOptions",
-    "PairRecord",
-    "PairResult",
-    "Registrar",
-    "RegistrarOptions",
-    "Registration",
-    "TrainConfig",
-    "Trainer",
-    "build_network",
-    "draw_pair",
-    "point_errors",
-    "render",
-    "summarise",
-]
+# Public names and the modules that hold them. A name is imported when it is first used, so that a command that
+# registers one pair does not wait for what trains networks.
+_HOMES = {
+    "__version__": "core.versions",
+    "MODALITIES": "synthetic.render",
+    "Features": "registration.keypoints",
+    "Inventory": "data.records",
+    "PairOptions": "synthetic.pairs",
+    "PairRecord": "data.records",
+    "PairResult": "evaluation.metrics",
+    "Registrar": "registration.registrar",
+    "RegistrarOptions": "registration.options",
+    "Registration": "registration.result",
+    "TrainConfig": "training.config",
+    "Trainer": "training.trainer",
+    "build_network": "networks",
+    "draw_pair": "synthetic.pairs",
+    "point_errors": "evaluation.metrics",
+    "render": "synthetic.render",
+    "summarise": "evaluation.metrics",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -90,7 +90,7 @@ def test_the_config_of_a_run_can_be_run_again(tmp_path):
 def test_the_example_of_the_readme_runs(tmp_path):
     """As it stands it is read, and made tiny it trains superretina, its precision included."""
     text = (
-        (Path(__file__).resolve().parents[1] / "README.md")
+        (Path(__file__).resolve().parents[1] / "notebooks" / "README.md")
         .read_text(encoding="utf-8")
         .split("```yaml\n")[1]
         .split("```")[0]

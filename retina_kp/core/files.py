@@ -15,6 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+PACKAGE = Path(__file__).resolve().parents[1]
+PROJECT = "RETINA_KP_PROJECT"  # environment variable by which the runner tells a notebook where its caller stands
+
 
 def natural_order(name: str) -> tuple[str, str]:
     """Sorting key for file names that puts 2_A before 10_A."""
@@ -91,18 +94,21 @@ def in_project(path: str | Path) -> Path:
     """A path as people type it, ~ expanded: as seen from here or, where nothing is there, from the project's folder. So
     a text means the same in a shell in that folder and in a notebook, which runs in notebooks/."""
     typed = Path(path).expanduser()
-    return typed if typed.exists() else Path(__file__).resolve().parents[2] / typed
+    return typed if typed.exists() else project_root() / typed
+
+
+def notebooks_folder() -> Path:
+    """Where the notebooks lie: beside the package in a clone, inside it when it was installed from a wheel."""
+    inside = PACKAGE / "notebooks"
+    return inside if inside.is_dir() else PACKAGE.parent / "notebooks"
 
 
 def project_root() -> Path:
-    """Folder that holds notebooks/, found from the package's own place; FileNotFoundError when it was installed without
-    them."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / "notebooks").is_dir():
-        raise FileNotFoundError(
-            f"{root} has no notebooks/ folder: work in a clone of the project, installed with pip install -e ."
-        )
-    return root
+    """The folder of data/ and outputs/: the clone; without one that of the variable RETINA_KP_PROJECT, else the
+    present one."""
+    if notebooks_folder().parent != PACKAGE:
+        return PACKAGE.parent
+    return Path(os.environ.get(PROJECT) or Path.cwd())
 
 
 def runs_root(given: str = "") -> Path:

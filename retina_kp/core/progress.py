@@ -1,16 +1,12 @@
-"""How far long work is: a bar where somebody watches, and now and then a line with the time left where a notebook is
-run headless."""
+"""How far long work is: a bar where somebody watches, a line now and then in a notebook that runs headless."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from pathlib import Path
 
 from tqdm.auto import tqdm
-
-from .files import write_text
 
 HEADLESS = "RETINA_KP_HEADLESS"  # environment variable by which the runner of notebooks asks for lines
 MARK = "progress: "  # what such a line begins with; the runner passes it on and keeps it out of the executed copy
@@ -18,8 +14,8 @@ EVERY_S = 10.0  # between two lines
 
 
 def progress(total: int, done: int, what: str):
-    """Something with ``update()``, to be called after each of the ``total`` pieces of work, of which ``done`` are
-    finished already, and ``close()``. The first and the last piece always make a line."""
+    """A counter of ``total`` pieces of work, of which ``done`` are finished: ``update()`` after each other piece, then
+    ``close()``. The first and the last piece always make a line."""
     if os.environ.get(HEADLESS):
         return _Lines(total, done, what)
     return tqdm(total=total, initial=done, desc=what, unit="", smoothing=0.1)
@@ -41,19 +37,3 @@ class _Lines:
 
     def close(self) -> None:
         pass
-
-
-def forget_progress(executed: str | Path) -> None:
-    """Take the lines of `progress` out of an executed notebook; what else was written to stderr stays."""
-    import nbformat
-
-    notebook = nbformat.read(executed, 4)
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if output.get("name") == "stderr":
-                output.text = "".join(
-                    line for line in output.text.splitlines(keepends=True) if not line.startswith(MARK)
-                )
-        if "outputs" in cell:
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr" or output.text]
-    write_text(executed, nbformat.writes(notebook))

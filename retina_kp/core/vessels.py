@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
-from skimage.filters import sato
-from skimage.morphology import skeletonize
+from skimage import filters, morphology  # both load what is used when it is used: sato alone takes half a second
 
 BIFURCATION, CROSSING = 0, 1
 
@@ -69,7 +68,7 @@ def vesselness(gray: np.ndarray, sigmas_px=(1.0, 1.5, 2.5, 4.0), polarity: str =
         raise ValueError(f"polarity is 'dark', 'bright' or 'both', not {polarity!r}")
     image = gray.astype(np.float32) - cv2.GaussianBlur(gray.astype(np.float32), (0, 0), 12)
     ridges = [
-        sato(image, sigmas_px, black_ridges=dark)
+        filters.sato(image, sigmas_px, black_ridges=dark)
         for dark in (True, False)
         if polarity == "both" or dark == (polarity == "dark")
     ]
@@ -101,7 +100,7 @@ def skeleton_junctions(mask: np.ndarray, merge_px: float = 5.0, spur_px: int = 6
     closer than merge_px are one junction (a crossing's skeleton is two bifurcations side by side); spurs shorter than
     spur_px are cut first.
     """
-    skeleton = _cut_spurs(skeletonize(np.asarray(mask, bool)), spur_px)
+    skeleton = _cut_spurs(morphology.skeletonize(np.asarray(mask, bool)), spur_px)
     nodes = skeleton & (_neighbours(skeleton) >= 3)
     if not nodes.any():
         return np.zeros((0, 2)), np.zeros(0, int)
@@ -124,7 +123,7 @@ def skeleton_junctions(mask: np.ndarray, merge_px: float = 5.0, spur_px: int = 6
 def junction_widths(mask: np.ndarray, junctions_xy: np.ndarray, reach_px: float = 14.0) -> np.ndarray:
     """(J,) px: how wide the thinner vessels are that meet at each junction (J, 2) px of a mask (H, W) bool, read off
     its skeleton within reach_px. What is thinner than a pixel in a picture cannot be seen there."""
-    rows, columns = np.nonzero(skeletonize(np.asarray(mask, bool)))
+    rows, columns = np.nonzero(morphology.skeletonize(np.asarray(mask, bool)))
     if not len(rows) or not len(junctions_xy):
         return np.zeros(len(junctions_xy))
     width = 2 * cv2.distanceTransform(np.asarray(mask, np.uint8), cv2.DIST_L2, 5)[rows, columns] - 1
@@ -149,4 +148,4 @@ def _cut_spurs(skeleton: np.ndarray, length_px: int) -> np.ndarray:
     ends_freely = pixels(skeleton & (_neighbours(skeleton) == 1)) > 0
     spur = (pixels(skeleton) <= length_px) & ends_freely & (pixels(beside_nodes) > 0)
     spur[0] = False
-    return skeletonize(skeleton & ~spur[labels]) if spur.any() else skeleton
+    return morphology.skeletonize(skeleton & ~spur[labels]) if spur.any() else skeleton

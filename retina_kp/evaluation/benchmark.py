@@ -152,7 +152,7 @@ def run_grids(args, baselines: Mapping[str, Baseline], missing: Mapping[str, str
     print("\nseconds of retina_kp per stage")
     print_table(figures["stages_s"])
     print_start(figures["cold_start"])
-    print(f"\nin pictures: python -m retina_kp.notebook.report 09_benchmark -p trials {folder / 'trials.csv'}")
+    print(f"\nin pictures: retina-kp report 09_benchmark -p trials {folder / 'trials.csv'}")
 
 
 def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,19 @@ import torch
 
 from ..core.compute import choose_device
 from ..core.config import from_dict
-from ..core.files import project_root
+from ..core.files import notebooks_folder
 from ..data.training_files import FileSplit, load_files
 from ..networks.checkpoints import read_metadata
 from ..training.config import TrainConfig
-from .report import NotebookError, accepted_parameters, count_figures, from_here, run_notebook, typed
+from .report import (
+    NotebookError,
+    accepted_parameters,
+    count_figures,
+    from_here,
+    read_parameter_file,
+    run_notebook,
+    typed,
+)
 from .runs import NOTEBOOKS, Plan, Settings, plan, pseudo_real_folder
 
 TAKEN = {
@@ -40,7 +47,7 @@ def parameters_of(given: Mapping[str, Any], name: str, generated: str, real: str
     notebook only. ValueError for one that no notebook has, or that one notebook alone may have."""
     if clash := next((key for key in given if key in TAKEN), ""):
         raise ValueError(f"{clash} belongs to one notebook; for all four give {TAKEN[clash]}")
-    known = {p: accepted_parameters(project_root() / "notebooks" / f"{stem}.ipynb") for p, stem in NOTEBOOKS.items()}
+    known = {p: accepted_parameters(notebooks_folder() / f"{stem}.ipynb") for p, stem in NOTEBOOKS.items()}
     if unknown := sorted(set(given) - {key for has in known.values() for key in has}):
         raise ValueError(
             f"no training notebook has a parameter {unknown[0]!r}; see `Settings` in retina_kp/training/settings.py"
@@ -124,11 +131,13 @@ def run_all(name: str, given: Mapping[str, Any], generated: str = "", real: str 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 after a short account of what went wrong."""
-    parser = argparse.ArgumentParser(prog="python -m retina_kp.notebook.chain", description="Train all four phases.")
+    parser = argparse.ArgumentParser(description="Train all four phases.")
     about = "a parameter of the notebooks, e.g. -p recipe lite"
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=about)
     parser.add_argument(
-        "-f", metavar="FILE", help="YAML file of parameters, e.g. notebooks/params/full.yaml; -p overrules it"
+        "-f",
+        metavar="FILE",
+        help="YAML file of parameters, or its name in notebooks/params, such as full; -p overrules it",
     )
     about = "aligned pairs: phases 1 to 3 train on them, phase 4 must not forget them (default: drawn)"
     parser.add_argument("--generated", default="", metavar="FOLDER", help=about)
@@ -142,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (options.f or options.generated) and not options.real:
         print("phase 4 takes a few pseudo-real pairs, a rehearsal; name your own with --real FOLDER", flush=True)
     try:
-        given = import_module("papermill.iorw").read_yaml_file(options.f) if options.f else {}
+        given = read_parameter_file(options.f) if options.f else {}
         given |= {key: from_here(value, "") if key == "init_from" else value for key, value in options.p}
         generated, real = (str(Path(f).expanduser().resolve()) if f else "" for f in (options.generated, options.real))
         run_all(name, given, generated, real)

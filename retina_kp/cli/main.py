@@ -1,0 +1,236 @@
+"""The command ``retina-kp``. What a command needs is imported when it runs: ``--help`` and one pair should not wait."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib import import_module
+
+import click
+
+SECTIONS = {
+    "See it work": ("demo",),
+    "Register": ("register", "apply"),
+    "Your data": ("inspect", "evaluate"),
+    "Train": ("finetune", "calibrate", "train"),
+    "Notebooks and measurements": ("report", "lab", "benchmark"),
+}
+
+
+class BadInput(click.ClickException):
+    exit_code = 2
+
+
+class Command(click.Command):
+    """A command that tells in one line what was wrong with its input."""
+
+    def invoke(self, context: click.Context):
+        try:
+            return super().invoke(context)
+        except (OSError, ValueError) as error:
+            raise BadInput(str(error)) from None
+
+
+class Commands(click.Group):
+    command_class = Command
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return [name for names in SECTIONS.values() for name in names]
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(70)) for name in names])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="retina-kp")
+def cli() -> None:
+    """Register retinal images across modalities (colour fundus, FA, OCT, OCTA).
+
+    Start with `retina-kp register fundus.png angiogram.png -o out`: it writes the registered image, the matrix and a
+    page to look at. Exit codes: 0 done, 1 refused or nothing usable, 2 bad input.
+    """
+
+
+# ------------------------------------------------------------------ register
+
+
+@cli.command()
+@click.option("--picture", type=click.Path(), help="Only draw the README's picture, into this file.")
+def demo(picture: str | None) -> None:
+    """Register sample pairs on the CPU and write an HTML report."""
+    from ..notebook.demo import draw_overview, run_demo
+
+    draw_overview(picture) if picture else run_demo(click.echo)
+
+
+@cli.command()
+@click.argument("fixed", type=click.Path())
+@click.argument("moving", type=click.Path())
+@click.option("-o", "--out", default="out", show_default=True, type=click.Path(), help="Folder for the files.")
+@click.option("--model", default="affine", show_default=True, help="Or similarity, homography, quadratic, auto.")
+@click.option("--weights", default="lite", show_default=True, help="A shipped name or a checkpoint.")
+@click.option("--device", default="auto", show_default=True, help="Or cpu, cuda, cuda:1.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
+def register(fixed: str, moving: str, out: str, model: str, weights: str, device: str, as_json: bool) -> None:
+    """Register one pair: image MOVING into the frame of image FIXED.
+
+    Writes registered.png, overlay.png, result.json, result.tfm (ITK), result_transformation.txt (3 x 3, moving pixel to
+    fixed pixel) and report.html. A refused pair has only result.json and report.html, and exit code 1.
+    """
+    from ..core.files import to_plain
+    from .pair import register_pair, told
+
+    result, files = register_pair(fixed, moving, out, weights, device, model)
+    if as_json:
+        click.echo(json.dumps(to_plain(result.to_dict(), lambda not_finite: None)))
+    else:
+        click.echo(told(result))
+        click.echo("".join(f"  {path}\n" for path in files), nl=False)
+    if not result.ok:
+        raise click.exceptions.Exit(1)
+
+
+@cli.command()
+@click.argument("result", type=click.Path())
+@click.argument("file", type=click.Path())
+@click.option("--to", type=click.Choice(["fixed", "moving"]), default="fixed", show_default=True, help="Whose frame.")
+@click.option("--mask", is_flag=True, help="Take the nearest pixel, so that labels keep their values.")
+@click.option("-o", "--out", type=click.Path(), help="File to write; default: beside RESULT.")
+def apply(result: str, file: str, to: str, mask: bool, out: str | None) -> None:
+    """Carry an image, a mask or points by a saved result.
+
+    RESULT is a result.json. FILE is an image of the size of the other frame, or a .txt or .csv file of points: one x y
+    per line, in pixels.
+    """
+    from .carry import carry_file
+
+    click.echo(carry_file(result, file, to, mask, out))
+
+
+# ------------------------------------------------------------------ your data
+
+
+@cli.command()
+@click.argument("folder", type=click.Path())
+@click.option("--layout", default="auto", show_default=True, help="A name out of data/README.md.")
+@click.option("--all", "everything", is_flag=True, help="Name every problem, not only the first 20.")
+def inspect(folder: str, layout: str, everything: bool) -> None:
+    """Say what a folder holds: layout, pairs, truth, problems."""
+    import pandas as pd
+
+    from ..core.files import in_project
+    from ..data.layouts import detect_layout, load_layout
+
+    root = in_project(folder)
+    found = load_layout(root, layout)
+    click.echo(f"{root}: layout {detect_layout(root) if layout == 'auto' else layout}")
+    if found.records:
+        click.echo(pd.DataFrame(found.summary()).to_string(index=False))
+        splits = pd.Series([record.split or "none" for record in found.records]).value_counts()
+        click.echo("split: " + ", ".join(f"{name} {count}" for name, count in splits.items()))
+    click.echo(f"problems: {len(found.problems)}")
+    shown = found.problems if everything else found.problems[:20]
+    click.echo("".join(f"  {problem.source}: {problem.reason}\n" for problem in shown), nl=False)
+    if len(shown) < len(found.problems):
+        click.echo(f"  … and {len(found.problems) - len(shown)} more; --all names them")
+    if not found.records:
+        raise click.exceptions.Exit(1)
+
+
+def notebook_options(command):
+    """The options of a command that runs a notebook."""
+    for option in (
+        click.option("--timeout", type=int, metavar="SECONDS", help="Limit per cell."),
+        click.option(
+            "-o", "out", metavar="FOLDER", help="Where all goes; default: outputs/runs/NOTEBOOK/NAME or time."
+        ),
+        click.option("-f", "file", metavar="FILE", help="YAML file of parameters, or its name in notebooks/params."),
+        click.option("-p", "given", nargs=2, multiple=True, metavar="NAME VALUE", help="One parameter; overrules -f."),
+    ):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@click.argument("folder")
+@notebook_options
+@click.pass_context
+def evaluate(context: click.Context, folder: str, given, **options) -> None:
+    """Measure registration on your pairs, beside other methods.
+
+    Runs notebook 06; its parameters go after -p, such as -p baselines SIFT+MAGSAC -p hide_names true.
+    """
+    from ..core.files import in_project
+
+    root = in_project(folder).resolve()
+    if not root.exists():
+        raise ValueError(f"{root}: no such file or folder")
+    context.invoke(report, notebook="06_real_evaluation", given=(("root", str(root)), *given), **options)
+
+
+# ------------------------------------------------------------------ commands that parse their own arguments
+
+
+def passed_on(name: str, module: str, about: str, *first: str) -> None:
+    """Add a command whose arguments are those of a module with ``main()``; the given first ones go before them."""
+
+    def run(arguments: tuple[str, ...]) -> None:
+        sys.argv = [f"retina-kp {name}", *first, *arguments]
+        sys.exit(import_module(module, __package__).main())
+
+    arguments = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS]")
+    settings = {"ignore_unknown_options": True, "help_option_names": []}
+    cli.add_command(click.Command(name, callback=run, params=[arguments], help=about, context_settings=settings))
+
+
+CHAIN, EVALUATION = "..notebook.chain", "..evaluation"
+passed_on("finetune", CHAIN, "Train on from the shipped weights with your own pairs.", "-p", "recipe", "finetune")
+passed_on("calibrate", f"{EVALUATION}.calibration", "Fit the confidence of new weights, once after training.")
+passed_on("train", CHAIN, "Train a network of your own in four phases.")
+passed_on("benchmark", f"{EVALUATION}.benchmark", "Measure success and time on synthetic pairs.")
+
+
+# ------------------------------------------------------------------ notebooks
+
+
+@cli.command()
+@click.argument("notebook")
+@notebook_options
+def report(notebook: str, given, file: str | None, out: str | None, timeout: int | None) -> None:
+    """Run a notebook and write its HTML report.
+
+    NOTEBOOK is a name in notebooks/, such as 07_register, or a path.
+    """
+    from ..notebook import report as runner
+
+    try:
+        parameters = runner.read_parameters(notebook, given, file)
+        result = runner.run_notebook(notebook, parameters, out, timeout=timeout)
+    except runner.NotebookError as error:
+        raise BadInput(str(error)) from None
+    figures = runner.count_figures(result.executed)
+    click.echo(f"{result.html}\n{figures} figures, {result.seconds:.0f} s; executed copy: {result.executed}")
+
+
+@cli.command()
+def lab() -> None:
+    """Open the notebooks in JupyterLab.
+
+    Outside a clone these are copies in ./notebooks; those that are there already stay as they are.
+    """
+    import shutil
+    import subprocess
+
+    from ..core.files import PROJECT, notebooks_folder, project_root
+
+    source, folder = notebooks_folder(), project_root() / "notebooks"
+    for path in source.rglob("*.*"):
+        copy = folder / path.relative_to(source)
+        if path.suffix in (".ipynb", ".yaml") and not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+    environment = os.environ | {PROJECT: str(project_root())}
+    sys.exit(subprocess.run([sys.executable, "-m", "jupyterlab"], cwd=folder, env=environment).returncode)

@@ -1,0 +1,253 @@
+"""The command line: what a pair leaves behind, exit codes, what is carried along, and that nothing heavy is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retina_kp import Registration
+from retina_kp.cli import main
+from retina_kp.core import files
+from retina_kp.core.geometry import similarity, warp_points
+from retina_kp.core.images import read_image, write_image
+from retina_kp.data.records import PairRecord, read_points, write_pairs_csv
+from retina_kp.registration.matching import Fit
+from retina_kp.synthetic.pairs import PairOptions, draw_pair
+
+ROOT = Path(__file__).resolve().parents[1]
+WRITTEN = {"registered.png", "overlay.png", "result.json", "result.tfm", "result_transformation.txt", "report.html"}
+
+
+def command(*arguments) -> int:
+    """The exit code of retina-kp with these arguments."""
+    with pytest.raises(SystemExit) as ended:
+        main.cli.main([str(argument) for argument in arguments], prog_name="retina-kp")
+    return ended.value.code or 0
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Files of a synthetic pair, and its truth."""
+    folder, drawn = tmp_path_factory.mktemp("pair"), draw_pair(7, 3, ("CF", "FA"), PairOptions(size_px=384))
+    write_image(folder / "cf.png", drawn.fixed)
+    write_image(folder / "fa.png", drawn.moving)
+    return folder, drawn
+
+
+@pytest.fixture(scope="module")
+def registered(pair) -> Path:
+    """The folder of a registered pair."""
+    folder, _ = pair
+    assert command("register", folder / "cf.png", folder / "fa.png", "-o", folder / "out", "--device", "cpu") == 0
+    return folder / "out"
+
+
+def test_register_writes_what_it_says(registered, pair):
+    folder, drawn = pair
+    assert {path.name for path in registered.iterdir()} == WRITTEN
+    result = Registration.load(registered / "result.json")
+    corners = np.array([[50, 50], [300, 60], [200, 300]], float)
+    assert np.abs(result.map_to_moving(corners) - warp_points(corners, drawn.H_0to1)).max() < 5
+    assert (read_image(registered / "registered.png") == result.warp(read_image(folder / "fa.png"))).all()
+    page = (registered / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg") == 5 and "registered: confidence" in page and "fa.png on cf.png" in page
+    assert not any(word in page for word in ("<script", "<link", "http", "$"))
+
+
+def test_a_refusal_has_a_reason_exit_code_1_and_no_old_files(tmp_path, pair, capsys):
+    folder, _ = pair
+    other = draw_pair(8, 4, ("CF", "FA"), PairOptions(size_px=384)).moving
+    write_image(tmp_path / "other.png", other)
+    (tmp_path / "registered.png").touch()
+    (tmp_path / "result.tfm").touch()
+    assert command("register", folder / "cf.png", tmp_path / "other.png", "-o", tmp_path, "--json") == 1
+    said = json.loads(capsys.readouterr().out)
+    assert said["ok"] is False and said["H_1to0"] is None
+    assert {path.name for path in tmp_path.iterdir()} == {"other.png", "result.json", "report.html"}
+    assert said["status"] in (tmp_path / "report.html").read_text(encoding="utf-8").replace("&gt;", ">")
+    assert command("apply", tmp_path / "result.json", tmp_path / "other.png") == 2
+    assert "this registration was refused" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("register", "cf.png", "nothing.png"), "no such file"),
+        (("register", "cf.png", "."), "is no image file; many pairs"),
+        (("register", "cf.png", "fa.png", "--model", "rigid"), "there are similarity, affine"),
+        (("register", "cf.png", "fa.png", "--weights", "heavy"), "a shipped name (lite)"),
+        (("register", "cf.png", "fa.png", "--device", "tpu3"), "takes 'auto', 'cpu'"),
+        (("register", "cf.png"), "Missing argument 'MOVING'"),
+        (("apply", "cf.png", "fa.png"), "give the result.json"),
+        (("inspect", "."), "the shapes looked for"),
+        (("report", "nothing"), "give a path to an .ipynb file"),
+        (("report", "07_register", "-f", "nothing"), "nothing"),
+        (("evaluate", "nothing"), "nothing: no such file or folder"),
+        (("calibrate", "--weights", "heavy", "--target", "x"), "a shipped name (lite)"),
+        (("benchmark", "--tables", "none"), "no 'none'; there are"),
+        (("train", "-p", "epoch", "1"), "has a parameter 'epoch'"),
+    ],
+)
+def test_bad_input_is_told_in_a_line_with_exit_code_2(pair, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(pair[0])
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    assert command(*arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+# ------------------------------------------------------------------ apply
+
+
+@pytest.fixture(params=["affine", "quadratic"])
+def saved(request, tmp_path) -> tuple[Path, Registration]:
+    """A saved result between images of different sizes."""
+    bend = np.zeros((6, 2))  # coefficients of 1, x, y, x², xy, y² in hundreds of px
+    bend[1, 0] = bend[2, 1] = 100
+    unbend = bend.copy()
+    bend[3, 0], unbend[3, 0] = 1.5, -1.5
+    fit = Fit("affine", np.eye(3), np.ones(3, bool))
+    H, sizes, points = similarity(20, 0.8, (60, 50), (70, 55)), ((120, 150), (100, 140)), np.zeros((3, 2))
+    result = Registration.from_fit(fit, H, np.eye(3), points, points, *sizes)
+    if request.param == "quadratic":
+        quadratic = {"original0_from_frame": H, "frame_from_original1": np.eye(3), "forward": bend, "backward": unbend}
+        result = Registration(**{**vars(result), "model": "quadratic", "quadratic": quadratic})
+    result.save(tmp_path / "r.json")
+    return tmp_path / "r.json", result
+
+
+def test_points_go_there_and_back(saved, tmp_path):
+    path, result = saved
+    points = np.array([[40, 40], [80.5, 60.25], [100, 30]])
+    (tmp_path / "p.csv").write_text("\n".join(f"{x},{y}" for x, y in points))
+    assert command("apply", path, tmp_path / "p.csv") == 0
+    assert np.allclose(read_points(tmp_path / "p_in_fixed.csv"), result.map_to_fixed(points), atol=1e-3)
+    assert command("apply", path, tmp_path / "p_in_fixed.csv", "--to", "moving", "-o", tmp_path / "back.txt") == 0
+    back = result.map_to_moving(result.map_to_fixed(points))
+    assert np.allclose(read_points(tmp_path / "back.txt"), back, atol=2e-3)
+
+
+def test_images_are_interpolated_and_masks_keep_their_labels(saved, tmp_path, capsys):
+    path, result = saved
+    mask = np.zeros(result.moving_hw, np.uint16)
+    mask[20:70, 30:90], mask[40:60, 50:70] = 3, 700
+    write_image(tmp_path / "mask.png", mask)
+    assert command("apply", path, tmp_path / "mask.png", "--mask") == 0
+    carried = read_image(tmp_path / "mask_in_fixed.png")
+    assert carried.shape == result.fixed_hw and carried.dtype == np.uint16 and {*np.unique(carried)} == {0, 3, 700}
+    x, y = np.rint(result.map_to_fixed(np.array([[60.0, 50.0]]))[0]).astype(int)
+    assert carried[y, x] == 700
+    assert command("apply", path, tmp_path / "mask.png", "-o", tmp_path / "smooth.png") == 0
+    assert (read_image(tmp_path / "smooth.png") == result.warp(mask)).all()
+    assert (
+        command("apply", path, tmp_path / "mask_in_fixed.png", "--to", "moving", "--mask", "-o", tmp_path / "b.png")
+        == 0
+    )
+    assert read_image(tmp_path / "b.png").shape == result.moving_hw
+    assert (read_image(tmp_path / "b.png") != mask).mean() < 0.05
+    assert command("apply", path, tmp_path / "mask_in_fixed.png") == 2
+    assert "150 x 120 px, but the result is for an image of 140 x 100 px" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ inspect, and commands that are passed on
+
+
+def test_inspect_counts_and_names_problems(pair, tmp_path, capsys):
+    folder, drawn = pair
+    records = [
+        PairRecord(name, "7", "CF", "FA", folder / "cf.png", folder / "fa.png", H_0to1=drawn.H_0to1) for name in "ab"
+    ]
+    write_pairs_csv(tmp_path / "pairs.csv", records)
+    with open(tmp_path / "pairs.csv", "a", encoding="utf-8") as table:
+        table.write("c,7,CF,FA,gone.png,gone.png,,,,,\n")
+    assert command("inspect", tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "layout pairs_csv" in said and "CF-FA" in said and "problems: 1" in said and "gone.png" in said
+
+
+def test_arguments_are_passed_on(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr("retina_kp.notebook.chain.main", lambda: seen.append(sys.argv))
+    assert command("finetune", "--real", "data/clinic", "-p", "epochs", "3") == 0 and command("train", "--help") == 0
+    tuned = ["retina-kp finetune", "-p", "recipe", "finetune", "--real", "data/clinic", "-p", "epochs", "3"]
+    assert seen == [tuned, ["retina-kp train", "--help"]]
+
+
+def test_every_command_is_in_a_section_with_a_line_about_it(capsys):
+    assert {name for names in main.SECTIONS.values() for name in names} == set(main.cli.commands)
+    assert command("--help") == 0
+    help_text = capsys.readouterr().out
+    assert not re.search(r"\w\.\.\.", help_text) and [help_text.index(f"\n{title}:") for title in main.SECTIONS]
+
+
+# ------------------------------------------------------------------ what is loaded, and what a wheel holds
+
+
+def test_help_and_one_pair_load_nothing_heavy():
+    """Names of modules that would cost a newcomer seconds."""
+    code = "import sys\nfrom retina_kp.cli import main{}\nprint(*sys.modules)"
+    for more, unwanted in (("", {"torch", "cv2", "numpy"}), (", pair, carry", {"matplotlib", "IPython", "accelerate"})):
+        done = subprocess.run([sys.executable, "-c", code.format(more)], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0 and not unwanted & set(done.stdout.split()), done.stderr
+
+
+def test_without_a_clone_the_present_folder_is_the_project(tmp_path, monkeypatch):
+    assert (files.project_root(), files.notebooks_folder()) == (ROOT, ROOT / "notebooks")
+    (tmp_path / "package" / "notebooks").mkdir(parents=True)
+    monkeypatch.setattr(files, "PACKAGE", tmp_path / "package")
+    monkeypatch.chdir(tmp_path)
+    assert (files.project_root(), files.notebooks_folder()) == (tmp_path, tmp_path / "package" / "notebooks")
+    monkeypatch.setenv(files.PROJECT, "/elsewhere")  # as the runner tells a notebook
+    assert files.runs_root("mine") == Path("/elsewhere/mine")
+
+
+def test_lab_opens_copies_outside_a_clone_and_keeps_those_that_are_there(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "notebooks", tmp_path / "package" / "notebooks")
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "07_register.ipynb").write_text("mine")
+    opened = []
+    done = subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(subprocess, "run", lambda *words, **how: opened.append(how) or done)
+    monkeypatch.setattr(files, "PACKAGE", tmp_path / "package")
+    monkeypatch.chdir(tmp_path)
+    assert command("lab") == 0
+    assert opened[0]["cwd"] == tmp_path / "notebooks" and opened[0]["env"][files.PROJECT] == str(tmp_path)
+    assert (tmp_path / "notebooks" / "07_register.ipynb").read_text() == "mine"
+    assert (tmp_path / "notebooks" / "params" / "full.yaml").is_file()
+
+
+def test_a_wheel_works_outside_a_clone(tmp_path):
+    """It holds notebooks and weights, and runs a notebook by its name; what it writes lies in the present folder."""
+    pytest.importorskip("setuptools", "77")
+    for name in ("retina_kp", "notebooks"):
+        shutil.copytree(ROOT / name, tmp_path / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / "source")
+    flags = ("-q", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "-w", str(tmp_path))
+    command = [sys.executable, "-m", "pip", "wheel", *flags, "."]
+    built = subprocess.run(command, cwd=tmp_path / "source", capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    zipfile.ZipFile(next(tmp_path.glob("*.whl"))).extractall(tmp_path / "site")
+    (tmp_path / "here").mkdir()
+    code = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
+        "from retina_kp.core.files import notebooks_folder, project_root\n"
+        "from retina_kp.notebook.report import accepted_parameters, find_notebook, read_parameter_file\n"
+        "from retina_kp.networks.checkpoints import find_weights\n"
+        "path = find_notebook('07_register'); accepted_parameters(path); find_weights('lite')\n"
+        "print(path.parent, project_root(), read_parameter_file('full')['recipe'])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=tmp_path / "here", capture_output=True, text=True)
+    assert done.stdout.split() == [str(tmp_path / "site/retina_kp/notebooks"), str(tmp_path / "here"), "full"], (
+        done.stderr
+    )
