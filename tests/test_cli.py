@@ -19,7 +19,7 @@ from retina_kp.core import files
 from retina_kp.core.geometry import similarity, warp_points
 from retina_kp.core.images import read_image, write_image
 from retina_kp.data.records import PairRecord, read_points, write_pairs_csv
-from retina_kp.registration.matching import Fit
+from retina_kp.registration.transforms import Fit, Quadratic
 from retina_kp.synthetic.pairs import PairOptions, draw_pair
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -118,7 +118,7 @@ def saved(request, tmp_path) -> tuple[Path, Registration]:
     H, sizes, points = similarity(20, 0.8, (60, 50), (70, 55)), ((120, 150), (100, 140)), np.zeros((3, 2))
     result = Registration.from_fit(fit, H, np.eye(3), points, points, *sizes)
     if request.param == "quadratic":
-        quadratic = {"original0_from_frame": H, "frame_from_original1": np.eye(3), "forward": bend, "backward": unbend}
+        quadratic = Quadratic(H, np.eye(3), bend, unbend)
         result = Registration(**{**vars(result), "model": "quadratic", "quadratic": quadratic})
     result.save(tmp_path / "r.json")
     return tmp_path / "r.json", result

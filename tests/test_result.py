@@ -177,7 +177,7 @@ def test_warp_reads_a_path(tmp_path):
 
 
 def test_warp_refuses_an_image_of_another_size():
-    with pytest.raises(ValueError, match="313, 471"):
+    with pytest.raises(ValueError, match="of 471 x 313 px"):
         registered().warp(np.zeros((471, 313), np.uint8))
 
 

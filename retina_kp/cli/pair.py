@@ -12,7 +12,8 @@ from ..core.geometry import describe
 from ..core.images import as_array, shrink, write_image
 from ..core.overlays import checkerboard
 from ..registration.registrar import Registrar
-from ..registration.result import Registration, saved_files
+from ..registration.result import Registration
+from ..registration.saving import saved_files
 from .page import pair_page
 
 PICTURE_PX = 1600  # longer side of overlay.png and of the page's pictures

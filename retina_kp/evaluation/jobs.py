@@ -18,7 +18,8 @@ from ..core.images import ImageError, read_image, shrink, write_image
 from ..data.layouts import load_layout
 from ..data.records import PairRecord
 from ..registration.registrar import Registrar
-from ..registration.result import Registration, saved_files
+from ..registration.result import Registration
+from ..registration.saving import saved_files
 from .metrics import judge, point_errors
 from .pairs import truth_points
 

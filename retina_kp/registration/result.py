@@ -10,10 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..core.files import to_plain, write_json, write_text
-from ..core.geometry import as_homography, describe, inside, pixel_grid, rescale_homography, resize_matrix, warp_points
+from ..core.files import to_plain
+from ..core.geometry import as_homography, describe, pixel_grid, rescale_homography, resize_matrix, warp_points
 from ..core.images import as_array
 from ..core.overlays import overlay
+from .saving import write_result
 from .transforms import Fit, Quadratic
 
 FINER = 0.7  # fixed px per moving px, below which bilinear reading would skip pixels
@@ -95,29 +96,27 @@ class Registration:
         self._need_ok("map points")
         return self.quadratic.map_to_moving(points0_xy) if self.quadratic else warp_points(points0_xy, self.H_0to1)
 
-    def warp(self, moving) -> np.ndarray:
+    def warp(self, moving, labels: bool = False) -> np.ndarray:
         """The moving image (path or array of the registered size) warped into the fixed frame: its dtype, 0 where it
-        has no data. ValueError for another size and for a refused result."""
+        has no data. labels: take the nearest pixel, so that values stay values. ValueError for another size and for a
+        refused result."""
         self._need_ok("warp")
         image = as_array(moving, "moving image")
         if image.shape[:2] != self.moving_hw:
-            raise ValueError(
-                f"this registration is for a moving image of {self.moving_hw} px (h, w), not {image.shape[:2]}"
-            )
-        return self._warp(image)
+            (height, width), (h, w) = image.shape[:2], self.moving_hw
+            raise ValueError(f"this result is for a moving image of {w} x {h} px, not {width} x {height}")
+        return self._warp(image, cv2.INTER_NEAREST) if labels else self._warp(image)
 
-    def _warp(self, image: np.ndarray) -> np.ndarray:
+    def _warp(self, image: np.ndarray, how: int = cv2.INTER_LINEAR) -> np.ndarray:
         """`warp` of a checked image. Finer pixels than the fixed image's are averaged first: no aliasing."""
         scale = describe(self.H_1to0, self.moving_hw).scale
         small_hw = tuple(max(round(n * scale), 1) for n in self.moving_hw)
-        if scale < FINER and small_hw != self.moving_hw:
+        if how == cv2.INTER_LINEAR and scale < FINER and small_hw != self.moving_hw:
             small = cv2.resize(image, small_hw[::-1], interpolation=cv2.INTER_AREA)
             return self.resized(self.fixed_hw, small_hw)._warp(small)
         warped = np.zeros((*self.fixed_hw, *image.shape[2:]), image.dtype)
         for strip, source in self._strips(warped):
-            strip[:] = cv2.remap(
-                image, source[..., 0], source[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
-            )
+            strip[:] = cv2.remap(image, source[..., 0], source[..., 1], how, borderMode=cv2.BORDER_CONSTANT)
         return warped
 
     def _strips(self, picture: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -129,6 +128,21 @@ class Registration:
             grid = pixel_grid(strip.shape[:2]).reshape(-1, 2).numpy().astype(np.float64) + (0, top)
             source = np.nan_to_num(self.map_to_moving(grid), nan=-1e6).astype(np.float32)
             yield strip, source.reshape(*strip.shape[:2], 2)
+
+    def inverse(self) -> Registration:
+        """The same registration seen from the other side: what was fixed moves. ValueError for a refused result."""
+        self._need_ok("invert")
+        return replace(
+            self,
+            H_1to0=self.H_0to1,
+            H_tried=self.H_0to1,
+            quadratic=self.quadratic and self.quadratic.inverse(),
+            angle_deg=-self.angle_deg,
+            fixed_hw=self.moving_hw,
+            moving_hw=self.fixed_hw,
+            matches0=self.matches1,
+            matches1=self.matches0,
+        )
 
     def resized(self, fixed_hw, moving_hw) -> Registration:
         """The same registration between copies of both images at other sizes (h, w), such as small ones to look at."""
@@ -191,57 +205,11 @@ class Registration:
         """Write ``path`` (JSON) and, when ok, beside it an ITK transform (.tfm) and ``<stem>_transformation.txt``, the
         matrix moving → fixed as i2k tools read it. Returns the files; none is left over from an earlier result of that
         name. ValueError for a path in .tfm or .txt."""
-        path = Path(path).expanduser()
-        if path.suffix.lower() in (".tfm", ".txt"):
-            name = path.with_suffix(".json").name
-            raise ValueError(
-                f"{path}: give the name of the JSON file, such as {name}; the others are written beside it"
-            )
-        path, itk, matrix = saved_files(path)
-        written = [write_json(path, self.to_dict())]
-        for old in (itk, matrix):
-            old.unlink(missing_ok=True)
-        if self.ok:
-            rows = [" ".join(f"{v:.10g}" for v in row) for row in self.H_1to0]
-            written += [write_text(itk, self._itk_text()), write_text(matrix, "\n".join(rows) + "\n")]
-        return written
-
-    def _itk_text(self) -> str:
-        """ITK resamples by mapping fixed points to moving ones: the affine H_0to1. Another model is replaced by its
-        best affine over the part of the fixed frame that the moving image covers, which a comment says."""
-        H, note = self.H_0to1, "affine"
-        if np.abs(H[2, :2]).max() > 1e-12 or self.quadratic is not None:
-            note = f"best affine of a {self.model}"
-            h, w = self.fixed_hw
-            grid = np.stack(np.meshgrid(np.linspace(0, w - 1, 25), np.linspace(0, h - 1, 25)), -1).reshape(-1, 2)
-            target = self.map_to_moving(grid)
-            seen = inside(target, self.moving_hw)
-            seen = seen if seen.sum() >= 6 else np.isfinite(target).all(1)
-            terms = np.column_stack([grid, np.ones(len(grid))])
-            H = np.vstack([np.linalg.lstsq(terms[seen], target[seen], rcond=None)[0].T, [0, 0, 1]])
-        numbers = " ".join(f"{v:.12g}" for v in (*H[0, :2], *H[1, :2], H[0, 2], H[1, 2]))
-        about = f"# fixed to moving, {note}, unit spacing, origin at the first pixel centre"
-        kind = "Transform: AffineTransform_double_2_2"
-        lines = (
-            "#Insight Transform File V1.0",
-            about,
-            "#Transform 0",
-            kind,
-            f"Parameters: {numbers}",
-            "FixedParameters: 0 0",
-        )
-        return "\n".join(lines) + "\n"
+        return write_result(path, self)
 
     def _need_ok(self, what: str) -> None:
         if not self.ok:
             raise ValueError(f"cannot {what}: this registration was refused ({self.status})")
-
-
-def saved_files(path: str | Path) -> tuple[Path, Path, Path]:
-    """What `Registration.save` may write for ``path``: JSON, ITK transform, matrix."""
-    path = Path(path).expanduser()
-    path = path if path.suffix.lower() == ".json" else path.with_name(path.name + ".json")
-    return path, path.with_name(path.stem + ".tfm"), path.with_name(path.stem + "_transformation.txt")
 
 
 def refused(reason: str, fixed_hw, moving_hw) -> Registration:

@@ -60,6 +60,11 @@ class Quadratic:
         inner = apply_quadratic(warp_points(points0_xy, np.linalg.inv(self.original0_from_frame)), self.backward)
         return warp_points(inner, np.linalg.inv(self.frame_from_original1))
 
+    def inverse(self) -> Quadratic:
+        """The same with both images in each other's place."""
+        frames = np.linalg.inv(self.frame_from_original1), np.linalg.inv(self.original0_from_frame)
+        return Quadratic(*frames, self.backward, self.forward)
+
     def resized(self, resize0: np.ndarray, resize1: np.ndarray) -> Quadratic:
         """The same between images that `resize_matrix` has resized."""
         frame_from_original1 = self.frame_from_original1 @ np.linalg.inv(resize1)
