@@ -25,9 +25,8 @@ from ..core.config import from_dict
 from ..core.files import write_csv, write_json
 from ..core.versions import code_version, commit
 from ..evaluation.calibration import publish
-from ..training.config import TrainConfig
-from ..training.distributed import is_main, read_history
-from ..training.recipes import get_recipe
+from ..training.config import TrainConfig, get_recipe
+from ..training.processes import is_main, read_history
 from ..training.trainer import Trainer
 from ..viz.training import keep_keypoint_figures
 
@@ -54,9 +53,9 @@ def train_phase(
     """Train one phase to its end from wherever it was interrupted; returns its checkpoint."""
     on_epoch = None
     if tensorboard and is_main():
-        from ..notebook.monitoring import tensorboard as open_tensorboard
+        from ..notebook import monitoring
 
-        on_epoch = open_tensorboard(Path(run_dir))
+        on_epoch = monitoring.tensorboard(Path(run_dir))
     Trainer(config, run_dir, device, workers=workers, on_validation=keep_keypoint_figures).fit(on_epoch)
     return Path(run_dir) / "checkpoint.safetensors"
 
@@ -104,9 +103,9 @@ def train_recipe(args: argparse.Namespace) -> None:
     }
     target = Path(args.target or run_dir / f"{args.recipe}.safetensors")
     log.info("fitting steerers, and the confidence on %d pairs per kind", args.calibration_pairs)
-    figures = publish(checkpoint, target, args.calibration_pairs, about, run_dir, args.device)
-    write_json(run_dir / "published.json", {**about, **figures})
-    log.info("%s  %s", target, figures)
+    metrics = publish(checkpoint, target, args.calibration_pairs, about, run_dir, args.device)
+    write_json(run_dir / "published.json", {**about, **metrics})
+    log.info("%s  %s", target, metrics)
 
 
 def make_parser() -> argparse.ArgumentParser:
