@@ -53,9 +53,9 @@ def train_phase(
     """Train one phase to its end from wherever it was interrupted; returns its checkpoint."""
     on_epoch = None
     if tensorboard and is_main():
-        from ..notebook import monitoring
+        from ..notebook.monitoring import tensorboard as open_tensorboard
 
-        on_epoch = monitoring.tensorboard(Path(run_dir))
+        on_epoch = open_tensorboard(Path(run_dir))
     Trainer(config, run_dir, device, workers=workers, on_validation=keep_keypoint_figures).fit(on_epoch)
     return Path(run_dir) / "checkpoint.safetensors"
 

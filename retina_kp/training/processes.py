@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import os
 import re
@@ -13,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
@@ -135,8 +135,9 @@ def average(rows: list[dict]) -> dict[str, float]:
 
 def read_history(path: Path) -> list[dict]:
     """The rows of a history.csv as the trainer keeps them; an empty cell was not measured."""
-    rows = pd.read_csv(path, float_precision="round_trip").to_dict("records")
-    return [{key: value for key, value in row.items() if not pd.isna(value)} for row in rows]
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    return [row | {key: int(row[key]) for key in ("epoch", "step")} for row in rows]
 
 
 def write_state(path: str | Path, state: dict) -> None:

@@ -1,8 +1,5 @@
-"""Pictures of PKE: what it keeps and rejects, its memory, and for the diagnosis of a run funnel, growth, lives,
-precision.
-
-Every plot function makes a figure of its own and returns it; tables and samples are those of `diagnosis`.
-"""
+"""Pictures of PKE: what it keeps and rejects, its memory, and for the diagnosis of a run funnel, growth, lives and
+precision. Tables and samples are those of `diagnosis`; every plot function makes a figure and returns it."""
 
 from __future__ import annotations
 
@@ -123,7 +120,7 @@ def plot_growth(grown: Mapping[str, pd.DataFrame]) -> Figure:
         ax.set(xlabel="epoch", ylabel="points", ylim=(0, None))
         ax.locator_params(integer=True)
         ax.set_title(title, fontsize=11)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=10)
+    _legend_of(figure, ax.get_legend_handles_labels()[0], 4)
     return figure
 
 
@@ -177,14 +174,7 @@ def plot_lives(sample: WatchedSample, told: Mapping[str, pd.DataFrame], options:
     return figure
 
 
-def plot_precision(
-    history: Sequence[Mapping],
-    grown: Sequence[pd.DataFrame],
-    points: pd.DataFrame,
-    images: int,
-    options: PkeOptions,
-    chance: float,
-) -> Figure:
+def plot_precision(history: Sequence, grown: Sequence, points: pd.DataFrame, images: int, o: PkeOptions, chance: float):
     """Precision of mined points, numbers of points below: over the epochs, with that of the watched samples' labels,
     and against the two thresholds that decide it, from a table of `judge` on so many images. Dashed: chance, a blind
     guess on a vessel."""
@@ -193,11 +183,10 @@ def plot_precision(
     _plot_over_epochs(uppers[0], lowers[0], history, grown)
     passed = points["reason"].isin(("mined", "budget"))
     judged = points[passed | ((points["reason"] == "content") & np.isfinite(points["ratio"]))]
-    ratio_max, low = options.content_ratio_max, options.pke_min_probability
-    curves = (
-        (precision_curve(judged["ratio"], judged["true"], np.linspace(0.2, 1, 41), True), ratio_max),
-        (precision_curve(points["probability"][passed], points["true"][passed], np.linspace(low, 1, 41), False), low),
-    )
+    by_ratio = precision_curve(judged["ratio"], judged["true"], np.linspace(0.2, 1, 41), True)
+    levels, passed = np.linspace(o.pke_min_probability, 1, 41), points[passed]
+    by_probability = precision_curve(passed["probability"], passed["true"], levels, False)
+    curves = ((by_ratio, o.content_ratio_max), (by_probability, o.pke_min_probability))
     for upper, lower, (curve, level) in zip(uppers[1:], lowers[1:], curves, strict=True):
         enough = curve["points"] >= MIN_POINTS
         upper.fill_between(curve["level"], curve["low"], curve["high"], where=enough, color=SKY, alpha=0.3, linewidth=0)
@@ -205,9 +194,8 @@ def plot_precision(
         lower.plot(curve["level"], curve["points"] / images, color=BLUE, linewidth=1.8)
         for ax in (upper, lower):
             ax.axvline(level, color=BLACK, linestyle=":", linewidth=1.2)
-    for ax, title in zip(
-        uppers, ("over the epochs", "if content_ratio_max were …", "if min_probability were …"), strict=True
-    ):
+    titles = ("over the epochs", "if content_ratio_max were …", "if min_probability were …")
+    for ax, title in zip(uppers, titles, strict=True):
         quiet(ax).set(ylim=(0, 1.03))
         ax.set_title(title, fontsize=11)
         if np.isfinite(chance):
@@ -246,10 +234,11 @@ def _sample_image(ax: Axes, sample: WatchedSample, title: str) -> None:
 
 def _legend(figure: Figure, dots: Sequence[tuple[str, str]], columns: int, *more: Line2D) -> None:
     """Names with their colours, and last the rings of annotated points."""
-    dot = {"marker": "o", "ls": ""}
-    handles = [
-        Line2D([], [], color=c, markeredgecolor="black", markeredgewidth=0.4, label=name, **dot) for name, c in dots
-    ]
+    dot, edge = {"marker": "o", "ls": ""}, {"markeredgecolor": "black", "markeredgewidth": 0.4}
+    handles = [Line2D([], [], color=color, label=name, **dot, **edge) for name, color in dots]
     ring = Line2D([], [], color="none", markeredgecolor="0.6", markersize=9, label="annotated point", **dot)
-    place = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": 10}
-    figure.legend(handles=[*handles, *more, ring], **place)
+    _legend_of(figure, [*handles, *more, ring], columns)
+
+
+def _legend_of(figure: Figure, handles: Sequence, columns: int) -> None:
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=10)
