@@ -244,7 +244,9 @@ def test_geometric_loss_ignores_what_image_1_does_not_see():
 def test_cells_seen_by_both_after_a_shift():
     H = torch.from_numpy(similarity(0, 1, (0, 0), (4, 0)))[None]
     valid = torch.ones(1, 1, 12, 16, dtype=torch.bool)
-    seen1, both = in_fixed_frame(torch.arange(8.0).expand(1, 1, 6, 8), H, valid, valid, 2, (6, 8))
+    map1 = torch.arange(8.0).expand(1, 1, 6, 8)
+    batch = {"H_0to1": H, "valid0": valid, "valid1": valid}
+    seen1, both = in_fixed_frame(map1, batch, DenseOutput(map1, map1, 2, 8))
     assert both[0, 0].all(0).tolist() == [True] * 6 + [False] * 2
     assert torch.allclose(seen1[0, 0, 0, :6], torch.arange(2.0, 8.0))
 

@@ -50,15 +50,17 @@ def dice_loss(prediction: torch.Tensor, target: torch.Tensor, valid: torch.Tenso
     return Term((value * used).sum() / used.sum().clamp_min(1), int(used.sum()))
 
 
-def in_fixed_frame(map1: torch.Tensor, H_0to1: torch.Tensor, valid0, valid1, stride: int, map0_hw):
-    """A map of image 1 read at the cells of image 0's map: (B, C, h, w), and the (B, 1, h, w) bool mask of cells that
-    both images see. valid0, valid1: (B, 1, H, W) bool fields of view in px."""
-    grid0 = (pixel_grid(map0_hw, map1.device).reshape(1, -1, 2) + 0.5) * stride - 0.5
-    grid1 = warp_points(grid0.double(), H_0to1.double()).float()
-    shape = (len(map1), -1, *map0_hw)
-    seen1 = sample_map(map1, grid1, stride).transpose(1, 2).reshape(shape)
-    both = sample_map(valid0.to(map1), grid0.expand(len(map1), -1, -1)) * sample_map(valid1.to(map1), grid1)
-    return seen1, both.transpose(1, 2).reshape(shape) > 0.99
+def in_fixed_frame(map1: torch.Tensor, batch: dict, out0: DenseOutput) -> tuple[torch.Tensor, torch.Tensor]:
+    """A map of image 1 read at the cells of out0's detector: (B, C, h, w), and the (B, 1, h, w) bool mask of cells that
+    both images see."""
+    hw, stride = out0.detector.shape[-2:], out0.detector_stride
+    grid0 = (pixel_grid(hw, map1.device).reshape(1, -1, 2) + 0.5) * stride - 0.5
+    grid1 = warp_points(grid0.double(), batch["H_0to1"].double()).float()
+    seen1 = sample_map(map1, grid1, stride)
+    both = sample_map(batch["valid0"].to(map1), grid0.expand(len(map1), -1, -1))
+    both = both * sample_map(batch["valid1"].to(map1), grid1)
+    seen1, both = (values.transpose(1, 2).reshape(len(map1), -1, *hw) for values in (seen1, both))
+    return seen1, both > 0.99
 
 
 # ------------------------------------------------------------------ what a loss is
@@ -85,12 +87,6 @@ class LossContext:
         """Points as a soft map of the detector's size, (B, 1, h, w)."""
         return gaussian_labels(points_xy, self.out0.detector.shape[-2:], self.out0.detector_stride, self.label_sigma_px)
 
-    def moving_in_fixed_frame(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """det1 as image 0's frame sees it, and the cells that both images see."""
-        frame = (self.out0.detector_stride, self.out0.detector.shape[-2:])
-        b = self.batch
-        return in_fixed_frame(self.out1.detector.float(), b["H_0to1"], b["valid0"], b["valid1"], *frame)
-
     def describe(self, points0_xy: torch.Tensor, points1_xy: torch.Tensor | None = None) -> Term:
         """The chosen descriptor loss at points of image 0 and their partners."""
         maps, b = (self.out0.descriptors, self.out1.descriptors), self.batch
@@ -108,10 +104,6 @@ class Loss:
     weight: float
     formula: str
     about: str
-
-    def weighing(self, weight: float) -> Loss:
-        """The same loss with another weight."""
-        return replace(self, weight=weight)
 
 
 def loss(name: str, weight: float, formula: str, about: str) -> Callable[[Callable], Loss]:
@@ -139,7 +131,7 @@ def DESCRIPTOR(c: LossContext) -> Term:
 @loss("loss_geo", 0.5, BOTH, "the moving detector, seen in the fixed frame, fires where the fixed one does")
 def GEOMETRIC(c: LossContext) -> Term:
     # The teacher has no gradient. With one on both sides its own Dice loss rose from 0.63 to 0.72 within 400 steps.
-    return dice_loss(c.out0.detector.detach(), *c.moving_in_fixed_frame())
+    return dice_loss(c.out0.detector.detach(), *in_fixed_frame(c.out1.detector, c.batch, c.out0))
 
 
 @loss(
@@ -160,7 +152,7 @@ def MOVING(c: LossContext) -> Term | None:
     "the moving detector fires at the labels, the grown ones included",
 )
 def GEOMETRIC_PKE(c: LossContext) -> Term:
-    seen1, both = c.moving_in_fixed_frame()
+    seen1, both = in_fixed_frame(c.out1.detector.float(), c.batch, c.out0)
     return dice_loss(seen1, c.label_map(c.labels_xy), both)
 
 
@@ -197,7 +189,7 @@ PHASES = {
     ),
     "sim2real": Phase(
         "4 · sim-to-real: real pairs with computed H, and replay",
-        (DETECTOR.weighing(0.2), DESCRIPTOR, GEOMETRIC_PKE.weighing(0.2), EXPLORATION),
+        (replace(DETECTOR, weight=0.2), DESCRIPTOR, replace(GEOMETRIC_PKE, weight=0.2), EXPLORATION),
         pke=True,
         real=True,
     ),
@@ -226,7 +218,7 @@ def weighted_losses(phase: str, weights: dict[str, float] | None = None) -> list
             raise ValueError(f"weights.{name}: phase {phase!r} has no such loss; it has {', '.join(known)}")
         if not value >= 0:
             raise ValueError(f"weights.{name}: takes a number from 0, not {value!r}")
-    chosen = [one.weighing(float(weights.get(one.name, one.weight))) for one in losses]
+    chosen = [replace(one, weight=float(weights.get(one.name, one.weight))) for one in losses]
     if not any(one.weight for one in chosen):
         raise ValueError(f"weights: one loss at least must count in phase {phase!r}")
     return [one for one in chosen if one.weight]

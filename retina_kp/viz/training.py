@@ -60,8 +60,7 @@ def plot_moving_detector(batch: Mapping, before: Sequence[DenseOutput], after: S
     image 1's) outputs. Shown are the pairs of which both images see most labels."""
     chosen, hw = _with_most_points(batch["vessel_keypoints1"], count), batch["image0"].shape[-2:]
     figure = plt.figure(figsize=(WIDTH_IN, len(chosen) * (WIDTH_IN / 3 + 0.35)), layout="constrained")
-    where = (batch["H_0to1"], batch["valid0"], batch["valid1"], after[0].detector_stride, after[0].detector.shape[-2:])
-    maps = [after[0].detector, *(in_fixed_frame(out1.detector, *where)[0] for _, out1 in (before, after))]
+    maps = [after[0].detector, *(in_fixed_frame(out1.detector, batch, after[0])[0] for _, out1 in (before, after))]
     seen1, covered = warp_image(batch["image1"], torch.linalg.inv(batch["H_0to1"]), hw)
     titles = ("fixed detector", "moving detector, before", "moving detector, after")
     for i, row in zip(chosen, figure.subplots(len(chosen), 3, squeeze=False), strict=True):
