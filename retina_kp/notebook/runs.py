@@ -21,14 +21,15 @@ from ..training.trainer import Trainer
 from ..viz.training import keep_keypoint_figures
 from .monitoring import in_short, live_figure, tensorboard
 
+PREVIOUS = dict(zip(list(PHASES)[1:], PHASES, strict=False))
 NOTEBOOKS = {"warmup": "01_warmup", "geometric": "02_geometric", "pke": "03_pke", "sim2real": "04_sim2real"}
-STAND_IN_STEPS = 8
-CHECKPOINT = "checkpoint.safetensors"
+SHIPPED_NETWORKS = [path.stem for path in SHIPPED.glob("*.safetensors")]
+STAND_IN_STEPS, CHECKPOINT = 8, "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that is about to begin or to go on: its configuration, its folder, what it starts from in a sentence."""
+    """A run that is about to begin or to go on. start: what its weights are, in words."""
 
     phase: str
     settings: Settings
@@ -37,8 +38,7 @@ class Plan:
     start: str
 
     def open(self) -> Trainer:
-        """The run's trainer. Where the phase before has left nothing, a stand-in for it is trained first, in
-        seconds."""
+        """The run's trainer. Where the phase before has left nothing, a stand-in for it is trained first."""
         s = self.settings
         self.folder.mkdir(parents=True, exist_ok=True)
         if not Path(self.config.init_from or ".").exists():
@@ -48,9 +48,8 @@ class Plan:
     def words(self) -> list[str]:
         """What will happen, a sentence each; the first one says so where it is but a try."""
         c, said = self.config, []
-        if short := c.shortfalls():
-            goes_on = "No later phase builds on it unless it has the same run_name."
-            said.append(f"A TRY, no training: {'; '.join(short)}. {goes_on}")
+        if short := "; ".join(c.shortfalls()):
+            said.append(f"A TRY, no training: {short}. No later phase builds on it unless it has the same run_name.")
         steps = f"{c.epochs} epochs of {c.steps_per_epoch} steps, {c.pairs_per_step} pairs of {c.size_px} px a step"
         said.append(f"{steps}; {c.network}, recipe {c.recipe}, learning rate {c.learning_rate:g}.")
         parts = [(o.share, o.root) for o in (c.files, c.replay)]
@@ -59,26 +58,26 @@ class Plan:
         return [*said, f"Weights: {self.start}.", f"Results: {self.folder}"]
 
     def _repr_html_(self) -> str:
-        first, *rest = (html.escape(line) for line in self.words())
-        style = "background:#fff3cd;border-left:6px solid #d39e00;padding:.6em 1em;color:#3d2f00"
-        first = f'<div style="{style}"><b>{first}</b></div>' if self.config.shortfalls() else first
-        return "<br>".join([first, *rest])
+        lines = [html.escape(line) for line in self.words()]
+        if self.config.shortfalls():
+            style = "background:#fff3cd;border-left:6px solid #d39e00;padding:.6em 1em;color:#3d2f00"
+            lines[0] = f'<div style="{style}"><b>{lines[0]}</b></div>'
+        return "<br>".join(lines)
 
     def __repr__(self) -> str:
         return "\n".join(self.words())
 
 
 def plan(phase: str, settings: Settings | Mapping, before: TrainConfig | None = None) -> Plan:
-    """What a notebook's variables (or settings) stand for. A run that was begun goes on as it was begun. A new one
-    starts from init_from, or builds on the newest run of the phase before (`find_checkpoint`), or on a stand-in.
-    Nothing is written yet. before: the configuration of the phase before, where that is still to be run. ValueError for
-    settings that cannot be."""
+    """What a notebook's variables (or settings) stand for. A begun run goes on as it was begun. A new one starts from
+    init_from, or builds on the newest run of the phase before, or on a stand-in. Nothing is written yet. before: the
+    configuration of the phase before, where that is still to be run. ValueError for settings that cannot be."""
     s = settings if isinstance(settings, Settings) else read_settings(settings)
     folder, planned, found = run_folder(phase, s), before is not None, None
     if (folder / "state.pt").is_file():
         return _continued(phase, s, folder)
     if not planned and not s.init_from and phase != "warmup":
-        found = find_checkpoint(_previous(phase), s)
+        found = find_checkpoint(PREVIOUS[phase], s)
         before = config_of(found) if found else None
     config = training_config(phase, s, before)
     if s.init_from:
@@ -97,23 +96,15 @@ def _start(phase: str, network: str, folder: Path, planned: bool, found: Path | 
     """The weights that a run begins with where nothing names them, and a sentence about them."""
     if phase == "warmup":
         return "", "random ones"
-    earlier = NOTEBOOKS[_previous(phase)]
+    earlier = NOTEBOOKS[PREVIOUS[phase]]
     if planned:
         return folder.parents[1] / earlier / folder.name / CHECKPOINT, f"those of {earlier}"
     if found:
         short = found.relative_to(project_root()) if found.is_relative_to(project_root()) else found
         return found, f"{short}, {read_metadata(found)['step']} steps of {earlier}"
-    weights = f"the shipped {network!r} weights" if _shipped(network) else "random weights"
+    weights = f"the shipped {network!r} weights" if network in SHIPPED_NETWORKS else "random weights"
     said = f"a STAND-IN for {earlier}, of which no run to build on was found: {STAND_IN_STEPS} steps from {weights}"
-    return folder / STAND_IN / _previous(phase) / CHECKPOINT, said
-
-
-def _previous(phase: str) -> str:
-    return list(PHASES)[list(PHASES).index(phase) - 1]
-
-
-def _shipped(network: str) -> Path | None:
-    return path if (path := SHIPPED / f"{network}.safetensors").is_file() else None
+    return folder / STAND_IN / PREVIOUS[phase] / CHECKPOINT, said
 
 
 def config_of(checkpoint: Path) -> TrainConfig:
@@ -149,14 +140,13 @@ def _continued(phase: str, s: Settings, folder: Path) -> Plan:
 
 
 def _trained_on_what_is_replayed(config: TrainConfig) -> TrainConfig:
-    """A configuration whose files are those that this one replays: what `of_data` takes for the run before."""
+    """A configuration whose files are those that this one replays, as if of the run before."""
     files = replace(config.replay, share=1.0) if config.replay.root else FileOptions()
     return replace(config, phase="geometric", weights={}, files=files, replay=FileOptions())
 
 
 def run_folder(phase: str, s: Settings) -> Path:
-    """The folder of this run. ValueError when a run of this name was begun and is not to be continued, or when nothing
-    says which one."""
+    """The folder of this run. ValueError for a begun run that is not to be continued, or when nothing says which."""
     if s.resume and not s.run_name:
         raise ValueError("resume = True needs run_name: which run of this notebook is to be continued?")
     folder = new_run_folder(NOTEBOOKS[phase], s.run_name, runs_root(s.runs_root), make=False)
@@ -167,8 +157,7 @@ def run_folder(phase: str, s: Settings) -> Path:
 
 def find_checkpoint(phase: str, s: Settings) -> Path | None:
     """Checkpoint of a phase to build on: that of a run with our name, else the newest that went to its end, is no try
-    (`TrainConfig.shortfalls`) and has the network, recipe, data and, but for phase 4, image size that the settings
-    name. ValueError when the run with our name has not gone to its end."""
+    and fits what the settings name. ValueError when the run with our name has not gone to its end."""
     folder = runs_root(s.runs_root) / NOTEBOOKS[phase]
     name = Path(s.run_name).name  # the runner gives the whole path
     if name and (named := folder / name / CHECKPOINT).is_file():
@@ -191,10 +180,9 @@ def find_checkpoint(phase: str, s: Settings) -> Path | None:
 
 
 def _train_stand_in(config: TrainConfig, folder: Path, device: str) -> None:
-    """A few steps of the previous phase on synthetic pairs, from the shipped weights; of all phases before where the
-    network has none."""
+    """A few steps of the previous phase on synthetic pairs; of all phases before where no weights are shipped."""
     previous = list(PHASES)[: list(PHASES).index(config.phase)]
-    start = _shipped(config.network) or ""
+    start = SHIPPED / f"{config.network}.safetensors" if config.network in SHIPPED_NETWORKS else ""
     rate = {"learning_rate": 0.3 * RATES[config.network], "rise_steps": 4, "weights": {}}
     rate |= {"epochs": 1, "steps_per_epoch": STAND_IN_STEPS, "validation_pairs": 0}
     for phase in previous[-1:] if start else previous:
@@ -206,8 +194,7 @@ def _train_stand_in(config: TrainConfig, folder: Path, device: str) -> None:
 
 
 def pke_run(run: str, s: Settings, folder: Path) -> tuple[Path, str]:
-    """The folder of the PKE run to diagnose, and a sentence about it: the given one, or a stand-in, trained here
-    once."""
+    """The folder of the PKE run to diagnose, and a sentence about it. A stand-in is trained where none is given."""
     if run:
         return in_project(run), f"diagnosed: {run}"
     stand_in = plan("pke", replace(s, run_name=str(folder / STAND_IN / "pke"), resume=True))
@@ -217,8 +204,7 @@ def pke_run(run: str, s: Settings, folder: Path) -> tuple[Path, str]:
 
 
 def train(trainer: Trainer, log_to_tensorboard: bool = False, processes: int = 1) -> list[dict]:
-    """Fit with a live figure and a line per epoch, in this process or in several of their own; a complete run is shown,
-    not trained. Returns the history."""
+    """Fit with a live figure and a line per epoch, here or in several processes of their own; returns the history."""
     figure = live_figure([loss.name for loss in trainer.config.losses])
     board, trained = tensorboard(trainer.run_dir) if log_to_tensorboard else None, []
 
@@ -245,8 +231,8 @@ def phase_4_settings(namespace: Mapping) -> Settings:
     """The settings of notebook 04. Pseudo-real pairs stand in where they name no real ones and go on with no run."""
     s = read_settings(namespace)
     folder = new_run_folder(NOTEBOOKS["sim2real"], s.run_name, runs_root(s.runs_root), make=False)
-    begun = s.run_name and (folder / "state.pt").is_file()
-    return s if s.data_root or begun else replace(s, data_root=pseudo_real_folder(8, 0))
+    known = s.data_root or (s.run_name and (folder / "state.pt").is_file())
+    return s if known else replace(s, data_root=pseudo_real_folder(8, 0))
 
 
 def pseudo_real_folder(count: int, seed: int) -> str:

@@ -1,12 +1,10 @@
 """What the training phases bring: two studies, each kept in one folder per code, where a second call goes on.
 
 ablation   what each of the first three phases brings, on synthetic CF-FA pairs whose junctions are half annotated. An
-           arm is three stages of equal length; the learning rate falls in the last one. Arms that begin alike share
-           those stages. A sample comes back about twenty times in a stage; a mined point is a label at its second find.
-own-look   what training on one's own folders brings, for a look that the shipped weights never saw: `pseudo_real`'s. A
-           simulated user owns aligned eyes with vessel masks (layout 1) and real pairs with clicked points (layout 2).
-           The network goes through the four phases, from nothing and from the shipped weights, and is measured after
-           each.
+           arm is three stages of equal length; the learning rate falls in the last one. Arms share equal beginnings.
+own-look   what training on one's own folders brings, for a look that the shipped weights never saw. A simulated user
+           owns aligned eyes with vessel masks and real pairs with clicked points. The network goes through the four
+           phases, from nothing and from the shipped weights, and is measured after each.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from ..networks.checkpoints import find_weights, load_network, read_metadata
 from ..notebook.runs import NOTEBOOKS, Settings, plan
 from ..registration.keypoints import KeypointOptions, find_keypoints
 from ..registration.registrar import Registrar
-from ..synthetic.pairs import CLINICAL, PairOptions, SamplePair
+from ..synthetic.pairs import CLINICAL, SamplePair
 from ..synthetic.pseudo_real import aligned_images, pseudo_real_pair, write_pseudo_generated, write_pseudo_real
 from ..synthetic.training_pairs import SyntheticOptions
 from ..training.config import TrainConfig, get_recipe
@@ -52,26 +50,16 @@ def kept(path: Path, about: dict, measure: Callable[..., dict], *arguments) -> d
 
 def summarise(rows: list[dict], by: list[str], shown: Sequence[str], form: str) -> pd.DataFrame:
     """One row per arm, and phase: mean ± standard deviation over the seeds."""
-    table = []
-    for names, own in pd.DataFrame(rows).groupby(by, sort=False):
-        values = {key: own[key].dropna().astype(float) for key in shown}
-        words = {k: form.format(v.mean(), v.std(ddof=0)) if len(v) else "none" for k, v in values.items()}
-        table.append({**dict(zip(by, names, strict=True)), "seeds": len(own), **words})
-    return pd.DataFrame(table)
+    groups = pd.DataFrame(rows).astype(dict.fromkeys(shown, float)).groupby(by, sort=False)
+    table = groups[[*shown]].agg(lambda v: form.format(v.mean(), v.std(ddof=0)) if v.notna().any() else "none")
+    table.insert(0, "seeds", groups.size())
+    return table.reset_index()
 
-
-# ------------------------------------------------------------------ ablation
 
 MADE = {"fixed": ("CF",), "moving": ("FA",), "frames_per_retina": 2, "appearance": CLINICAL}
-BASE = TrainConfig(
-    precision="bf16",
-    extra_points=96,
-    pool_size=60,
-    steps_per_epoch=100,
-    rise_steps=1,
-    data=SyntheticOptions(size_px=192, annotated_share=0.5, **MADE),
-    pke=PkeOptions(0.2, 0.2, promotion_value=2.0, demotion_value=1.0),
-)
+BASE = TrainConfig(precision="bf16", extra_points=96, pool_size=60, steps_per_epoch=100, rise_steps=1)
+BASE = replace(BASE, data=SyntheticOptions(size_px=192, annotated_share=0.5, **MADE))
+BASE = replace(BASE, pke=PkeOptions(0.2, 0.2, promotion_value=2.0, demotion_value=1.0))
 TRUTH = replace(BASE.data, annotated_share=1.0)  # validation knows every junction
 LOOSE = "pke, content 0.95"  # a control: nearly any match confirms
 STAGES = {
@@ -115,9 +103,8 @@ def run_ablation(seed: int, steps: int, pairs: int, folder: Path, arms: Sequence
 
 @torch.inference_mode()
 def measure_stage(checkpoint: Path, pairs: int) -> dict[str, float]:
-    """Detector and mining metrics on validation crops (sure0, sure1: keypoints per image that are as probable as PKE
-    asks), and success on whole pairs at any turn: share of ``pairs`` whose best transform is right, whatever the
-    confidence says (it is not calibrated for these weights)."""
+    """Detector and mining metrics on validation crops (sure0, sure1: keypoints per image as probable as PKE asks), and
+    success: share of ``pairs`` at any turn whose best transform is right, whatever the confidence says."""
     network, validation, rows = load_network(checkpoint)[0], ValidationSet.synthetic(48, TRUTH), []
     sure = KeypointOptions(min_probability=BASE.pke.candidate_min_probability)
     for batch in validation.batches:
@@ -126,21 +113,17 @@ def measure_stage(checkpoint: Path, pairs: int) -> dict[str, float]:
         found = [find_keypoints(output, batch[f"valid{k}"], sure) for k, output in enumerate(outputs)]
         for i, points in enumerate(mine(*outputs, hidden, BASE.pke).points0_xy):
             row = {
-                "mined_per_image": len(points),
                 "mined_precision": mined_precision(points, batch["true_keypoints"][i]),
+                "mined_per_image": len(points),
             }
             rows.append(row | {f"sure{k}": len(found[k][i][0]) for k in (0, 1)})
-    registrar = Registrar(network, device="cpu")
-    trials = run_trials(registrar, ABLATION_SEED, pairs, PairOptions(), moving=BASE.data.moving)
+    trials = run_trials(Registrar(network, device="cpu"), ABLATION_SEED, pairs, moving=BASE.data.moving)
     success = float(np.mean([float(t.would_be_px <= RIGHT_PX) for t in trials]))
     return validation.evaluate(network) | average(rows) | {"success": success}
 
 
-# ------------------------------------------------------------------ own look
-
 GENERATED_EYES, REAL_PAIRS, HELD_OUT, TURN_DEG = 60, 12, 12, (15.0, 30.0)
 SIZE_PX, REAL_SIZE_PX = 256, 384  # of training images in phases 1 to 3, and in phase 4
-# + the trial's own
 SEEDS = {"real": 500, "held out": 900, "generated": 300, "generated held out": 700, "synthetic": 77_004}
 # The recipe, and where it is too long for this the steps of each phase
 ARMS: dict[str, tuple[str, dict[str, int]]] = {
@@ -194,10 +177,9 @@ def run_own_look(arm: str, seed: int, shorten: float, pairs: int, folder: Path) 
 
 
 def measure_look(checkpoint: Path, seed: int, pairs: int) -> dict[str, float | None]:
-    """Share of held-out real pairs, of ``pairs`` held-out generated ones, turned at will, and of as many synthetic ones
-    whose best transform, refused or not, is right (RIGHT_PX), also found (FOUND_PX), and the median error of the right
-    ones (px at 768). Every turn is tried at like scale. All are guided by the shipped calibration and turn pictures,
-    since new weights have neither a calibration nor steerers."""
+    """Shares of held-out real pairs, of ``pairs`` generated and a third as many synthetic ones whose best transform,
+    refused or not, is right (RIGHT_PX) and found (FOUND_PX), and the median error of the right ones (px at 768). Every
+    turn is tried, by the shipped calibration and turned pictures: new weights have neither that nor steerers."""
     registrar = Registrar.from_pretrained(checkpoint, device="cpu", stages=1)
     registrar.calibration, registrar.steerers = read_metadata(find_weights("lite"))["calibration"], None
     trials = {
@@ -229,9 +211,6 @@ def generated_pair(seed: int, index: int) -> SamplePair:
     turned = cv2.warpPerspective(moving, H, hw[::-1], flags=cv2.INTER_LINEAR)
     everywhere = np.ones(hw, bool)
     return SamplePair(fixed, turned, H, mask > 0, np.zeros((0, 2)), everywhere, everywhere, ("CF", "FA"), 1.0)
-
-
-# ------------------------------------------------------------------ the command
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -42,9 +42,7 @@ class Trainer:
     data: a source of batches in place of what the configuration says: it answers ``batch(index, batch_size, strength)``
     with batches as in `dataset`, where T_0to1 is taken for H_0to1, too."""
 
-    def __init__(
-        self, config: TrainConfig, run_dir: str | Path, device="cpu", data=None, workers=0, on_validation=None
-    ):
+    def __init__(self, config: TrainConfig, run_dir, device="cpu", data=None, workers: int = 0, on_validation=None):
         self.config, self.run_dir, self.workers, self.on_validation = config, Path(run_dir), workers, on_validation
         self.checkpoint, self.state = self.run_dir / "checkpoint.safetensors", self.run_dir / "state.pt"
         # A begun run goes on in the precision that it has
@@ -64,8 +62,7 @@ class Trainer:
         self.data = data if data is not None else self.run_files.source(config)
         self.objective, self.watch = Objective(config), DetectorWatch(config)
         self.step_index, self.history, self._batches, self._waited, self._skipped = 0, [], None, 0.0, 0
-        # from which step on steps were made of which batches
-        self.splits = [[0, config.batch_size, config.micro_batches]]
+        self.splits = [[0, config.batch_size, config.micro_batches]]  # from which step on of which batches
 
     @cached_property
     def validations(self) -> dict[str, ValidationSet]:
@@ -100,26 +97,22 @@ class Trainer:
         first = step * self.config.micro_batches + self.accelerator.process_index * share
         return list(range(first, first + share))
 
-    def _to_device(self, batch: dict) -> dict:
-        if "H_0to1" not in batch and "T_0to1" in batch:
-            batch = batch | {"H_0to1": batch["T_0to1"]}
-        pinned = self.device.type == "cuda"  # by `stream`: copied while the GPU computes
-        return {k: v.to(self.device, non_blocking=pinned) if torch.is_tensor(v) else v for k, v in batch.items()}
-
     def _next_batch(self) -> dict:
+        pin = self.device.type == "cuda"  # pinned memory is copied while the GPU computes
         if self._batches is None:
-            c, pin = self.config, self.device.type == "cuda"
+            c = self.config
             numbers = [k for step in range(self.step_index, c.total_steps) for k in self.own_numbers(step)]
             strengths = [c.strength(k // c.micro_batches) for k in numbers]
             self._batches = stream(self.data, numbers, c.batch_size, strengths, self.workers, pin=pin)
         started = time.perf_counter()
         batch = next(self._batches)
         self._waited += time.perf_counter() - started
-        return self._to_device(batch)
+        if "H_0to1" not in batch and "T_0to1" in batch:
+            batch = batch | {"H_0to1": batch["T_0to1"]}
+        return {k: v.to(self.device, non_blocking=pin) if torch.is_tensor(v) else v for k, v in batch.items()}
 
     def step(self) -> dict[str, float]:
-        """One update; returns its metrics. TrainingStopped when loss or gradient is not finite, or the detector
-        silent."""
+        """One update; returns its metrics. TrainingStopped when loss or gradient is not finite, or det0 silent."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(self.step_index)
         self.optimiser.zero_grad(set_to_none=True)
