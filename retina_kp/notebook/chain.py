@@ -106,7 +106,7 @@ def run_all(name: str, given: Mapping[str, Any], generated: str = "", real: str 
 HELP = {
     "-p": "a parameter of the notebooks, e.g. -p recipe lite",
     "-f": "YAML file of parameters, e.g. notebooks/params/full.yaml; -p overrules it",
-    "--generated": "folder of aligned pairs: phases 1 to 3 train on them, phase 4 must not forget them (default: synthetic)",
+    "--generated": "folder of aligned pairs for phases 1 to 3, which phase 4 must not forget (default: synthetic)",
     "--real": "folder of pairs with point files for phase 4 (default: pseudo-real ones, a rehearsal)",
     "--name": "run name; the same name again continues (default: the time)",
 }

@@ -28,9 +28,8 @@ GROUPS |= dict.fromkeys(
 
 
 def live_figure(losses: Sequence[str] = ()) -> OnEpoch:
-    """`plot_run` as one picture that is replaced in place: live in JupyterLab, and a single final figure in a notebook
-    that papermill, nbconvert or nbval has executed. Outside of notebooks nothing is drawn. losses: which ones to
-    plot."""
+    """`plot_run` as one picture that is replaced in place, a single figure in an executed notebook. Outside of notebooks
+    nothing is drawn."""
     shown = None
 
     def on_epoch(history: list[dict]) -> None:
@@ -79,8 +78,6 @@ def in_short(row: Mapping[str, float]) -> str:
 
 
 def _in_notebook() -> bool:
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
+    from IPython import get_ipython
+
     return hasattr(get_ipython(), "kernel")

@@ -28,8 +28,7 @@ STAND_IN = "stand_in"  # folder of weights that were trained in place of a phase
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run of one phase. Device, workers and the number of processes are no part of it. ValueError names a field
-    that cannot be."""
+    """One run of one phase, whatever its device and processes. ValueError names a field that cannot be."""
 
     phase: str = "warmup"
     recipe: str = ""  # from which this was made
@@ -102,7 +101,6 @@ class TrainConfig:
 
     @property
     def pairs_per_step(self) -> int:
-        """Pairs that make one update."""
         return self.batch_size * self.micro_batches
 
     @property
@@ -120,7 +118,6 @@ class TrainConfig:
 
     @property
     def losses(self) -> list[Loss]:
-        """What counts in this run, with its weights."""
         return weighted_losses(self.phase, self.weights)
 
     def strength(self, step: int) -> float:
@@ -130,8 +127,7 @@ class TrainConfig:
         return min(1.0, self.curriculum_start + (1 - self.curriculum_start) * step / self.curriculum_steps)
 
     def shortfalls(self) -> list[str]:
-        """Why this run is a try rather than a training, in words; empty for a training. No later phase builds on a try
-        of another name."""
+        """Why this run is a try, on which no later phase builds, in words; empty for a training."""
         few = not self.files.share and self.pool_size < MIN_POOL
         told = {
             f"{self.total_steps} steps (a training has {MIN_STEPS} or more)": self.total_steps < MIN_STEPS,
@@ -153,16 +149,15 @@ FRAMES = 4  # parts of a pair of files that PKE keeps apart
 
 
 def sized(data: SyntheticOptions, size_px: int) -> SyntheticOptions:
-    """The same pairs on other squares. They show of a synthetic retina what those of 256 px do; small ones less
-    (vessels would vanish), large ones no blurred small parts."""
+    """The same pairs on other squares. They show what those of 256 px do; small ones less, or vessels would vanish."""
     scale = max(size_px / SyntheticOptions().size_px, 0.8)
     low, high = (zoom * scale for zoom in SyntheticOptions().zoom)
     return replace(data, size_px=size_px, zoom=(low, min(high, max(1.5, 2 * low))))
 
 
 def framed(size_px: int, pke: bool) -> FrameRange:
-    """Which parts of files are shown on squares of size_px: from all of a picture to what fills them when it measures
-    CACHE_PX; any turn. With PKE one of FRAMES parts of each pair, for it has to see them again."""
+    """Which parts of files are shown on squares: from all of a picture to what fills them where it measures CACHE_PX,
+    at any turn. With PKE one of FRAMES parts of each pair, for it has to see them again."""
     return FrameRange((0.95, max(CACHE_PX / size_px, 1.25)), 180.0, FRAMES if pke else 0)
 
 

@@ -16,20 +16,16 @@ from ..core.geometry import inside, sample_map, warp_points
 
 @dataclass(frozen=True)
 class Term:
-    """A scalar loss, and the number of images, points or pairs it was computed from. Without any it is an exact zero
-    that still carries a gradient path."""
+    """A scalar loss, and how many images or points it was computed from: of none it is 0, with a gradient path."""
 
     value: torch.Tensor
     n_used: int
 
 
 def descriptor_pairs(desc0, desc1, points0_xy, H_0to1, valid1, stride: int, points1_xy: torch.Tensor | None = None):
-    """Read descriptors at points of image 0 and at their true correspondents.
-
-    points0_xy: (B, N, 2) px, NaN = no point; points1_xy: (B, N, 2) px, correspondents that are known better than by
-    H_0to1, NaN where they are not. Returns unit vectors (B, N, D) twice, the correspondents (B, N, 2) and usable (B, N)
-    bool: the correspondent lies inside image 1's field of view.
-    """
+    """Read descriptors at points of image 0, (B, N, 2) px, NaN = no point, and at their true correspondents.
+    points1_xy: those that are known better than by H_0to1, else NaN. Returns unit vectors (B, N, D) twice, the
+    correspondents, and usable (B, N) bool: the correspondent lies inside image 1's field of view."""
     mapped = warp_points(points0_xy.double(), H_0to1.double()).float()
     points1_xy = mapped if points1_xy is None else torch.where(torch.isfinite(points1_xy), points1_xy, mapped)
     usable = inside(points1_xy, valid1.shape[-2:]) & torch.isfinite(points0_xy).all(-1)

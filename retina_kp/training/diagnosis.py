@@ -1,5 +1,4 @@
-"""Looking into a PKE run: what each filter does to points whose truth is known, how labels grew, how one place lives in
-the value map.
+"""Looking into a PKE run: what each filter does to points whose truth is known, how labels grew, how a place lives on.
 
 Truth is a number: 1 (within TRUE_RADIUS_PX of a true junction), 0 (not), NaN (nobody knows: pairs from files).
 """
@@ -45,8 +44,7 @@ def open_run(folder: str | Path, device: str = "cpu") -> Trainer:
 
 
 def step_batches(run: Trainer, step: int) -> list[dict]:
-    """The micro-batches of a step as the run had them, on the CPU; vessel_keypoints hold the hand-annotated points,
-    too."""
+    """The micro-batches of a step as the run had them; vessel_keypoints hold the hand-annotated points, too."""
     _, batch_size, micro_batches = [split for split in run.splits if split[0] <= step][-1]
     numbers, strength = range(step * micro_batches, (step + 1) * micro_batches), run.config.strength(step)
     batches = [run.data.batch(number, batch_size, strength) for number in numbers]
@@ -115,8 +113,7 @@ def current_labels(value_map: ValueMap, batch: Mapping) -> list[torch.Tensor]:
 
 
 def vessel_chance(batch: Mapping, options: PkeOptions) -> float:
-    """Precision of a blind guess: the share of unannotated vessel pixels that lie within TRUE_RADIUS_PX of a true
-    junction; NaN without truth."""
+    """Precision of a blind guess: the share of unannotated vessel pixels that are true; NaN without truth."""
     shares = []
     for i, mask in enumerate(batch["vessel_mask0"]):
         pixels = pixel_grid(mask.shape[-2:])[mask[0] > 0.5]
@@ -145,8 +142,8 @@ def precision_curve(values, true, levels: Sequence[float], below: bool) -> pd.Da
 
 @dataclass(frozen=True)
 class WatchedSample:
-    """A sample of the label history. image: (H, W), at the visit that showed most; annotated, true: (N, 2) px, true has
-    none when nobody knows; seen: (H, W) bool, what the visits looked at showed."""
+    """A sample of the label history. image: (H, W), at the visit that showed most; annotated, true: (N, 2) px, none
+    where nobody knows; seen: (H, W) bool."""
 
     pages: list[Page]
     image: np.ndarray
@@ -206,8 +203,7 @@ def label_precision(grown: Sequence[pd.DataFrame], epochs: int) -> pd.DataFrame:
 
 def lives(pages: Sequence[Page]) -> pd.DataFrame:
     """Every place that a sample's pages tell of, a row per page that has it: x, y px, value, is_label, visit, forgotten
-    (it vanishes later), and life, which counts from 0: a place that is found again after it was forgotten begins a new
-    one."""
+    (it vanishes later), and life, from 0: a place that is found again after it was forgotten begins a new one."""
     columns = ["x", "y", "value", "is_label"]
     parts = [pd.DataFrame(p.record.numpy(), columns=columns).assign(page=k, visit=p.visit) for k, p in enumerate(pages)]
     table = pd.concat([pd.DataFrame(columns=[*columns, "page", "visit"], dtype=float), *parts], ignore_index=True)
@@ -219,9 +215,8 @@ def lives(pages: Sequence[Page]) -> pd.DataFrame:
 
 
 def telling_lives(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Up to three of `lives` worth a look: a place that became a label and is one at the end, one that lost it again,
-    one that never got there. Of several the one that was a label longest, then with the highest value, then the
-    longest."""
+    """Up to three of `lives` worth a look: a place that is a label at the end, one that was, one that never got there.
+    Of several the one that was a label longest, then with the highest value, then the longest."""
     by_life = table.groupby("life")
     worth = by_life.agg(labels=("is_label", "sum"), value=("value", "max"), visits=("visit", "size"))
     is_one = by_life["is_label"].last().astype(bool) & ~by_life["forgotten"].last().astype(bool)

@@ -17,11 +17,8 @@ from .descriptor_losses import DESCRIPTOR_LOSSES, Term
 
 
 def gaussian_labels(points_xy: torch.Tensor, map_hw, stride: int, sigma_px: float) -> torch.Tensor:
-    """Soft detector labels Y = Gaussian(points), peak 1 (phase 1): (B, 1, *map_hw) on a map of the given stride.
-
-    points_xy: (B, N, 2) image px, NaN rows are ignored. Where blobs overlap the larger value counts. The kernel ends at
-    3 sigma.
-    """
+    """Soft detector labels of peak 1, (B, 1, *map_hw) on a map of the given stride. points_xy: (B, N, 2) image px, NaN
+    rows are ignored. Where blobs overlap the larger value counts; the kernel ends at 3 sigma."""
     b, n, _ = points_xy.shape
     labels = torch.zeros(b, map_hw[0] * map_hw[1], device=points_xy.device)
     radius = max(int(3 * sigma_px / stride + 0.999), 1)
@@ -37,11 +34,8 @@ def gaussian_labels(points_xy: torch.Tensor, map_hw, stride: int, sigma_px: floa
 
 def dice_loss(prediction: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | None = None) -> Term:
     """Soft Dice 1 - 2 Σpt / (Σp² + Σt²), per image, then averaged over the images that have any target (Milletari et
-    al. 2016, eq. 1).
-
-    prediction, target: (B, 1, h, w) in [0, 1]; valid: (B, 1, h, w), pixels outside are neither hit nor miss. An image
-    whose target is empty is left out: pushing a detector down without a positive beside it is how it collapses.
-    """
+    al. 2016, eq. 1); others would push a detector down until it collapses. prediction, target: (B, 1, h, w) in [0, 1];
+    valid: (B, 1, h, w), pixels outside are neither hit nor miss."""
     weight = torch.ones_like(target) if valid is None else valid.to(target)
     p, t = prediction * weight, target * weight
     overlap, size = (p * t).sum((1, 2, 3)), (p**2).sum((1, 2, 3)) + (t**2).sum((1, 2, 3))
@@ -68,8 +62,7 @@ def in_fixed_frame(map1: torch.Tensor, batch: dict, out0: DenseOutput) -> tuple[
 
 @dataclass(frozen=True)
 class LossContext:
-    """What a loss may look at: the network's answers to one batch, and the points that belong to it. Points are
-    NaN-padded px."""
+    """What a loss may look at: the network's answers to one batch, and its points, NaN-padded px."""
 
     out0: DenseOutput
     out1: DenseOutput
@@ -209,8 +202,7 @@ def get_phase(name: str) -> Phase:
 
 
 def weighted_losses(phase: str, weights: dict[str, float] | None = None) -> list[Loss]:
-    """The losses of a phase that count, with their weights changed by name; ValueError for a name that the phase has
-    not, a weight below 0, or nothing left."""
+    """The losses of a phase that count, weights changed by name; ValueError for weights that cannot be."""
     weights, losses = dict(weights or {}), get_phase(phase).losses
     known = [one.name for one in losses]
     for name, value in weights.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,7 @@ from .pke import ROUNDING, PkeOptions, PkeRound, annotation_filter, pad_rows, po
 WATCHED_SAMPLES, MAX_PAGES = 4, 200  # of a label history, which takes 1 to 10 MB of state.pt when it is full
 
 
-@dataclass(frozen=True)
-class Visit:
+class Visit(NamedTuple):
     """One sample seen once. found_xy: (M, 2) px of image 0; could_xy: (K, 2), what could have been found again."""
 
     sample_id: int | str
@@ -65,7 +64,6 @@ class ValueMap:
             self.visit(v.sample_id, v.found_xy, known.any(-1))
 
     def state_dict(self) -> dict:
-        """What `torch.load(weights_only=True)` reads."""
         return {"ids": list(self._records), "records": [record.clone() for record in self._records.values()]}
 
     def load_state_dict(self, state: dict) -> None:
@@ -79,8 +77,8 @@ def visits_of(value_map: ValueMap, round: PkeRound, batch: dict) -> list[Visit]:
     """What a round has to book. A recorded point decays only if it could be found: in view of both images, off the edge
     of image 0's field, not lost to the budget alone. ValueError unless batch["sample_ids"] names every pair."""
     ids, visits, o, rejected = batch.get("sample_ids", ()), [], value_map.options, round.rejected
-    if len(ids) != len(round.points0_xy):
-        words = f"{len(ids)} ids for {len(round.points0_xy)} pairs; PKE must recognise each sample"
+    if len(ids) != len(rejected):
+        words = f"{len(ids)} ids for {len(rejected)} pairs; PKE must recognise each sample"
         raise ValueError(f"batch['sample_ids'] holds {words}")
     for i, sample_id in enumerate(ids):
         valid0, valid1, H_0to1 = (batch[key][i, None] for key in ("valid0", "valid1", "H_0to1"))
@@ -108,10 +106,8 @@ def expand(value_map: ValueMap, batch: dict) -> tuple[torch.Tensor, int]:
 # ------------------------------------------------------------------ the history of a few samples, for notebook 05
 
 
-@dataclass(frozen=True)
-class Page:
-    """A sample just after a visit, which counts from 1, in a step of the run, which counts from 0. record: (N, 4)
-    float32: x, y px of image 0, value, 1 if promoted else 0."""
+class Page(NamedTuple):
+    """A sample just after its ``visit``, from 1, in a step of the run, from 0. record as in `ValueMap`, but float32."""
 
     visit: int
     step: int
@@ -140,9 +136,7 @@ class LabelHistory:
             del pages[1::2]
 
     def state_dict(self) -> dict:
-        """What `torch.load(weights_only=True)` reads."""
-        pages = {k: [[p.visit, p.step, p.record] for p in pages] for k, pages in self.pages.items()}
-        return {"visits": dict(self._visits), "pages": pages}
+        return {"visits": dict(self._visits), "pages": {k: [list(p) for p in pages] for k, pages in self.pages.items()}}
 
     def load_state_dict(self, state: dict) -> None:
         self._visits = dict(state["visits"])

@@ -1,10 +1,9 @@
-"""What a run wants of one batch: its phase's losses, and with PKE the labels that grow and the funnel that tells how.
-And whether the detector still answers."""
+"""What a run wants of one batch: its phase's losses, with PKE growing labels; and whether the detector answers."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,15 +16,15 @@ from .pke import PkeGuard, mine, mined_precision
 
 SILENT = 0.02  # a detector whose mean answer is below this share of its labels' mean has gone silent
 WATCHED_STEPS, LAST_STEPS = 20, 3
+REMEMBERED = ("value_map", "guard", "label_history")
 
 
-@dataclass
-class Judged:
+class Judged(NamedTuple):
     """total: the loss to minimise; metrics: numbers to log; visits: what PKE has to book once the step is done."""
 
     total: torch.Tensor
     metrics: dict[str, torch.Tensor | float]
-    visits: list[Visit] = field(default_factory=list)
+    visits: list[Visit]
 
 
 class Objective:
@@ -39,14 +38,13 @@ class Objective:
         """Judge micro-batch ``number``, which seeds the random choices."""
         g = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
         c, metrics, visits = self.look(network, batch, g)
-        terms = {loss: term for loss in self.losses if (term := loss.term(c)) is not None}
+        terms = {loss.name: (loss.weight, term) for loss in self.losses if (term := loss.term(c)) is not None}
         # every layer keeps a gradient, whichever losses count; NaN shows wherever it is
         maps = (c.out0.detector, c.out1.detector, c.out0.descriptors, c.out1.descriptors)
-        total = 0 * sum(one.mean() for one in maps)
-        total = total + sum(loss.weight * term.value for loss, term in terms.items())
-        metrics = {"total": total, **{loss.name: term.value for loss, term in terms.items()}, **metrics}
-        if term := next((term for loss, term in terms.items() if loss.name == DESCRIPTOR.name), None):
-            metrics["points_used"] = term.n_used
+        total = 0 * sum(one.mean() for one in maps) + sum(weight * term.value for weight, term in terms.values())
+        metrics = {"total": total, **{name: term.value for name, (_, term) in terms.items()}, **metrics}
+        if DESCRIPTOR.name in terms:
+            metrics["points_used"] = terms[DESCRIPTOR.name][1].n_used
         return Judged(total, metrics, visits)
 
     def look(self, network, batch: dict, g: torch.Generator) -> tuple[LossContext, dict, list[Visit]]:
@@ -88,22 +86,17 @@ class Objective:
         return torch.where(seen, points, torch.full_like(points, torch.nan))
 
     def book(self, visits: list[Visit], step: int) -> None:
-        """Remember the visits of a step of the run, of all processes, in their order."""
+        """Remember the visits of a step, of all processes, in their order."""
         for visit in visits:
             self.value_map.book([visit])
             self.label_history.note(visit.sample_id, step, self.value_map.record(visit.sample_id))
 
     def state_dict(self) -> dict:
-        return {
-            "value_map": self.value_map.state_dict(),
-            "guard": self.guard.state_dict(),
-            "label_history": self.label_history.state_dict(),
-        }
+        return {name: getattr(self, name).state_dict() for name in REMEMBERED}
 
     def load_state_dict(self, state: dict) -> None:
-        self.value_map.load_state_dict(state["value_map"])
-        self.guard.load_state_dict(state["guard"])
-        self.label_history.load_state_dict(state["label_history"])
+        for name in REMEMBERED:
+            getattr(self, name).load_state_dict(state[name])
 
 
 def annotated_points(batch: dict) -> torch.Tensor:

@@ -108,15 +108,14 @@ def mine(out0: DenseOutput, out1: DenseOutput, batch: dict, options: PkeOptions 
         points1 = warp_points(points0.double(), batch["H_0to1"].double()).float()
         probability1, in_view = peak_probability(out1, points1), view_filter(points1, batch["valid1"])
         confidence = (probability0 * probability1).sqrt()
-        ratio = content_ratio(out0, out1, points0, points1, in_view, o)
-        kept = [
-            annotation_filter(points0, batch["vessel_keypoints"], o),
-            mask_filter(points0, batch.get("vessel_mask0")),
-            in_view,
-            probability1 >= o.pke_min_probability,
-            ratio < o.content_ratio_max,
-        ]
-    kept = torch.stack([*kept, budget_filter(confidence, torch.stack(kept).all(0), o)])
+        ratio, mask = content_ratio(out0, out1, points0, points1, in_view, o), batch.get("vessel_mask0")
+        mask = torch.zeros_like(batch["valid0"]) if mask is None else mask
+        on_vessel = sample_map(mask.float(), points0, mode="nearest")[..., 0] > 0.5
+        new = annotation_filter(points0, batch["vessel_keypoints"], o)
+        kept = [new, on_vessel, in_view, probability1 >= o.pke_min_probability, ratio < o.content_ratio_max]
+    # the most confident survivors are within the budget; of equal ones the stronger in det0
+    order = confidence.masked_fill(~torch.stack(kept).all(0), -1).argsort(dim=1, descending=True, stable=True)
+    kept = torch.stack([*kept, order.argsort(1) < o.max_new_points])
     passed = kept.int().cumprod(0).sum(0).masked_fill(~torch.isfinite(points0).all(-1), -1)
     names = ("candidates", *(f"after_{reason}" for reason in list(STAGES)[1:]))
     funnel = {name: int((passed > k).sum()) for k, name in enumerate(names)}
@@ -125,21 +124,14 @@ def mine(out0: DenseOutput, out1: DenseOutput, batch: dict, options: PkeOptions 
 
 
 def peak_probability(out1: DenseOutput, points1: torch.Tensor) -> torch.Tensor:
-    """(B, N) largest det1 in the cell of each point (B, N, 2) px and its eight neighbours; 0 outside. Between cells a
-    peak one cell wide would read as a quarter."""
+    """(B, N) largest det1 in the cell of each point (B, N, 2) px and its eight neighbours; 0 outside."""
+    # read between cells a peak one cell wide would be a quarter
     return sample_map(F.max_pool2d(out1.detector, 3, 1, 1), points1, out1.detector_stride, "nearest")[..., 0]
 
 
 def annotation_filter(points0, annotated_xy, options: PkeOptions) -> torch.Tensor:
     """Keep points (..., N, 2) px that are no annotated keypoint (..., K, 2) px, NaN-padded, seen again."""
     return ~(point_distances(points0, annotated_xy.to(points0)) <= options.annotation_radius_px).any(-1)
-
-
-def mask_filter(points0, vessel_mask0) -> torch.Tensor:
-    """Keep points (B, N, 2) px whose pixel belongs to the vessel mask (B, 1, H, W); None = no mask: nothing is kept."""
-    if vessel_mask0 is None:
-        return torch.zeros(points0.shape[:2], dtype=torch.bool, device=points0.device)
-    return sample_map(vessel_mask0.float(), points0, mode="nearest")[..., 0] > 0.5
 
 
 def view_filter(points_xy, valid, border_px: float = 0.0) -> torch.Tensor:
@@ -165,12 +157,6 @@ def content_ratio(out0, out1, points0, points1, pool, options: PkeOptions) -> to
     least = torch.minimum(*nearest)
     proved = torch.isfinite(nearest[0]) & (least > MIN_OTHER_DISTANCE) & (own < least)
     return (own / nearest[0]).masked_fill(~proved, torch.inf)
-
-
-def budget_filter(confidence, survived, options: PkeOptions) -> torch.Tensor:
-    """Keep the max_new_points most confident survivors (B, N) of each image; of equal ones the stronger in det0."""
-    order = confidence.masked_fill(~survived, -1).argsort(dim=1, descending=True, stable=True)
-    return order.argsort(1) < options.max_new_points
 
 
 def pad_rows(rows: list[torch.Tensor]) -> torch.Tensor:

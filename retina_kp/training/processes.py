@@ -95,7 +95,7 @@ def new_accelerator(device: str, precision: str, kept: str = "") -> Accelerator:
 
 
 def learning_norms(network: torch.nn.Module) -> list[_BatchNorm]:
-    """Batch normalisations whose running statistics move in a forward pass."""
+    """Those whose running statistics move in a forward pass."""
     return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
 
 

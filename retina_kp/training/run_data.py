@@ -1,7 +1,4 @@
-"""What a run trains on, and what it is watched by: its files, replayed files and synthetic pairs.
-
-Validation shows the GT-alignment oracle beside the real detector, on pairs that training never sees.
-"""
+"""What a run trains on, and what it is validated on: its files, replayed files and synthetic pairs."""
 
 from __future__ import annotations
 

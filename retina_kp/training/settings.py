@@ -142,21 +142,13 @@ def of_scale(config: TrainConfig, s: Settings) -> TrainConfig:
     given |= {name: getattr(s, name) for name in ("extra_points", "seed") if getattr(s, name) >= 0}
     given |= {"network": network, "network_options": config.network_options if same else {}}
     config = replace(config, learning_rate=s.learning_rate or suited, weights=_weights(config, s), **given)
-    rise, widen = (
-        min(config.rise_steps, max(config.total_steps // 5, 1)),
-        min(config.curriculum_steps, config.total_steps),
-    )
+    steps = {"rise_steps": min(config.rise_steps, max(config.total_steps // 5, 1))}
+    steps["curriculum_steps"] = min(config.curriculum_steps, config.total_steps)
     data = sized(config.data, s.image_size) if s.image_size else config.data
-    pke = _given(s, "content_ratio_max", "max_new_points")
+    data, pke = replace(data, **_given(s, "annotated_share")), _given(s, "content_ratio_max", "max_new_points")
     if s.min_probability:
-        pke |= {"candidate_min_probability": s.min_probability, "pke_min_probability": s.min_probability}
-    return replace(
-        config,
-        rise_steps=rise,
-        curriculum_steps=widen,
-        data=replace(data, **_given(s, "annotated_share")),
-        pke=replace(config.pke, **pke),
-    )
+        pke |= dict.fromkeys(("candidate_min_probability", "pke_min_probability"), s.min_probability)
+    return replace(config, data=data, pke=replace(config.pke, **pke), **steps)
 
 
 def _weights(config: TrainConfig, s: Settings) -> dict[str, float]:

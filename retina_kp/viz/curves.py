@@ -1,7 +1,5 @@
-"""Curves over errors, gray levels and the epochs of a training run, whose rows are those of its history.
-
-Functions that take axes draw into them, or into new ones for None, and return them; the others make a figure.
-"""
+"""Curves over errors, gray levels and the epochs of a training run, whose rows are those of its history. Functions that
+take axes draw into them, or into new ones for None, and return them; the others make a figure."""
 
 from __future__ import annotations
 
@@ -130,9 +128,8 @@ def _line_axes(ax: Axes | None) -> Axes:
 
 
 def plot_run(history: Sequence[Mapping[str, float]], losses: Sequence[str] = ()) -> Figure:
-    """A run at a glance, from the rows of its history: losses (the named ones, default all), alignment oracle beside
-    the real detector (on validation pairs, and on those that must not be forgotten when there are any), repeatability
-    and matching score, points per image, and the PKE funnel when PKE took part."""
+    """A run at a glance: losses (the named ones, default all), alignment oracle beside the real detector (on validation
+    pairs, and on those that must not be forgotten), repeatability and matching score, points, and the PKE funnel."""
     shares = {"validation: oracle and detector": ORACLE}
     if any(f"{REPLAY}gt_success" in row for row in history):
         shares["replay, not to be forgotten: the same"] = {f"{REPLAY}{k}": v for k, v in ORACLE.items()}
@@ -184,8 +181,7 @@ def _legend_below(ax: Axes, title: str) -> Axes:
 
 
 def shipped_course(name: str = "lite") -> pd.DataFrame:
-    """The history of the shipped weights, a row per epoch of all stages in their order; "stage" is text, all else a
-    number."""
+    """The history of the shipped weights, a row per epoch of all stages in their order."""
     return pd.read_csv(SHIPPED / f"{name}.csv")
 
 

@@ -26,9 +26,8 @@ BOX = (0.88, 0.62)  # width and height; a column and a row are 1 wide and 1 high
 
 @dataclass
 class Part:
-    """A box of the picture: the modules in it, their map's stride (px of the image) and channels, and the parts that
-    it reads. column: how many parts lie before it on the longest way from the image; head: "detector", "descriptors"
-    or ""."""
+    """A box of the picture: the modules in it, their map's stride (px) and channels, and the parts that it reads.
+    column: how many parts lie before it on the longest way from the image; head: "detector", "descriptors" or ""."""
 
     names: list[str]
     stride: int
@@ -40,9 +39,8 @@ class Part:
 
 
 def network_parts(network: torch.nn.Module) -> list[Part]:
-    """The parts of a network in the order in which they run: its children as forward hooks see them on one image.
-    Neighbours of one stride and depth, of which each reads the one before alone, are one part. The first part is the
-    image."""
+    """The parts of a network in the order in which they run: the image, and the network's children as forward hooks see
+    them. Neighbours of one stride and depth, of which each reads the one before alone, are one part."""
     was_training, device, seen = network.training, next(network.parameters()).device, []
     image = torch.rand(1, 1, PROBE_PX, PROBE_PX, device=device).requires_grad_()
     hooks = [
@@ -92,9 +90,8 @@ def _sources(node, place: dict, itself: bool = False) -> Iterator[int]:
 
 
 def plot_network(network: torch.nn.Module) -> Figure:
-    """A network's parts from left to right in the order of their reading, finer maps higher: a box says which modules
-    it holds and how many maps (channels) it makes. Blue serves both heads, orange the detector alone, purple the
-    descriptors alone; grey arrows skip columns."""
+    """A network's parts from left to right, finer maps higher. Blue serves both heads, orange the detector alone,
+    purple the descriptors alone; grey arrows skip columns."""
     parts = network_parts(network)
     rows = sorted({part.stride for part in parts})
     columns = max(part.column for part in parts) + 1
@@ -168,9 +165,9 @@ def colour_basis(descriptors: torch.Tensor) -> tuple[Callable[[torch.Tensor], to
 
 
 def plot_descriptors(batch: Mapping, outputs: tuple[DenseOutput, DenseOutput], index: int = 0) -> Figure:
-    """Descriptors of one pair of a batch in colours of one basis, under the images: the fixed one, the moving one seen
-    in the fixed frame by the true transform, the moving one as it is. Where both see the same spot, the first two
-    should have one colour. ValueError for an index beyond the batch."""
+    """Descriptors of one pair of a batch in colours of one basis, under the images: the fixed one, the moving one in
+    the fixed frame, the moving one as it is. Where both see one spot, the first two should have one colour. ValueError
+    for an index beyond the batch."""
     count, hw, one = len(batch["image0"]), batch["image0"].shape[-2:], slice(index, index + 1)
     if not 0 <= index < count:
         raise ValueError(f"index: of {count} pairs it takes 0 to {count - 1}, not {index}")

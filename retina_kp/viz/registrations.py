@@ -188,8 +188,8 @@ def picture(path: Path, width: int = 900):
 
 
 def table(rows: Sequence[Mapping]):
-    """A DataFrame, or dicts with the same keys, as an HTML table for notebooks: lines of a cell stay lines, None and NaN
-    are a dash, an empty list says so."""
+    """A DataFrame, or dicts with the same keys, as an HTML table for notebooks: lines of a cell stay lines, None and
+    NaN are a dash, an empty list says so."""
     from html import escape
 
     from IPython.display import HTML

@@ -1,7 +1,5 @@
 """Pictures of a training run's pairs: their labels, what the detectors answer, and how well they are registered.
-
-Batches are those of `dataset`, on the CPU; every plot function makes a figure of its own and returns it.
-"""
+Batches lie on the CPU; every plot function makes a figure and returns it."""
 
 from __future__ import annotations
 
@@ -30,8 +28,8 @@ from .registrations import RED, WIDTH_IN, plot_detector, plot_keypoints, plot_pr
 
 
 def plot_labels(batch: Mapping, sigma_px: float, count: int = 3) -> Figure:
-    """What the networks are taught, from the pairs with most labels: the annotated points on the fixed image
-    (junctions of the vessel mask, clicked points), the soft map made of them, and those that the moving image shows."""
+    """What the networks are taught, from the pairs with most labels: the annotated points on the fixed image, the soft
+    map made of them, and those that the moving image shows."""
     hw, annotated = batch["image0"].shape[-2:], annotated_points(batch)
     soft, chosen = gaussian_labels(annotated, hw, 1, sigma_px), _with_most_points(annotated, count)
     figure = plt.figure(figsize=(WIDTH_IN, 3 * (WIDTH_IN / len(chosen) + 0.3)), layout="constrained")
@@ -50,14 +48,14 @@ def _with_most_points(points: torch.Tensor, count: int) -> list[int]:
 
 
 def watched_batch(trainer: Trainer) -> dict:
-    """The first batch that a run is validated on; a training batch where none validates. On the CPU."""
+    """The first batch that a run is validated on; a training batch where none validates."""
     batches = trainer.validations[MAIN].batches
     return batches[0] if batches else trainer.data.batch(0, trainer.config.batch_size)
 
 
 def plot_moving_detector(batch: Mapping, before: Sequence[DenseOutput], after: Sequence[DenseOutput], count: int = 2):
-    """det0 beside det1 as the fixed frame sees it, before and after training, each pair on one scale; (image 0's,
-    image 1's) outputs. Shown are the pairs of which both images see most labels."""
+    """det0 beside det1 as the fixed frame sees it, before and after training, each pair on one scale, of (image 0's,
+    image 1's) outputs; those pairs of which both images see most labels."""
     chosen, hw = _with_most_points(batch["vessel_keypoints1"], count), batch["image0"].shape[-2:]
     figure = plt.figure(figsize=(WIDTH_IN, len(chosen) * (WIDTH_IN / 3 + 0.35)), layout="constrained")
     maps = [after[0].detector, *(in_fixed_frame(out1.detector, batch, after[0])[0] for _, out1 in (before, after))]
@@ -75,8 +73,7 @@ def plot_moving_detector(batch: Mapping, before: Sequence[DenseOutput], after: S
 
 @torch.inference_mode()
 def dense_outputs(network: torch.nn.Module, batch: Mapping, at_once: int = 8) -> tuple[DenseOutput, DenseOutput]:
-    """What a network in evaluation mode makes of image 0 and of image 1, ``at_once`` images at a time, on the CPU;
-    its mode is put back."""
+    """What a network in evaluation mode makes of image 0 and of image 1, ``at_once`` at a time, brought to the CPU."""
     device, was_training, outputs = next(network.parameters()).device, network.training, []
     network.eval()
     for k in (0, 1):
@@ -96,8 +93,7 @@ def _apart_px(record: PairRecord, H_0to1: np.ndarray) -> float:
 
 
 def most_misaligned(records: Sequence[PairRecord], registrar: Registrar, at_most: int = 6) -> PairRecord:
-    """Of the first ``at_most`` records the one that the registrar refuses, or brings its annotated points together
-    worst."""
+    """Of the first ``at_most`` records the one that the registrar refuses, or whose points it brings together worst."""
 
     def error(record: PairRecord) -> float:
         result = registrar(record.image0, record.image1)

@@ -21,8 +21,7 @@ as_table = partial(pd.DataFrame, dtype=object)  # whole numbers stay whole besid
 
 
 def pair_table(trainer: Trainer) -> pd.DataFrame:
-    """What a run trains on and is validated on: a row per kind of pair of its files and of those it replays, and one
-    for synthetic pairs."""
+    """What a run trains on and is validated on: a row per kind of pair of its files and replay, and a synthetic one."""
     c, rows = trainer.config, []
     for options, split in ((c.files, trainer.files), (c.replay, trainer.replay)):
         for k, row in enumerate(split.counts()):
@@ -31,13 +30,9 @@ def pair_table(trainer: Trainer) -> pd.DataFrame:
     validated = [len(pairs) for pairs in trainer.validations.values() if pairs.kind == "synthetic"]
     if c.synthetic_share or validated:
         kinds = ("/".join(dict.fromkeys(names)) for names in (c.data.fixed, c.data.moving))
-        row = {
-            "from": "synthetic retinas",
-            "share of a batch": f"{c.synthetic_share:.0%}",
-            "kind": " – ".join(kinds),
-            "pairs to train on": "as many as wanted" if c.synthetic_share else 0,
-            "their eyes": c.pool_size if c.synthetic_share else 0,
-        }
+        row = {"from": "synthetic retinas", "share of a batch": f"{c.synthetic_share:.0%}", "kind": " – ".join(kinds)}
+        trained = ("as many as wanted", c.pool_size) if c.synthetic_share else (0, 0)
+        row |= dict(zip(("pairs to train on", "their eyes"), trained, strict=True))
         row |= dict.fromkeys(("pairs to validate on", "eyes to validate on"), sum(validated))
         rows.append(row | {"with clicked points": 0, "with a vessel mask": "all"})
     return as_table(rows)
@@ -57,8 +52,8 @@ def problem_table(trainer: Trainer, at_most: int = MAX_PROBLEMS) -> pd.DataFrame
 def split_table(trainer: Trainer) -> pd.DataFrame:
     """Which eyes of a run's files train, and which validate."""
     parts = {"training": trainer.files.train, "validation": trainer.files.validation}
-    eyes = {part: ", ".join(sorted({r.eye_id for r in records})) or None for part, records in parts.items()}
-    return as_table([{"part": k, "pairs": len(records), "eyes": eyes[k]} for k, records in parts.items()])
+    eyes = [", ".join(sorted({r.eye_id for r in records})) or None for records in parts.values()]
+    return as_table({"part": [*parts], "pairs": [*map(len, parts.values())], "eyes": eyes})
 
 
 def phase_table(config: TrainConfig) -> pd.DataFrame:
@@ -66,20 +61,15 @@ def phase_table(config: TrainConfig) -> pd.DataFrame:
     rows = []
     for name, phase in PHASES.items():
         losses = config.losses if name == config.phase else phase.losses
-        rows.append(
-            {
-                "phase": phase.title + (" ◀ this run" if name == config.phase else ""),
-                "losses": " + ".join(f"{loss.weight:g} · {loss.name}" for loss in losses),
-                "labels": "grown by PKE" if phase.pke else "annotated",
-            }
-        )
-    return as_table(rows)
+        title = phase.title + (" ◀ this run" if name == config.phase else "")
+        weighed = " + ".join(f"{loss.weight:g} · {loss.name}" for loss in losses)
+        rows.append((title, weighed, "grown by PKE" if phase.pke else "annotated"))
+    return as_table(rows, columns=["phase", "losses", "labels"])
 
 
 @torch.no_grad()
 def loss_table(trainer: Trainer, batch: Mapping) -> pd.DataFrame:
-    """Each loss of a run called on one batch, and their weighted sum. The network is left as it was, and PKE
-    remembers nothing of it."""
+    """Each loss of a run called on one batch, and their weighted sum; the run stays as it was."""
     network, was_training, rows, total = trainer.network, trainer.network.training, [], 0.0
     batch = {key: value.to(trainer.device) if torch.is_tensor(value) else value for key, value in batch.items()}
     network.eval()
@@ -99,8 +89,7 @@ def loss_table(trainer: Trainer, batch: Mapping) -> pd.DataFrame:
 
 
 def validation_metrics(trainer: Trainer) -> dict[str, float]:
-    """The metrics that a row of the history will have, of the network as it is now: of each validation set, under its
-    prefix."""
+    """Metrics of the network as it is now, as a row of the history will have them."""
     measured = {p: pairs.evaluate(trainer.network, trainer.device) for p, pairs in trainer.validations.items()}
     return {prefix + key: value for prefix, metrics in measured.items() for key, value in metrics.items()}
 
@@ -115,8 +104,7 @@ def funnel_table(history: Sequence[Mapping[str, float]], count: int = 5) -> pd.D
 
 
 def detector_table(row: Mapping[str, float], prefix: str = "") -> pd.DataFrame:
-    """The last metrics of a run: what a perfect detector would reach, beside the real one. prefix "replay_": on pairs
-    that must not be forgotten."""
+    """The last metrics of a run: what a perfect detector would reach, beside the real one. prefix: MAIN or REPLAY."""
     told = (
         ("pairs registered", "gt_success", "det_success", "{:.0%}"),
         ("their corner error, px", "gt_corner_px", "det_corner_px", "{:.1f}"),
@@ -128,8 +116,7 @@ def detector_table(row: Mapping[str, float], prefix: str = "") -> pd.DataFrame:
 
 
 def before_after_table(before: Mapping[str, float], after: Mapping[str, float]) -> pd.DataFrame:
-    """Validation metrics before and after a run; on replayed pairs too, when ``after`` has them: forgetting shows
-    here."""
+    """Validation metrics before and after a run, on replayed pairs too: forgetting shows here."""
     domains = {"pairs": MAIN, "replay": REPLAY} if f"{REPLAY}gt_success" in after else {"": MAIN}
     told = {"gt_matched_right": "oracle: points matched right", **DETECTOR, "det_success": "pairs registered"}
     columns = {"": list(told.values())}
