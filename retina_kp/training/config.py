@@ -187,13 +187,7 @@ _CHANGES = {
         {"epochs": 4, "learning_rate": 3e-4, "final_rate_ratio": 0.02, **_GROW},
         _REAL,
     ),
-    "finetune": (
-        _TUNE,
-        {"epochs": 2},
-        {"epochs": 3, "seed": 1, "learning_rate": 3e-4},
-        {"epochs": 2, **_GROW},
-        _REAL,
-    ),
+    "finetune": (_TUNE, {"epochs": 2}, {"epochs": 3, "seed": 1, "learning_rate": 3e-4}, {"epochs": 2, **_GROW}, _REAL),
     "full": (
         _FULL,
         {"epochs": 20, "final_rate_ratio": 1.0, "curriculum_steps": 500},

@@ -42,7 +42,9 @@ class Trainer:
     data: a source of batches in place of what the configuration says: it answers ``batch(index, batch_size, strength)``
     with batches as in `dataset`, where T_0to1 is taken for H_0to1, too."""
 
-    def __init__(self, config: TrainConfig, run_dir, device="cpu", data=None, workers: int = 0, on_validation=None):
+    def __init__(
+        self, config: TrainConfig, run_dir: str | Path, device="cpu", data=None, workers=0, on_validation=None
+    ):
         self.config, self.run_dir, self.workers, self.on_validation = config, Path(run_dir), workers, on_validation
         self.checkpoint, self.state = self.run_dir / "checkpoint.safetensors", self.run_dir / "state.pt"
         # A begun run goes on in the precision that it has
@@ -73,9 +75,8 @@ class Trainer:
         start = self.config.init_from
         if not start:
             return build_network(self.config.network, **self.config.network_options)
-        # a begun run goes on without the weights that it began with
         if not find_weights_or_none(start) and self.checkpoint.is_file():
-            start = self.checkpoint
+            start = self.checkpoint  # a begun run goes on without the weights that it began with
         network, metadata = load_network(start)
         if metadata["network"] != self.config.network:
             raise ValueError(f"{start} holds network {metadata['network']!r}, the config wants {self.config.network!r}")
