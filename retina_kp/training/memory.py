@@ -140,4 +140,4 @@ class LabelHistory:
 
     def load_state_dict(self, state: dict) -> None:
         self._visits = dict(state["visits"])
-        self.pages = {k: [Page(*page) for page in pages] for k, pages in state["pages"].items()}
+        self.pages = {k: [Page(v, step, r.cpu()) for v, step, r in pages] for k, pages in state["pages"].items()}
