@@ -43,13 +43,13 @@ train-lite: $(STAMP)
 	@$(PY) -m retina_kp.cli.train lite $(ARGS)
 
 ablation: $(STAMP)
-	@$(PY) -m retina_kp.studies.ablation $(ARGS)
+	@$(PY) -m retina_kp.studies.phases ablation $(ARGS)
 
 ladder: $(STAMP)
 	@$(PY) -m retina_kp.studies.ladder $(ARGS)
 
 own-look: $(STAMP)
-	@$(PY) -m retina_kp.studies.own_look $(ARGS)
+	@$(PY) -m retina_kp.studies.phases own-look $(ARGS)
 
 benchmark: $(STAMP)
 	@$(RETINA_KP) benchmark $(ARGS)

@@ -16,8 +16,8 @@ from retina_kp.networks.checkpoints import read_metadata, save_network
 from retina_kp.notebook import chain, report, runs
 from retina_kp.notebook.runs import plan
 from retina_kp.synthetic.pairs import write_aligned_folder
-from retina_kp.training.distributed import read_history
-from retina_kp.training.phases import PHASES
+from retina_kp.training.losses import PHASES
+from retina_kp.training.processes import read_history
 from retina_kp.training.settings import Settings
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"

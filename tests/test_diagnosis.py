@@ -1,4 +1,4 @@
-"""Looking into a PKE run: a label_history that is bounded and goes on after a break, tables and curves by hand, figures
+"""Looking into a PKE run: a label history that is bounded and goes on after a break, tables and curves by hand, figures
 that keep their word."""
 
 import io
@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from test_pke import LATTICE, OPTIONS, SEEN, batch_of, scene  # noqa: E402
@@ -23,12 +24,12 @@ from retina_kp.notebook import (
     runs,  # noqa: E402
 )
 from retina_kp.training import diagnosis  # noqa: E402
-from retina_kp.training.label_history import LabelHistory, Life, Page, lives, telling_lives  # noqa: E402
-from retina_kp.training.pke import content_ratio  # noqa: E402
+from retina_kp.training.diagnosis import lives, telling_lives  # noqa: E402
+from retina_kp.training.memory import LabelHistory, Page, ValueMap  # noqa: E402
+from retina_kp.training.pke import STAGES, content_ratio  # noqa: E402
 from retina_kp.training.trainer import Trainer  # noqa: E402
-from retina_kp.training.value_map import ValueMap  # noqa: E402
 from retina_kp.viz import pke as viz_pke  # noqa: E402
-from retina_kp.viz.descriptors import colour_basis, plot_descriptors  # noqa: E402
+from retina_kp.viz.network import colour_basis, plot_descriptors  # noqa: E402
 from retina_kp.viz.pke import REASONS  # noqa: E402
 
 NAN = math.nan
@@ -51,7 +52,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(folder) -> diagnosis.PkeRun:
+def run(folder) -> Trainer:
     return diagnosis.open_run(folder)
 
 
@@ -61,26 +62,26 @@ def page(visit: int, *places, step: int | None = None) -> Page:
     return Page(visit, visit - 1 if step is None else step, record)
 
 
-# ------------------------------------------------------------------ the label_history
+# ------------------------------------------------------------------ the label history
 
 
-def test_the_diary_watches_the_first_samples_and_is_bounded():
+def test_the_history_watches_the_first_samples_and_is_bounded():
     label_history = LabelHistory(samples=2, max_pages=4)
     for step in range(12):
         for sample_id in ("", "a", "b", "c")[: 2 + (step > 3) + (step > 5)]:
             label_history.note(sample_id, step, torch.full((1, 4), float(step)))
-    assert label_history.sample_ids == ["a", "b"] and label_history.pages("c") == []
-    assert [p.visit for p in label_history.pages("a")] == [1, 5, 9] and [p.step for p in label_history.pages("b")] == [
+    assert list(label_history.pages) == ["a", "b"]
+    assert [p.visit for p in label_history.pages["a"]] == [1, 5, 9] and [p.step for p in label_history.pages["b"]] == [
         4,
         6,
         8,
         10,
     ]
-    assert all(p.record[0, 0] == p.step for p in label_history.pages("a"))
+    assert all(p.record[0, 0] == p.step for p in label_history.pages["a"])
 
 
 @pytest.mark.parametrize("breaks", [1, 4, 7])
-def test_a_diary_goes_on_after_a_break(breaks):
+def test_a_history_goes_on_after_a_break(breaks):
     whole, first, second = (LabelHistory(max_pages=4) for _ in range(3))
     for step in range(9):
         whole.note("a", step, torch.ones(step, 4))
@@ -88,20 +89,20 @@ def test_a_diary_goes_on_after_a_break(breaks):
         if step == breaks - 1:
             torch.save(first.state_dict(), file := io.BytesIO())
             second.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
-    assert [(p.visit, p.step, len(p.record)) for p in second.pages("a")] == [
-        (p.visit, p.step, len(p.record)) for p in whole.pages("a")
+    assert [(p.visit, p.step, len(p.record)) for p in second.pages["a"]] == [
+        (p.visit, p.step, len(p.record)) for p in whole.pages["a"]
     ]
 
 
-def test_a_run_keeps_its_diary(run):
-    seen = [batch["sample_ids"] for k in range(TINY.total_steps) for batch in run.step_batches(k)]
+def test_a_run_keeps_its_history(run):
+    seen = [batch["sample_ids"] for k in range(TINY.total_steps) for batch in diagnosis.step_batches(run, k)]
     label_history, value_map = run.objective.label_history, run.objective.value_map
-    assert set(label_history.sample_ids) == {"0.0", "1.0"}
-    for name in label_history.sample_ids:
-        pages = label_history.pages(name)
+    assert set(label_history.pages) == {"0.0", "1.0"}
+    for name in label_history.pages:
+        pages = label_history.pages[name]
         assert [p.step for p in pages] == [step for step, ids in enumerate(seen) for _ in range(ids.count(name))]
         assert torch.equal(pages[-1].record, value_map.record(name).float())
-    assert any(len(p.record) for name in label_history.sample_ids for p in label_history.pages(name))
+    assert any(len(p.record) for name in label_history.pages for p in label_history.pages[name])
 
 
 # ------------------------------------------------------------------ opening a run
@@ -114,11 +115,9 @@ def test_an_interrupted_run_is_diagnosed_as_it_stands(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         Trainer(TINY, tmp_path).fit(stop)
     run = diagnosis.open_run(tmp_path)
-    assert run.step == 4 and len(run.history) == 1 and not run.network.training
-    # the state decides, but the network's form comes from the checkpoint
-    (tmp_path / "checkpoint.safetensors").write_bytes(b"half")
-    with pytest.raises(ValueError, match="safetensors"):
-        diagnosis.open_run(tmp_path)
+    assert run.step_index == 4 and len(run.history) == 1 and not run.network.training
+    (tmp_path / "checkpoint.safetensors").unlink()  # the state decides
+    assert diagnosis.open_run(tmp_path).step_index == 4
 
 
 def test_a_run_that_has_not_taken_a_step_can_be_looked_at(tmp_path, monkeypatch):
@@ -129,7 +128,7 @@ def test_a_run_that_has_not_taken_a_step_can_be_looked_at(tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         Trainer(TINY, tmp_path).fit()
     run = diagnosis.open_run(tmp_path)
-    assert (run.step, run.history, diagnosis.watched_samples(run)) == (0, [], {})
+    assert (run.step_index, run.history, diagnosis.watched_samples(run)) == (0, [], {})
 
 
 def test_other_folders_are_refused(tmp_path):
@@ -153,7 +152,7 @@ def test_without_a_run_a_stand_in_is_trained_once(tmp_path):
     s = from_dict(runs.Settings, tiny)
     folder, said = runs.pke_run("", s, tmp_path)
     written = (folder / "state.pt").stat().st_mtime_ns
-    assert said.startswith("STAND-IN for a run of 03_pke: 2 steps") and diagnosis.open_run(folder).step == 2
+    assert said.startswith("STAND-IN for a run of 03_pke: 2 steps") and diagnosis.open_run(folder).step_index == 2
     again, said = runs.pke_run("", s, tmp_path)
     assert (
         again == folder and "its own, after step 2 of 2" in said and (folder / "state.pt").stat().st_mtime_ns == written
@@ -184,7 +183,7 @@ def test_every_peak_has_its_fate_and_its_truth():
     rows = {row["stage"]: row for row in diagnosis.stage_rows(points, [LATTICE[:4]], batch)}
     assert [row["points"] for row in rows.values()] == [36, *found.funnel.values(), 4]
     assert rows["peaks"]["true"] == 20 and rows["promoted labels"]["true"] == 4
-    table = {row["peaks"]: row for row in viz_pke.reason_rows(points, 2)}
+    table = {row["peaks"]: row for row in viz_pke.reason_table(points, 2).to_dict("records")}
     assert table["rejected: annotated already"] == {
         "peaks": "rejected: annotated already",
         "per image": 0.5,
@@ -197,7 +196,7 @@ def test_nobody_knows_the_truth_of_pairs_from_files():
     found, points = diagnosis.judge(*scene(), batch_of(), OPTIONS)
     assert np.isnan(points["true"]).all() and math.isnan(diagnosis.vessel_chance(batch_of(), OPTIONS))
     assert all(math.isnan(row["true"]) for row in diagnosis.stage_rows(points, [LATTICE[:0] + 1], batch_of())[:-1])
-    assert {row["of them true"] for row in viz_pke.reason_rows(points, 1)} == {None}
+    assert set(viz_pke.reason_table(points, 1)["of them true"]) == {None}
 
 
 def test_an_empty_look():
@@ -256,10 +255,10 @@ def test_a_blind_guess_by_hand():
 def test_precision_curves_by_hand():
     values, true = [0.1, 0.2, 0.3, 0.4, 0.5], [1, 1, 0, NAN, 1]
     below, above = (diagnosis.precision_curve(values, true, [0.05, 0.2, 0.35, 1], way) for way in (True, False))
-    assert below["points"].tolist() == [0, 1, 3, 4] and below["precision"] == pytest.approx(
+    assert below["points"].tolist() == [0, 1, 3, 4] and below["precision"].tolist() == pytest.approx(
         [NAN, 1, 2 / 3, 3 / 4], nan_ok=True
     )
-    assert above["points"].tolist() == [4, 3, 1, 0] and above["precision"] == pytest.approx(
+    assert above["points"].tolist() == [4, 3, 1, 0] and above["precision"].tolist() == pytest.approx(
         [3 / 4, 2 / 3, 1, NAN], nan_ok=True
     )
     wilson = diagnosis.precision_curve([0] * 10, [1] * 8 + [0] * 2, [1], True)  # a textbook's example
@@ -297,28 +296,38 @@ def test_growth_by_hand():
 
 def test_label_precision_needs_some_labels():
     one, two = (
-        {"epoch": np.array(e), **{k: np.array(v) for k, v in zip(("labels", "judged", "true"), rows, strict=True)}}
+        pd.DataFrame({"epoch": e, **dict(zip(("labels", "judged", "true"), rows, strict=True))})
         for e, rows in (([0.5, 2.0], ([4, 6], [4, 6], [2, 3])), ([1.5], ([2], [2], [1])))
     )
     rows = diagnosis.label_precision([one, two], 3)
-    assert [row["points"] for row in rows] == [2, 4, 4] and [row["precision"] for row in rows] == [None, 0.5, 0.5]
-    assert diagnosis.label_precision([], 1) == [{"epoch": 1, "points": 0, "precision": None}]
+    assert rows["points"].tolist() == [2, 4, 4] and rows["precision"].tolist() == pytest.approx(
+        [NAN, 0.5, 0.5], nan_ok=True
+    )
+    (empty,) = diagnosis.label_precision([], 1).to_dict("records")
+    assert (empty["epoch"], empty["points"]) == (1, 0) and math.isnan(empty["precision"])
 
 
 def test_lives_are_told_from_find_to_oblivion():
     told = lives([page(1, (1, 1, 0)), page(2, (1, 2, 0), (2, 1, 0)), page(3, (2, 2, 0)), page(4, (1, 1, 0), (2, 3, 1))])
-    assert [(life.xy[0], life.visit.tolist(), life.value.tolist(), life.forgotten) for life in told] == [
+    each = [life for _, life in told.groupby("life")]
+    assert [(k["x"].iloc[0], k["visit"].tolist(), k["value"].tolist(), k["forgotten"].iloc[0]) for k in each] == [
         (1, [1, 2], [1, 2], True),
         (2, [2, 3, 4], [1, 2, 3], False),
         (1, [4], [1], False),
     ]
-    assert told[1].is_label.tolist() == [False, False, True] and lives([]) == []
+    assert each[1]["is_label"].tolist() == [False, False, True] and lives([]).empty
 
 
 def test_the_lives_worth_a_look():
     def life(name, *is_label, value=1.0, forgotten=False):
-        n = len(is_label)
-        return Life((name, 0), np.arange(n), np.full(n, value), np.array(is_label, bool), forgotten)
+        columns = {
+            "life": name,
+            "x": name,
+            "value": value,
+            "forgotten": forgotten,
+            "is_label": np.array(is_label, bool),
+        }
+        return pd.DataFrame({"visit": np.arange(len(is_label)), **columns})
 
     told = [
         life(1, 1, 1),
@@ -328,16 +337,16 @@ def test_the_lives_worth_a_look():
         life(5, 0, 0),
         life(6, 0, value=2.0),
     ]
-    assert {name: life.xy[0] for name, life in telling_lives(told).items()} == {
+    assert {name: life["x"].iloc[0] for name, life in telling_lives(pd.concat(told)).items()} == {
         "kept": 2,
         "label lost": 4,
         "never a label": 6,
     }
-    assert telling_lives([]) == {}
+    assert telling_lives(lives([])) == {}
 
 
 def test_watched_samples_are_seen_again(run):
-    batches = [batch for k in range(TINY.total_steps) for batch in run.step_batches(k)]
+    batches = [batch for k in range(TINY.total_steps) for batch in diagnosis.step_batches(run, k)]
     for name, sample in diagnosis.watched_samples(run, visits=2).items():
         views = [
             (b["image0"][i, 0], b["valid0"][i, 0]) for b in batches for i, k in enumerate(b["sample_ids"]) if k == name
@@ -397,12 +406,14 @@ def test_values_over_visits_with_both_thresholds():
 
 def test_precision_over_thresholds_is_drawn_where_there_are_points():
     n = 20
-    points = {
-        "reason": np.array(["mined"] * n + ["content"] * n),
-        "ratio": np.r_[np.full(n, 0.5), np.full(n, 0.9)],
-        "probability": np.full(2 * n, 0.6),
-        "true": np.r_[np.ones(n), np.zeros(n)],
-    }
+    points = pd.DataFrame(
+        {
+            "reason": ["mined"] * n + ["content"] * n,
+            "ratio": np.r_[np.full(n, 0.5), np.full(n, 0.9)],
+            "probability": np.full(2 * n, 0.6),
+            "true": np.r_[np.ones(n), np.zeros(n)],
+        }
+    )
     history = [{"epoch": 1, "pke_after_budget": 4.0, "pke_precision": 0.5}, {"epoch": 2}]
     axes = viz_pke.plot_precision(history, [], points, 10, OPTIONS, 0.25).axes
     by_ratio, by_probability = (ax.lines[0].get_xydata() for ax in axes[1:3])
@@ -410,7 +421,7 @@ def test_precision_over_thresholds_is_drawn_where_there_are_points():
     assert np.nanmin(by_ratio[by_ratio[:, 0] < 0.89][:, 1]) == 1
     assert by_probability[0].tolist() == [OPTIONS.pke_min_probability, 1] and np.isnan(by_probability[-1, 1])
     assert axes[4].lines[0].get_ydata()[-1] == 2 * n / 10 and axes[0].lines[0].get_ydata()[0] == 0.5
-    unknown = points | {"true": np.full(2 * n, NAN)}
+    unknown = points.assign(true=NAN)
     viz_pke.plot_precision([], [], unknown, 10, OPTIONS, NAN).savefig(io.BytesIO())
 
 
@@ -453,7 +464,7 @@ def test_descriptors_of_the_same_spot_have_the_same_colour():
 
 def test_every_reason_of_mining_has_a_stage_and_a_colour():
     found = diagnosis.judge(*scene(), batch_of(), OPTIONS)[0]
-    assert list(diagnosis.STAGES) == list(found.rejected[0]) == list(REASONS)
+    assert list(STAGES) == list(found.rejected[0]) == list(REASONS)
 
 
 # ------------------------------------------------------------------ the notebook

@@ -11,7 +11,7 @@ from retina_kp.data.file_pairs import FrameRange, PairDataset
 from retina_kp.data.records import PairRecord
 from retina_kp.data.training_files import FileOptions, load_files
 from retina_kp.synthetic.pairs import write_aligned_folder
-from retina_kp.training.recipes import framed
+from retina_kp.training.config import framed
 
 HW, SIZE = (200, 240), 96
 H_OWN = similarity(25.0, 0.9, (119.5, 99.5), (110.0, 105.0))

@@ -1,27 +1,33 @@
 """The command that measures how fast training pairs are prepared."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import cv2
 import pytest
 import torch
 
+from retina_kp.core.compute import worker_pool
 from retina_kp.studies import input_speed
-from retina_kp.studies.input_speed import cost_of_one, main
+from retina_kp.studies.input_speed import count_cost, main
 from retina_kp.synthetic.training_pairs import SyntheticOptions, SyntheticPairs
 
 
 def test_every_source_has_a_row(capsys, monkeypatch):
     threads = torch.get_num_threads(), cv2.getNumThreads()
-    monkeypatch.setattr(input_speed, "cost_of_one", input_speed._count_cost)  # without a new process each
-    assert main(["--size", "64", "--batch", "2", "--batches", "1", "--workers", "0"]) == 0
+    here = SimpleNamespace(submit=lambda call, *given: SimpleNamespace(result=lambda: call(*given)))
+    monkeypatch.setattr(input_speed, "worker_pool", lambda count: nullcontext(here))  # without a new process each
+    main(["--size", "64", "--batch", "2", "--batches", "1", "--workers", "0"])
     head, *rows = capsys.readouterr().out.splitlines()
-    assert [row.split()[0] for row in rows] == ["drawn", "files", "mix"] and "steps/s, 0 workers" in head
+    assert [row.split()[0] for row in rows] == ["synthetic", "files", "mix"] and "steps/s, 0 workers" in head
     assert all(float(number) > 0 for row in rows for number in row.split()[1:-1])
     torch.set_num_threads(threads[0])
     cv2.setNumThreads(threads[1])
 
 
 def test_a_source_tells_its_cost_from_a_process_of_its_own():
-    cost = cost_of_one(SyntheticPairs(0, 4, SyntheticOptions(size_px=64)), 2, 2)
+    with worker_pool(1) as pool:
+        cost = pool.submit(count_cost, SyntheticPairs(0, 4, SyntheticOptions(size_px=64)), 2, 2).result()
     assert cost["later"] > 0 and cost["first"] > 0 and cost["memory_mb"] > 0  # which is less is for the command to tell
 
 

@@ -6,15 +6,9 @@ import pytest
 import torch
 
 from retina_kp.core.geometry import from_cells, similarity, warp_points
-from retina_kp.training.losses import (
-    descriptor_pairs,
-    dice_loss,
-    gaussian_labels,
-    geometric_loss,
-    in_fixed_frame,
-    infonce_loss,
-    triplet_loss,
-)
+from retina_kp.networks import DenseOutput
+from retina_kp.training.descriptor_losses import descriptor_pairs, infonce_loss, triplet_loss
+from retina_kp.training.losses import GEOMETRIC, LossContext, dice_loss, gaussian_labels, in_fixed_frame
 
 NAN = torch.nan
 EYE = torch.eye(3, dtype=torch.float64)[None]
@@ -157,7 +151,9 @@ def test_partners_that_are_known_better_than_by_H_are_read_where_they_are(loss):
 )
 def test_near_points_are_no_negatives_of_each_other(exclusion_px, loss):
     field = descriptors({(0, 0): (1, 0, 0, 0), (1, 0): (1, 0, 0, 0), (5, 5): (0, 1, 0, 0)})
-    near_pair = infonce_loss(field, field, points((0, 0), (1, 0), (5, 5)), EYE, WHOLE, 8, 0.5, exclusion_px)
+    near_pair = infonce_loss(
+        field, field, points((0, 0), (1, 0), (5, 5)), EYE, WHOLE, 8, temperature=0.5, exclusion_px=exclusion_px
+    )
     alone = math.log(1 + 2 * math.exp(-2))  # the third point has both others as negatives
     assert near_pair.value.item() == pytest.approx((2 * loss + alone) / 3, rel=1e-5)
 
@@ -219,6 +215,12 @@ def seen_by_both(stride: int = 2):
     return *maps, torch.ones(1, 1, 128, 128, dtype=torch.bool)
 
 
+def geometric_loss(det0, det1, H_0to1, valid0, valid1, stride: int):
+    """The geometric loss of phase 2."""
+    out0, out1 = (DenseOutput(detector, detector, stride, 8) for detector in (det0, det1))
+    return GEOMETRIC.term(LossContext(out0, out1, {"H_0to1": H_0to1, "valid0": valid0, "valid1": valid1}, None))
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_geometric_loss_of_landmarks_that_moved_by_H_is_zero(stride):
     det0, det1, valid = seen_by_both(stride)
@@ -242,7 +244,9 @@ def test_geometric_loss_ignores_what_image_1_does_not_see():
 def test_cells_seen_by_both_after_a_shift():
     H = torch.from_numpy(similarity(0, 1, (0, 0), (4, 0)))[None]
     valid = torch.ones(1, 1, 12, 16, dtype=torch.bool)
-    seen1, both = in_fixed_frame(torch.arange(8.0).expand(1, 1, 6, 8), H, valid, valid, 2, (6, 8))
+    map1 = torch.arange(8.0).expand(1, 1, 6, 8)
+    batch = {"H_0to1": H, "valid0": valid, "valid1": valid}
+    seen1, both = in_fixed_frame(map1, batch, DenseOutput(map1, map1, 2, 8))
     assert both[0, 0].all(0).tolist() == [True] * 6 + [False] * 2
     assert torch.allclose(seen1[0, 0, 0, :6], torch.arange(2.0, 8.0))
 

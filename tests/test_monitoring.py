@@ -15,8 +15,8 @@ import pytest  # noqa: E402
 
 from retina_kp.core.images import write_image  # noqa: E402
 from retina_kp.notebook import monitoring  # noqa: E402
-from retina_kp.viz.history import FUNNEL, plot_run  # noqa: E402
-from retina_kp.viz.training_tables import detector_rows, funnel_rows  # noqa: E402
+from retina_kp.viz.curves import FUNNEL, plot_run  # noqa: E402
+from retina_kp.viz.training_tables import detector_table, funnel_table  # noqa: E402
 
 ROW = {
     "step": 8,
@@ -54,12 +54,6 @@ def titles(figure) -> list[str]:
     return [ax.get_title() for ax in figure.axes if ax.get_title()]
 
 
-def test_callbacks_are_called_in_order_with_the_whole_history():
-    seen = []
-    monitoring.combine(lambda h: seen.append(("a", len(h))), lambda h: seen.append(("b", len(h))))(history())
-    assert seen == [("a", 3), ("b", 3)]
-
-
 @pytest.mark.parametrize(("extra", "panels"), [({}, 4), (PKE, 5), (PKE | REPLAY, 6)])
 def test_a_run_has_the_panels_that_its_columns_call_for(extra, panels):
     figure = plot_run(history(**extra))
@@ -81,7 +75,7 @@ def test_an_epoch_that_the_guard_paused_is_grey():
         del rows[1][key]
     funnel = plot_run(rows).axes[4]
     assert "paused" in funnel.get_title() and funnel.patches[0].get_x() == 1.5
-    assert [row["epoch"] for row in funnel_rows(rows)] == [1, 3]
+    assert funnel_table(rows)["epoch"].tolist() == [1, 3]
 
 
 def test_nothing_is_drawn_outside_of_notebooks(monkeypatch):
@@ -106,17 +100,16 @@ def test_a_notebook_gets_one_picture_that_is_replaced(monkeypatch):
 
 
 def test_lines_are_short_and_leave_out_what_is_not_known():
-    told = []
-    monitoring.lines(told.append)([{"epoch": 7, "total": 1.0, "det_success": math.nan, "seconds_per_step": 0.5}])
-    assert told == ["epoch   7 · loss 1"]
+    told = monitoring.in_short({"epoch": 7, "total": 1.0, "det_success": math.nan, "seconds_per_step": 0.5})
+    assert told == "epoch   7 · loss 1"
     assert len(monitoring.in_short({"epoch": 100, **ROW, **PKE, **REPLAY})) < 130
 
 
 def test_tables_show_a_dash_for_what_was_not_measured():
-    rows = detector_rows(ROW)
+    rows = detector_table(ROW).to_dict("records")
     assert rows[0] == {"": "pairs registered", "perfect detector (oracle)": "50%", "own detector": "25%"}
     assert rows[1]["perfect detector (oracle)"] == "3.0" and rows[1]["own detector"] is None
-    assert detector_rows(REPLAY, "replay_")[0]["own detector"] == "25%" and funnel_rows(history()) == []
+    assert detector_table(REPLAY, "replay_")["own detector"][0] == "25%" and funnel_table(history()).empty
 
 
 def test_tensorboard_gets_scalars_and_pictures(tmp_path):

@@ -12,20 +12,21 @@ from retina_kp.core.geometry import describe
 from retina_kp.core.vessels import skeleton_junctions
 from retina_kp.data.layouts import load_layout
 from retina_kp.notebook.runs import NOTEBOOKS, plan, training_config
-from retina_kp.studies import own_look
-from retina_kp.studies.own_look import (
+from retina_kp.studies import phases
+from retina_kp.studies.phases import (
     ARMS,
     BEFORE,
+    SHOWN_LOOK,
     generated_pair,
     held_out_pairs,
-    measure,
-    run_arm,
+    measure_look,
+    run_own_look,
     settings_of,
-    summarise_phases,
+    summarise,
 )
 from retina_kp.synthetic.pseudo_real import aligned_images, write_pseudo_generated
-from retina_kp.training.phases import PHASES
-from retina_kp.training.recipes import get_recipe
+from retina_kp.training.config import get_recipe
+from retina_kp.training.losses import PHASES
 
 
 def test_generated_eyes_are_layout_1_and_of_eyes_that_no_pair_shows(tmp_path):
@@ -45,14 +46,14 @@ def test_generated_eyes_are_layout_1_and_of_eyes_that_no_pair_shows(tmp_path):
 def test_a_turned_generated_eye_has_its_truth(monkeypatch):
     pair = generated_pair(0, 1)
     back = cv2.warpPerspective(pair.moving, np.linalg.inv(pair.H_0to1), pair.moving.shape[::-1])
-    aligned = aligned_images(own_look.SEEDS["generated held out"], 1)[1]
+    aligned = aligned_images(phases.SEEDS["generated held out"], 1)[1]
     middle = np.s_[200:312, 200:312]
     assert np.corrcoef(back[middle].ravel(), aligned[middle].ravel())[0, 1] > 0.9
     assert abs(describe(pair.H_0to1, (512, 512)).angle_deg) > 5, "this one is turned"
 
 
 def test_real_pairs_are_turned_by_15_to_30_degrees(monkeypatch):
-    monkeypatch.setattr(own_look, "HELD_OUT", 4)
+    monkeypatch.setattr(phases, "HELD_OUT", 4)
     turns = [abs(describe(pair.H_0to1, pair.fixed.shape[:2]).angle_deg) for pair in held_out_pairs(0)]
     assert len(turns) == 4 and all(13 < turn < 32 for turn in turns)
 
@@ -80,48 +81,49 @@ def test_the_arms_are_what_a_user_would_give_the_notebooks(tmp_path, arm, steps)
 
 
 def test_success_is_counted_by_hand(monkeypatch):
-    errors = {"real": [1.0, 3.0, 6.0, np.inf], "generated": [0.5, 21.0], "drawn": [np.inf, 9.0, 7.0]}
+    errors = {"real": [1.0, 3.0, 6.0, np.inf], "generated": [0.5, 21.0], "synthetic": [np.inf, 9.0, 7.0]}
     told = iter(errors["real"] + errors["generated"])
     registrar = SimpleNamespace()
-    monkeypatch.setattr(own_look.Registrar, "from_pretrained", lambda *_, **__: registrar)
-    monkeypatch.setattr(own_look, "held_out_pairs", lambda seed: range(4))
-    monkeypatch.setattr(own_look, "generated_pair", lambda seed, index: index)
-    monkeypatch.setattr(own_look, "run_trial", lambda registrar, pair: SimpleNamespace(would_be_px=next(told)))
-    monkeypatch.setattr(own_look, "run_trials", lambda *_: [SimpleNamespace(would_be_px=e) for e in errors["drawn"]])
-    found = measure("", 0, 2)
+    monkeypatch.setattr(phases.Registrar, "from_pretrained", lambda *_, **__: registrar)
+    monkeypatch.setattr(phases, "held_out_pairs", lambda seed: range(4))
+    monkeypatch.setattr(phases, "generated_pair", lambda seed, index: index)
+    monkeypatch.setattr(phases, "run_trial", lambda registrar, pair: SimpleNamespace(would_be_px=next(told)))
+    monkeypatch.setattr(phases, "run_trials", lambda *_: [SimpleNamespace(would_be_px=e) for e in errors["synthetic"]])
+    found = measure_look("", 0, 2)
     assert (found["real"], found["real found"], found["real px"]) == (0.5, 0.75, 2.0)
     assert (found["generated"], found["generated found"], found["generated px"]) == (0.5, 0.5, 0.5)
-    assert (found["drawn"], found["drawn found"], found["drawn px"]) == (0.0, pytest.approx(2 / 3), None)
+    assert (found["synthetic"], found["synthetic found"], found["synthetic px"]) == (0.0, pytest.approx(2 / 3), None)
     assert registrar.calibration["bias"] and registrar.steerers is None
 
 
 def test_a_run_goes_through_the_phases_and_nothing_is_done_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr(own_look, "GENERATED_EYES", 3)
-    monkeypatch.setattr(own_look, "REAL_PAIRS", 4)
-    monkeypatch.setattr(own_look, "SIZE_PX", 64)
-    monkeypatch.setattr(own_look, "REAL_SIZE_PX", 64)
+    monkeypatch.setattr(phases, "GENERATED_EYES", 3)
+    monkeypatch.setattr(phases, "REAL_PAIRS", 4)
+    monkeypatch.setattr(phases, "SIZE_PX", 64)
+    monkeypatch.setattr(phases, "REAL_SIZE_PX", 64)
     measured = []
     monkeypatch.setattr(
-        own_look, "measure", lambda path, seed, pairs: measured.append(path.parent.parent.name) or {"real": 0.5}
+        phases, "measure_look", lambda path, seed, pairs: measured.append(path.parent.parent.name) or {"real": 0.5}
     )
-    rows = run_arm("from shipped", 0, tmp_path, 1, 0.001)
+    rows = run_own_look("from shipped", 0, 0.001, 1, tmp_path)
     assert [row["after"] for row in rows] == [BEFORE, *PHASES] and measured[1:] == list(NOTEBOOKS.values())
-    monkeypatch.setattr(own_look, "measure", None)
-    assert run_arm("from shipped", 0, tmp_path, 1, 0.001) == rows
+    monkeypatch.setattr(phases, "measure_look", None)
+    assert run_own_look("from shipped", 0, 0.001, 1, tmp_path) == rows
     history = tmp_path / "seed 0" / "from shipped" / "04_sim2real" / "run" / "history.csv"
     assert "replay_gt_matched_right" in history.read_text(encoding="utf-8")
     assert json.loads((tmp_path / "seed 0" / "from shipped, pke.json").read_text(encoding="utf-8"))["real"] == 0.5
 
 
 def test_the_table_tells_mean_and_spread():
-    one = {"arm": "a", "after": "pke", **dict.fromkeys(own_look.SHOWN, 0.5)}
-    (row,) = summarise_phases([one, one | {"real": 1.0, "drawn px": None}])
-    assert (row["seeds"], row["real"], row["drawn px"]) == (2, "0.750 ± 0.250", "0.500 ± 0.000")
+    one = {"arm": "a", "after": "pke", **dict.fromkeys(SHOWN_LOOK, 0.5)}
+    rows = [one, one | {"real": 1.0, "synthetic px": None}]
+    (row,) = summarise(rows, ["arm", "after"], SHOWN_LOOK, "{:.3f} ± {:.3f}").to_dict("records")
+    assert (row["seeds"], row["real"], row["synthetic px"]) == (2, "0.750 ± 0.250", "0.500 ± 0.000")
 
 
 @pytest.mark.parametrize("share", ["0", "1.5"])
 def test_wrong_arguments_are_told(monkeypatch, capsys, share):
-    monkeypatch.setattr("sys.argv", ["own_look", "--shorten", share])
+    monkeypatch.setattr("sys.argv", ["phases", "own-look", "--shorten", share])
     with pytest.raises(SystemExit):
-        own_look.main()
+        phases.main()
     assert "--shorten: takes a fraction" in capsys.readouterr().err

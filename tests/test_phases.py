@@ -9,11 +9,10 @@ import torch
 from retina_kp.core.geometry import similarity, warp_points
 from retina_kp.networks import build_network
 from retina_kp.synthetic.training_pairs import SyntheticOptions
-from retina_kp.training import phases
+from retina_kp.training import losses
 from retina_kp.training.config import TrainConfig
-from retina_kp.training.losses import Term
+from retina_kp.training.losses import PHASES, Loss, Term, weighted_losses
 from retina_kp.training.objective import Objective, anchor_points, annotated_points
-from retina_kp.training.phases import PHASES, Loss, weighted_losses
 from retina_kp.training.run_data import RunFiles
 
 NAN = torch.nan
@@ -50,18 +49,18 @@ def test_weights_are_changed_by_name_and_nothing_else_is():
 
 
 def test_a_new_loss_is_a_function_and_a_line(monkeypatch):
-    def quiet_moving(context: phases.LossContext) -> Term:
+    def quiet_moving(context: losses.LossContext) -> Term:
         return Term(context.out1.detector.mean(), len(context.out1.detector))
 
     mine = Loss("loss_quiet", quiet_moving, 0.25, r"\overline{P_1}", "the moving detector says little")
     monkeypatch.setitem(PHASES, "pke", replace(PHASES["pke"], losses=(*PHASES["pke"].losses, mine)))
     judged, network = judge(replace(TINY, phase="pke"))
-    values = {name: float(value) for name, value in judged.figures.items() if name.startswith("loss_")}
-    assert values["loss_quiet"] == pytest.approx(float(judged.figures["mean_det1"]))
+    values = {name: float(value) for name, value in judged.metrics.items() if name.startswith("loss_")}
+    assert values["loss_quiet"] == pytest.approx(float(judged.metrics["mean_det1"]))
     weights = {loss.name: loss.weight for loss in PHASES["pke"].losses}
     assert float(judged.total) == pytest.approx(sum(weights[name] * value for name, value in values.items()), rel=1e-5)
     without, _ = judge(replace(TINY, phase="pke", weights={"loss_quiet": 0.0}))
-    assert "loss_quiet" not in without.figures
+    assert "loss_quiet" not in without.metrics
 
 
 def test_every_layer_keeps_a_gradient_whichever_losses_count():

@@ -10,11 +10,10 @@ from retina_kp.core.config import from_dict, to_dict
 from retina_kp.core.geometry import from_cells, pixel_grid, similarity, warp_points
 from retina_kp.networks import DenseOutput
 from retina_kp.training import pke
-from retina_kp.training.losses import gaussian_labels, labelled_geometric_loss
-from retina_kp.training.pke import PkeGuard, PkeOptions, allowed_drop, content_filter, mine
-from retina_kp.training.validation import mined_precision
-from retina_kp.training.value_map import ValueMap, visits_of
-from retina_kp.training.value_map import expand as expand_labels
+from retina_kp.training.losses import GEOMETRIC_PKE, LossContext, gaussian_labels
+from retina_kp.training.memory import ValueMap, visits_of
+from retina_kp.training.memory import expand as expand_labels
+from retina_kp.training.pke import PkeGuard, PkeOptions, allowed_drop, content_ratio, mine, mined_precision
 
 NAN, SIZE, CENTER = torch.nan, 192, (95.5, 95.5)
 TURN = torch.from_numpy(similarity(30, 1, CENTER, CENTER))
@@ -44,6 +43,11 @@ def batch_of(count=1, H=TURN, annotated=((NAN, NAN),), **changes):
         "sample_ids": list(range(count)),
         "vessel_keypoints": torch.tensor(annotated).expand(count, -1, 2),
     } | changes
+
+
+def labelled_loss(out0, out1, labels_xy, batch):
+    """The geometric loss of phase 3."""
+    return GEOMETRIC_PKE.term(LossContext(out0, out1, batch, labels_xy))
 
 
 def scene(points=LATTICE, H=TURN):
@@ -167,7 +171,8 @@ def content(points_x, angles0_deg, angles1_deg, **changes):
         radians, line = torch.deg2rad(torch.tensor(angles)), torch.zeros(2, 128)
         line[:, points[0, :, 0].long()] = torch.stack([radians.cos(), radians.sin()])
         maps.append(DenseOutput(torch.zeros(1, 1, 1, 128), line[None, :, None], 1, 1))
-    return content_filter(*maps, points, points, points[..., 0] < 64, replace(OPTIONS, **changes))[0][0].tolist()
+    options = replace(OPTIONS, **changes)
+    return (content_ratio(*maps, points, points, points[..., 0] < 64, options) < options.content_ratio_max)[0].tolist()
 
 
 def test_content_by_hand():
@@ -233,7 +238,7 @@ def test_half_precision_maps_and_autocast(dtype):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = mine(*half, batch_of())
         labels = expand(ValueMap(), found, batch_of())
-        assert labelled_geometric_loss(*half, SEEN[None], batch_of(), 2.0).value < 0.1
+        assert labelled_loss(*half, SEEN[None], batch_of()).value < 0.1
     assert near(found.points0_xy[0], SEEN, 0.8) and found.points0_xy[0].dtype == labels.dtype == torch.float32
 
 
@@ -356,11 +361,11 @@ def test_only_points_that_could_be_found_decay():
 def test_geometric_loss_pulls_det1_onto_labels_that_both_images_see():
     out0, out1 = scene()
     det0, det1 = out0.detector.requires_grad_(), out1.detector.requires_grad_()
-    term = labelled_geometric_loss(out0, out1, LATTICE[None], batch_of(), 2.0)  # 0.9 of the labels, read between cells
+    term = labelled_loss(out0, out1, LATTICE[None], batch_of())  # 0.9 of the labels, read between cells
     term.value.backward()
     assert term.n_used == 1 and 0 < term.value < 0.06 and det0.grad is None and det1.grad.abs().sum() > 0
-    assert labelled_geometric_loss(out0, out1, SEEN[None], batch_of(H=torch.eye(3).double()), 2.0).value > 0.8
-    assert labelled_geometric_loss(out0, out1, torch.full((1, 1, 2), NAN), batch_of(), 2.0).n_used == 0
+    assert labelled_loss(out0, out1, SEEN[None], batch_of(H=torch.eye(3).double())).value > 0.8
+    assert labelled_loss(out0, out1, torch.full((1, 1, 2), NAN), batch_of()).n_used == 0
 
 
 def test_precision_by_hand():
@@ -407,8 +412,8 @@ def test_what_a_run_does_not_train_on_says_nothing():
 def test_few_points_may_fall_farther():
     """One of ten that flips is no fall."""
     assert [
-        allowed_drop(PkeOptions(), drawn, points)
-        for drawn, points in ((True, 10_000), (False, 10_000), (True, 25), (False, 4))
+        allowed_drop(PkeOptions(), synthetic, points)
+        for synthetic, points in ((True, 10_000), (False, 10_000), (True, 25), (False, 4))
     ] == [
         0.05,
         0.1,

@@ -20,10 +20,9 @@ from retina_kp.networks.checkpoints import SHIPPED, save_network
 from retina_kp.notebook import report, runs
 from retina_kp.notebook.runs import Settings, find_checkpoint, plan, training_config
 from retina_kp.synthetic.pairs import write_aligned_folder
-from retina_kp.training.distributed import REASON, read_history
-from retina_kp.training.phases import PHASES
-from retina_kp.training.recipes import RATES, RECIPES, get_recipe
-from retina_kp.training.state import write_state
+from retina_kp.training.config import RATES, RECIPES, get_recipe
+from retina_kp.training.losses import PHASES
+from retina_kp.training.processes import REASON, read_history, write_state
 from retina_kp.training.trainer import Trainer
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -218,14 +217,14 @@ def test_phases_1_to_3_train_on_files_alone_and_phase_4_replays_what_they_were_t
     assert named.replay == config.replay, "the same folder by name keeps its kinds"
     other = config_of("sim2real", before, data_root="/real", replay_root="/else", real_share=0.6)
     assert (other.replay.root, other.replay.share) == ("/else", 0.4)
-    drawn = config_of("sim2real", before, data_root="/real", replay_root="drawn")
+    drawn = config_of("sim2real", before, data_root="/real", replay_root="synthetic")
     assert drawn.replay.share == 0 and drawn.synthetic_share == pytest.approx(0.2)
     alone = config_of("sim2real", before, data_root="/real", real_share=1.0)
     assert alone.replay.share == alone.synthetic_share == 0 and alone.replay.root == "/aligned", "watched all the same"
 
 
 def test_phase_4_needs_real_pairs():
-    for changes in ({"real_share": 1.2, "data_root": "x"}, {"data_root": ""}, {"data_root": "drawn"}):
+    for changes in ({"real_share": 1.2, "data_root": "x"}, {"data_root": ""}, {"data_root": "synthetic"}):
         with pytest.raises(ValueError, match="phase 4 needs a folder of real pairs, and a share"):
             config_of("sim2real", **changes)
 
@@ -294,7 +293,7 @@ def test_the_users_own_command_goes_on_at_the_scale_and_on_the_data_of_the_run_b
     assert "A TRY" not in repr(found) and "500 steps of 02_geometric" in repr(found) and "100% /aligned" in repr(found)
     other = plan("pke", settings(data_root="/elsewhere", runs_root=str(tmp_path)))
     assert "STAND-IN" in other.start, "a run on other data is no run of this data's phase 2"
-    drawn = plan("pke", settings(data_root="drawn", runs_root=str(tmp_path)))
+    drawn = plan("pke", settings(data_root="synthetic", runs_root=str(tmp_path)))
     assert "STAND-IN" in drawn.start and drawn.config.files.share == 0
 
 
@@ -461,7 +460,7 @@ def test_processes_that_fail_say_why(tmp_path):
 @pytest.mark.parametrize(
     "line",
     [
-        "retina_kp.training.health.TrainingStopped: the fixed detector has gone silent",
+        "retina_kp.training.objective.TrainingStopped: the fixed detector has gone silent",
         "[rank1]: retina_kp.core.images.ImageError: a.png is damaged",
         "ValueError: no such folder",
     ],

@@ -17,6 +17,7 @@ import socket
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ import yaml
 from test_sources import write_pair
 
 import retina_kp.cli.train
-import retina_kp.training.state
+import retina_kp.training.processes
 import retina_kp.training.trainer
 from retina_kp.cli.train import main
 from retina_kp.core.config import to_dict
@@ -36,11 +37,11 @@ from retina_kp.data.training_files import FileOptions
 from retina_kp.synthetic.pairs import write_aligned_folder
 from retina_kp.synthetic.training_pairs import SyntheticOptions, SyntheticPairs
 from retina_kp.training.config import TrainConfig
-from retina_kp.training.distributed import learning_norms
-from retina_kp.training.phases import PHASES
+from retina_kp.training.losses import PHASES
 from retina_kp.training.pke import PkeOptions, view_filter
+from retina_kp.training.processes import learning_norms
+from retina_kp.training.run_data import ValidationSet
 from retina_kp.training.trainer import GUARDED, Trainer
-from retina_kp.training.validation import ValidationSet
 
 # Pairs so easy and filters so open that an untrained network confirms points, which are labels at once.
 EASY = SyntheticOptions(
@@ -222,9 +223,8 @@ class EvenPairs(SyntheticPairs):
             return join_batches([self.batch(2 * index + k, 2, strength) for k in (0, 1)])
         batch = super().batch(index, batch_size, strength)
         xy = torch.from_numpy(np.random.default_rng(index).uniform(8, 56, (batch_size, 400, 2))).float()
-        seen = (
-            view_filter(xy, batch["valid0"])[0]
-            & view_filter(warp_points(xy.double(), batch["H_0to1"]).float(), batch["valid1"])[0]
+        seen = view_filter(xy, batch["valid0"]) & view_filter(
+            warp_points(xy.double(), batch["H_0to1"]).float(), batch["valid1"]
         )
         points = torch.stack([row[s][:8] for row, s in zip(xy, seen, strict=True)])
         return {k: v for k, v in batch.items() if "_keypoints" not in k} | {"vessel_keypoints": points}
@@ -327,9 +327,7 @@ def command(folder: Path, reports=None, stop: tuple[int, str] = (0, "")) -> None
 
     Trainer.step, write_csv = reported_step, retina_kp.training.trainer.write_csv
     if stop[1] == "half a state.pt":
-        retina_kp.training.state.torch = type(
-            "HalfTorch", (), {"save": staticmethod(half_a_file), "load": staticmethod(torch.load)}
-        )
+        retina_kp.training.processes.torch = SimpleNamespace(**vars(torch) | {"save": half_a_file})
     if stop[1] == "between two files":
         retina_kp.training.trainer.write_csv = table
     for phase in PHASES:

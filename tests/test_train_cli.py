@@ -26,8 +26,7 @@ from retina_kp.evaluation.steering import fit_steerers
 from retina_kp.evaluation.trials import Trial
 from retina_kp.networks.checkpoints import find_weights, load_network, read_metadata
 from retina_kp.synthetic.training_pairs import SyntheticOptions
-from retina_kp.training.config import TrainConfig
-from retina_kp.training.recipes import RECIPES
+from retina_kp.training.config import RECIPES, TrainConfig
 
 TINY = TrainConfig(
     network_options={"width": 0.25, "descriptor_dim": 16},

@@ -17,13 +17,13 @@ from retina_kp.core.geometry import sample_map
 from retina_kp.data.training_files import FileOptions
 from retina_kp.networks.checkpoints import load_network, read_metadata
 from retina_kp.synthetic.training_pairs import SyntheticOptions, SyntheticPairs
-from retina_kp.training import distributed
+from retina_kp.training import processes
 from retina_kp.training.config import TrainConfig
-from retina_kp.training.health import DetectorWatch, TrainingStopped
-from retina_kp.training.phases import get_phase
+from retina_kp.training.losses import get_phase
+from retina_kp.training.objective import DetectorWatch, TrainingStopped
 from retina_kp.training.pke import PkeOptions
+from retina_kp.training.run_data import ValidationSet
 from retina_kp.training.trainer import Trainer
-from retina_kp.training.validation import ValidationSet
 from retina_kp.viz.training import keep_keypoint_figures
 
 DATA = SyntheticOptions(size_px=64)
@@ -57,6 +57,12 @@ class PowerCut(SyntheticPairs):
         return super().batch(index, batch_size, strength)
 
 
+def batch_of(trainer: Trainer, number: int) -> dict:
+    """A batch as the run has it."""
+    c = trainer.config
+    return trainer.data.batch(number, c.batch_size, c.strength(number // c.micro_batches))
+
+
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in trainer.network.state_dict().items()}
 
@@ -83,7 +89,7 @@ def finished(tmp_path_factory) -> Trainer:
 
 def test_two_epochs_lower_the_loss_on_a_fixed_batch(tmp_path):
     trainer = Trainer(replace(TINY, steps_per_epoch=15, validation_pairs=0), tmp_path)
-    batch = trainer.load_batch(1000)
+    batch = batch_of(trainer, 1000)
     before = trainer.objective(trainer.network, batch, 1000).total.item()
     trainer.fit()
     assert trainer.objective(trainer.network, batch, 1000).total.item() < before - 0.1
@@ -109,7 +115,7 @@ def test_triplet_runs_too(tmp_path):
 
 
 def test_random_points_lie_in_the_field_of_view(finished):
-    batch = finished.load_batch(0)
+    batch = batch_of(finished, 0)
     points = finished.objective.extra_points(batch, torch.Generator().manual_seed(0))
     seen = torch.isfinite(points).all(-1)
     assert seen.any() and (sample_map(batch["valid0"].float(), points)[seen] > 0.99).all()
@@ -126,7 +132,7 @@ def test_learning_rate_rises_and_falls(tmp_path):
 
 def test_curriculum_widens_the_transform(tmp_path):
     narrow, wide = (
-        Trainer(replace(TINY, curriculum_steps=n, curriculum_start=0.0), tmp_path).load_batch(0) for n in (10, 0)
+        batch_of(Trainer(replace(TINY, curriculum_steps=n, curriculum_start=0.0), tmp_path), 0) for n in (10, 0)
     )
     eye = torch.eye(3, dtype=torch.float64)
     assert torch.allclose(narrow["H_0to1"], eye.expand(2, 3, 3)) and not torch.allclose(
@@ -218,18 +224,18 @@ def test_a_finished_run_is_not_trained_again(finished):
 
 @pytest.mark.parametrize("native", [True, False])
 def test_bfloat16_is_used_only_where_the_device_computes_in_it(tmp_path, monkeypatch, native):
-    monkeypatch.setattr(distributed, "bfloat16_is_fast", lambda device: native)
+    monkeypatch.setattr(processes, "bfloat16_is_fast", lambda device: native)
     config = replace(TINY, precision="bf16", validation_pairs=0, epochs=1, steps_per_epoch=1)
     trainer = Trainer(config, tmp_path)
     kind = torch.bfloat16 if native else torch.float32
     assert computed_in(trainer) == kind
     trainer.fit()
-    monkeypatch.setattr(distributed, "bfloat16_is_fast", lambda device: not native)
-    monkeypatch.setattr(distributed, "promises_bfloat16", lambda device: True)
+    monkeypatch.setattr(processes, "bfloat16_is_fast", lambda device: not native)
+    monkeypatch.setattr(processes, "promises_bfloat16", lambda device: True)
     assert computed_in(Trainer(config, tmp_path)) == kind, (
         "a begun run goes on as it was begun, whatever a probe says later"
     )
-    monkeypatch.setattr(distributed, "promises_bfloat16", lambda device: False)
+    monkeypatch.setattr(processes, "promises_bfloat16", lambda device: False)
     assert computed_in(Trainer(config, tmp_path)) == (torch.float32 if native else torch.bfloat16), (
         "but for a machine of another kind"
     )
@@ -424,7 +430,7 @@ def test_validation_is_deterministic_and_leaves_the_mode_alone(finished):
 
 def test_validation_never_shows_training_pairs(finished):
     shown = ValidationSet.synthetic(2, DATA).batches[0]["image0"]
-    assert not torch.equal(shown, finished.load_batch(0)["image0"])
+    assert not torch.equal(shown, batch_of(finished, 0)["image0"])
 
 
 def test_validation_tells_what_pke_would_mine():

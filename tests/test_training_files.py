@@ -19,8 +19,7 @@ from retina_kp.networks.checkpoints import load_network
 from retina_kp.synthetic.pairs import write_aligned_folder
 from retina_kp.synthetic.training_pairs import SyntheticOptions
 from retina_kp.training.config import TrainConfig
-from retina_kp.training.run_data import MAIN, REPLAY, RunFiles, trained_on
-from retina_kp.training.validation import ValidationSet
+from retina_kp.training.run_data import MAIN, REPLAY, RunFiles, ValidationSet, trained_on
 
 EYES = 6
 
@@ -184,14 +183,14 @@ def test_a_run_is_judged_by_what_it_trains_on(drawn, tmp_path):
     real, aligned = FileOptions(str(tmp_path), size_px=64), FileOptions(str(drawn), mode=("cffa",), size_px=64)
     base = TrainConfig(phase="sim2real", batch_size=5, validation_pairs=2, data=data)
     cases = {
-        "drawn alone": (replace(base, phase="pke"), {MAIN: "drawn"}),
+        "drawn alone": (replace(base, phase="pke"), {MAIN: "synthetic"}),
         "files alone": (replace(base, phase="pke", files=replace(aligned, share=1.0)), {MAIN: "files"}),
-        "real, drawn replay": (replace(base, files=replace(real, share=0.8)), {MAIN: "files", REPLAY: "drawn"}),
+        "real, drawn replay": (replace(base, files=replace(real, share=0.8)), {MAIN: "files", REPLAY: "synthetic"}),
         "real, replayed files": (
             replace(base, files=replace(real, share=0.8), replay=replace(aligned, share=0.2)),
             {MAIN: "files", REPLAY: "files"},
         ),
-        "real alone": (replace(base, files=replace(real, share=1.0)), {MAIN: "files", REPLAY: "drawn"}),
+        "real alone": (replace(base, files=replace(real, share=1.0)), {MAIN: "files", REPLAY: "synthetic"}),
         "real alone, watched": (
             replace(base, files=replace(real, share=1.0), replay=aligned),
             {MAIN: "files", REPLAY: "files"},

@@ -12,7 +12,7 @@ import pytest
 from retina_kp.core.images import write_image
 from retina_kp.notebook import report, runs
 from retina_kp.synthetic.pairs import write_aligned_folder
-from retina_kp.training.phases import PHASES
+from retina_kp.training.losses import PHASES
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 SETTINGS = dataclasses.asdict(runs.Settings())

@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
@@ -20,15 +21,18 @@ from retina_kp.data.records import Problem  # noqa: E402
 from retina_kp.data.training_files import FileOptions, FileSplit  # noqa: E402
 from retina_kp.networks import DenseOutput, build_network  # noqa: E402
 from retina_kp.synthetic.pairs import write_aligned_folder  # noqa: E402
-from retina_kp.training.diagnosis import PkeRun  # noqa: E402
-from retina_kp.training.recipes import get_recipe, sized  # noqa: E402
+from retina_kp.training.config import get_recipe, sized  # noqa: E402
+from retina_kp.training.diagnosis import first_pairs  # noqa: E402
+from retina_kp.training.run_data import ValidationSet  # noqa: E402
 from retina_kp.training.trainer import Trainer  # noqa: E402
-from retina_kp.training.validation import ValidationSet  # noqa: E402
 from retina_kp.viz import training as viz_training  # noqa: E402
 from retina_kp.viz import training_tables  # noqa: E402
-from retina_kp.viz.descriptors import plot_descriptors  # noqa: E402
-from retina_kp.viz.history import plot_course, shipped_course  # noqa: E402
-from retina_kp.viz.network import network_parts, plot_network  # noqa: E402
+from retina_kp.viz.curves import plot_course, shipped_course  # noqa: E402
+from retina_kp.viz.network import (  # noqa: E402
+    network_parts,
+    plot_descriptors,  # noqa: E402
+    plot_network,
+)
 from retina_kp.viz.training import save_keypoint_figures  # noqa: E402
 
 NAN = float("nan")
@@ -112,8 +116,8 @@ def test_both_networks_show_their_heads_and_skips(name, skips):
 
 def test_the_shipped_course_has_its_three_stages():
     rows = shipped_course()
-    assert list(dict.fromkeys(row["stage"] for row in rows)) == ["1_warmup", "2_geometric", "3_pke"]
-    assert len(rows) == 50 and rows[-1]["step"] == 1000
+    assert rows["stage"].unique().tolist() == ["1_warmup", "2_geometric", "3_pke"]
+    assert len(rows) == 50 and rows["step"].iloc[-1] == 1000
 
 
 def test_stages_follow_each_other_on_one_axis():
@@ -122,7 +126,7 @@ def test_stages_follow_each_other_on_one_axis():
         {"stage": "1_warmup", "step": 20.0, "loss_det": 0.8, "loss_geo": 5.0, "repeatability": 0.2},
         {"stage": "3_pke", "step": 5.0, "loss_det": 0.7, "loss_geo_pke": 0.6, "repeatability": 0.3},
     ]
-    left, right = plot_course(rows).axes
+    left, right = plot_course(pd.DataFrame(rows)).axes
     borders = [line for line in left.lines if line.get_linestyle() == "--"]
     assert [line.get_xdata()[0] for line in borders] == [20]
     detector = [line for line in left.lines if line.get_label() == "loss_det"]
@@ -140,7 +144,7 @@ def test_losses_are_called_on_a_batch_and_nothing_changes(trainer):
     batches = (trainer.data.batch(k, 2) for k in range(20))
     batch = next(batch for batch in batches if torch.isfinite(batch["vessel_keypoints"]).any())
     network, state = copy.deepcopy(trainer.network.state_dict()), copy.deepcopy(trainer.objective.state_dict())
-    rows = training_tables.loss_rows(trainer, batch)
+    rows = training_tables.loss_table(trainer, batch).to_dict("records")
     names = [loss.name for loss in trainer.config.losses]
     assert [row["loss"] for row in rows] == [*names, "total"]
     assert [row["it asks that"] for row in rows[:-1]] == [loss.about for loss in trainer.config.losses]
@@ -174,16 +178,16 @@ def test_a_loss_without_anything_to_look_at_is_a_dash(trainer):
     stub = SimpleNamespace(
         network=trainer.network, device="cpu", objective=SimpleNamespace(losses=[silent], look=trainer.objective.look)
     )
-    row, total = training_tables.loss_rows(stub, trainer.data.batch(0, 1))
+    row, total = training_tables.loss_table(stub, trainer.data.batch(0, 1)).to_dict("records")
     assert row["value"] is None and row["images or points used"] is None and total["value"] == "0.000"
 
 
 def test_drawn_pairs_are_counted_in_one_row(trainer):
-    (row,) = training_tables.pair_rows(trainer)
+    (row,) = training_tables.pair_table(trainer).to_dict("records")
     assert row["from"] == "synthetic retinas" and row["share of a batch"] == "100%"
     assert row["their eyes"] == TINY.pool_size and row["pairs to validate on"] == TINY.validation_pairs
     assert row["kind"].endswith(" – " + "/".join(dict.fromkeys(TINY.data.moving)))
-    assert training_tables.problem_rows(trainer) == [{"left out": "nothing", "why": None}]
+    assert training_tables.problem_table(trainer).to_dict("records") == [{"left out": "nothing", "why": None}]
 
 
 def test_files_are_counted_by_kind_and_what_is_left_out_is_named(tmp_path):
@@ -191,27 +195,27 @@ def test_files_are_counted_by_kind_and_what_is_left_out_is_named(tmp_path):
     write_image(root / "3_N" / "3_N_fa.png", np.zeros((128, 128), np.uint8))
     files = FileOptions(str(root), mode=("cffa", "cfoct"), share=1.0, size_px=TINY.size_px)
     run = Trainer(replace(TINY, files=files), tmp_path / "run")
-    first, second = training_tables.pair_rows(run)
+    first, second = training_tables.pair_table(run).to_dict("records")
     assert (first["from"], first["kind"], first["share of a batch"]) == ("eyes", "CF–FA", "100%")
     assert (second["kind"], second["share of a batch"]) == ("CF–OCT", "")
     assert first["pairs to train on"] + first["pairs to validate on"] == 2
     assert second["pairs to train on"] + second["pairs to validate on"] == 3
-    (problem,) = training_tables.problem_rows(run)
+    (problem,) = training_tables.problem_table(run).to_dict("records")
     assert (
         problem["left out"] == "3_N_fa.png"
         and "one gray level" in problem["why"]
         and str(tmp_path) not in problem["why"]
     )
     expected = {k for k, v in run.validations[""].evaluate(run.network).items()}
-    assert set(training_tables.validation_figures(run)) == expected
+    assert set(training_tables.validation_metrics(run)) == expected
 
 
 def test_many_problems_are_cut_short_and_each_is_told_once():
     problems = [Problem(f"/data/set/{k % 4}.png", f"/data/set/{k % 4}.png: damaged") for k in range(8)]
     config = SimpleNamespace(files=FileOptions("/data/set", share=1.0), replay=FileOptions())
     run = SimpleNamespace(config=config, files=FileSplit(problems=problems), replay=FileSplit())
-    assert [row["why"] for row in training_tables.problem_rows(run)] == [f"{k}.png: damaged" for k in range(4)]
-    rows = training_tables.problem_rows(run, at_most=3)
+    assert training_tables.problem_table(run)["why"].tolist() == [f"{k}.png: damaged" for k in range(4)]
+    rows = training_tables.problem_table(run, at_most=3).to_dict("records")
     assert len(rows) == 4 and rows[-1]["left out"] == "and 1 more"
 
 
@@ -220,7 +224,7 @@ def test_what_was_not_measured_is_a_dash_before_and_after():
         {"repeatability": NAN},
         {"repeatability": 0.25, "replay_repeatability": 0.5, "replay_gt_success": 1.0},
     )
-    row = training_tables.before_after_rows(before, after)[1]
+    row = training_tables.before_after_table(before, after).to_dict("records")[1]
     assert row == {
         "": "repeatability",
         "pairs before": None,
@@ -228,7 +232,7 @@ def test_what_was_not_measured_is_a_dash_before_and_after():
         "replay before": None,
         "replay after": "0.50",
     }
-    assert list(training_tables.before_after_rows(before, before)[0]) == ["", "before", "after"]
+    assert list(training_tables.before_after_table(before, before)) == ["", "before", "after"]
 
 
 # ------------------------------------------------------------------ pictures of pairs
@@ -283,7 +287,7 @@ def test_a_pair_that_is_not_there_is_told_in_words(trainer):
     with pytest.raises(ValueError, match="of 2 pairs it takes 0 to 1, not 2"):
         plot_descriptors(batch, outputs, 2)
     with pytest.raises(ValueError, match="pairs: takes a whole number from 1, not 0"):
-        PkeRun.pairs(SimpleNamespace(), 0)
+        first_pairs(SimpleNamespace(), 0)
 
 
 def test_a_missing_picture_is_a_sentence(tmp_path):

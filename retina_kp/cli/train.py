@@ -1,7 +1,7 @@
 """Train from a shell.
 
-python -m retina_kp.cli.train --config run.yaml --run-dir outputs/runs/x   one phase, from the fields of `TrainConfig` that differ from default
-python -m retina_kp.cli.train lite                                         the shipped recipe: phase after phase, then steerers and confidence
+python -m retina_kp.cli.train --config run.yaml --run-dir outputs/runs/x   one phase: a `TrainConfig`, but its defaults
+python -m retina_kp.cli.train lite                                         the shipped recipe, steerers and confidence
 
 Both continue where they were interrupted. A phase runs on n devices too: accelerate launch -m retina_kp.cli.train
 --config ..., with micro_batches a multiple of n. A recipe runs on one.
@@ -25,9 +25,8 @@ from ..core.config import from_dict
 from ..core.files import write_csv, write_json
 from ..core.versions import code_version, commit
 from ..evaluation.calibration import publish
-from ..training.config import TrainConfig
-from ..training.distributed import is_main, read_history
-from ..training.recipes import get_recipe
+from ..training.config import TrainConfig, get_recipe
+from ..training.processes import is_main, read_history
 from ..training.trainer import Trainer
 from ..viz.training import keep_keypoint_figures
 
@@ -77,19 +76,15 @@ def run_recipe(name: str, run_dir: str | Path, device: str = "cpu", shorten: flo
 
 def history_of(run_dir: Path) -> list[dict]:
     """The epochs of all phases of a recipe's run, in their order."""
-    return [
-        {"stage": path.parent.name, **row}
-        for path in sorted(run_dir.glob("[0-9]*_*/history.csv"))
-        for row in read_history(path)
-    ]
+    paths = sorted(run_dir.glob("[0-9]*_*/history.csv"))
+    return [{"stage": path.parent.name, **row} for path in paths for row in read_history(path)]
 
 
 def train_recipe(args: argparse.Namespace) -> None:
     """Train a recipe, then calibrate and publish its weights."""
     run_dir = Path(args.run_dir or f"outputs/runs/train-{args.recipe}")
-    checkpoint = run_recipe(
-        args.recipe, run_dir, args.device, args.shorten, workers=args.workers, tensorboard=args.tensorboard
-    )
+    how = {"workers": args.workers, "tensorboard": args.tensorboard}
+    checkpoint = run_recipe(args.recipe, run_dir, args.device, args.shorten, **how)
     history = history_of(run_dir)
     write_csv(run_dir / "history.csv", history)
     minutes = sum(row["seconds_per_step"] * row["step"] / row["epoch"] for row in history) / 60  # of all sittings
@@ -104,41 +99,34 @@ def train_recipe(args: argparse.Namespace) -> None:
     }
     target = Path(args.target or run_dir / f"{args.recipe}.safetensors")
     log.info("fitting steerers, and the confidence on %d pairs per kind", args.calibration_pairs)
-    figures = publish(checkpoint, target, args.calibration_pairs, about, run_dir, args.device)
-    write_json(run_dir / "published.json", {**about, **figures})
-    log.info("%s  %s", target, figures)
+    metrics = publish(checkpoint, target, args.calibration_pairs, about, run_dir, args.device)
+    write_json(run_dir / "published.json", {**about, **metrics})
+    log.info("%s  %s", target, metrics)
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "retina_kp.cli.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    how = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser("retina_kp.cli.train", **how)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("recipe", nargs="?", choices=PUBLISHED)
     what.add_argument("--config", help="YAML or JSON file of a TrainConfig")
-    parser.add_argument("--run-dir", default="", help="default: outputs/runs/train-<name of the recipe or file>")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument(
-        "--workers", type=int, default=0, help="processes that prepare data; the result does not depend on it"
-    )
-    parser.add_argument(
-        "--tensorboard", action="store_true", help="write scalars and pictures for TensorBoard into the run folder"
-    )
-    recipe = parser.add_argument_group("of a recipe only")
-    recipe.add_argument("--shorten", type=float, default=1.0, help="fraction of the steps, for trying out")
-    recipe.add_argument(
-        "--target", default="", help="where the finished weights go; default: <run folder>/<recipe>.safetensors"
-    )
-    recipe.add_argument("--calibration-pairs", type=int, default=20, help="per kind and set")
+    add = parser.add_argument
+    add("--run-dir", default="", help="default: outputs/runs/train-<name of the recipe or file>")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add("--workers", type=int, default=0, help="processes that prepare data; the result does not depend on it")
+    add("--tensorboard", action="store_true", help="write scalars and pictures for TensorBoard into the run folder")
+    add = parser.add_argument_group("of a recipe only").add_argument
+    add("--shorten", type=float, default=1.0, help="fraction of the steps, for trying out")
+    add("--target", default="", help="where the finished weights go; default: <run folder>/<recipe>.safetensors")
+    add("--calibration-pairs", type=int, default=20, help="per kind and set")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO if is_main() else logging.WARNING, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S"
-    )
+    level = logging.INFO if is_main() else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
     if not 0 < args.shorten <= 1:
         parser.error(f"--shorten: takes a fraction of the steps, above 0 and up to 1, not {args.shorten:g}")
     if args.recipe:
@@ -148,9 +136,8 @@ def main(argv: list[str] | None = None) -> None:
     else:
         for name in ("shorten", "target", "calibration_pairs"):
             if getattr(args, name) != parser.get_default(name):
-                parser.error(
-                    f"--{name.replace('_', '-')} belongs to a recipe; with --config the number of steps is in the file"
-                )
+                option = name.replace("_", "-")
+                parser.error(f"--{option} belongs to a recipe; with --config the number of steps is in the file")
         try:
             config = read_config(args.config)
         except ValueError as error:

@@ -1,8 +1,5 @@
 """``make train``: the four training notebooks one after the other, each from the checkpoint of the one before it, with
-reports.
-
-All four configurations and both folders are looked at before the first step.
-"""
+reports. All four configurations and both folders are looked at before the first step."""
 
 from __future__ import annotations
 
@@ -34,12 +31,7 @@ from .report import (
 )
 from .runs import NOTEBOOKS, Plan, Settings, plan, pseudo_real_folder
 
-TAKEN = {
-    "run_name": "--name",
-    "resume": "--name",
-    "data_root": "--generated or --real",
-    "replay_root": "--generated",
-}
+TAKEN = {"run_name": "--name", "resume": "--name", "data_root": "--generated or --real", "replay_root": "--generated"}
 
 
 def parameters_of(given: Mapping[str, Any], name: str, generated: str, real: str) -> dict[str, dict[str, Any]]:
@@ -49,13 +41,12 @@ def parameters_of(given: Mapping[str, Any], name: str, generated: str, real: str
         raise ValueError(f"{clash} belongs to one notebook; for all four give {TAKEN[clash]}")
     known = {p: accepted_parameters(notebooks_folder() / f"{stem}.ipynb") for p, stem in NOTEBOOKS.items()}
     if unknown := sorted(set(given) - {key for has in known.values() for key in has}):
-        raise ValueError(
-            f"no training notebook has a parameter {unknown[0]!r}; see `Settings` in retina_kp/training/settings.py"
-        )
+        where = "see `Settings` in retina_kp/training/settings.py"
+        raise ValueError(f"no training notebook has a parameter {unknown[0]!r}; {where}")
     chosen = {}
-    for place, (phase, has) in enumerate(known.items()):
+    for phase, has in known.items():
         own = {key: typed(value, has[key]) if isinstance(value, str) else value for key, value in given.items()}
-        if place:
+        if chosen:
             own.pop("init_from", None)
         folders = {"data_root": generated} if phase != "sim2real" else {"data_root": real, "replay_root": generated}
         chosen[phase] = own | {"run_name": name, "resume": True} | {k: v for k, v in folders.items() if v}
@@ -71,47 +62,37 @@ def rehearse(chosen: Mapping[str, Mapping[str, Any]], tell: Callable[[str], None
         try:
             settings = from_dict(Settings, dict(parameters))
             if phase == "sim2real" and not settings.data_root:
-                settings = from_dict(Settings, dict(parameters) | {"data_root": pseudo_real_folder(8, 0)})
+                settings = replace(settings, data_root=pseudo_real_folder(8, 0))
             plans.append(plan(phase, settings, plans[-1].config if plans else None))
             config = plans[-1].config
-            _check_machine(settings, config.micro_batches)
-            _check_weights(config)
+            _check(settings, config)
             splits = [read(replace(o, share=0.0, size_px=0)) for o in (config.files, config.replay) if o.root]
         except (ValueError, OSError) as error:
             raise ValueError(f"{NOTEBOOKS[phase]}: {error}") from None
-        first = plans[-1].words()[0 if plans[-1].config.shortfalls() else 1]
-        tell(f"{NOTEBOOKS[phase]}: {first}")
+        tell(f"{NOTEBOOKS[phase]}: {plans[-1].words()[0 if config.shortfalls() else 1]}")
         for line in (line for split in splits for line in _in_words(split)):
             tell(f"    {line}")
     return plans
 
 
-def _check_weights(config: TrainConfig) -> None:
-    """ValueError when the weights that are there already are of another network."""
-    if (
-        Path(config.init_from or ".").is_file()
-        and (network := read_metadata(config.init_from)["network"]) != config.network
-    ):
-        raise ValueError(f"{config.init_from} holds network {network!r}, not {config.network!r}")
-
-
-def _check_machine(settings: Settings, micro_batches: int) -> None:
-    """ValueError for a GPU that is not there, or processes that cannot share the work."""
-    device, processes = choose_device(settings.device), settings.processes
-    if processes > 1 and micro_batches % processes:
-        words = f"{micro_batches} cannot be shared out among {processes} processes; take a multiple"
+def _check(settings: Settings, config: TrainConfig) -> None:
+    """ValueError for a GPU that is not there, processes that cannot share the work, or weights of another network."""
+    device, processes, start = choose_device(settings.device), settings.processes, config.init_from
+    if processes > 1 and config.micro_batches % processes:
+        words = f"{config.micro_batches} cannot be shared out among {processes} processes; take a multiple"
         raise ValueError(f"micro_batches: {words}")
     if device.type == "cuda" and processes > torch.cuda.device_count():
         raise ValueError(f"processes: {processes}, but PyTorch sees {torch.cuda.device_count()} GPUs")
+    if Path(start or ".").is_file() and (network := read_metadata(start)["network"]) != config.network:
+        raise ValueError(f"{start} holds network {network!r}, not {config.network!r}")
 
 
 def _in_words(split: FileSplit) -> list[str]:
     """What is trained and validated on, by kind, and how much was left out."""
-    lines = [
-        f"{row['kind']}: {row['pairs to train on']} pairs of {row['their eyes']} eyes train, "
-        f"{row['pairs to validate on']} of {row['eyes to validate on']} validate"
-        for row in split.counts()
-    ]
+    told = (
+        "{kind}: {pairs to train on} pairs of {their eyes} eyes train, {pairs to validate on} of {eyes to validate on}"
+    )
+    lines = [f"{told.format_map(row)} validate" for row in split.counts()]
     first = [f"{Path(p.source).name}: {p.reason}" for p in split.problems[:3]]
     more = f" (and {len(split.problems) - 3} more)" if len(split.problems) > 3 else ""
     return [*lines, *([f"left out or incomplete: {'; '.join(first)}{more}"] if first else [])]
@@ -129,22 +110,21 @@ def run_all(name: str, given: Mapping[str, Any], generated: str = "", real: str 
     return reports
 
 
+HELP = {
+    "-p": "a parameter of the notebooks, e.g. -p recipe lite",
+    "-f": "YAML file of parameters, or its name in notebooks/params, such as full; -p overrules it",
+    "--generated": "folder of aligned pairs for phases 1 to 3, which phase 4 must not forget (default: synthetic)",
+    "--real": "folder of pairs with point files for phase 4 (default: pseudo-real ones, a rehearsal)",
+    "--name": "run name; the same name again continues (default: the time)",
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 after a short account of what went wrong."""
     parser = argparse.ArgumentParser(description="Train all four phases.")
-    about = "a parameter of the notebooks, e.g. -p recipe lite"
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=about)
-    parser.add_argument(
-        "-f",
-        metavar="FILE",
-        help="YAML file of parameters, or its name in notebooks/params, such as full; -p overrules it",
-    )
-    about = "aligned pairs: phases 1 to 3 train on them, phase 4 must not forget them (default: drawn)"
-    parser.add_argument("--generated", default="", metavar="FOLDER", help=about)
-    about = "pairs with point files for phase 4 (default: pseudo-real ones, a rehearsal)"
-    parser.add_argument("--real", default="", metavar="FOLDER", help=about)
-    about = "run name; the same name again continues (default: the time)"
-    parser.add_argument("--name", default="", help=about)
+    for option, about in HELP.items():
+        how = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")} if option == "-p" else {}
+        parser.add_argument(option, help=about, **({"default": ""} | how))
     options = parser.parse_args(argv)
     name = options.name or f"{datetime.now():train_%Y-%m-%d_%H%M%S}"
     print(f"run {name}; to continue after an interruption: the same command with --name {name}", flush=True)
@@ -153,14 +133,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         given = read_parameter_file(options.f) if options.f else {}
         given |= {key: from_here(value, "") if key == "init_from" else value for key, value in options.p}
-        generated, real = (str(Path(f).expanduser().resolve()) if f else "" for f in (options.generated, options.real))
-        run_all(name, given, generated, real)
-    except NotebookError as error:
-        again = "" if "TrainingStopped" in str(error) else f"\nTo continue: the same command with --name {name}"
-        print(f"{error}{again}", file=sys.stderr)
-        return 2
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
+        folders = (str(Path(f).expanduser().resolve()) if f else "" for f in (options.generated, options.real))
+        run_all(name, given, *folders)
+    except (OSError, ValueError, NotebookError) as error:
+        goes_on = isinstance(error, NotebookError) and "TrainingStopped" not in str(error)
+        print(error, f"To continue: the same command with --name {name}" * goes_on, sep="\n", file=sys.stderr)
         return 2
     return 0
 

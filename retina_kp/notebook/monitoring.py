@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from ..core.images import read_image
+from ..viz.curves import plot_run
+from ..viz.output import as_png
 
 OnEpoch = Callable[[list[dict]], None]
 # What one line tells, in this order, where the history has it.
@@ -17,22 +20,16 @@ SHORT = {
     "pke_promoted": "promoted",
     "replay_det_success": "replay registered",
 }
-
-
-def combine(*callbacks: OnEpoch) -> OnEpoch:
-    """One callback that calls several, in order."""
-
-    def on_epoch(history: list[dict]) -> None:
-        for callback in callbacks:
-            callback(history)
-
-    return on_epoch
+# TensorBoard groups by what stands before the slash: by the first beginning that fits
+GROUPS = {"loss_": "loss", "total": "loss", "pke_": "pke", "replay_": "validation on replay"}
+GROUPS |= dict.fromkeys(
+    ("gt_", "det_", "repeatability", "matching_score", "inlier_rate", "points0", "points1"), "validation"
+)
 
 
 def live_figure(losses: Sequence[str] = ()) -> OnEpoch:
-    """`plot_run` as one picture that is replaced in place: live in JupyterLab, and a single final figure in a notebook
-    that papermill, nbconvert or nbval has executed. Outside of notebooks nothing is drawn. losses: which ones to
-    plot."""
+    """`plot_run` as one picture that is replaced in place, a single figure in an executed notebook. Outside of notebooks
+    nothing is drawn."""
     shown = None
 
     def on_epoch(history: list[dict]) -> None:
@@ -41,19 +38,12 @@ def live_figure(losses: Sequence[str] = ()) -> OnEpoch:
             return
         from IPython.display import display
 
+        # Finished: a live figure would be drawn a second time by the notebook at the cell's end
+        picture = as_png(plot_run(history, losses), "curves of the run", 90)
         if shown is None:
-            shown = display(_picture(history, losses), display_id=True)
+            shown = display(picture, display_id=True)
         else:
-            shown.update(_picture(history, losses))
-
-    return on_epoch
-
-
-def lines(write: Callable[[str], None] = print) -> OnEpoch:
-    """One short line per epoch, for logs and executed notebooks."""
-
-    def on_epoch(history: list[dict]) -> None:
-        write(in_short(history[-1]))
+            shown.update(picture)
 
     return on_epoch
 
@@ -64,18 +54,16 @@ def tensorboard(run_dir: str | Path) -> OnEpoch:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ImportError(
-            'TensorBoard is not installed: pip install "retina_kp[tensorboard]", or set tensorboard = False'
-        ) from error
-    from ..core.images import read_image
-
+        words = 'TensorBoard is not installed: pip install "retina_kp[tensorboard]", or set tensorboard = False'
+        raise ImportError(words) from error
     writer, figures = SummaryWriter(str(Path(run_dir) / "tensorboard")), Path(run_dir) / "figures"
 
     def on_epoch(history: list[dict]) -> None:
         row = history[-1]
         for name, value in row.items():
             if name != "epoch" and math.isfinite(value):
-                writer.add_scalar(_scalar_name(name), value, row["epoch"])
+                group = next((group for start, group in GROUPS.items() if name.startswith(start)), "run")
+                writer.add_scalar(f"{group}/{name}", value, row["epoch"])
         for path in sorted(figures.glob("*.png")):
             writer.add_image(path.stem, read_image(path), row["epoch"], dataformats="HWC")
         writer.flush()
@@ -84,48 +72,12 @@ def tensorboard(run_dir: str | Path) -> OnEpoch:
 
 
 def in_short(row: Mapping[str, float]) -> str:
-    """The figures of an epoch that matter most, in one line."""
+    """The metrics of an epoch that matter most, in one line, for logs and executed notebooks."""
     told = [f"{name} {row[key]:.3g}" for key, name in SHORT.items() if math.isfinite(row.get(key, math.nan))]
     return " · ".join([f"epoch {row['epoch']:>3}", *told])
 
 
-def _scalar_name(column: str) -> str:
-    """TensorBoard groups by what stands before the slash."""
-    for prefix, group in (
-        ("loss_", "loss"),
-        ("pke_", "pke"),
-        ("replay_", "validation on replay"),
-        ("gt_", "validation"),
-        ("det_", "validation"),
-    ):
-        if column.startswith(prefix):
-            return f"{group}/{column}"
-    if column == "total":
-        return "loss/total"
-    return (
-        f"validation/{column}"
-        if column in ("repeatability", "matching_score", "inlier_rate", "points0", "points1")
-        else f"run/{column}"
-    )
-
-
 def _in_notebook() -> bool:
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
-    shell = get_ipython()
-    return shell is not None and hasattr(shell, "kernel")
+    from IPython import get_ipython
 
-
-def _picture(history: Sequence[Mapping], losses: Sequence[str]):
-    """The figure as finished PNG: a live one would be drawn a second time by the notebook at the cell's end."""
-    import matplotlib.pyplot as plt
-    from IPython.display import Image
-
-    from ..viz.history import plot_run
-
-    figure, png = plot_run(history, losses), io.BytesIO()
-    figure.savefig(png, format="png", dpi=90)
-    plt.close(figure)
-    return Image(png.getvalue(), format="png")
+    return hasattr(get_ipython(), "kernel")

@@ -29,7 +29,7 @@ from ..registration.closeup import Candidate
 from ..registration.registrar import Registrar
 from ..synthetic.pairs import CLINICAL
 from ..synthetic.render import DEEP_OCTA
-from ..training.recipes import DRAWN, RECIPES
+from ..training.config import RECIPES, SYNTHETIC
 
 SETS = {"usual": (USUAL, (*MOVING, DEEP_OCTA)), "wide": (WIDE, MOVING)}
 LADDER_SEED = 77_050  # of pairs that nothing was trained, calibrated or tuned on
@@ -78,11 +78,13 @@ SHORT = replace(
 INGREDIENTS = {
     "short training": SHORT,
     "short training, no curriculum": replace(SHORT, curriculum_steps=0),
-    "short training, clean pictures": replace(SHORT, data=replace(DRAWN, appearance=CLINICAL)),
+    "short training, clean pictures": replace(SHORT, data=replace(SYNTHETIC, appearance=CLINICAL)),
     "short training, no projection artefacts": replace(
-        SHORT, data=replace(DRAWN, moving=("FA", "FA", "OCT", "OCTA", "OCTA"))
+        SHORT, data=replace(SYNTHETIC, moving=("FA", "FA", "OCT", "OCTA", "OCTA"))
     ),
-    "short training, turns up to 10°": replace(SHORT, data=replace(DRAWN, relative=TransformRange(rotation_deg=10.0))),
+    "short training, turns up to 10°": replace(
+        SHORT, data=replace(SYNTHETIC, relative=TransformRange(rotation_deg=10.0))
+    ),
     "short training, descriptors at junctions alone": replace(SHORT, extra_points=0),
     "short training, moving detector without labels": replace(SHORT, weights={"loss_mov": 0.0}),
     "short training, 40 retinas": replace(SHORT, pool_size=40),

@@ -1,28 +1,37 @@
-"""`TrainConfig`: everything that decides the outcome of a training run, checked as soon as it is made."""
+"""`TrainConfig`: everything that decides the outcome of a training run, and the recipes: one of it per phase.
+
+The notebooks 01 to 04 and `make train-lite` read the same recipes.
+
+`try`       shows in a minute on a CPU what a phase does; nothing is learned that one would use
+`lite`      trained the shipped weights: phases 1 to 3 on synthetic retinas
+`finetune`  goes on from the shipped weights with one's own folders, on a CPU too
+`full`      the paper's network at 768 px, for a GPU
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from ..data.squares import FrameRange
 from ..data.training_files import FileOptions
-from ..synthetic.training_pairs import SyntheticOptions
-from .losses import DESCRIPTOR_LOSSES
-from .phases import Loss, get_phase, weighted_losses
+from ..synthetic.render import DEEP_OCTA
+from ..synthetic.training_pairs import CACHE_PX, SyntheticOptions
+from .descriptor_losses import DESCRIPTOR_LOSSES
+from .losses import PHASES, Loss, get_phase, pick, weighted_losses
 from .pke import PkeOptions
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # ours, and as accelerate calls them
 MIN_STEPS, MIN_SIZE_PX, MIN_POOL = 200, 192, 40  # a run below any of these is a try
 STAND_IN = "stand_in"  # folder of weights that were trained in place of a phase that was skipped
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run of one phase. Device, workers and the number of processes are no part of it. ValueError names a field
-    that cannot be."""
+    """One run of one phase, whatever its device and processes. ValueError names a field that cannot be."""
 
     phase: str = "warmup"
-    recipe: str = ""  # of `recipes`, from which this was made
+    recipe: str = ""  # from which this was made
     network: str = "lite"
     network_options: dict = field(default_factory=dict)
     init_from: str = ""  # weights to start from; "" = fresh
@@ -47,7 +56,7 @@ class TrainConfig:
     curriculum_start: float = 0.4
     seed: int = 0
     pool_size: int = 600  # different synthetic retinas
-    pool_seed: int = 0  # which retinas; phases that share it share the drawn pool
+    pool_seed: int = 0  # which retinas; phases that share it share the pool
     data: SyntheticOptions = SyntheticOptions()  # synthetic pairs: all that files and replay leave of a batch
     files: FileOptions = FileOptions()  # what the run is about, where files.share > 0
     replay: FileOptions = FileOptions()  # what must not be forgotten meanwhile: the generated set in phase 4
@@ -56,46 +65,34 @@ class TrainConfig:
 
     def __post_init__(self):
         weighted_losses(self.phase, self.weights)
-        for name, known in (("precision", PRECISIONS), ("descriptor_loss", tuple(DESCRIPTOR_LOSSES))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; there are {', '.join(known)}")
+        pick("precision", PRECISIONS, self.precision)
+        pick("descriptor_loss", DESCRIPTOR_LOSSES, self.descriptor_loss)
         for name in ("epochs", "steps_per_epoch", "batch_size", "micro_batches", "pool_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: takes a whole number from 1, not {getattr(self, name)!r}")
         if self.phase_has_pke and self.synthetic_share > 0 and not self.data.frames_per_retina:
-            raise ValueError(
-                f"phase {self.phase!r} needs data.frames_per_retina of 1 or more: PKE has to see each sample again"
-            )
+            words = "needs data.frames_per_retina of 1 or more: PKE has to see each sample again"
+            raise ValueError(f"phase {self.phase!r} {words}")
         self._check_mix()
 
     def _check_mix(self) -> None:
         """Every source of a batch has images of one size, and is in every update."""
-        shares = {
-            "files.share": self.files.share,
-            "replay.share": self.replay.share,
-            "synthetic pairs": self.synthetic_share,
-        }
+        files, replay = self.files, self.replay
+        shares = {"files.share": files.share, "replay.share": replay.share, "synthetic pairs": self.synthetic_share}
         mixed = {name: share for name, share in shares.items() if share > 0}
         if self.synthetic_share < 0:
-            raise ValueError(
-                f"files.share {self.files.share:g} and replay.share {self.replay.share:g} add up to more than 1"
-            )
-        if self.replay.root and not self.files.share:
+            raise ValueError(f"files.share {files.share:g} and replay.share {replay.share:g} add up to more than 1")
+        if replay.root and not files.share:
             raise ValueError("replay.root: replay stands beside files, so give files.root and files.share as well")
-        sizes = {"files.share": self.files.size_px, "replay.share": self.replay.size_px}
-        sizes = {self.data.size_px} | {px for name, px in sizes.items() if name in mixed}
+        sizes = {self.data.size_px} | {o.size_px for o in (files, replay) if o.share > 0}
         if len(mixed) > 1 and len(sizes) > 1:
-            raise ValueError(
-                f"files.size_px {self.files.size_px}, replay.size_px {self.replay.size_px} and data.size_px "
-                f"{self.data.size_px} must be equal: they are in one batch"
-            )
+            told = f"files.size_px, replay.size_px and data.size_px {sorted(sizes)}"
+            raise ValueError(f"{told} must be equal: they are in one batch")
         rarest = min(mixed, key=mixed.get)
         if self.pairs_per_step * mixed[rarest] < 1 - 1e-9:
-            least = math.ceil(1 / mixed[rarest] - 1e-9)
-            raise ValueError(
-                f"{rarest}: {mixed[rarest]:g} of {self.pairs_per_step} pairs leaves updates without one kind of pair, and "
-                f"replay must be in each; let batch_size · micro_batches be {least} or more"
-            )
+            words = f"{mixed[rarest]:g} of {self.pairs_per_step} pairs leaves updates without one kind of pair"
+            advice = f"let batch_size · micro_batches be {math.ceil(1 / mixed[rarest] - 1e-9)} or more"
+            raise ValueError(f"{rarest}: {words}, and replay must be in each; {advice}")
 
     @property
     def synthetic_share(self) -> float:
@@ -104,7 +101,6 @@ class TrainConfig:
 
     @property
     def pairs_per_step(self) -> int:
-        """Pairs that make one update."""
         return self.batch_size * self.micro_batches
 
     @property
@@ -122,7 +118,6 @@ class TrainConfig:
 
     @property
     def losses(self) -> list[Loss]:
-        """What counts in this run, with its weights."""
         return weighted_losses(self.phase, self.weights)
 
     def strength(self, step: int) -> float:
@@ -132,17 +127,89 @@ class TrainConfig:
         return min(1.0, self.curriculum_start + (1 - self.curriculum_start) * step / self.curriculum_steps)
 
     def shortfalls(self) -> list[str]:
-        """Why this run is a try rather than a training, in words; empty for a training. No later phase builds on a try
-        of another name."""
-        found = []
-        if self.total_steps < MIN_STEPS:
-            found.append(f"{self.total_steps} steps (a training has {MIN_STEPS} or more)")
-        if self.size_px < MIN_SIZE_PX:
-            found.append(f"images of {self.size_px} px ({MIN_SIZE_PX} or more)")
-        if self.files.share == 0 and self.pool_size < MIN_POOL:
-            found.append(f"{self.pool_size} synthetic retinas ({MIN_POOL} or more)")
-        if f"/{STAND_IN}/" in self.init_from.replace("\\", "/"):
-            found.append("begun from a stand-in for the phase before")
-        if self.built_on_try:
-            found.append("begun from a try")
-        return found
+        """Why this run is a try, on which no later phase builds, in words; empty for a training."""
+        few = not self.files.share and self.pool_size < MIN_POOL
+        told = {
+            f"{self.total_steps} steps (a training has {MIN_STEPS} or more)": self.total_steps < MIN_STEPS,
+            f"images of {self.size_px} px ({MIN_SIZE_PX} or more)": self.size_px < MIN_SIZE_PX,
+            f"{self.pool_size} synthetic retinas ({MIN_POOL} or more)": few,
+            "begun from a stand-in for the phase before": f"/{STAND_IN}/" in self.init_from.replace("\\", "/"),
+            "begun from a try": self.built_on_try,
+        }
+        return [words for words, is_so in told.items() if is_so]
+
+
+# ------------------------------------------------------------------ recipes
+
+# Fields from a small OCT square to a wide camera; of vessels sometimes only the projection artefacts
+SYNTHETIC = SyntheticOptions(field_deg=(14.0, 60.0), moving=("FA", "FA", "OCT", "OCTA", "OCTA", DEEP_OCTA))
+RATES = {"lite": 1e-3, "superretina": 1e-4}  # the highest that a network takes from nothing; the second is its authors'
+REAL_SHARE = 0.8  # of phase 4's batches
+FRAMES = 4  # parts of a pair of files that PKE keeps apart
+
+
+def sized(data: SyntheticOptions, size_px: int) -> SyntheticOptions:
+    """The same pairs on other squares. They show what those of 256 px do; small ones less, or vessels would vanish."""
+    scale = max(size_px / SyntheticOptions().size_px, 0.8)
+    low, high = (zoom * scale for zoom in SyntheticOptions().zoom)
+    return replace(data, size_px=size_px, zoom=(low, min(high, max(1.5, 2 * low))))
+
+
+def framed(size_px: int, pke: bool) -> FrameRange:
+    """Which parts of files are shown on squares: from all of a picture to what fills them where it measures CACHE_PX,
+    at any turn. With PKE one of FRAMES parts of each pair, for it has to see them again."""
+    return FrameRange((0.95, max(CACHE_PX / size_px, 1.25)), 180.0, FRAMES if pke else 0)
+
+
+def _seen_again(size_px: int, **changes) -> SyntheticOptions:
+    """Synthetic pairs for PKE, which has to see each sample again."""
+    return replace(sized(SYNTHETIC, size_px), **{"frames_per_retina": 1} | changes)
+
+
+_EASY = PkeOptions(0.2, 0.2)  # clicked points leave the detector less sure
+_FALL = {"learning_rate": 1e-4, "final_rate_ratio": 0.1}
+_LITE = TrainConfig(steps_per_epoch=250, pool_size=1200, validation_pairs=48, precision="bf16", extra_points=192)
+_LITE = replace(_LITE, data=SYNTHETIC)
+_TUNE = replace(_LITE, init_from="lite", steps_per_epoch=100, validation_pairs=24, **_FALL)
+_FULL = replace(_LITE, network="superretina", steps_per_epoch=500, batch_size=5, pool_size=600, rise_steps=250, **_FALL)
+_FULL = replace(_FULL, data=sized(SYNTHETIC, 768))
+_TRY = replace(_LITE, steps_per_epoch=5, batch_size=4, pool_size=4, validation_pairs=6, precision="fp32", rise_steps=3)
+_TRY = replace(_TRY, data=sized(SYNTHETIC, 160), learning_rate=3e-4, final_rate_ratio=0.1)
+_GROW = {"seed": 2, "pool_size": 300, "data": replace(SYNTHETIC, frames_per_retina=2)}
+_REAL = {"epochs": 3, "steps_per_epoch": 100, "batch_size": 5, "seed": 3, "pool_size": 300, "validation_pairs": 12}
+_REAL |= {"data": _seen_again(384), "pke": _EASY, **_FALL}
+# The base of each recipe, and what its phases change
+_CHANGES = {
+    "lite": (
+        _LITE,
+        {"epochs": 2, "curriculum_steps": 500},
+        {"epochs": 44, "seed": 1, "rise_steps": 250, "final_rate_ratio": 0.03},
+        {"epochs": 4, "learning_rate": 3e-4, "final_rate_ratio": 0.02, **_GROW},
+        _REAL,
+    ),
+    "finetune": (_TUNE, {"epochs": 2}, {"epochs": 3, "seed": 1, "learning_rate": 3e-4}, {"epochs": 2, **_GROW}, _REAL),
+    "full": (
+        _FULL,
+        {"epochs": 20, "final_rate_ratio": 1.0, "curriculum_steps": 500},
+        {"epochs": 20, "seed": 1},
+        {"epochs": 60, "seed": 2, "learning_rate": 5e-5, "data": _seen_again(768)},
+        {"epochs": 40, "seed": 3, "learning_rate": 3e-5, "data": _seen_again(768), "pke": _EASY},
+    ),
+    "try": (
+        _TRY,
+        {"epochs": 3, "learning_rate": 2e-3, "final_rate_ratio": 1.0},
+        {"epochs": 3},
+        # Half of the junctions are hidden, so that PKE has something to find
+        {"epochs": 4, "data": _seen_again(160, annotated_share=0.5), "pke": _EASY},
+        {"epochs": 3, "batch_size": 5, "data": _seen_again(160), "pke": _EASY},
+    ),
+}
+RECIPES: dict[str, dict[str, TrainConfig]] = {
+    name: {p: replace(base, recipe=name, phase=p, **change) for p, change in zip(PHASES, changes, strict=True)}
+    for name, (base, *changes) in _CHANGES.items()
+}
+
+
+def get_recipe(name: str) -> dict[str, TrainConfig]:
+    """A configuration per phase; ValueError lists the names."""
+    return pick("recipe", RECIPES, name)

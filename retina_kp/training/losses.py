@@ -1,39 +1,31 @@
-"""Losses of the four phases. Every loss returns a `Term`: its value and how many points or pixels it used; 0 used means
-no evidence, and then the value is an exact zero that still carries a gradient path."""
+"""The losses, and the four phases as lists of them. A phase also says whether PKE makes the labels.
+
+To add a loss: write a function `(context) -> Term` under `@loss(...)`, and name it in the list of a phase.
+`TrainConfig.weights` changes a weight by the loss's name; a weight of 0 leaves the loss out.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 
 from ..core.geometry import inside, pixel_grid, sample_map, to_cells, warp_points
-
-
-@dataclass(frozen=True)
-class Term:
-    """A scalar loss and the number of images, points or pairs it was computed from."""
-
-    value: torch.Tensor
-    n_used: int
+from ..networks.common import DenseOutput
+from .descriptor_losses import DESCRIPTOR_LOSSES, Term
 
 
 def gaussian_labels(points_xy: torch.Tensor, map_hw, stride: int, sigma_px: float) -> torch.Tensor:
-    """Soft detector labels Y = Gaussian(points), peak 1, clipped at 1 (phase 1).
-
-    points_xy: (B, N, 2) image px, NaN rows are ignored. Returns (B, 1, *map_hw) on a map of the given stride; where
-    blobs overlap the larger value counts. The kernel ends at 3 sigma.
-    """
+    """Soft detector labels of peak 1, (B, 1, *map_hw) on a map of the given stride. points_xy: (B, N, 2) image px, NaN
+    rows are ignored. Where blobs overlap the larger value counts; the kernel ends at 3 sigma."""
     b, n, _ = points_xy.shape
     labels = torch.zeros(b, map_hw[0] * map_hw[1], device=points_xy.device)
     radius = max(int(3 * sigma_px / stride + 0.999), 1)
     around = pixel_grid((2 * radius + 1, 2 * radius + 1), points_xy.device).reshape(-1, 2) - radius
-    cells = to_cells(points_xy.float(), stride)
-    near = torch.nan_to_num(cells, nan=-1e4).round()[:, :, None] + around  # (B, N, K, 2)
-    value = torch.exp(
-        -((near - torch.nan_to_num(cells, nan=-1e4)[:, :, None]) ** 2).sum(-1) * stride**2 / (2 * sigma_px**2)
-    )
+    cells = torch.nan_to_num(to_cells(points_xy.float(), stride), nan=-1e4)[:, :, None]
+    near = cells.round() + around  # (B, N, K, 2)
+    value = torch.exp(-((near - cells) ** 2).sum(-1) * stride**2 / (2 * sigma_px**2))
     value = torch.where(inside(near, map_hw), value, torch.zeros_like(value))
     index = (near[..., 1].clamp(0, map_hw[0] - 1) * map_hw[1] + near[..., 0].clamp(0, map_hw[1] - 1)).long()
     labels.scatter_reduce_(1, index.reshape(b, -1), value.reshape(b, -1), "amax")
@@ -42,137 +34,183 @@ def gaussian_labels(points_xy: torch.Tensor, map_hw, stride: int, sigma_px: floa
 
 def dice_loss(prediction: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | None = None) -> Term:
     """Soft Dice 1 - 2 Σpt / (Σp² + Σt²), per image, then averaged over the images that have any target (Milletari et
-    al. 2016, eq. 1).
-
-    prediction, target: (B, 1, h, w) in [0, 1]; valid: (B, 1, h, w), pixels outside are neither hit nor miss. An image
-    whose target is empty is left out: pushing a detector down without a positive beside it is how it collapses.
-    """
+    al. 2016, eq. 1); others would push a detector down until it collapses. prediction, target: (B, 1, h, w) in [0, 1];
+    valid: (B, 1, h, w), pixels outside are neither hit nor miss."""
     weight = torch.ones_like(target) if valid is None else valid.to(target)
     p, t = prediction * weight, target * weight
     overlap, size = (p * t).sum((1, 2, 3)), (p**2).sum((1, 2, 3)) + (t**2).sum((1, 2, 3))
     used = t.sum((1, 2, 3)) > 1e-3
-    loss = 1 - 2 * overlap / size.clamp_min(1e-6)
-    return Term((loss * used).sum() / used.sum().clamp_min(1), int(used.sum()))
+    value = 1 - 2 * overlap / size.clamp_min(1e-6)
+    return Term((value * used).sum() / used.sum().clamp_min(1), int(used.sum()))
 
 
-def geometric_loss(det0, det1, H_0to1: torch.Tensor, valid0: torch.Tensor, valid1: torch.Tensor, stride: int) -> Term:
-    """Phase 2: Dice between det0 and det1 seen in the fixed frame, over the pixels that both images see.
-
-    det0, det1: (B, 1, h, w) on maps of ``stride``; H_0to1: (B, 3, 3) px → px; valid0, valid1: (B, 1, H, W) bool fields
-    of view in px. The fixed map is a teacher without gradient: with gradient on both sides the fixed detector gave way
-    (its own Dice loss rose from 0.63 to 0.72 within 400 steps).
-    """
-    seen1, covisible = in_fixed_frame(det1, H_0to1, valid0, valid1, stride, det0.shape[-2:])
-    return dice_loss(det0.detach(), seen1, covisible)
-
-
-def labelled_geometric_loss(out0, out1, labels: torch.Tensor, batch: dict, sigma_px: float) -> Term:
-    """l_geo_pke: Dice of det1 seen in the fixed frame with Gaussian labels (B, N, 2) px, the teacher, over pixels that
+def in_fixed_frame(map1: torch.Tensor, batch: dict, out0: DenseOutput) -> tuple[torch.Tensor, torch.Tensor]:
+    """A map of image 1 read at the cells of out0's detector: (B, C, h, w), and the (B, 1, h, w) bool mask of cells that
     both images see."""
-    map0_hw, stride = out0.detector.shape[-2:], out0.detector_stride
-    seen1, both = in_fixed_frame(
-        out1.detector.float(), batch["H_0to1"], batch["valid0"], batch["valid1"], stride, map0_hw
-    )
-    return dice_loss(seen1, gaussian_labels(labels, map0_hw, stride, sigma_px), both)
+    hw, stride = out0.detector.shape[-2:], out0.detector_stride
+    grid0 = (pixel_grid(hw, map1.device).reshape(1, -1, 2) + 0.5) * stride - 0.5
+    grid1 = warp_points(grid0.double(), batch["H_0to1"].double()).float()
+    seen1 = sample_map(map1, grid1, stride)
+    both = sample_map(batch["valid0"].to(map1), grid0.expand(len(map1), -1, -1))
+    both = both * sample_map(batch["valid1"].to(map1), grid1)
+    seen1, both = (values.transpose(1, 2).reshape(len(map1), -1, *hw) for values in (seen1, both))
+    return seen1, both > 0.99
 
 
-def in_fixed_frame(
-    map1: torch.Tensor, H_0to1: torch.Tensor, valid0: torch.Tensor, valid1: torch.Tensor, stride: int, map0_hw
-):
-    """A map of image 1 read at the cells of image 0's map: (B, C, h, w), and the (B, 1, h, w) bool mask of cells that
-    both images see."""
-    grid0 = (pixel_grid(map0_hw, map1.device).reshape(1, -1, 2) + 0.5) * stride - 0.5
-    grid1 = warp_points(grid0.double(), H_0to1.double()).float()
-    shape = (len(map1), -1, *map0_hw)
-    seen1 = sample_map(map1, grid1, stride).transpose(1, 2).reshape(shape)
-    both = sample_map(valid0.to(map1), grid0.expand(len(map1), -1, -1)) * sample_map(valid1.to(map1), grid1)
-    return seen1, both.transpose(1, 2).reshape(shape) > 0.99
+# ------------------------------------------------------------------ what a loss is
 
 
-def descriptor_pairs(desc0, desc1, points0_xy, H_0to1, valid1, stride: int, points1_xy: torch.Tensor | None = None):
-    """Read descriptors at points of image 0 and at their true correspondents.
+@dataclass(frozen=True)
+class LossContext:
+    """What a loss may look at: the network's answers to one batch, and its points, NaN-padded px."""
 
-    points0_xy: (B, N, 2) px, NaN = no point; points1_xy: (B, N, 2) px, correspondents that are known better than by
-    H_0to1, NaN where they are not. Returns unit vectors (B, N, D) twice, the correspondents (B, N, 2) and usable (B, N)
-    bool: the correspondent lies inside image 1's field of view.
-    """
-    mapped = warp_points(points0_xy.double(), H_0to1.double()).float()
-    points1_xy = mapped if points1_xy is None else torch.where(torch.isfinite(points1_xy), points1_xy, mapped)
-    usable = inside(points1_xy, valid1.shape[-2:]) & torch.isfinite(points0_xy).all(-1)
-    usable &= sample_map(valid1.float(), points1_xy, 1)[..., 0] > 0.99
-    d0 = F.normalize(sample_map(desc0, points0_xy.float(), stride), dim=-1)
-    d1 = F.normalize(sample_map(desc1, points1_xy, stride), dim=-1)
-    return d0, d1, points1_xy, usable
+    out0: DenseOutput
+    out1: DenseOutput
+    batch: dict  # as in `dataset`
+    labels_xy: torch.Tensor  # (B, N, 2) of image 0: what det0 is taught; annotated points, with PKE promoted ones too
+    anchors0_xy: torch.Tensor | None = None  # (B, A, 2) of image 0: where descriptors are held to the truth
+    anchors1_xy: torch.Tensor | None = None  # (B, A, 2) of image 1, where known better than by H_0to1; NaN elsewhere
+    mined_xy: torch.Tensor | None = None  # (B, M, 2) of image 0: what PKE has just confirmed; None without PKE
+    label_sigma_px: float = 2.0
+    descriptor_loss: str = "infonce"  # a name in DESCRIPTOR_LOSSES
+    exclusion_px: float = 10.0
+    generator: torch.Generator | None = None
 
+    def label_map(self, points_xy: torch.Tensor) -> torch.Tensor:
+        """Points as a soft map of the detector's size, (B, 1, h, w)."""
+        return gaussian_labels(points_xy, self.out0.detector.shape[-2:], self.out0.detector_stride, self.label_sigma_px)
 
-def _too_close(points_xy: torch.Tensor, radius_px: float) -> torch.Tensor:
-    """(B, N, N) bool: two different points nearer than radius_px, which share a descriptor cell and are no negatives of
-    each other."""
-    xy = torch.nan_to_num(points_xy, nan=-1e4)
-    near = torch.cdist(xy, xy) < radius_px
-    return near & ~torch.eye(xy.shape[1], dtype=torch.bool, device=xy.device)
-
-
-def infonce_loss(
-    desc0,
-    desc1,
-    points0_xy,
-    H_0to1,
-    valid1,
-    stride: int,
-    temperature: float = 0.07,
-    exclusion_px: float = 10.0,
-    points1_xy: torch.Tensor | None = None,
-    generator: torch.Generator | None = None,
-) -> Term:
-    """Symmetric InfoNCE over the points of one pair (van den Oord et al. 2018, eq. 4): each point must pick its
-    correspondent among all others of the other image, but for those within exclusion_px of it. Inputs as in
-    `descriptor_pairs`; nothing is random, the generator is not used."""
-    d0, d1, points1, usable = descriptor_pairs(desc0, desc1, points0_xy, H_0to1, valid1, stride, points1_xy)
-    logits = d0 @ d1.transpose(1, 2) / temperature
-    pair = usable[:, :, None] & usable[:, None]
-    target = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
-    total = logits.new_zeros(())
-    counted = usable & (usable.sum(1, keepdim=True) > 1)
-    close0, close1 = _too_close(points0_xy.float(), exclusion_px), _too_close(points1, exclusion_px)
-    for scores, close in ((logits, close1), (logits.transpose(1, 2), close0)):
-        scores = scores.masked_fill(~pair | close, -1e4)
-        loss = F.cross_entropy(scores.transpose(1, 2), target, reduction="none")
-        total = total + (loss * counted).sum() / 2
-    n = int(counted.sum())
-    return Term(total / max(n, 1), n)
+    def describe(self, points0_xy: torch.Tensor, points1_xy: torch.Tensor | None = None) -> Term:
+        """The chosen descriptor loss at points of image 0 and their partners."""
+        maps, b = (self.out0.descriptors, self.out1.descriptors), self.batch
+        read = (*maps, points0_xy, b["H_0to1"], b["valid1"], self.out0.descriptor_stride)
+        how = {"exclusion_px": self.exclusion_px, "points1_xy": points1_xy, "generator": self.generator}
+        return DESCRIPTOR_LOSSES[self.descriptor_loss](*read, **how)
 
 
-def triplet_loss(
-    desc0,
-    desc1,
-    points0_xy,
-    H_0to1,
-    valid1,
-    stride: int,
-    margin: float = 0.8,
-    exclusion_px: float = 10.0,
-    points1_xy: torch.Tensor | None = None,
-    generator: torch.Generator | None = None,
-) -> Term:
-    """SuperRetina's descriptor loss (Liu et al. 2022, eq. 6): margin triplets on cosine distance with the hardest and
-    one random negative, plus global orthogonality of non-matching pairs (Zhang et al. 2017, eq. 6). Inputs as in
-    `descriptor_pairs`."""
-    d0, d1, points1, usable = descriptor_pairs(desc0, desc1, points0_xy, H_0to1, valid1, stride, points1_xy)
-    similarity = d0 @ d1.transpose(1, 2)
-    positive = similarity.diagonal(dim1=1, dim2=2)
-    eye = torch.eye(similarity.shape[1], dtype=torch.bool, device=similarity.device)
-    negative = usable[:, :, None] & usable[:, None] & ~eye & ~_too_close(points1, exclusion_px)
-    counted = usable & negative.any(-1)
-    hard = similarity.masked_fill(~negative, -2).amax(-1)
-    draw = torch.rand(similarity.shape, generator=generator).to(similarity).masked_fill(~negative, -1)
-    other = similarity.gather(2, draw.argmax(-1, keepdim=True))[..., 0]
-    triplets = (F.relu(margin + hard - positive) + F.relu(margin + other - positive)) * counted
-    n = int(counted.sum())
-    dots = (similarity * negative).sum() / negative.sum().clamp_min(1)
-    squares = (similarity**2 * negative).sum() / negative.sum().clamp_min(1)
-    orthogonality = dots**2 + F.relu(squares - 1 / desc0.shape[1])
-    return Term(triplets.sum() / max(n, 1) + orthogonality * (n > 0), n)
+@dataclass(frozen=True)
+class Loss:
+    """A named loss. term(context) gives its value, or None where this batch holds nothing for it; formula is LaTeX."""
+
+    name: str  # its column in a run's history
+    term: Callable[[LossContext], Term | None]
+    weight: float
+    formula: str
+    about: str
 
 
-DESCRIPTOR_LOSSES = {"infonce": infonce_loss, "triplet": triplet_loss}
+def loss(name: str, weight: float, formula: str, about: str) -> Callable[[Callable], Loss]:
+    """Make a `Loss` of the function below."""
+    return lambda term: Loss(name, term, weight, formula, about)
+
+
+# ------------------------------------------------------------------ the losses
+
+LABELS = r"\mathrm{Dice}(P_0,\,Y_0),\quad Y_0(u)=\max_k e^{-\|u-p_k\|^2/2\sigma^2}"
+NCE = r"-\tfrac1N\sum_k \log\frac{e^{d_0(p_k)\cdot d_1(Hp_k)/\tau}}{\sum_j e^{d_0(p_k)\cdot d_1(Hp_j)/\tau}}"
+BOTH = r"\mathrm{Dice}\big(P_0,\;P_1\circ H\big)\ \text{where both images see}"
+
+
+@loss("loss_det", 1.0, LABELS, "the fixed detector fires at the labels p_k and nowhere else")
+def DETECTOR(c: LossContext) -> Term:
+    return dice_loss(c.out0.detector, c.label_map(c.labels_xy))
+
+
+@loss("loss_des", 1.0, NCE, "a point's descriptor finds its true partner among all others, both ways")
+def DESCRIPTOR(c: LossContext) -> Term:
+    return c.describe(c.anchors0_xy, c.anchors1_xy)
+
+
+@loss("loss_geo", 0.5, BOTH, "the moving detector, seen in the fixed frame, fires where the fixed one does")
+def GEOMETRIC(c: LossContext) -> Term:
+    # The teacher has no gradient. With one on both sides its own Dice loss rose from 0.63 to 0.72 within 400 steps.
+    return dice_loss(c.out0.detector.detach(), *in_fixed_frame(c.out1.detector, c.batch, c.out0))
+
+
+@loss(
+    "loss_mov",
+    0.5,
+    r"\mathrm{Dice}(P_1,\,Y_1)",
+    "the moving detector fires at the junctions that image 1 shows; not in SuperRetina",
+)
+def MOVING(c: LossContext) -> Term | None:
+    known = c.batch.get("vessel_keypoints1")
+    return None if known is None else dice_loss(c.out1.detector, c.label_map(known))
+
+
+@loss(
+    "loss_geo_pke",
+    0.5,
+    r"\mathrm{Dice}\big(Y_{\mathrm{PKE}},\;P_1\circ H\big)",
+    "the moving detector fires at the labels, the grown ones included",
+)
+def GEOMETRIC_PKE(c: LossContext) -> Term:
+    seen1, both = in_fixed_frame(c.out1.detector.float(), c.batch, c.out0)
+    return dice_loss(seen1, c.label_map(c.labels_xy), both)
+
+
+@loss(
+    "loss_explore",
+    1.0,
+    r"\text{loss\_des at the points that PKE has just mined}",
+    "descriptors are trained at hundreds of points that nobody clicked",
+)
+def EXPLORATION(c: LossContext) -> Term | None:
+    return c.describe(c.mined_xy) if c.mined_xy is not None and c.mined_xy.shape[1] else None
+
+
+# ------------------------------------------------------------------ the phases
+
+
+@dataclass(frozen=True)
+class Phase:
+    """pke: whether labels grow; real: its files are real pairs, beside what must not be forgotten."""
+
+    title: str
+    losses: tuple[Loss, ...]
+    pke: bool = False
+    real: bool = False
+
+
+# Phase 4 weighs its detector little: clicked points are few of the junctions, and a full weight teaches silence about
+# the others.
+PHASES = {
+    "warmup": Phase("1 · warm-up: descriptor and fixed detector", (DETECTOR, DESCRIPTOR)),
+    "geometric": Phase("2 · geometric warm-up: the moving detector follows", (DETECTOR, DESCRIPTOR, GEOMETRIC, MOVING)),
+    "pke": Phase(
+        "3 · PKE: the detector explores, the descriptor holds the line", (DETECTOR, DESCRIPTOR, GEOMETRIC_PKE), pke=True
+    ),
+    "sim2real": Phase(
+        "4 · sim-to-real: real pairs with computed H, and replay",
+        (replace(DETECTOR, weight=0.2), DESCRIPTOR, replace(GEOMETRIC_PKE, weight=0.2), EXPLORATION),
+        pke=True,
+        real=True,
+    ),
+}
+
+
+def pick(kind: str, known: Mapping, name: str):
+    """One of several by its name; ValueError lists the names."""
+    if name not in known:
+        raise ValueError(f"unknown {kind} {name!r}; there are {', '.join(known)}")
+    return known[name]
+
+
+def get_phase(name: str) -> Phase:
+    """A phase by name; ValueError lists the names."""
+    return pick("phase", PHASES, name)
+
+
+def weighted_losses(phase: str, weights: dict[str, float] | None = None) -> list[Loss]:
+    """The losses of a phase that count, weights changed by name; ValueError for weights that cannot be."""
+    weights, losses = dict(weights or {}), get_phase(phase).losses
+    known = [one.name for one in losses]
+    for name, value in weights.items():
+        if name not in known:
+            raise ValueError(f"weights.{name}: phase {phase!r} has no such loss; it has {', '.join(known)}")
+        if not value >= 0:
+            raise ValueError(f"weights.{name}: takes a number from 0, not {value!r}")
+    chosen = [replace(one, weight=float(weights.get(one.name, one.weight))) for one in losses]
+    if not any(one.weight for one in chosen):
+        raise ValueError(f"weights: one loss at least must count in phase {phase!r}")
+    return [one for one in chosen if one.weight]

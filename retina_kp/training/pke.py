@@ -1,8 +1,7 @@
 """Progressive keypoint expansion: labels grow by points that both images confirm, visit after visit (phase 3).
 
-`mine` judges det0's peaks once, `value_map` remembers what returned and makes labels of it, `PkeGuard` pauses it all.
-Nothing is random. After SuperRetina (Liu et al. 2022, section 3.3), across modalities under H_0to1. Lengths are px of
-the images that the network saw.
+`mine` judges det0's peaks once, `memory` makes labels of what returns, `PkeGuard` pauses it all. Nothing is random.
+After SuperRetina (Liu et al. 2022, section 3.3), under H_0to1. Lengths are px of the images that the network saw.
 """
 
 from __future__ import annotations
@@ -20,8 +19,18 @@ from ..networks import DenseOutput
 from ..registration.keypoints import KeypointOptions, find_keypoints, seen_cells
 
 # unit descriptors nearer than this differ by rounding (bfloat16): a collapsed map confirms nothing
-MIN_RIVAL_DISTANCE = 0.02
+MIN_OTHER_DISTANCE = 0.02
+TRUE_RADIUS_PX = 5.0  # a mined point so near to a true junction is right
 ROUNDING = 1e-6  # of values and accuracies: ten steps of 0.1 make 1
+# The filters in their order, each with what survives it
+STAGES = {
+    "annotated": "candidates, not annotated",
+    "mask": "on a vessel",
+    "view": "in both views",
+    "geometric": "moving detector agrees",
+    "content": "descriptor agrees",
+    "budget": "mined",
+}
 # (..., N, M) px, NaN at NaN; the fast mode rounds
 point_distances = partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")
 
@@ -32,9 +41,9 @@ class PkeOptions:
 
     candidate_min_probability: float = 0.3  # of det0 at a peak
     pke_min_probability: float = 0.3  # geometric filter: of det1 at the mapped point
-    # Lowe's d1 / d2 of unit descriptors, euclidean; d1: true correspondent, d2: nearest baseline
+    # Lowe's d1 / d2 of unit descriptors, euclidean; d1: true correspondent, d2: nearest other
     content_ratio_max: float = 0.8
-    content_radius_px: float = 10.0  # correspondents this near count as the true one; baselines lie farther
+    content_radius_px: float = 10.0  # correspondents this near count as the true one; others lie farther
     nms_radius_px: float = 4.0  # peaks this near are one point, within a round and between visits
     annotation_radius_px: float = 8.0  # peaks this near to an annotated keypoint belong to it
     border_px: float = 4.0  # candidates keep this distance from the frame and the edge of image 0's field of view
@@ -51,141 +60,103 @@ class PkeOptions:
     guard_max_drop_files: float = 0.1  # the same on pairs from files, which are few
 
     def __post_init__(self):
-        low = {"content_ratio_max": 1e-3, "nms_radius_px": 1e-3, "value_gain": 1e-3}
-        high = dict.fromkeys(
-            (
-                "candidate_min_probability",
-                "pke_min_probability",
-                "content_ratio_max",
-                "guard_max_drop",
-                "guard_max_drop_files",
-            ),
-            1,
-        )
+        low = dict.fromkeys(("content_ratio_max", "nms_radius_px", "value_gain"), 1e-3)
+        shares = ("candidate_min_probability", "pke_min_probability", "content_ratio_max")
+        high = dict.fromkeys((*shares, "guard_max_drop", "guard_max_drop_files"), 1)
         high |= {"promotion_value": self.value_max, "demotion_value": self.promotion_value}
         for f in fields(self):
             value, whole = getattr(self, f.name), isinstance(f.default, int)
             least, most = (1, 10**6) if whole else (low.get(f.name, 0), high.get(f.name, 1e6))
             if not least <= value <= most or (whole and not isinstance(value, int)):
-                raise ValueError(
-                    f"PkeOptions.{f.name}: takes a {'whole ' * whole}number from {least} to {most:g}, not {value!r}"
-                )
+                words = f"takes a {'whole ' * whole}number from {least} to {most:g}, not {value!r}"
+                raise ValueError(f"PkeOptions.{f.name}: {words}")
 
 
 @dataclass(frozen=True)
 class PkeRound:
-    """One look at one batch, an entry per image: points0_xy, points1_xy (N, 2) px of image 0 and 1, strongest det0
-    first; confidence (N,) in [0, 1]; rejected {reason: (M, 2) px of image 0}; funnel: counts of the batch, candidates,
-    after_mask ..."""
+    """One look at one batch. Of what was mined an entry per image: points0_xy, points1_xy (N, 2) px, strongest det0
+    first, and confidence (N,) in [0, 1]. funnel: counts of the batch, candidates, after_mask ... Of all peaks, (B, N):
+    peaks_xy (B, N, 2) px of image 0, NaN-padded; passed, how many filters of STAGES let it through, -1 for no peak;
+    probability, the lower of both detectors'; ratio as in `content_ratio`."""
 
     points0_xy: list[torch.Tensor]
     points1_xy: list[torch.Tensor]
     confidence: list[torch.Tensor]
-    rejected: list[dict[str, torch.Tensor]]
     funnel: dict[str, int]
+    peaks_xy: torch.Tensor
+    passed: torch.Tensor
+    probability: torch.Tensor
+    ratio: torch.Tensor
+
+    @property
+    def rejected(self) -> list[dict[str, torch.Tensor]]:
+        """Of each image {reason: (M, 2) px}: a peak stands under the first filter that rejects it."""
+        images = zip(self.peaks_xy, self.passed, strict=True)
+        return [{reason: xy[passed == k] for k, reason in enumerate(STAGES)} for xy, passed in images]
 
 
 @torch.no_grad()
 def mine(out0: DenseOutput, out1: DenseOutput, batch: dict, options: PkeOptions = PkeOptions()) -> PkeRound:
-    """Judge the peaks of det0 in the eroded field of view, by one filter after the other; batch as in `dataset`, maps
-    of any float type. Without vessel_mask0, or with an empty one, no candidate survives. Confidence: geometric mean of
-    both detectors' probabilities."""
-    picking = KeypointOptions(
-        options.max_candidates, options.candidate_min_probability, options.nms_radius_px, options.border_px
-    )
+    """Judge the peaks of det0 in the eroded field of view, by one filter after the other. Without vessel_mask0, or with
+    an empty one, no candidate survives. Confidence: geometric mean of both detectors' probabilities."""
+    o, strides = options, lambda out: (out.detector_stride, out.descriptor_stride)
+    picking = KeypointOptions(o.max_candidates, o.candidate_min_probability, o.nms_radius_px, o.border_px)
     with torch.autocast(out0.detector.device.type, enabled=False):
-        out0, out1 = (
-            DenseOutput(o.detector.float(), o.descriptors.float(), o.detector_stride, o.descriptor_stride)
-            for o in (out0, out1)
-        )
-        # (B, N, 3)
-        peaks = pad_rows([torch.cat([xy, p[:, None]], 1) for xy, p in find_keypoints(out0, batch["valid0"], picking)])
-        points0 = peaks[..., :2]
+        out0, out1 = (DenseOutput(x.detector.float(), x.descriptors.float(), *strides(x)) for x in (out0, out1))
+        found = find_keypoints(out0, batch["valid0"], picking)
+        points0, probability0 = pad_rows([xy for xy, _ in found]), pad_rows([p[:, None] for _, p in found])[..., 0]
         points1 = warp_points(points0.double(), batch["H_0to1"].double()).float()
         probability1, in_view = peak_probability(out1, points1), view_filter(points1, batch["valid1"])
-        confidence = (peaks[..., 2] * probability1).sqrt()
-        judged = [
-            annotation_filter(points0, batch["vessel_keypoints"], options),
-            mask_filter(points0, batch.get("vessel_mask0")),
-            in_view,
-            geometric_filter(probability1, options),
-            content_filter(out0, out1, points0, points1, in_view[0], options),
-        ]
-    judged.append(budget_filter(confidence, torch.stack([kept for kept, _ in judged]).all(0), options))
-    alive, funnel, rejected = torch.isfinite(points0).all(-1), {}, [{} for _ in points0]
-    for kept, reason in judged:  # a point is booked under the first reason that rejects it
-        for i, by_reason in enumerate(rejected):
-            by_reason[reason] = points0[i, alive[i] & ~kept[i]]
-        alive = alive & kept
-        funnel["candidates" if reason == "annotated" else f"after_{reason}"] = int(alive.sum())
-    mined = ([row[a] for row, a in zip(values, alive, strict=True)] for values in (points0, points1, confidence))
-    return PkeRound(*mined, rejected, funnel)
+        confidence = (probability0 * probability1).sqrt()
+        ratio, mask = content_ratio(out0, out1, points0, points1, in_view, o), batch.get("vessel_mask0")
+        mask = torch.zeros_like(batch["valid0"]) if mask is None else mask
+        on_vessel = sample_map(mask.float(), points0, mode="nearest")[..., 0] > 0.5
+        new = annotation_filter(points0, batch["vessel_keypoints"], o)
+        kept = [new, on_vessel, in_view, probability1 >= o.pke_min_probability, ratio < o.content_ratio_max]
+    # the most confident survivors are within the budget; of equal ones the stronger in det0
+    order = confidence.masked_fill(~torch.stack(kept).all(0), -1).argsort(dim=1, descending=True, stable=True)
+    kept = torch.stack([*kept, order.argsort(1) < o.max_new_points])
+    passed = kept.int().cumprod(0).sum(0).masked_fill(~torch.isfinite(points0).all(-1), -1)
+    names = ("candidates", *(f"after_{reason}" for reason in list(STAGES)[1:]))
+    funnel = {name: int((passed > k).sum()) for k, name in enumerate(names)}
+    mined = ([row[p == len(STAGES)] for row, p in zip(v, passed, strict=True)] for v in (points0, points1, confidence))
+    return PkeRound(*mined, funnel, points0, passed, torch.minimum(probability0, probability1), ratio)
 
 
 def peak_probability(out1: DenseOutput, points1: torch.Tensor) -> torch.Tensor:
-    """(B, N) largest det1 in the cell of each point (B, N, 2) px and its eight neighbours; 0 outside. Not interpolated:
-    the point falls between cells, and there a peak one cell wide would read as a quarter; det0's own peak, too, is
-    known to half a cell only."""
+    """(B, N) largest det1 in the cell of each point (B, N, 2) px and its eight neighbours; 0 outside."""
+    # read between cells a peak one cell wide would be a quarter
     return sample_map(F.max_pool2d(out1.detector, 3, 1, 1), points1, out1.detector_stride, "nearest")[..., 0]
 
 
-def annotation_filter(points0, annotated_xy, options: PkeOptions) -> tuple[torch.Tensor, str]:
-    """Annotation always wins: keep points (..., N, 2) px that are not an annotated keypoint (..., K, 2) px, NaN-padded,
-    seen again."""
-    return ~(point_distances(points0, annotated_xy.to(points0)) <= options.annotation_radius_px).any(-1), "annotated"
+def annotation_filter(points0, annotated_xy, options: PkeOptions) -> torch.Tensor:
+    """Keep points (..., N, 2) px that are no annotated keypoint (..., K, 2) px, NaN-padded, seen again."""
+    return ~(point_distances(points0, annotated_xy.to(points0)) <= options.annotation_radius_px).any(-1)
 
 
-def mask_filter(points0, vessel_mask0) -> tuple[torch.Tensor, str]:
-    """Keep points (B, N, 2) px whose pixel belongs to the vessel mask (B, 1, H, W); None = no mask: nothing is kept."""
-    mask = torch.zeros(len(points0), 1, 1, 1, device=points0.device) if vessel_mask0 is None else vessel_mask0.float()
-    return sample_map(mask, points0, mode="nearest")[..., 0] > 0.5, "mask"
-
-
-def view_filter(points_xy, valid, border_px: float = 0.0) -> tuple[torch.Tensor, str]:
+def view_filter(points_xy, valid, border_px: float = 0.0) -> torch.Tensor:
     """Keep points (B, N, 2) px inside a field of view (B, 1, H, W) bool, border_px from its edge; NaN is outside."""
-    return inside(points_xy, valid.shape[-2:], border_px) & (
-        sample_map(seen_cells(valid, 1, border_px).float(), points_xy)[..., 0] > 0.99
-    ), "view"
-
-
-def geometric_filter(probability1, options: PkeOptions) -> tuple[torch.Tensor, str]:
-    """Keep points where det1 fires too: (B, N) from `peak_probability`."""
-    return probability1 >= options.pke_min_probability, "geometric"
-
-
-def content_filter(out0, out1, points0, points1, pool, options: PkeOptions) -> tuple[torch.Tensor, str]:
-    """Keep points whose true correspondent is clearly nearer by content than any baseline: inputs as in
-    `content_ratio`."""
-    return content_ratio(out0, out1, points0, points1, pool, options) < options.content_ratio_max, "content"
+    seen = sample_map(seen_cells(valid, 1, border_px).float(), points_xy)[..., 0] > 0.99
+    return inside(points_xy, valid.shape[-2:], border_px) & seen
 
 
 def content_ratio(out0, out1, points0, points1, pool, options: PkeOptions) -> torch.Tensor:
     """(B, N) Lowe's ratio (2004, § 7.1) of points0, points1 (B, N, 2) px of image 0 and 1: distance of the true
-    correspondent's descriptor over that of the nearest baseline. Infinite where it is not the nearest one both ways,
-    and without a baseline beyond content_radius_px, since then nothing is proved.
+    correspondent's descriptor over that of the nearest other one. Infinite where nothing is proved: the true one is not
+    the nearest both ways, or there is no other beyond content_radius_px.
 
-    pool (B, N) bool, the baselines: all peaks that both images see, annotated or not, liked by det1 or not, since a
-    short list is easily won.
+    pool: (B, N) bool, the others. They are all peaks that both images see: a short list is easily won.
     """
     maps = ((out0.descriptors, points0, out0.descriptor_stride), (out1.descriptors, points1, out1.descriptor_stride))
     d0, d1 = (F.normalize(sample_map(*m), dim=-1) for m in maps)
     distance = (2 - 2 * d0 @ d1.transpose(1, 2)).clamp_min(0).sqrt()  # (B, N of image 0, N of image 1)
-    own, baselines = distance.diagonal(dim1=1, dim2=2), []
+    own, nearest = distance.diagonal(dim1=1, dim2=2), []
     for table, points in ((distance, points1), (distance.transpose(1, 2), points0)):
-        baseline = (point_distances(points, points) > options.content_radius_px) & pool[:, None]
-        baselines.append(table.masked_fill(~baseline, torch.inf).amin(-1))
-    proved = (
-        torch.isfinite(baselines[0])
-        & (torch.minimum(*baselines) > MIN_RIVAL_DISTANCE)
-        & (own < torch.minimum(*baselines))
-    )
-    return (own / baselines[0]).masked_fill(~proved, torch.inf)
-
-
-def budget_filter(confidence, survived, options: PkeOptions) -> tuple[torch.Tensor, str]:
-    """Keep the max_new_points most confident survivors (B, N) of each image; of equal ones the stronger in det0."""
-    order = confidence.masked_fill(~survived, -1).argsort(dim=1, descending=True, stable=True)
-    return order.argsort(1) < options.max_new_points, "budget"
+        other = (point_distances(points, points) > options.content_radius_px) & pool[:, None]
+        nearest.append(table.masked_fill(~other, torch.inf).amin(-1))
+    least = torch.minimum(*nearest)
+    proved = torch.isfinite(nearest[0]) & (least > MIN_OTHER_DISTANCE) & (own < least)
+    return (own / nearest[0]).masked_fill(~proved, torch.inf)
 
 
 def pad_rows(rows: list[torch.Tensor]) -> torch.Tensor:
@@ -193,54 +164,44 @@ def pad_rows(rows: list[torch.Tensor]) -> torch.Tensor:
     return pad_sequence([*rows, rows[0].new_full((1, rows[0].shape[1]), torch.nan)], True, torch.nan)[:-1]
 
 
-def allowed_drop(options: PkeOptions, drawn: bool, points: int) -> float:
-    """How far an accuracy may fall below its best: guard_max_drop on synthetic pairs, guard_max_drop_files on files,
-    and where that is more twice the largest standard error of a share of so many points."""
-    least = options.guard_max_drop if drawn else options.guard_max_drop_files
+def mined_precision(points_xy: torch.Tensor, true_xy: torch.Tensor, radius_px: float = TRUE_RADIUS_PX) -> float:
+    """Share of points (..., N, 2) px that lie within radius_px of a true one (..., M, 2) px; NaN rows are no points, no
+    point gives NaN."""
+    points = torch.isfinite(points_xy).all(-1)
+    right = points & (torch.cdist(points_xy.double(), true_xy.to(points_xy.device, torch.float64)) <= radius_px).any(-1)
+    return float(right.sum() / points.sum()) if points.any() else float("nan")
+
+
+def allowed_drop(options: PkeOptions, synthetic: bool, points: int) -> float:
+    """How far an accuracy may fall below its best: the guard's limit for this kind of pairs, or, where that is more,
+    twice the largest standard error of a share of so many points."""
+    least = options.guard_max_drop if synthetic else options.guard_max_drop_files
     return max(least, points**-0.5) if points else least
 
 
 class PkeGuard:
     """Pauses PKE (active = False) when the accuracy on pairs that the run trains on falls farther below its best than
-    is allowed, and resumes it when all are back within half of that. While it pauses nothing is mined or booked, and
-    labels are the annotation alone: what the fall throws doubt on does not teach. best begins with the first value,
-    measured ahead of the phase; reason says why."""
+    is allowed, and resumes it when all are back within half of that. Meanwhile labels are the annotation alone. best
+    begins with the first value, measured ahead of the phase; reason says why."""
 
-    def __init__(self, options: PkeOptions = PkeOptions()):
-        self.options, self.active, self.reason = options, True, "active: no accuracy measured yet"
-        self.best: dict[str, float] = {}
+    def __init__(self):
+        self.active, self.reason, self.best = True, "active: no accuracy measured yet", {}
 
     def update(self, accuracies: Mapping[str, tuple[float, float]]) -> bool:
-        """Take in GT-alignment accuracies in [0, 1], each with its `allowed_drop`, by the name of what they were
-        measured on, and return `active`. NaN, nothing measured, changes nothing."""
-        share, told = 1.0 if self.active else 0.5, []
-        for name, (value, allowed) in accuracies.items():
-            measured = _Measured(value, self.best.get(name, float("-inf")), share * allowed)
-            self.best[name] = measured.best
-            if measured.value == measured.value:
-                told.append((name, measured))
-        if told:
-            self.active = all(m.holds for _, m in told)
-        words = "; ".join(f"{name}: {m}" for name, m in told) or "no accuracy measured"
-        self.reason = f"{'active' if self.active else 'paused'}: {words}"
+        """Take in accuracies in [0, 1], each with its `allowed_drop`, by the name of what they were measured on, and
+        return `active`. NaN, nothing measured, changes nothing."""
+        measured = {name: told for name, told in accuracies.items() if told[0] == told[0]}
+        share, words, held = 1.0 if self.active else 0.5, [], []
+        for name, (value, allowed) in measured.items():
+            best = self.best[name] = max(self.best.get(name, float("-inf")), float(value))
+            held.append(value >= best - share * allowed - ROUNDING)
+            words.append(f"{name}: accuracy {value:.3f}, best {best:.3f}, allowed drop {share * allowed:.2g}")
+        self.active = all(held) if held else self.active
+        self.reason = f"{'active' if self.active else 'paused'}: {'; '.join(words) or 'no accuracy measured'}"
         return self.active
 
     def state_dict(self) -> dict:
-        """Plain values for a checkpoint."""
         return {"best": dict(self.best), "active": self.active, "reason": self.reason}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take over a `state_dict`."""
         self.best, self.active, self.reason = dict(state["best"]), state["active"], state["reason"]
-
-
-class _Measured:
-    """An accuracy beside the best so far, and whether it holds: no more than ``allowed`` below."""
-
-    def __init__(self, value: float, best: float, allowed: float):
-        self.value, self.allowed = float(value), allowed
-        self.best = max(best, self.value) if value == value else best
-        self.holds = self.value >= self.best - allowed - ROUNDING
-
-    def __str__(self) -> str:
-        return f"accuracy {self.value:.3f}, best {self.best:.3f}, allowed drop {self.allowed:.2g}"

@@ -12,19 +12,18 @@ from typing import TypeVar
 from ..core.config import from_dict
 from ..core.files import in_project
 from ..data.training_files import FileOptions
-from .config import TrainConfig
-from .phases import PHASES
-from .recipes import RATES, REAL_SHARE, framed, get_recipe, sized
+from .config import RATES, REAL_SHARE, TrainConfig, framed, get_recipe, sized
+from .losses import PHASES
 
-DRAWN = "drawn"  # as a folder's name: no folder, but synthetic pairs
-INHERITED = ("steps_per_epoch", "batch_size", "micro_batches", "precision", "pool_size", "validation_pairs")
+SYNTHETIC = "synthetic"  # as a folder's name: no folder, but synthetic pairs
+SCALE = ("epochs", "steps_per_epoch", "batch_size", "micro_batches", "precision", "pool_size", "validation_pairs")
 S = TypeVar("S")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The parameters of a training notebook: those in its parameters cell and the rest, which `-p` and `-f` take as
-    well. 0 and "" stand for what the recipe says, or the run that is built on."""
+    """The parameters of a training notebook: its parameters cell and the rest, which `-p` and `-f` take as well. 0 and
+    "" stand for what the recipe says, or the run that is built on."""
 
     recipe: str = ""
     epochs: int = 0
@@ -72,8 +71,8 @@ class Settings:
 
 
 def read_settings(namespace: Mapping, kind: type[S] = Settings) -> S:
-    """The settings among a notebook's variables. ValueError names one of the wrong type, or one that papermill has
-    injected although nobody knows it (papermill itself only warns)."""
+    """The settings among a notebook's variables. ValueError names one of the wrong type, or an unknown one that
+    papermill has injected."""
     cells, known = list(namespace.get("In", ())), [f.name for f in fields(kind)]
     for own, injected in zip(cells, cells[1:], strict=False):
         for name in _assigned(injected) if injected.startswith("# Parameters") else ():
@@ -81,8 +80,7 @@ def read_settings(namespace: Mapping, kind: type[S] = Settings) -> S:
                 near = difflib.get_close_matches(name, allowed, 1)
                 hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(allowed)}"
                 raise ValueError(f"no parameter {name!r} here; {hint}")
-    values = {name: namespace[name] for name in known if name in namespace}
-    return from_dict(kind, {name: _parsed(name, value) for name, value in values.items()})
+    return from_dict(kind, {name: _parsed(name, namespace[name]) for name in known if name in namespace})
 
 
 def _parsed(name: str, value):
@@ -90,7 +88,7 @@ def _parsed(name: str, value):
     if name not in ("mode", "weights") or not isinstance(value, str):
         return value
     try:
-        return json.loads(value) if value[:1] in "[{" and value else value
+        return json.loads(value) if value[:1] in ("[", "{") else value
     except ValueError as error:
         raise ValueError(f"{name}: {value!r} is no JSON ({error})") from None
 
@@ -110,8 +108,8 @@ def training_config(phase: str, s: Settings, before: TrainConfig | None = None) 
     config = get_recipe(s.recipe or _recipe_of(before))[phase]
     if before and not s.recipe:
         own = get_recipe(before.recipe)[before.phase] if before.recipe else None
-        kept = {k: getattr(before, k) for k in INHERITED if own is None or getattr(before, k) != getattr(own, k)}
-        config = replace(config, **kept)
+        changed = [k for k in SCALE if k != "epochs" and (not own or getattr(before, k) != getattr(own, k))]
+        config = replace(config, **{k: getattr(before, k) for k in changed})
         if own is None or before.size_px != own.size_px:
             config = replace(config, data=sized(config.data, before.size_px))
     network = s.network or (before.network if before else "")
@@ -136,67 +134,34 @@ def _given(s: Settings, *names: str) -> dict:
 
 def of_scale(config: TrainConfig, s: Settings) -> TrainConfig:
     """The configuration with what the settings give but for data. The learning rate suits the network."""
-    network = s.network or config.network
+    network, same = s.network or config.network, s.network in ("", config.network)
     if network not in RATES:
         raise ValueError(f"network: takes {' or '.join(RATES)}, not {network!r}")
-    rate = s.learning_rate or (
-        config.learning_rate
-        if network == config.network
-        else config.learning_rate * RATES[network] / RATES[config.network]
-    )
-    options = config.network_options if network == config.network else {}
-    config = replace(
-        config,
-        network=network,
-        network_options=options,
-        learning_rate=rate,
-        weights=_weights(config, s),
-        **_given(
-            s,
-            "epochs",
-            "steps_per_epoch",
-            "batch_size",
-            "micro_batches",
-            "precision",
-            "pool_size",
-            "validation_pairs",
-            "clicked_anchor_px",
-        ),
-    )
-    if s.extra_points >= 0:
-        config = replace(config, extra_points=s.extra_points)
-    if s.seed >= 0:
-        config = replace(config, seed=s.seed)
-    steps = config.total_steps
-    config = replace(
-        config,
-        rise_steps=min(config.rise_steps, max(steps // 5, 1)),
-        curriculum_steps=min(config.curriculum_steps, steps),
-    )
-    if s.image_size:
-        config = replace(config, data=sized(config.data, s.image_size))
-    if s.annotated_share:
-        config = replace(config, data=replace(config.data, annotated_share=s.annotated_share))
-    pke = _given(s, "content_ratio_max", "max_new_points")
+    suited = config.learning_rate if same else config.learning_rate * RATES[network] / RATES[config.network]
+    given = _given(s, *SCALE, "clicked_anchor_px")
+    given |= {name: getattr(s, name) for name in ("extra_points", "seed") if getattr(s, name) >= 0}
+    given |= {"network": network, "network_options": config.network_options if same else {}}
+    config = replace(config, learning_rate=s.learning_rate or suited, weights=_weights(config, s), **given)
+    steps = {"rise_steps": min(config.rise_steps, max(config.total_steps // 5, 1))}
+    steps["curriculum_steps"] = min(config.curriculum_steps, config.total_steps)
+    data = sized(config.data, s.image_size) if s.image_size else config.data
+    data, pke = replace(data, **_given(s, "annotated_share")), _given(s, "content_ratio_max", "max_new_points")
     if s.min_probability:
-        pke |= {"candidate_min_probability": s.min_probability, "pke_min_probability": s.min_probability}
-    return replace(config, pke=replace(config.pke, **pke))
+        pke |= dict.fromkeys(("candidate_min_probability", "pke_min_probability"), s.min_probability)
+    return replace(config, data=data, pke=replace(config.pke, **pke), **steps)
 
 
 def _weights(config: TrainConfig, s: Settings) -> dict[str, float]:
-    """The given weights of losses that this phase has: all four phases may get the same ones. ValueError for a name
-    that none has."""
+    """The given weights of losses that this phase has; ValueError for a loss that no phase has."""
     named = {phase: {loss.name for loss in PHASES[phase].losses} for phase in PHASES}
-    if unknown := sorted(set(s.weights) - set().union(*named.values())):
-        raise ValueError(
-            f"weights: no loss is called {unknown[0]!r}; there are {', '.join(sorted(set().union(*named.values())))}"
-        )
+    known = sorted(set().union(*named.values()))
+    if unknown := sorted(set(s.weights) - set(known)):
+        raise ValueError(f"weights: no loss is called {unknown[0]!r}; there are {', '.join(known)}")
     return config.weights | {name: value for name, value in s.weights.items() if name in named[config.phase]}
 
 
 def of_data(phase: str, config: TrainConfig, s: Settings, before: TrainConfig | None) -> TrainConfig:
-    """The configuration with its folders: files alone in phases 1 to 3, in phase 4 beside what they are not to
-    displace."""
+    """The configuration with its folders: files alone in phases 1 to 3, in phase 4 beside what is replayed."""
     nothing = FileOptions(size_px=config.data.size_px, frames=framed(config.data.size_px, PHASES[phase].pke))
     kept = nothing  # what was trained on before
     if before and before.files.share:
@@ -224,4 +189,4 @@ def with_given(files: FileOptions, s: Settings) -> FileOptions:
 
 def folder_of(root: str) -> str:
     """A folder as it is kept in configurations: one text per folder, however it was named."""
-    return "" if root in ("", DRAWN) else str(in_project(root).resolve())
+    return "" if root in ("", SYNTHETIC) else str(in_project(root).resolve())

@@ -1,19 +1,23 @@
 """The picture of a network, found by running it: what its parts are, how fine and how deep their maps, and what reads
-what."""
+what. And its descriptors in colour: where two modalities show one spot alike, their pictures have one colour."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import matplotlib.pyplot as plt
 import torch
+import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, WIDTH_IN
+from ..core.geometry import pixel_grid, sample_map, warp_image, warp_points
+from ..core.overlays import contrast_stretch
+from ..networks import DenseOutput
+from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, WIDTH_IN, show
 
 PROBE_PX = 256
 PALE = {BLACK: "#EEEEEE", BLUE: "#D6E8F5", GREEN: "#D3EDE3", ORANGE: "#FBE5BF", PURPLE: "#F3DDE9"}
@@ -22,9 +26,8 @@ BOX = (0.88, 0.62)  # width and height; a column and a row are 1 wide and 1 high
 
 @dataclass
 class Part:
-    """A box of the picture: the modules in it, their map's stride (px of the image) and channels, and the parts that
-    it reads. column: how many parts lie before it on the longest way from the image; head: "detector", "descriptors"
-    or ""."""
+    """A box of the picture: the modules in it, their map's stride (px) and channels, and the parts that it reads.
+    column: how many parts lie before it on the longest way from the image; head: "detector", "descriptors" or ""."""
 
     names: list[str]
     stride: int
@@ -36,9 +39,8 @@ class Part:
 
 
 def network_parts(network: torch.nn.Module) -> list[Part]:
-    """The parts of a network in the order in which they run: its children as forward hooks see them on one image.
-    Neighbours of one stride and depth, of which each reads the one before alone, are one part. The first part is the
-    image."""
+    """The parts of a network in the order in which they run: the image, and the network's children as forward hooks see
+    them. Neighbours of one stride and depth, of which each reads the one before alone, are one part."""
     was_training, device, seen = network.training, next(network.parameters()).device, []
     image = torch.rand(1, 1, PROBE_PX, PROBE_PX, device=device).requires_grad_()
     hooks = [
@@ -88,9 +90,8 @@ def _sources(node, place: dict, itself: bool = False) -> Iterator[int]:
 
 
 def plot_network(network: torch.nn.Module) -> Figure:
-    """A network's parts from left to right in the order of their reading, finer maps higher: a box says which modules
-    it holds and how many maps (channels) it makes. Blue serves both heads, orange the detector alone, purple the
-    descriptors alone; grey arrows skip columns."""
+    """A network's parts from left to right, finer maps higher. Blue serves both heads, orange the detector alone,
+    purple the descriptors alone; grey arrows skip columns."""
     parts = network_parts(network)
     rows = sorted({part.stride for part in parts})
     columns = max(part.column for part in parts) + 1
@@ -144,3 +145,54 @@ def _box(ax: Axes, part: Part, x: float, y: float) -> None:
     ax.text(x, y, "\n".join(lines), ha="center", va="center", fontsize=7.6, zorder=3, linespacing=1.2)
     if part.head:
         ax.text(x + BOX[0] / 2 + 0.08, y, f"{part.head} ▸", va="center", fontsize=9.5, color=color, fontweight="bold")
+
+
+# ------------------------------------------------------------------ descriptors in colour
+
+
+def colour_basis(descriptors: torch.Tensor) -> tuple[Callable[[torch.Tensor], torch.Tensor], float]:
+    """The three main directions of descriptors (N, D) as red, green and blue: a function (..., D) → (..., 3) in [0, 1],
+    one scale from the 2nd to the 98th percentile of each, and the share of the variance that they hold."""
+    descriptors = descriptors.double()
+    centre = descriptors.mean(0)
+    values, basis = torch.linalg.eigh((descriptors - centre).T @ (descriptors - centre))  # rising
+    basis = basis[:, -3:].flip(1)
+    basis = basis * torch.sign(basis.gather(0, basis.abs().argmax(0, keepdim=True)))  # an eigenvector's sign is free
+    low, high = ((descriptors - centre) @ basis).quantile(torch.tensor([0.02, 0.98], dtype=torch.float64), 0)
+    share = float(values[-3:].sum() / values.sum().clamp_min(1e-12))
+    scale = (high - low).clamp_min(1e-9)
+    return lambda vectors: (((vectors.double() - centre) @ basis - low) / scale).clamp(0, 1), share
+
+
+def plot_descriptors(batch: Mapping, outputs: tuple[DenseOutput, DenseOutput], index: int = 0) -> Figure:
+    """Descriptors of one pair of a batch in colours of one basis, under the images: the fixed one, the moving one in
+    the fixed frame, the moving one as it is. Where both see one spot, the first two should have one colour. ValueError
+    for an index beyond the batch."""
+    count, hw, one = len(batch["image0"]), batch["image0"].shape[-2:], slice(index, index + 1)
+    if not 0 <= index < count:
+        raise ValueError(f"index: of {count} pairs it takes 0 to {count - 1}, not {index}")
+    step = -(-max(hw) // 256)
+    grid = pixel_grid(hw)[::step, ::step]
+    shape, grid, H_0to1 = grid.shape[:2], grid.reshape(1, -1, 2), batch["H_0to1"][one]
+    # which image, at which of its px
+    reads = ((0, grid), (1, warp_points(grid.double(), H_0to1).float()), (1, grid))
+    maps = [(o.descriptors[one], o.descriptor_stride) for o in outputs]
+    vectors = [F.normalize(sample_map(maps[k][0], p, maps[k][1])[0], dim=-1) for k, p in reads]
+    seen = [sample_map(batch[f"valid{k}"][one].float(), p)[0, :, 0] > 0.99 for k, p in reads]
+    seen[1] &= seen[0]
+    to_colours, share = colour_basis(torch.cat([vectors[0][seen[0]], vectors[2][seen[2]]]))
+    same = (vectors[0] * vectors[1]).sum(-1)[seen[1]]
+    other = (vectors[0][seen[1]] * vectors[1][seen[1]].roll(len(same) // 2, 0)).sum(-1)
+    moved = warp_image(batch["image1"][one], torch.linalg.inv(H_0to1), hw)[0]
+    fixed, moving = (f"{name} ({m})" for name, m in zip(("fixed", "moving"), batch["modalities"][index], strict=True))
+    titles = [fixed, f"{moving} in the fixed frame", f"{moving} as it is"]
+    titles.append(f"descriptors, {share:.0%} of their variance")
+    titles.append(f"cosine: same spot {same.mean():.2f}, elsewhere {other.mean():.2f}")
+    pictures = [contrast_stretch(image[0]) for image in (batch["image0"][index], moved[0], batch["image1"][index])]
+    for s, v in zip(seen, vectors, strict=True):
+        pictures.append(torch.where(s[:, None], to_colours(v), 0.0).reshape(*shape, 3).numpy())
+    figure = plt.figure(figsize=(WIDTH_IN, 2 * (WIDTH_IN / 3 * hw[0] / hw[1] + 0.3)), layout="constrained")
+    axes = figure.subplots(2, 3).flat
+    for ax, picture, title in zip(axes, pictures, [*titles, "descriptors as they are"], strict=True):
+        show(picture, ax, title)
+    return figure
