@@ -2,7 +2,7 @@
 
 from .core.versions import __version__
 from .data.records import Inventory, PairRecord
-from .evaluation.metrics import PairResult, point_errors, summarise
+from .evaluation.metrics import point_errors
 from .networks import build_network
 from .registration.keypoints import Features
 from .registration.registrar import Registrar, RegistrarOptions
@@ -19,7 +19,6 @@ __all__ = [
     "Inventory",
     "PairOptions",
     "PairRecord",
-    "PairResult",
     "Registrar",
     "RegistrarOptions",
     "Registration",
@@ -29,5 +28,4 @@ __all__ = [
     "draw_pair",
     "point_errors",
     "render",
-    "summarise",
 ]

@@ -33,40 +33,28 @@ class Stress:
     noise: float = 0.0  # standard deviation of Gaussian noise, gray levels in [0, 1]
 
     def __post_init__(self):
-        for name, allowed in (
-            ("scale", self.scale > 0),
-            ("crop", 0 < self.crop <= 1),
-            ("shift", abs(self.shift) < 1),
-            ("blur", self.blur >= 0),
-            ("gamma", self.gamma > 0),
-            ("noise", self.noise >= 0),
-        ):
-            if not allowed:
-                raise ValueError(
-                    f"{name}: {getattr(self, name):g} makes no sense; see retina_kp.evaluation.stress.Stress for the units"
-                )
+        positive, not_negative = self.scale > 0 and self.gamma > 0, self.blur >= 0 and self.noise >= 0
+        if not (positive and not_negative and 0 < self.crop <= 1 and abs(self.shift) < 1):
+            raise ValueError(f"{self.label} makes no sense; see retina_kp.evaluation.stress.Stress for the units")
 
     @property
     def label(self) -> str:
-        """E.g. "turn 30°", "scale 0.5, turn 75°"; "as taken" when nothing is done."""
-        parts = [f"{name} {UNITS[name].format(value)}" for name, value in self.changed().items()]
-        return ", ".join(parts) or "as taken"
+        """E.g. "turn 75°, scale ×0.5"; AS_TAKEN when nothing is done."""
+        return ", ".join(in_words(*item) for item in self.changed().items()) or AS_TAKEN
 
     def changed(self) -> dict[str, float]:
         """Factors that differ from doing nothing, with their values."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
 
+AS_TAKEN = "as taken"
 NEUTRAL = {f.name: f.default for f in fields(Stress)}
-UNITS = {
-    "turn": "{:g}°",
-    "scale": "×{:g}",
-    "shift": "{:.0%}",
-    "crop": "to {:.0%}",
-    "blur": "{:g} px",
-    "gamma": "{:g}",
-    "noise": "{:g}",
-}
+UNITS = {"turn": "{:g}°", "scale": "×{:g}", "shift": "{:.0%}", "crop": "to {:.0%}", "blur": "{:g} px"}
+
+
+def in_words(factor: str, value: float) -> str:
+    """E.g. "turn 30°"."""
+    return f"{factor} {UNITS.get(factor, '{:g}').format(value)}"
 
 
 def stresses(wanted: Mapping[str, Iterable[float]]) -> list[Stress]:

@@ -1,4 +1,4 @@
-"""Where the time and the memory of a registration go, measured from outside: the `Registrar` knows nothing of it."""
+"""Where the time and the memory of a registration go."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from ..core.compute import worker_pool
 from ..registration.registrar import Registrar
 from ..registration.result import Registration
 
-# Stage → the method of `Registrar` that does it; what lies outside all of them is PREPARE: gray, field of view, first
-# keypoints.
-PREPARE, METHODS = "prepare", {"search": "find", "close-up": "look_closely", "refinement": "refine"}
-STAGES = (PREPARE, *METHODS)
+# What lies outside all other stages is "prepare": gray, field of view, first keypoints.
+STAGES = ("prepare", "search", "close-up", "refinement")
 LARGE_PX = 2000  # longer side of large images
 
 
@@ -41,15 +39,6 @@ class Stopwatch:
             self._book()
             self._open.pop()
 
-    def around(self, name: str, function: Callable) -> Callable:
-        """The function, every call of which counts as stage ``name``."""
-
-        def timed(*args, **kwargs):
-            with self.stage(name):
-                return function(*args, **kwargs)
-
-        return timed
-
     def _book(self) -> None:
         now = self._clock()
         if self._open:
@@ -57,18 +46,31 @@ class Stopwatch:
         self._since = now
 
 
-def timed_call(registrar: Registrar, fixed: np.ndarray, moving: np.ndarray) -> tuple[Registration, dict[str, float]]:
-    """Register a pair; the result, and the seconds of each of STAGES, which add up to those of the call."""
+class TimedRegistrar(Registrar):
+    """A `Registrar` that tells the seconds of each of STAGES in its last call."""
+
     watch = Stopwatch()
-    for stage, method in METHODS.items():
-        setattr(registrar, method, watch.around(stage, getattr(registrar, method)))
-    try:
-        with watch.stage(PREPARE):
-            result = registrar(fixed, moving)
-    finally:
-        for method in METHODS.values():
-            delattr(registrar, method)  # of the instance: the one of the class shows again
-    return result, {stage: watch.seconds.get(stage, 0.0) for stage in STAGES}
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return {stage: self.watch.seconds.get(stage, 0.0) for stage in STAGES}
+
+    def __call__(self, fixed, moving) -> Registration:
+        self.watch = Stopwatch()
+        with self.watch.stage("prepare"):
+            return super().__call__(fixed, moving)
+
+    def find(self, *given):
+        with self.watch.stage("search"):
+            return super().find(*given)
+
+    def look_closely(self, *given):
+        with self.watch.stage("close-up"):
+            return super().look_closely(*given)
+
+    def refine(self, *given):
+        with self.watch.stage("refinement"):
+            return super().refine(*given)
 
 
 def peak_memory_gb() -> float:
@@ -94,9 +96,10 @@ def cold_start(weights: str | Path, fixed: np.ndarray, moving: np.ndarray, other
 
 
 def _start_cold(weights: str, fixed: np.ndarray, moving: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    zooms = [LARGE_PX / max(image.shape[:2]) for image in (fixed, moving)]
     large = [
-        cv2.resize(image, None, fx=(zoom := LARGE_PX / max(image.shape[:2])), fy=zoom, interpolation=cv2.INTER_CUBIC)
-        for image in (fixed, moving)
+        cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
+        for image, zoom in zip((fixed, moving), zooms, strict=True)
     ]
     marks, registrar = [time.perf_counter()], Registrar.from_pretrained(weights)
     marks.append(time.perf_counter())
