@@ -49,6 +49,10 @@ class Method(Protocol):
     def fingerprint(self) -> str:
         """Changes whenever the answers might, with one and the same code of the package."""
 
+    def provenance(self) -> dict:
+        """What a report says of it beside the name."""
+        return {}
+
     def prepare(self) -> None:
         """Load what the first answer would have to wait for."""
 
@@ -69,6 +73,9 @@ class Ours(Method):
 
     def fingerprint(self) -> str:
         return f"{weights_sha256(self.weights)} {Registrar.options_for(model=self.model)}"
+
+    def provenance(self) -> dict:
+        return {"model": self.model, "sha256": weights_sha256(self.weights)[:12]}
 
     def registrar(self) -> Registrar:
         """One per process and file of weights as it is now."""

@@ -132,27 +132,30 @@ def synthetic_pairs(
     return [SyntheticPair(seed, index, kind, options, place) for kind in kinds for index in range(count)]
 
 
+OTHER, OWN_MIRRORED, OTHER_MIRRORED = "another eye", "its own, mirrored", "another eye, mirrored"  # sorts of impostors
+
+
 @dataclass(frozen=True)
 class ImpostorPair:
     """The fixed image of one pair with the moving image of another, or a mirrored one: nothing is right."""
 
     fixed: Pair
     moving: Pair
-    mirrored: bool = False
+    what: str = OTHER
 
     def about(self) -> dict:
-        fixed, moving = self.fixed.about(), self.moving.about()
-        return fixed | {"pair": f"{fixed['pair']} × {moving['pair']}", "moving": moving["pair"], "genuine": False}
+        names = {"fixed": self.fixed.about()["pair"], "moving": self.moving.about()["pair"], "what": self.what}
+        return self.fixed.about() | names | {"pair": f"{names['fixed']} × {names['moving']}", "genuine": False}
 
     def load(self) -> Seen:
         moving = self.moving.load().moving
-        return replace(self.fixed.load(), moving=moving[:, ::-1] if self.mirrored else moving, truth=None)
+        return replace(self.fixed.load(), moving=moving if self.what == OTHER else moving[:, ::-1], truth=None)
 
     def more(self, seen: Seen, result: Registration, method: str) -> dict:
         return {}
 
     def fingerprint(self) -> str:
-        return digest(self.fixed.fingerprint(), self.moving.fingerprint(), self.mirrored)
+        return digest(self.fixed.fingerprint(), self.moving.fingerprint(), self.what)
 
 
 # ------------------------------------------------------------------ grids

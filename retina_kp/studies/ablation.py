@@ -20,11 +20,14 @@ import torch
 from ..core.compute import from_one, worker_pool
 from ..core.files import write_csv, write_json
 from ..core.versions import code_version
-from ..evaluation.trials import RIGHT_PX, print_table, run_trials
+from ..evaluation.metrics import RIGHT_PX
+from ..evaluation.pairs import synthetic_pairs
+from ..evaluation.runner import measure as measure_pairs
+from ..evaluation.summary import as_text
 from ..networks.checkpoints import load_network
 from ..registration.keypoints import KeypointOptions, find_keypoints
 from ..registration.registrar import Registrar
-from ..synthetic.pairs import CLINICAL, PairOptions
+from ..synthetic.pairs import CLINICAL
 from ..synthetic.training_pairs import SyntheticOptions
 from ..training.config import TrainConfig
 from ..training.objective import TRUE_RADIUS_PX
@@ -116,11 +119,9 @@ def measure(checkpoint: Path, pairs: int) -> dict[str, float]:
                     "sure1": float(len(sure1[i][0])),
                 }
             )
-    trials = run_trials(
-        Registrar(network, device="cpu"), EVALUATION_SEED, pairs, PairOptions(), moving=BASE.data.moving
-    )
-    right = [float(t.would_be_px <= RIGHT_PX) for t in trials]
-    return validation.evaluate(network) | average(rows) | {"success": float(np.mean(right))}
+    drawn = synthetic_pairs(EVALUATION_SEED, pairs, kinds=BASE.data.moving)
+    right = measure_pairs(drawn, [Registrar(network, device="cpu")]).tried_px <= RIGHT_PX
+    return validation.evaluate(network) | average(rows) | {"success": float(right.mean())}
 
 
 def summarise_arms(rows: list[dict], shown: Sequence[str] = SHOWN) -> list[dict]:
@@ -155,7 +156,7 @@ def main() -> None:
     write_csv(folder / "ablation.csv", rows)
     table = summarise_arms(rows)
     write_json(folder / "ablation.json", table)
-    print_table(table)
+    print(as_text(table))
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from ..data.augment import AppearanceRange
 from ..data.file_pairs import PairDataset
 from ..data.sources import MixedPairs, stream, use_one_core
 from ..data.training_files import FileOptions, load_files
+from ..evaluation.summary import as_text
 from ..evaluation.timing import peak_memory_gb
-from ..evaluation.trials import print_table
 from ..synthetic.pairs import write_aligned_folder
 from ..synthetic.training_pairs import SyntheticOptions, SyntheticPairs
 from ..training.recipes import DRAWN, framed, sized
@@ -117,7 +117,7 @@ def main(words: Sequence[str] | None = None) -> int:
             rows = measure(root, args.size, args.batch, args.workers, args.batches)
         except (ValueError, OSError) as error:
             parser.error(str(error))
-    print_table(rows)
+    print(as_text(rows))
     return 0
 
 

@@ -22,7 +22,10 @@ from ..core.compute import from_one, worker_pool
 from ..core.files import write_csv, write_json
 from ..core.geometry import image_center, similarity
 from ..core.versions import code_version
-from ..evaluation.trials import FOUND_PX, RIGHT_PX, print_table, run_trial, run_trials
+from ..evaluation.metrics import FOUND_PX, RIGHT_PX
+from ..evaluation.pairs import SyntheticPair, synthetic_pairs
+from ..evaluation.runner import measure as measure_pairs
+from ..evaluation.summary import as_text
 from ..networks.checkpoints import find_weights, read_metadata
 from ..notebook.runs import NOTEBOOKS, Settings, plan
 from ..registration.registrar import Registrar
@@ -103,14 +106,14 @@ def measure(checkpoint: Path, seed: int, pairs: int) -> dict[str, float | None]:
     pictures, since new weights have neither a calibration nor steerers."""
     registrar = Registrar.from_pretrained(checkpoint, device="cpu", stages=1)
     registrar.calibration, registrar.steerers = read_metadata(find_weights("lite"))["calibration"], None
-    trials = {
-        "real": [run_trial(registrar, pair) for pair in held_out_pairs(seed)],
-        "generated": [run_trial(registrar, generated_pair(seed, k)) for k in range(pairs)],
-        "drawn": list(run_trials(registrar, SEEDS["drawn"] + seed, max(pairs // 3, 1))),
+    sets = {
+        "real": [SyntheticPair(given=pair) for pair in held_out_pairs(seed)],
+        "generated": [SyntheticPair(given=generated_pair(seed, k)) for k in range(pairs)],
+        "drawn": synthetic_pairs(SEEDS["drawn"] + seed, max(pairs // 3, 1)),
     }
     figures = {}
-    for name, tried in trials.items():
-        errors = np.array([t.would_be_px for t in tried])
+    for name, own in sets.items():
+        errors = measure_pairs(own, [registrar]).tried_px.fillna(np.inf).to_numpy()
         right = errors <= RIGHT_PX
         figures |= {name: float(right.mean()), f"{name} px": float(np.median(errors[right])) if right.any() else None}
         figures[f"{name} found"] = float((errors <= FOUND_PX).mean())
@@ -163,7 +166,7 @@ def main() -> None:
     write_csv(folder / "own_look.csv", rows)
     table = summarise_phases(rows)
     write_json(folder / "own_look.json", table)
-    print_table(table)
+    print(as_text(table))
 
 
 if __name__ == "__main__":

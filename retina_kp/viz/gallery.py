@@ -8,11 +8,12 @@ Pictures of many pairs become JPEG, so that a report with a hundred of them can 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from ..core.geometry import resize_matrix, warp_points
@@ -20,11 +21,10 @@ from ..core.images import shrink
 from ..core.overlays import checkerboard, overlay
 from ..data.annotation import true_homography
 from ..data.records import PairRecord
-from ..evaluation.baselines.classical import identity
+from ..evaluation.baselines import identity
 from ..evaluation.methods import as_registration
-from ..evaluation.pairs import read_pair, truth_points
-from ..evaluation.real import as_taken
-from ..evaluation.tables import outcome, pair_result
+from ..evaluation.real_pairs import read_pair, truth_points
+from ..evaluation.summary import as_taken, outcomes
 from ..registration.result import Registration
 from .evaluation import OUTCOME_LOOKS
 from .registrations import MODALITY_COLORS, WIDTH_IN, plot_matches, plot_residuals, show
@@ -37,44 +37,42 @@ FRAME_SHARE = 1 / 10  # of the longer side: what the arrows of 95 of 100 points 
 
 @dataclass(frozen=True)
 class Shown:
-    """A pair as one method registered it, ready to be drawn. name, eye: as the report calls them; row: of
-    `real_evaluation`, as taken."""
+    """A pair as one method registered it, ready to be drawn. name: as the report calls it; row: of the runner, as
+    taken; outcome: one of `summary.OUTCOMES`, or "answered"."""
 
     name: str
     record: PairRecord
     row: dict
+    outcome: str
 
     @property
     def result(self) -> Registration:
         return Registration.from_dict(self.row["registration"])
 
+    @property
+    def mean_px(self) -> str:
+        """E.g. "31.0 px"; "" without truth or transform."""
+        return f"{self.row['mean_px']:.1f} px" if self.row["errors_px"] is not None else ""
 
-def worst_first(records: dict[str, PairRecord], rows: Iterable[dict], method: str) -> list[Shown]:
+
+def worst_first(records: dict[str, PairRecord], rows: pd.DataFrame, method: str) -> list[Shown]:
     """The pairs of one method, as taken: without a transform first, then by falling mean error; without truth by rising
-    Dice.
-
-    records: by the names that the rows use."""
-    own = [row for row in as_taken(rows) if row["method"] == method]
-
-    def badness(row: dict) -> float:
-        if "errors_px" in row:
-            return pair_result(row).mean_error
-        return np.inf if row.get("dice") is None else 1 - row["dice"]
-
-    return [Shown(row["pair"], records[row["pair"]], row) for row in sorted(own, key=badness, reverse=True)]
+    Dice. records: by the names that the rows use."""
+    own = as_taken(rows[rows.method == method])
+    own = own.assign(shown=outcomes(own), errors_px=[e if isinstance(e, list) else None for e in own.errors_px])
+    own["badness"] = own.mean_px.fillna(1 - own.dice.astype(float)).fillna(np.inf)
+    own = own.sort_values("badness", ascending=False, kind="stable")
+    return [Shown(row["pair"], records[row["pair"]], row, row["shown"]) for row in own.to_dict("records")]
 
 
 def title(shown: Shown) -> str:
     """E.g. "cffa_003_01 · inaccurate · mean 31.0 px · confidence 0.71"."""
-    row, parts = shown.row, [shown.name]
-    parts.append(outcome(row) if row["outcome"] in ("acceptable", "inaccurate") else row["outcome"])
-    if row.get("errors_px"):
-        parts.append(f"mean {pair_result(row).mean_error:.1f} px")
-    elif row.get("dice") is not None:
+    row, parts = shown.row, [shown.name, shown.outcome]
+    if shown.mean_px:
+        parts.append(f"mean {shown.mean_px}")
+    elif pd.notna(row["dice"]):
         parts.append(f"Dice {row['dice']:.2f}")
-    if row.get("confidence") is not None:
-        parts.append(f"confidence {row['confidence']:.2f}")
-    return " · ".join(parts)
+    return " · ".join(parts + ([f"confidence {row['confidence']:.2f}"] if pd.notna(row["confidence"]) else []))
 
 
 # ------------------------------------------------------------------ drawings
@@ -186,7 +184,7 @@ def plot_before_after(pairs: Sequence[Shown], columns: int = 2) -> Figure:
                 ax.text(
                     0.5,
                     0.5,
-                    "no truth" if result is None else shown.row["outcome"],
+                    "no truth" if result is None else shown.outcome,
                     ha="center",
                     va="center",
                     transform=ax.transAxes,
@@ -213,10 +211,8 @@ def plot_contact_sheet(pairs: Sequence[Shown], columns: int = 6) -> Figure:
         show(picture, ax)
         ax.set_axis_on()
         ax.set(xticks=[], yticks=[])
-        name = outcome(shown.row)
-        color, _, dash = OUTCOME_LOOKS.get(name, ANSWERED)
+        color, _, dash = OUTCOME_LOOKS.get(shown.outcome, ANSWERED)
         for spine in ax.spines.values():
             spine.set(color=color, linewidth=3.5, linestyle=dash, visible=True)
-        error = f", {pair_result(shown.row).mean_error:.1f} px" if shown.row.get("errors_px") else ""
-        ax.set_title(f"{shown.name}\n{name}{error}", fontsize=8)
+        ax.set_title(f"{shown.name}\n{', '.join(filter(None, (shown.outcome, shown.mean_px)))}", fontsize=8)
     return figure

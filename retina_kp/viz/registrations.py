@@ -6,7 +6,7 @@ be 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -187,13 +187,14 @@ def picture(path: Path, width: int = 900):
     )
 
 
-def table(rows: Sequence[Mapping]):
-    """Rows (dicts with the same keys) as an HTML table for notebooks: lines of a cell stay lines, None and NaN are a
-    dash, an empty list says so."""
+def table(rows):
+    """A DataFrame, or rows (dicts with the same keys), as an HTML table for notebooks: lines of a cell stay lines, None
+    and NaN are a dash, an empty table says so."""
     from html import escape
 
     from IPython.display import HTML
 
+    rows = rows.to_dict("records") if hasattr(rows, "to_dict") else rows
     if not rows:
         return HTML("<p><i>nothing to list</i></p>")
     keys = list(dict.fromkeys(key for row in rows for key in row))
