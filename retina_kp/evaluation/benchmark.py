@@ -45,6 +45,7 @@ from .pairs import (
     synthetic_pairs,
 )
 from .runner import measure
+from .stress import AS_TAKEN
 from .summary import SYNTHETIC, as_text, summarise
 from .timing import STAGES, cold_start
 
@@ -130,7 +131,7 @@ def save_tables(folder: Path, rows: pd.DataFrame, missing: Mapping[str, str], st
 
 def earlier_run(trials: str | Path) -> tuple[pd.DataFrame, dict[str, float]]:
     """The rows of a trials.csv, and the cold start that was measured with them; {} where no summary.json tells it."""
-    rows = pd.read_csv(trials, dtype={"factor": str, "bin": str, "eye": str})
+    rows = pd.read_csv(trials, dtype={"factor": str, "bin": str, "eye": str}).assign(stress=AS_TAKEN)
     summary = Path(trials).with_name("summary.json")
     return rows, json.loads(summary.read_text(encoding="utf-8"))["cold_start"] if summary.is_file() else {}
 

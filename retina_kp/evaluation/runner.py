@@ -36,6 +36,7 @@ from .stress import Stress
 CRASHED = "error: "  # how the status of a method begins that raised an exception
 RIGHT_MATCH_PX = 5.0  # at 768, from the truth
 WINGS = ("core", "data", "networks", "synthetic", "registration", "evaluation")  # that rows depend on
+NUMBERS = ("mean_px", "median_px", "max_px", "tried_px", "true_turn_deg", "true_scale", "inlier_rate")  # need a truth
 Unit = tuple[Pair, Method]
 
 
@@ -117,12 +118,13 @@ def run_unit(pair: Pair, method: Method, key: str = "", how: tuple[int, bool] | 
     """The row of a method's answer to a pair, in JSON's types: what the pair is about; ``problem``: why it cannot be
     used, or ""; status, confidence (NaN where a method gives none), evidence, seconds; outcome ("acceptable",
     "inaccurate", "refused", "failed", or "answered" without truth); errors at 768, see `metrics.error_columns`
-    (missing without truth); tried_px: mean error of what was found even if it was refused; inlier_rate of its matches;
+    (NaN without truth); tried_px: mean error of what was found even if it was refused; inlier_rate of its matches;
     true turn and scale."""
     if how is not None:
         torch.set_num_threads(how[0])
         decide_bfloat16("cpu", how[1])
     row = {"key": key, **pair.about(), "method": method.name, "problem": "", "status": "", "outcome": ""}
+    row |= {"errors_px": None, **dict.fromkeys(NUMBERS, float("nan"))}
     try:
         seen = pair.load()
     except (ValueError, OSError) as error:
@@ -163,7 +165,7 @@ def _judged(method: Method, seen: Seen, result: Registration) -> dict:
     tried = errors if result.ok else point_errors(result.H_tried, *points, fixed_hw)
     shape = describe(np.linalg.inv(truth.H_0to1), seen.moving.shape[:2])
     row |= error_columns(errors) | {"tried_px": float("nan") if tried is None else tried.mean()}
-    row |= {"true_turn_deg": abs(shape.angle_deg), "true_scale": shape.scale, "inlier_rate": float("nan")}
+    row |= {"true_turn_deg": abs(shape.angle_deg), "true_scale": shape.scale}
     if method.ours:  # MIR, of refused answers too
         limit_px = RIGHT_MATCH_PX * max(fixed_hw) / LONGER_SIDE_PX
         row["inlier_rate"] = inlier_rate(result.matches0, result.matches1, truth.H_0to1, limit_px)

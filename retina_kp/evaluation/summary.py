@@ -29,7 +29,7 @@ SYNTHETIC = ("success", "within_2px", "auc25", "wrong", "far", "failed")
 
 def with_truth(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows whose outcome could be judged."""
-    return rows[rows.mean_px.notna()] if "mean_px" in rows else rows[:0].assign(mean_px=[])
+    return rows[rows.mean_px.notna()]
 
 
 def as_taken(rows: pd.DataFrame) -> pd.DataFrame:
