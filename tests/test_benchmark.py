@@ -274,7 +274,7 @@ def test_the_command_measures_prints_and_keeps(tmp_path, monkeypatch, capsys):
         (["--baselines", "SURF"], "no baseline 'SURF'"),
         (["--moving", "XY"], "no modality 'XY'"),
         (["--weights", "nowhere"], "nowhere"),
-        (["--pairs", "-1"], "whole numbers"),
+        (["--pairs", "-1"], "whole number"),
         (["--moving", ","], "at least one"),
         (["--grid", ","], "at least one"),
     ],

@@ -9,7 +9,8 @@ import pytest
 from retina_kp.core import geometry
 from retina_kp.evaluation import metrics
 from retina_kp.evaluation.intervals import mean_of_groups
-from retina_kp.evaluation.summary import RATES, summarise
+from retina_kp.evaluation.metrics import RATES
+from retina_kp.evaluation.summary import summarise
 
 INF = float("inf")
 SHIFT_34 = geometry.translation(3, 4)  # every point moves by 5 px

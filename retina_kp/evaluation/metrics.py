@@ -86,8 +86,8 @@ def auc_at(mean_errors, limit_px: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Score:
-    """A column of result tables: the mean over pairs of a value per pair. of: DataFrame of rows (mean_px, max_px,
-    outcome, trusted) → (P,) values; verdict: they are 0 or 1; meaning: the sentence that explains the column."""
+    """A column of result tables: the mean over pairs of a value per pair. meaning: the sentence that explains it; of:
+    DataFrame of rows (mean_px, max_px, outcome, trusted) → (P,) values; verdict: they are 0 or 1."""
 
     meaning: str
     of: Callable
@@ -98,19 +98,19 @@ def _answered(rows):
     return rows.outcome.isin(("acceptable", "inaccurate"))
 
 
-def _at_512(errors_px):
-    return errors_px * STRICT_SIDE_PX / LONGER_SIDE_PX
+def _strict_mean(rows):
+    return rows.mean_px * STRICT_SIDE_PX / LONGER_SIDE_PX <= STRICT_MEAN_LIMIT_PX
 
 
-def _sr_me(rows):
-    return _at_512(rows.mean_px) <= STRICT_MEAN_LIMIT_PX
+def _strict_max(rows):
+    return rows.max_px * STRICT_SIDE_PX / LONGER_SIDE_PX <= STRICT_MAX_LIMIT_PX
 
 
-def _sr_mae(rows):
-    return _at_512(rows.max_px) <= STRICT_MAX_LIMIT_PX
+def _at_fire(rows):
+    return rows.mean_px * FIRE_SIDE_PX / LONGER_SIDE_PX
 
 
-SCORES = {
+RATES = {
     "acceptable": Score(
         "share with median error at most 20 px and largest at most 50 px (SuperRetina's rule)",
         lambda rows: rows.outcome == "acceptable",
@@ -121,25 +121,21 @@ SCORES = {
         lambda rows: (rows.outcome == "inaccurate") & rows.trusted,
     ),
     "failed": Score("share without a transform, refused ones included", lambda rows: ~_answered(rows)),
-    "refused": Score(
-        "part of failed that the method itself declined to answer", lambda rows: rows.outcome == "refused"
-    ),
-    "sr_me": Score("share with mean error at most 5 px at 512", _sr_me),
-    "sr_mae": Score("share with largest error at most 10 px at 512", _sr_mae),
-    "strict": Score("share with both", lambda rows: _sr_me(rows) & _sr_mae(rows)),
-    "auc25": Score(
-        "mean over i = 1 to 25 of the share with mean error below i px at 768", lambda rows: auc25(rows.mean_px), False
-    ),
-    "auc25_fire": Score(
-        "the same with errors at 2912 px, as in FIRE's tables",
-        lambda rows: auc25(rows.mean_px * FIRE_SIDE_PX / LONGER_SIDE_PX),
-        False,
-    ),
-    "auc@5": Score(
-        "area under the recall curve up to 5 px, over 5", lambda rows: auc_at(rows.mean_px, 5), verdict=False
-    ),
-    "auc@10": Score("the same up to 10 px", lambda rows: auc_at(rows.mean_px, 10), verdict=False),
-    "auc@20": Score("the same up to 20 px", lambda rows: auc_at(rows.mean_px, 20), verdict=False),
+    "refused": Score("part of failed that the method declined to answer", lambda rows: rows.outcome == "refused"),
+}
+AREAS = {
+    "sr_me": Score("share with mean error at most 5 px at 512", _strict_mean),
+    "sr_mae": Score("share with largest error at most 10 px at 512", _strict_max),
+    "strict": Score("share with both", lambda rows: _strict_mean(rows) & _strict_max(rows)),
+    "auc25": Score("mean share with mean error below i = 1 to 25 px at 768", lambda rows: auc25(rows.mean_px), False),
+    "auc25_fire": Score("the same at 2912 px, as in FIRE's tables", lambda rows: auc25(_at_fire(rows)), False),
+    "auc@5": Score("area under the recall curve up to 5 px, over 5", lambda rows: auc_at(rows.mean_px, 5), False),
+    "auc@10": Score("the same up to 10 px", lambda rows: auc_at(rows.mean_px, 10), False),
+    "auc@20": Score("the same up to 20 px", lambda rows: auc_at(rows.mean_px, 20), False),
+}
+SCORES = {
+    **RATES,
+    **AREAS,
     "success": Score("share with mean error at most 5 px", lambda rows: rows.mean_px <= RIGHT_PX),
     "within_2px": Score("share with mean error at most 2 px", lambda rows: rows.mean_px <= 2),
     "wrong": Score("share with a transform beyond 5 px", lambda rows: _answered(rows) & (rows.mean_px > RIGHT_PX)),

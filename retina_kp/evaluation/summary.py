@@ -14,14 +14,12 @@ import pandas as pd
 
 from .intervals import binomial_limits, interval, mean_of_groups, median_interval, paired_difference
 from .methods import ORACLE
-from .metrics import FIRE_CATEGORIES, FOUND_PX, SCORES
+from .metrics import AREAS, FIRE_CATEGORIES, FOUND_PX, RATES, SCORES
 from .pairs import FIT
 from .stress import AS_TAKEN, NEUTRAL, in_words
 
 ALL, FLOOR = "all", "annotation residual"
 OUTCOMES = ("acceptable", "inaccurate, warned of", "wrongly accepted", "refused", "failed")  # exclusive and complete
-RATES = ("acceptable", "inaccurate", "wrong_accepted", "failed", "refused")
-AREAS = ("sr_me", "sr_mae", "strict", "auc25", "auc25_fire", "auc@5", "auc@10", "auc@20")
 SYNTHETIC = ("success", "within_2px", "auc25", "wrong", "far", "failed")
 
 # ------------------------------------------------------------------ which rows
@@ -77,7 +75,7 @@ def summarise(
     judged = judged.assign(trusted=trusted(judged, accept_confidence))
     values = pd.DataFrame({name: np.asarray(SCORES[name].of(judged), float) for name in scores})
     lines = []
-    for place, own in judged.groupby(list(by), sort=False) if by else [((), judged)]:
+    for place, own in judged.groupby(list(by), sort=False) if by else [((), judged)] * (len(judged) > 0):
         line = dict(zip(by, place, strict=True)) | {"pairs": len(own), "eyes": own.eye.nunique()}
         for name in scores:
             line[name] = _mean(values[name][own.index], own.eye, seed, SCORES[name].verdict)
@@ -89,12 +87,12 @@ def summarise(
 
 
 def _mean(values, eyes, seed: int | None, verdicts: bool = False):
-    mean = float(np.mean(values)) if len(values) else float("nan")
+    mean = float(np.mean(values))
     return mean if seed is None else [mean, *interval(values, list(eyes), seed, verdicts)]
 
 
 def _median(values, eyes, seed: int | None):
-    median = float(np.median(values)) if len(values) else float("nan")
+    median = float(np.median(values))
     return median if seed is None else [median, *median_interval(values, list(eyes), seed)]
 
 
