@@ -229,6 +229,6 @@ def test_a_warned_of_error_is_inaccurate_but_not_wrongly_accepted():
 
 
 def test_summary_of_nothing_and_of_points_that_do_not_exist():
-    assert summarise(rows()[:0].reindex(columns=rows([1]).columns)).pairs.tolist() in ([], [0])
+    assert not len(summarise(rows([1])[:0]))
     with pytest.raises(ValueError, match="point pairs"):
         metrics.point_errors(np.eye(3), NONE, NONE, (768, 768))

@@ -36,12 +36,8 @@ from .pairs import (
     TOGETHER,
     Cell,
     SyntheticPair,
-    angle_cells,
-    crossed_cells,
     grid_pairs,
     modalities,
-    overlap_cells,
-    scale_cells,
     synthetic_pairs,
 )
 from .runner import measure
@@ -93,9 +89,9 @@ class BenchmarkSettings:
 
     def cells(self) -> list[Cell]:
         """The places of the grids that are asked for."""
+        wanted = {"angle": [self.angles], "scale": [self.scales], "overlap": [self.overlaps], TOGETHER: self.together}
         easy = replace(EASY, size_px=self.image_size)
-        single = angle_cells(self.angles, easy) + scale_cells(self.scales, easy) + overlap_cells(self.overlaps, easy)
-        return single + (crossed_cells(*self.together, easy) if self.together else [])
+        return [cell for factor, values in wanted.items() if values for cell in FACTORS[factor](*values, easy)]
 
 
 # ------------------------------------------------------------------ measuring
@@ -194,7 +190,7 @@ def run_tables(args, baselines: Sequence[Function]) -> None:
         words, options = TABLES[name]
         print(f"\n{name}: {words}, 768x768 px   (success = mean corner error ≤ {RIGHT_PX:g} px)", flush=True)
         pairs = synthetic_pairs(args.seed, args.pairs, options, args.moving, ("table", name))
-        rows = measure_beside(Path(args.out), pairs, args.weights, baselines, args.processes)
+        rows = measure_beside(args.out, pairs, args.weights, baselines, args.processes)
         print(as_text(_summary(rows, "kind", "method")))
         judged.append(rows[rows.method == OURS])
     ours = pd.concat(judged)
@@ -206,15 +202,15 @@ def run_grids(args, baselines: Sequence[Function], missing: Mapping[str, str], s
     """Measure the grids asked for, print and save the tables."""
     cells = [cell for factor in args.grid for cell in FACTORS[factor]()]
     pairs = grid_pairs(cells, args.pairs, args.moving, args.seed)
-    rows = measure_beside(Path(args.out), pairs, args.weights, baselines, args.processes)
-    found = save_tables(Path(args.out), rows, missing, start)
+    rows = measure_beside(args.out, pairs, args.weights, baselines, args.processes)
+    found = save_tables(args.out, rows, missing, start)
     for factor in args.grid:
         table = crossed_table(found["cells"]) if factor == TOGETHER else pivot(found["cells"], factor)
         print(f"\n{factor}: success{'' if factor == TOGETHER else ' (AUC25)'}, pairs per kind and cell: {args.pairs}")
         print(as_text(table))
     print(f"\nmethods, over all pairs\n{as_text(found['methods'])}")
     print(f"\nseconds of {OURS} per stage\n{as_text(found['stages_s'])}")
-    print(f"\nin pictures: python -m retina_kp.notebook.report 09_benchmark -p trials {Path(args.out) / 'trials.csv'}")
+    print(f"\nin pictures: python -m retina_kp.notebook.report 09_benchmark -p trials {args.out / 'trials.csv'}")
 
 
 def _names(text: str) -> list[str]:
@@ -232,14 +228,13 @@ def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--baselines", type=_names, help=f"of {', '.join(BASELINES)}; default: SIFT+MAGSAC for tables, all for grids")
     add("--ours-only", action="store_true", help="leave the baselines out")
     add("--processes", type=from_one, default=1, help="side by side; times are then longer")
-    add("--out", default="outputs/benchmark", help="folder of results; a second call goes on with them")
+    add("--out", type=Path, default=Path("outputs/benchmark"), help="of results; a second call goes on with them")
     add("--weights", default="lite")
     add("--seed", type=int)
     args = parser.parse_args(argv)
-    args.pairs = args.pairs or (12 if args.tables else 2)
-    args.seed = (VALIDATION_SEED if args.tables else GRID_SEED) if args.seed is None else args.seed
-    usual = ["SIFT+MAGSAC"] if args.tables else list(BASELINES)
-    args.baselines = [] if args.ours_only else args.baselines or usual
+    usual = (12, VALIDATION_SEED, ["SIFT+MAGSAC"]) if args.tables else (2, GRID_SEED, list(BASELINES))
+    args.pairs, args.seed = args.pairs or usual[0], usual[1] if args.seed is None else args.seed
+    args.baselines = [] if args.ours_only else args.baselines or usual[2]
     for name, known in (("grid", FACTORS), ("tables", TABLES)):
         if unknown := [given for given in getattr(args, name) if given not in known]:
             parser.error(f"--{name}: no {unknown[0]!r}; there are {', '.join(known)}")
@@ -255,8 +250,8 @@ def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = read_arguments(argv)
     baselines, missing = choose_baselines(args.baselines)
-    versions = f"{torch.get_num_threads()} threads, torch {torch.__version__}, OpenCV {cv2.__version__}"
-    print(f"{platform.machine()}, {choose_device('auto').type}, {versions}")
+    machine = f"{platform.machine()}, {choose_device('auto').type}, {torch.get_num_threads()} threads"
+    print(f"{machine}, torch {torch.__version__}, OpenCV {cv2.__version__}")
     print("".join(f"{name} left out: {why}\n" for name, why in missing.items()), end="")
     start = start_seconds(args.weights, args.seed)
     run_tables(args, baselines) if args.tables else run_grids(args, baselines, missing, start)

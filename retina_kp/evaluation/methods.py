@@ -48,6 +48,7 @@ class Method(Protocol):
 
     def fingerprint(self) -> str:
         """Changes whenever the answers might, with one and the same code of the package."""
+        return self.name
 
     def provenance(self) -> dict:
         """What a report says of it beside the name."""
@@ -131,13 +132,12 @@ class AnnotationFit(Method):
     name: str = FIT
     told_truth = True
 
-    def fingerprint(self) -> str:
-        return FIT
-
     def answer(self, seen: Seen) -> tuple[Registration, dict]:
-        H = None if seen.truth is None else np.linalg.inv(seen.truth.H_0to1)
-        H = None if H is None else H / H[2, 2]
-        return as_registration(H, seen.fixed.shape[:2], seen.moving.shape[:2]), {}
+        H_1to0 = None
+        if seen.truth is not None:
+            H_1to0 = np.linalg.inv(seen.truth.H_0to1)
+            H_1to0 /= H_1to0[2, 2]
+        return as_registration(H_1to0, seen.fixed.shape[:2], seen.moving.shape[:2]), {}
 
 
 @dataclass(frozen=True)
@@ -177,19 +177,18 @@ def as_registration(answer, fixed_hw, moving_hw) -> Registration:
     """What a `Function` returns in the form of our results, with confidence NaN; ValueError for anything else."""
     if isinstance(answer, Registration):
         return answer
+    none = replace(refused(NOT_FOUND, fixed_hw, moving_hw), confidence=float("nan"))
     if answer is None:
-        return replace(refused(NOT_FOUND, fixed_hw, moving_hw), confidence=float("nan"))
-    H_1to0, kind, more = answer, Registration, {}
+        return none
+    H_1to0 = answer
     if callable(answer):
         grid = np.stack(np.meshgrid(*[np.linspace(0, n - 1, 9) for n in moving_hw[::-1]]), -1).reshape(-1, 2)
-        H_1to0, kind, more = cv2.findHomography(grid, answer(grid))[0], Mapped, {"function": answer}
+        none = Mapped(**vars(none), function=answer)
+        H_1to0 = cv2.findHomography(grid, none.map_to_fixed(grid))[0]
     H_1to0 = np.asarray(H_1to0, np.float64)
     if H_1to0.shape != (3, 3) or not np.isfinite(H_1to0).all():
         raise ValueError(f"a method returns a 3x3 matrix, a function of points or None, not {answer!r:.80}")
-    none, angle = np.zeros((0, 2)), describe(H_1to0, moving_hw).angle_deg
-    matches = (none, none, np.zeros(0, bool))
-    sizes = (tuple(fixed_hw), tuple(moving_hw))
-    return kind("ok", H_1to0, float("nan"), *matches, *sizes, angle_deg=angle, **more)
+    return replace(none, status="ok", H_1to0=H_1to0, angle_deg=describe(H_1to0, moving_hw).angle_deg)
 
 
 # ------------------------------------------------------------------ which there are
@@ -215,8 +214,8 @@ def choose_methods(
     """Ours, baselines by name and functions of one's own, and those that cannot run here with the reason.
 
     weights: shipped names, checkpoint files, run folders, or "phases": the newest checkpoint of each training notebook
-    in the folder ``runs``. ValueError or FileNotFoundError for names that do not exist or occur twice, and without any
-    of our weights: the first is compared with all others.
+    in the folder ``runs``; at least one, which is compared with all others. ValueError or FileNotFoundError for names
+    that do not exist or occur twice.
     """
     sources, missing = [], {}
     for given in weights:

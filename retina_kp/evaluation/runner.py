@@ -200,10 +200,9 @@ def evaluate(
     """Run every method on every pair as taken, and those named in ``stressed`` (default: all) under the other stresses
     too; keep as in `measure`. Pairs whose files or truth are unusable become problems."""
     facts = run([(RealPair(record), AnnotationFit()) for record in records], keep, "pairs")
-    usable = [record for record, problem in zip(records, facts.problem, strict=True) if not problem]
-    broken = zip(records, facts.problem, facts.pair, strict=True)
-    problems = [Problem(str(record.image1), why, pair) for record, why, pair in broken if why]
-    facts = facts[facts.problem == ""]
+    told = list(zip(records, facts.problem, strict=True))
+    problems = [Problem(str(record.image1), why, record.pair_id) for record, why in told if why]
+    usable, facts = [record for record, why in told if not why], facts[facts.problem == ""]
     if not usable:
         return Evaluation({}, facts, problems)
     masks = zip(usable, facts.mask_problem, strict=True)

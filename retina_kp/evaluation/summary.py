@@ -75,7 +75,8 @@ def summarise(
     judged = judged.assign(trusted=trusted(judged, accept_confidence))
     values = pd.DataFrame({name: np.asarray(SCORES[name].of(judged), float) for name in scores})
     lines = []
-    for place, own in judged.groupby(list(by), sort=False) if by else [((), judged)] * (len(judged) > 0):
+    groups = judged.groupby(list(by), sort=False) if by else [((), judged)]
+    for place, own in groups if len(judged) else []:
         line = dict(zip(by, place, strict=True)) | {"pairs": len(own), "eyes": own.eye.nunique()}
         for name in scores:
             line[name] = _mean(values[name][own.index], own.eye, seed, SCORES[name].verdict)
@@ -83,7 +84,7 @@ def summarise(
             line["inlier_rate"] = _mean_of_known(own, "inlier_rate", seed)
         line |= {"median_px": _median(own.mean_px, own.eye, seed), "seconds": own.seconds.astype(float).median()}
         lines.append(line)
-    return pd.DataFrame(lines, columns=None if lines else [*by, "pairs", "eyes", *scores, "median_px", "seconds"])
+    return pd.DataFrame(lines)
 
 
 def _mean(values, eyes, seed: int | None, verdicts: bool = False):
@@ -92,8 +93,7 @@ def _mean(values, eyes, seed: int | None, verdicts: bool = False):
 
 
 def _median(values, eyes, seed: int | None):
-    median = float(np.median(values))
-    return median if seed is None else [median, *median_interval(values, list(eyes), seed)]
+    return float(np.median(values)) if seed is None else [np.median(values), *median_interval(values, list(eyes), seed)]
 
 
 def _mean_of_known(rows: pd.DataFrame, name: str, seed: int | None):
@@ -111,12 +111,11 @@ def method_table(rows: pd.DataFrame, accept_confidence: float = 0.5, seed: int =
     parts = []
     for kind, own in by_kind(with_truth(as_taken(rows))):
         lines = summarise(own.assign(kind=kind), ["method", "kind"], (*RATES, *AREAS), accept_confidence, seed)
-        floor = own[own.residual_px.notna()] if "residual_px" in own else own[:0]
+        floor = own.dropna(subset=["residual_px"])
         if len(floor):
-            median = _median(floor.residual_px.astype(float), floor.eye, seed)
             line = {"method": FLOOR, "kind": kind, "pairs": len(floor), "eyes": floor.eye.nunique()}
-            line = pd.DataFrame([line | {"median_px": median}])
-            lines = pd.concat([lines[lines.method == FIT], line, lines[lines.method != FIT]])
+            line["median_px"] = _median(floor.residual_px.astype(float), floor.eye, seed)
+            lines = pd.concat([lines[lines.method == FIT], pd.DataFrame([line]), lines[lines.method != FIT]])
         parts.append(lines)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["method", "kind"])
 
