@@ -3,8 +3,7 @@
 python -m retina_kp.evaluation.benchmark                                               grids of turn, scale and overlap
 python -m retina_kp.evaluation.benchmark --tables usual,wide --pairs 500 --ours-only   instead tables of pairs at any turn
 
-A grid is a list of synthetic pairs that get harder in one respect at a time, or in all three together. Every row is kept
-as soon as it is measured; a second call goes on.
+Every row is kept as soon as it is measured; a second call goes on.
 """
 
 from __future__ import annotations
@@ -27,19 +26,7 @@ from ..synthetic.pairs import PairOptions, draw_pair
 from .calibration import calibration_error
 from .methods import BASELINES, Function, Ours, choose_baselines
 from .metrics import FOUND_PX, RIGHT_PX
-from .pairs import (
-    AND,
-    EASY,
-    FACTORS,
-    GRID_SEED,
-    MOVING,
-    TOGETHER,
-    Cell,
-    SyntheticPair,
-    grid_pairs,
-    modalities,
-    synthetic_pairs,
-)
+from .pairs import AND, EASY, FACTORS, GRID_SEED, MOVING, TOGETHER, grid_pairs, modalities, synthetic_pairs
 from .runner import measure
 from .stress import AS_TAKEN
 from .summary import SYNTHETIC, as_text, summarise
@@ -47,13 +34,10 @@ from .timing import STAGES, cold_start
 
 OURS = "retina_kp"
 VALIDATION_SEED = 77_001  # of tables; never used for training or calibration
-UPRIGHT = PairOptions(rotation_deg=10.0, scale=(0.9, 1.1), min_overlap=0.7)
-# any turn
-USUAL, WIDE = PairOptions(scale=(0.5, 2.0), min_overlap=0.5), PairOptions(scale=(1 / 3, 3.0), min_overlap=0.25)
 TABLES = {
-    "upright": ("turn ±10°, scale 0.9–1.1, overlap ≥ 0.7", UPRIGHT),
-    "usual": ("turn ±180°, scale 0.5–2, overlap ≥ 0.5", USUAL),
-    "wide": ("turn ±180°, scale 0.33–3, overlap ≥ 0.25", WIDE),
+    "upright": PairOptions(rotation_deg=10.0, scale=(0.9, 1.1), min_overlap=0.7),
+    "usual": PairOptions(scale=(0.5, 2.0), min_overlap=0.5),
+    "wide": PairOptions(scale=(1 / 3, 3.0), min_overlap=0.25),
 }
 MEASURES = {"success": f"registered within {RIGHT_PX:g} px", "auc25": "AUC25", "within_2px": "registered within 2 px"}
 
@@ -87,7 +71,7 @@ class BenchmarkSettings:
         if self.trials and not in_project(self.trials).is_file():
             raise ValueError(f"trials: no file {in_project(self.trials)}")
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list:
         """The places of the grids that are asked for."""
         wanted = {"angle": [self.angles], "scale": [self.scales], "overlap": [self.overlaps], TOGETHER: self.together}
         easy = replace(EASY, size_px=self.image_size)
@@ -97,23 +81,19 @@ class BenchmarkSettings:
 # ------------------------------------------------------------------ measuring
 
 
-def measure_beside(
-    folder: Path, pairs: Sequence[SyntheticPair], weights: str, baselines: Sequence[Function], processes: int
-) -> pd.DataFrame:
-    """Rows of ours and of baselines. All that was ever measured is kept in rows.jsonl of the folder; with several
-    processes the same rows come sooner, but their seconds are those of a busy machine."""
+def measure_beside(folder: Path, pairs: list, weights: str, baselines: list[Function], processes: int) -> pd.DataFrame:
+    """Rows of ours and of baselines; all that was ever measured is kept in rows.jsonl of the folder."""
     return measure(pairs, [Ours(OURS, weights), *baselines], folder / "rows.jsonl", processes)
 
 
 def start_seconds(weights: str, seed: int) -> dict[str, float]:
     """`timing.cold_start` on an upright pair of 768 x 768 px, and on its fixed image with another eye's moving one."""
-    own, other = (draw_pair(seed, index, ("CF", "FA"), UPRIGHT) for index in (0, 1))
+    own, other = (draw_pair(seed, index, ("CF", "FA"), TABLES["upright"]) for index in (0, 1))
     return cold_start(weights, own.fixed, own.moving, other.moving)
 
 
 def save_tables(folder: Path, rows: pd.DataFrame, missing: Mapping[str, str], start: Mapping[str, float]) -> dict:
-    """Write trials.csv (the rows), cells.csv and summary.json; returns tables: methods, stages, cells, and the cold
-    start."""
+    """Write trials.csv (the rows), cells.csv and summary.json; returns the tables, and the cold start."""
     cells = _summary(rows, "factor", "bin", "kind", "method")
     found = {"methods": method_table(rows, missing), "stages_s": stage_table(rows), "cells": cells}
     columns = ["factor", "bin", "kind", "index", "eye", "method", "outcome", "mean_px", "tried_px", "confidence"]
@@ -187,9 +167,10 @@ def run_tables(args, baselines: Sequence[Function]) -> None:
     """Measure and print the tables asked for, of ours alone or beside baselines."""
     judged = []
     for name in args.tables:
-        words, options = TABLES[name]
-        print(f"\n{name}: {words}, 768x768 px   (success = mean corner error ≤ {RIGHT_PX:g} px)", flush=True)
-        pairs = synthetic_pairs(args.seed, args.pairs, options, args.moving, ("table", name))
+        o = TABLES[name]
+        asked = f"turn ±{o.rotation_deg:g}°, scale {o.scale[0]:.2g}–{o.scale[1]:g}, overlap ≥ {o.min_overlap:g}"
+        print(f"\n{name}: {asked}, 768x768 px   (success = mean corner error ≤ {RIGHT_PX:g} px)", flush=True)
+        pairs = synthetic_pairs(args.seed, args.pairs, o, args.moving, ("table", name))
         rows = measure_beside(args.out, pairs, args.weights, baselines, args.processes)
         print(as_text(_summary(rows, "kind", "method")))
         judged.append(rows[rows.method == OURS])

@@ -30,7 +30,6 @@ from .timing import TimedRegistrar
 PHASE_NOTEBOOKS = ("01_warmup", "02_geometric", "03_pke", "04_sim2real")
 ORACLE = ", oracle keypoints"  # what follows the name of a method where the true points were its keypoints
 NOT_FOUND = "found no transform"
-# every module of the folder baselines names what it has
 _FAMILIES = [
     import_module(f"{baselines.__name__}.{module.name}") for module in pkgutil.iter_modules(baselines.__path__)
 ]
@@ -58,8 +57,7 @@ class Method(Protocol):
         """Load what the first answer would have to wait for."""
 
     def answer(self, seen: Seen) -> tuple[Registration, dict]:
-        """The answer to a pair, and further columns of its row. NOT_FOUND and exceptions are failures of a method,
-        every other status than "ok" is a refusal."""
+        """The answer to a pair, and further columns of its row. NOT_FOUND and exceptions are failures."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +100,10 @@ def _registrar(weights: str, model: str, device: str, written: tuple[int, int]) 
 
 @dataclass(frozen=True)
 class Oracle(Method):
-    """What `of` would find if its detector were perfect (GT alignment), see `oracle_keypoints`."""
+    """What ours would find if its detector were perfect (GT alignment), see `oracle_keypoints`."""
 
     of: Ours
-    ours, told_truth = True, True
+    ours = told_truth = True
 
     @property
     def name(self) -> str:
@@ -133,24 +131,20 @@ class AnnotationFit(Method):
     told_truth = True
 
     def answer(self, seen: Seen) -> tuple[Registration, dict]:
-        H_1to0 = None
-        if seen.truth is not None:
-            H_1to0 = np.linalg.inv(seen.truth.H_0to1)
-            H_1to0 /= H_1to0[2, 2]
-        return as_registration(H_1to0, seen.fixed.shape[:2], seen.moving.shape[:2]), {}
+        H = None if seen.truth is None else np.linalg.inv(seen.truth.H_0to1)
+        return as_registration(H if H is None else H / H[2, 2], seen.fixed.shape[:2], seen.moving.shape[:2]), {}
 
 
 @dataclass(frozen=True)
 class Function(Method):
-    """A baseline, or a method of the user's own: a function of the fixed and the moving image (arrays HxWx3, or HxW)
-    that returns a (3, 3) matrix moving px → fixed px, a function of (N, 2) points that does the same, a `Registration`,
-    or None."""
+    """A baseline, or a method of one's own: a function of the fixed and the moving image (arrays HxWx3 or HxW) that
+    returns a (3, 3) matrix moving px → fixed px, a function of (N, 2) points that does so, a `Registration`, or None."""
 
     name: str
     function: Callable
 
     def fingerprint(self) -> str:
-        """Of a function outside the package its source, which says nothing of what it calls."""
+        """Outside the package the source, which says nothing of what it calls."""
         if self.function in BASELINES.values():
             return self.name
         try:
@@ -195,7 +189,7 @@ def as_registration(answer, fixed_hw, moving_hw) -> Registration:
 
 
 def choose_baselines(names: Sequence[str]) -> tuple[list[Function], dict[str, str]]:
-    """Baselines that can run here, and those that cannot with the reason; ValueError for an unknown name."""
+    """Baselines that can run here, and why others cannot; ValueError for an unknown name."""
     unknown = [name for name in names if name not in BASELINES]
     if unknown:
         raise ValueError(f"no baseline {unknown[0]!r}; there are {', '.join(BASELINES)}")
@@ -245,8 +239,7 @@ def _newest_checkpoints(runs: Path) -> dict[str, str]:
 
 
 def _short_names(sources: Sequence[str]) -> list[str]:
-    """Distinct names for tables that give no more of a path away than they must: "lite", "03_pke" or, where two share
-    it, "03_pke #2"."""
+    """Distinct names that give no more of a path away than they must: "lite", "03_pke", and "03_pke #2"."""
     names = []
     for path in map(Path, sources):
         shipped = path.parent == SHIPPED or len(path.parts) == 1

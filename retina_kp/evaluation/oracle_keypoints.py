@@ -57,9 +57,7 @@ def register_true_points(
     if closeup is None:
         return refused(f"{FEW_MATCHES}: the true transform leaves nothing that both images show", *sizes)
     windows = closeup.window_from_base0, closeup.window_from_base0 @ H_base
-    window_from_original = [
-        window @ views.base_from_original for window, views in zip(windows, (views0, views1), strict=True)
-    ]
+    window_from_original = windows[0] @ views0.base_from_original, windows[1] @ views1.base_from_original
     points0, points1 = points or _detected(closeup, window_from_original[0], H_1to0)
     drawn = [warp_points(xy, H) for xy, H in zip((points0, points1), window_from_original, strict=True)]
     seen = inside(drawn[0], closeup.hw) & inside(drawn[1], closeup.hw) & inside(points1, sizes[1], -0.5)

@@ -55,17 +55,16 @@ class Pair(Protocol):
 
     def more(self, seen: Seen, result: Registration, method: str) -> dict:
         """Further columns of the row of a method's answer."""
+        return {}
 
     def fingerprint(self) -> str:
         """Changes with images, truth and names."""
 
 
-def describe_pair(
-    pair: str, eye: str, kind: str, category: str = "", stress: Stress = Stress(), genuine: bool = True
-) -> dict:
+def names_of(pair: str, eye: str, kind: str, category: str = "", stress: Stress = Stress()) -> dict:
     """Columns that rows of all kinds of pairs have."""
     row = {"pair": pair, "eye": eye, "kind": kind, "category": category}
-    return row | {"stress": stress.label, "factors": stress.changed(), "genuine": genuine}
+    return row | {"stress": stress.label, "factors": stress.changed(), "genuine": True}
 
 
 def digest(*parts) -> str:
@@ -85,7 +84,7 @@ def modalities(kind: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
-class SyntheticPair:
+class SyntheticPair(Pair):
     """Pair number ``index`` of a seed and kind (`modalities`), with exact truth, judged at the corners of the moving
     image; or a given one. place: names of its factor and bin in a grid."""
 
@@ -102,14 +101,14 @@ class SyntheticPair:
 
     def about(self) -> dict:
         kind = "-".join(self.given.modalities if self.given else modalities(self.kind))
-        row = describe_pair(f"{kind} {self.index}", f"{self.seed} {self.index}", kind)
+        row = names_of(f"{kind} {self.index}", f"{self.seed} {self.index}", kind)
         return row | {"factor": self.place[0], "bin": self.place[1], "index": self.index}
 
     def load(self) -> Seen:
         pair = self._sample
-        places = corners(pair.moving.shape[:2])
-        truth = Truth(places, warp_points(places, np.linalg.inv(pair.H_0to1)), pair.H_0to1)
-        return Seen(pair.fixed, pair.moving, truth)
+        points1 = corners(pair.moving.shape[:2])
+        points0 = warp_points(points1, np.linalg.inv(pair.H_0to1))
+        return Seen(pair.fixed, pair.moving, Truth(points1, points0, pair.H_0to1))
 
     def more(self, seen: Seen, result: Registration, method: str) -> dict:
         """How hard the pair is: turn, scale (fixed → moving) and overlap."""
@@ -117,7 +116,8 @@ class SyntheticPair:
         return {"angle_deg": abs(shape.angle_deg), "scale": shape.scale, "overlap": self._sample.overlap}
 
     def fingerprint(self) -> str:
-        return digest(self.seed, self.index, self.kind, asdict(self.options))
+        given = self.given and [self.given.fixed, self.given.moving, self.given.H_0to1]
+        return digest(self.seed, self.index, self.kind, asdict(self.options), given)
 
 
 @lru_cache(maxsize=2)  # several methods see one pair after the other
@@ -136,7 +136,7 @@ OTHER, OWN_MIRRORED, OTHER_MIRRORED = "another eye", "its own, mirrored", "anoth
 
 
 @dataclass(frozen=True)
-class ImpostorPair:
+class ImpostorPair(Pair):
     """The fixed image of one pair with the moving image of another, or a mirrored one: nothing is right."""
 
     fixed: Pair
@@ -150,9 +150,6 @@ class ImpostorPair:
     def load(self) -> Seen:
         moving = self.moving.load().moving
         return replace(self.fixed.load(), moving=moving if self.what == OTHER else moving[:, ::-1], truth=None)
-
-    def more(self, seen: Seen, result: Registration, method: str) -> dict:
-        return {}
 
     def fingerprint(self) -> str:
         return digest(self.fixed.fingerprint(), self.moving.fingerprint(), self.what)

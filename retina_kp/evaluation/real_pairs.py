@@ -19,7 +19,7 @@ from ..data.layouts import FIRE_PAIR
 from ..data.records import PairRecord
 from ..registration.result import Registration
 from .metrics import LONGER_SIDE_PX, vessel_dice
-from .pairs import FIT, Seen, Truth, describe_pair, digest
+from .pairs import FIT, Pair, Seen, Truth, digest, names_of
 from .stress import Stress, alter
 
 COMPUTED_PX = 0.01  # nobody clicks so well: points that leave less open, at 768, were computed from a transform
@@ -27,7 +27,7 @@ DICE_SIDE_PX, DICE_SIGMAS_PX = 384, (1.0, 2.0)  # longer side of the copies that
 
 
 @dataclass(frozen=True)
-class RealPair:
+class RealPair(Pair):
     """A record, its moving image altered by a stress; the truth follows."""
 
     record: PairRecord
@@ -37,7 +37,7 @@ class RealPair:
         r = self.record
         category = FIRE_PAIR.fullmatch(r.pair_id) if r.modality0 == r.modality1 == "CF" else None
         kind = f"{r.modality0}-{r.modality1}"
-        return describe_pair(r.pair_id, r.eye_id, kind, category[1][0] if category else "", self.stress)
+        return names_of(r.pair_id, r.eye_id, kind, category[1][0] if category else "", self.stress)
 
     def load(self) -> Seen:
         fixed, moving = read_pair(self.record)

@@ -1,8 +1,7 @@
-"""From rows of the runner to tables: scores with intervals over eyes, paired differences, FIRE's protocol, stress,
-reliability, and all of them as text.
+"""From rows of the runner to tables: scores with intervals over eyes, differences, FIRE's protocol, stress, reliability.
 
-Every score is a share or mean over *all* pairs with truth, failed ones included. Tables are DataFrames; where intervals
-are asked for, by a seed, a cell is [value, low, high].
+Every score is a share or mean over *all* pairs with truth, failed ones included. Where intervals are asked for, by a
+seed, a cell is [value, low, high].
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ def claims_nothing(method: str) -> bool:
 
 
 def trusted(rows: pd.DataFrame, accept_confidence: float = 0.5) -> pd.Series:
-    """Whether each row's transform was given without a warning, which a confidence below accept_confidence is; one of a
-    method without confidence is trusted, but for oracles, which claim nothing."""
+    """Whether each row's transform was given without a warning, which a confidence below accept_confidence is. Methods
+    without confidence are trusted; oracles claim nothing."""
     return ~rows.method.map(claims_nothing).astype(bool) & ~(rows.confidence.astype(float) < accept_confidence)
 
 
@@ -53,8 +52,7 @@ def outcomes(rows: pd.DataFrame, accept_confidence: float = 0.5) -> pd.Series:
 
 
 def by_kind(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """(kind, its rows) for each kind of pair, and all together last, as ALL; where all are of one kind that kind
-    alone."""
+    """(kind, its rows) for each kind of pair, and all together last, as ALL, where there are several."""
     apart = list(rows.groupby("kind", sort=False))
     return apart + [(ALL, rows)] if len(apart) > 1 else apart
 
@@ -99,10 +97,8 @@ def _median(values, eyes, seed: int | None):
 def _mean_of_known(rows: pd.DataFrame, name: str, seed: int | None):
     """Mean over the rows that have the value; with a seed also its interval and their number; None without any."""
     known = rows[rows[name].notna()]
-    if not len(known):
-        return None
-    mean = _mean(known[name].astype(float), known.eye, seed)
-    return mean if seed is None else [*mean, len(known)]
+    mean = _mean(known[name].astype(float), known.eye, seed) if len(known) else None
+    return mean if seed is None or mean is None else [*mean, len(known)]
 
 
 def method_table(rows: pd.DataFrame, accept_confidence: float = 0.5, seed: int = 0) -> pd.DataFrame:
@@ -137,8 +133,8 @@ def dice_table(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def differences(rows: pd.DataFrame, first: str, accept_confidence: float = 0.5, seed: int = 0) -> pd.DataFrame:
-    """The method ``first`` minus each other one on the same pairs as taken, per kind of pair and over all: [difference,
-    low, high] of the main scores, and on how many pairs which of the two lies closer."""
+    """The method ``first`` minus each other one on the same pairs as taken, per kind and over all: [difference, low,
+    high] of the main scores, and on how many pairs which of the two lies closer."""
     judged = with_truth(as_taken(rows))
     judged = judged[~judged.method.map(claims_nothing).astype(bool)]
     judged = judged.assign(trusted=trusted(judged, accept_confidence))
@@ -203,17 +199,15 @@ def was_right(rows: pd.DataFrame) -> pd.Series:
 
 
 def answered_with_confidence(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows with truth of methods that give a confidence, where there was a transform to be sure of, were it refused
-    afterwards."""
+    """Rows with truth and a confidence, where there was a transform to be sure of, were it refused afterwards."""
     judged = with_truth(rows)
     answered = judged.outcome.isin(("acceptable", "inaccurate")) | np.isfinite(judged.tried_px.astype(float))
     return judged[answered & judged.confidence.notna()]
 
 
 def reliability(rows: pd.DataFrame, edges: Sequence[float] = (0, 0.1, 0.5, 0.9, 0.97, 1.0)) -> pd.DataFrame:
-    """Confidence against truth for every answer, pairs as taken, of a method that gives one, refused answers included
-    as they would have been: per bin the number, the mean confidence, and the share that was right (`was_right`) with
-    its binomial limits for as many trials as there are eyes."""
+    """Confidence against truth, pairs as taken, refused answers included as they would have been: per bin the number,
+    the mean confidence, and the share that was right with its binomial limits for as many trials as there are eyes."""
     judged = answered_with_confidence(as_taken(rows))
     judged = judged.assign(right=was_right(judged))
     lines = []
@@ -231,8 +225,7 @@ def reliability(rows: pd.DataFrame, edges: Sequence[float] = (0, 0.1, 0.5, 0.9, 
 
 
 def readable(table: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Numbers as ".88", and their intervals on a second line as "[.79, .95]"; the named columns only, or all. Infinite
-    is "∞", unknown is None."""
+    """Numbers as ".88", intervals on a second line as "[.79, .95]", infinite as "∞"; the named columns, or all."""
     table = table.reindex(columns=list(columns)) if columns else table
     return table.astype(object).map(_text).astype(object)
 

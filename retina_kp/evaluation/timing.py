@@ -96,11 +96,10 @@ def cold_start(weights: str | Path, fixed: np.ndarray, moving: np.ndarray, other
 
 
 def _start_cold(weights: str, fixed: np.ndarray, moving: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    zooms = [LARGE_PX / max(image.shape[:2]) for image in (fixed, moving)]
-    large = [
-        cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
-        for image, zoom in zip((fixed, moving), zooms, strict=True)
-    ]
+    large = []
+    for image in (fixed, moving):
+        zoom = LARGE_PX / max(image.shape[:2])
+        large.append(cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC))
     marks, registrar = [time.perf_counter()], Registrar.from_pretrained(weights)
     marks.append(time.perf_counter())
     for pair in ((fixed, moving), (fixed, moving), large, (fixed, other)):

@@ -27,7 +27,7 @@ from ..core.compute import from_one, worker_pool
 from ..core.files import write_csv
 from ..core.geometry import TransformRange
 from ..core.versions import code_version
-from ..evaluation.benchmark import USUAL, WIDE
+from ..evaluation.benchmark import TABLES
 from ..evaluation.methods import Method
 from ..evaluation.metrics import RIGHT_PX
 from ..evaluation.pairs import MOVING, Seen, synthetic_pairs
@@ -40,7 +40,7 @@ from ..synthetic.pairs import CLINICAL
 from ..synthetic.render import DEEP_OCTA
 from ..training.recipes import DRAWN, RECIPES
 
-SETS = {"usual": (USUAL, (*MOVING, DEEP_OCTA)), "wide": (WIDE, MOVING)}
+SETS = {"usual": (TABLES["usual"], (*MOVING, DEEP_OCTA)), "wide": (TABLES["wide"], MOVING)}
 LADDER_SEED = 77_050  # of pairs that nothing was trained, calibrated or tuned on
 
 

@@ -41,16 +41,13 @@ class Detail:
 
 def _detail(image: np.ndarray) -> Detail:
     gray = to_gray(image)
-    valid = (
-        cv2.erode(resized(field_of_view_mask(gray).astype(np.float32), SIDE_PX)[0], np.ones((9, 9)), borderValue=0)
-        > 0.5
-    )
+    field, _ = resized(field_of_view_mask(gray).astype(np.float32), SIDE_PX)
+    valid = cv2.erode(field, np.ones((9, 9)), borderValue=0) > 0.5
     (gray, S), mask = resized(gray, SIDE_PX), valid.astype(np.float32)
 
     def local_mean(values):
-        return cv2.GaussianBlur(values * mask, (0, 0), SIDE_PX / 30) / (
-            cv2.GaussianBlur(mask, (0, 0), SIDE_PX / 30) + 1e-6
-        )
+        total, weight = (cv2.GaussianBlur(x, (0, 0), SIDE_PX / 30) for x in (values * mask, mask))
+        return total / (weight + 1e-6)
 
     signed = (gray - local_mean(gray)) * mask
     signed = np.clip(signed / (np.sqrt(local_mean(signed**2)) + 0.01), -3, 3) * mask
@@ -77,16 +74,12 @@ def ecc(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
         (a, R0), (b, R1) = resized(d0.strength, size), resized(d1.strength, size)
         valid1 = cv2.resize(d1.valid * 255, b.shape[::-1], interpolation=cv2.INTER_NEAREST)
         motion = cv2.MOTION_EUCLIDEAN if size == 32 else cv2.MOTION_AFFINE
-        climbed = [
-            H for start in found if (H := _climb(a, b, valid1, R1 @ start @ np.linalg.inv(R0), motion)) is not None
-        ]
-        climbed = sorted(climbed, key=lambda H: -_agreement(a, b, H))[:kept]
-        found, kept = [np.linalg.inv(R1) @ H @ R0 for H in climbed], 1
-    return (
-        checked(np.linalg.inv(np.linalg.inv(d1.S) @ found[0] @ d0.S), moving)
-        if found and abs(np.linalg.det(found[0])) > 1e-6
-        else None
-    )
+        climbed = [_climb(a, b, valid1, R1 @ start @ np.linalg.inv(R0), motion) for start in found]
+        climbed = sorted((H for H in climbed if H is not None), key=lambda H: -_agreement(a, b, H))
+        found, kept = [np.linalg.inv(R1) @ H @ R0 for H in climbed[:kept]], 1
+    if not found or abs(np.linalg.det(found[0])) <= 1e-6:
+        return None
+    return checked(np.linalg.inv(np.linalg.inv(d1.S) @ found[0] @ d0.S), moving)
 
 
 def _climb(a: np.ndarray, b: np.ndarray, valid_b: np.ndarray, start_atob: np.ndarray, motion: int) -> np.ndarray | None:
@@ -105,12 +98,7 @@ def phase_correlation(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | Non
     d0, d1, hw = _detail(fixed), _detail(moving), (SIDE_PX, SIDE_PX)
     if d0.blank or d1.blank:
         return None
-    a, b = (
-        cv2.copyMakeBorder(
-            d.signed, 0, SIDE_PX - d.signed.shape[0], 0, SIDE_PX - d.signed.shape[1], cv2.BORDER_CONSTANT
-        )
-        for d in (d0, d1)
-    )
+    a, b = (np.pad(d.signed, [(0, SIDE_PX - n) for n in d.signed.shape]) for d in (d0, d1))
     radius, middle = SIDE_PX // 2, image_center(hw)
     polar = {"center": (SIDE_PX // 2, SIDE_PX // 2), "radius": radius, "output_shape": hw, "scaling": "log"}
     spectra = [warp_polar(_spectrum(x), **polar)[: SIDE_PX // 2] for x in (a, b)]
