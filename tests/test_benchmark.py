@@ -19,9 +19,16 @@ from retina_kp.core.config import from_dict  # noqa: E402
 from retina_kp.evaluation import benchmark, pairs  # noqa: E402
 from retina_kp.evaluation.methods import BASELINES, Ours  # noqa: E402
 from retina_kp.evaluation.metrics import judge  # noqa: E402
-from retina_kp.evaluation.pairs import EASY, FACTORS, SyntheticPair, fits, grid_pairs, synthetic_pairs  # noqa: E402
+from retina_kp.evaluation.pairs import (  # noqa: E402
+    AS_TAKEN,  # noqa: E402
+    EASY,
+    FACTORS,
+    SyntheticPair,
+    fits,
+    grid_pairs,
+    synthetic_pairs,
+)
 from retina_kp.evaluation.runner import measure, read_ledger  # noqa: E402
-from retina_kp.evaluation.stress import AS_TAKEN  # noqa: E402
 from retina_kp.evaluation.summary import SYNTHETIC, summarise  # noqa: E402
 from retina_kp.evaluation.timing import STAGES, Stopwatch, TimedRegistrar, cold_start  # noqa: E402
 from retina_kp.notebook.report import notebook_parameters, project_root  # noqa: E402

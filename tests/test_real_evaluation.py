@@ -26,9 +26,8 @@ from retina_kp.evaluation.baselines import identity
 from retina_kp.evaluation.documents import TABLES
 from retina_kp.evaluation.methods import Function, Ours, choose_methods
 from retina_kp.evaluation.pairs import FIT
-from retina_kp.evaluation.real_pairs import RealPair, truth_points
+from retina_kp.evaluation.real_pairs import RealPair, Stress, alter, truth_points
 from retina_kp.evaluation.runner import append_row, evaluate, measure, read_ledger
-from retina_kp.evaluation.stress import Stress, alter
 from retina_kp.networks.checkpoints import find_weights, load_network, save_network
 
 PX = 768 / max(HW)  # one px of the small images, at 768

@@ -20,8 +20,8 @@ from retina_kp.evaluation.baselines import identity
 from retina_kp.evaluation.methods import Function
 from retina_kp.evaluation.metrics import error_columns
 from retina_kp.evaluation.pairs import FIT
+from retina_kp.evaluation.real_pairs import Stress
 from retina_kp.evaluation.runner import evaluate
-from retina_kp.evaluation.stress import Stress
 from retina_kp.viz import difficulty, gallery, output
 from retina_kp.viz import evaluation as charts
 from retina_kp.viz.registrations import BLACK, MODALITY_COLORS

@@ -26,9 +26,8 @@ from ..synthetic.pairs import PairOptions, draw_pair
 from .calibration import calibration_error
 from .methods import BASELINES, Function, Ours, choose_baselines
 from .metrics import FOUND_PX, RIGHT_PX
-from .pairs import AND, EASY, FACTORS, GRID_SEED, MOVING, TOGETHER, grid_pairs, modalities, synthetic_pairs
+from .pairs import AND, AS_TAKEN, EASY, FACTORS, GRID_SEED, MOVING, TOGETHER, grid_pairs, modalities, synthetic_pairs
 from .runner import measure
-from .stress import AS_TAKEN
 from .summary import SYNTHETIC, as_text, summarise
 from .timing import STAGES, cold_start
 

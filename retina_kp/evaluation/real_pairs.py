@@ -1,17 +1,19 @@
-"""Real pairs, as taken or under stress: images, truth in the forms that metrics need, vessel maps, and what is known of
-them. Errors are px of a fixed image whose longer side measures 768."""
+"""Real pairs, as taken or under stress: images, truth in the forms that metrics need, and vessel maps; and what a stress
+does to the moving image, whose truth follows. Errors are px of a fixed image whose longer side measures 768."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from functools import cache, lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from ..core.geometry import corners, pixel_grid, resize_matrix, warp_points
+from ..core.geometry import corners, pixel_grid, resize_matrix, translation, warp_points
 from ..core.images import as_array, to_gray
 from ..core.vessels import field_of_view_mask, vessel_mask
 from ..data.annotation import fixed_residuals, true_homography
@@ -19,11 +21,108 @@ from ..data.layouts import FIRE_PAIR
 from ..data.records import PairRecord
 from ..registration.result import Registration
 from .metrics import LONGER_SIDE_PX, vessel_dice
-from .pairs import FIT, Pair, Seen, Truth, digest, names_of
-from .stress import Stress, alter
+from .pairs import AS_TAKEN, FIT, Pair, Seen, Truth, digest, names_of
 
 COMPUTED_PX = 0.01  # nobody clicks so well: points that leave less open, at 768, were computed from a transform
 DICE_SIDE_PX, DICE_SIGMAS_PX = 384, (1.0, 2.0)  # longer side of the copies that ridges are looked for on; their widths
+
+# ------------------------------------------------------------------ stress
+
+
+@dataclass(frozen=True)
+class Stress:
+    """What is done to a moving image, in this order; the defaults do nothing. ValueError for values without sense."""
+
+    turn: float = 0.0  # deg, as cv2.getRotationMatrix2D takes it: positive = counter-clockwise on screen
+    scale: float = 1.0  # size of the new image over that of the old one
+    # along x and, half as far, along y, in widths; what leaves the frame is lost, what enters is black
+    shift: float = 0.0
+    crop: float = 1.0  # share of each side that is left, about the centre
+    blur: float = 0.0  # sigma of a Gaussian, px of an image whose longer side is LONGER_SIDE_PX
+    gamma: float = 1.0  # exponent on gray levels in [0, 1]
+    noise: float = 0.0  # standard deviation of Gaussian noise, gray levels in [0, 1]
+
+    def __post_init__(self):
+        positive, not_negative = self.scale > 0 and self.gamma > 0, self.blur >= 0 and self.noise >= 0
+        if not (positive and not_negative and 0 < self.crop <= 1 and abs(self.shift) < 1):
+            raise ValueError(f"{self.label} makes no sense; see retina_kp.evaluation.real_pairs.Stress for the units")
+
+    @property
+    def label(self) -> str:
+        """E.g. "turn 75°, scale ×0.5"; AS_TAKEN when nothing is done."""
+        return ", ".join(in_words(*item) for item in self.changed().items()) or AS_TAKEN
+
+    def changed(self) -> dict[str, float]:
+        """Factors that differ from doing nothing, with their values."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
+
+NEUTRAL = {f.name: f.default for f in fields(Stress)}
+UNITS = {"turn": "{:g}°", "scale": "×{:g}", "shift": "{:.0%}", "crop": "to {:.0%}", "blur": "{:g} px"}
+
+
+def in_words(factor: str, value: float) -> str:
+    """E.g. "turn 30°"."""
+    return f"{factor} {UNITS.get(factor, '{:g}').format(value)}"
+
+
+def stresses(wanted: Mapping[str, Iterable[float]]) -> list[Stress]:
+    """The untouched image first, then one factor at a time: {"turn": [30, 90], "gamma": [2]} → 4 stresses."""
+    if unknown := [factor for factor in wanted if factor not in NEUTRAL]:
+        raise ValueError(f"no stress {unknown[0]!r}; there are {', '.join(NEUTRAL)}")
+    found = [Stress(**{factor: float(value)}) for factor, values in wanted.items() for value in values]
+    return list(dict.fromkeys([Stress(), *found]))
+
+
+def alter(image: np.ndarray, stress: Stress, seed_text: str = "") -> tuple[np.ndarray, np.ndarray]:
+    """The altered image, of its dtype, and R (3, 3): px of the image → px of the altered one.
+
+    image: HxW(x3) of uint8, uint16 or float in [0, 1]. seed_text makes the noise: one text, one noise.
+    """
+    image, R = _turned(image, stress.turn, stress.scale)
+    if stress.shift:
+        h, w = image.shape[:2]
+        move = translation(stress.shift * w, 0.5 * stress.shift * h)
+        image, R = cv2.warpPerspective(image, move, (w, h), flags=cv2.INTER_LINEAR), move @ R
+    if stress.crop < 1:
+        h, w = image.shape[:2]
+        high, wide = max(round(h * stress.crop), 1), max(round(w * stress.crop), 1)
+        top, left = (h - high) // 2, (w - wide) // 2
+        image, R = np.ascontiguousarray(image[top : top + high, left : left + wide]), translation(-left, -top) @ R
+    return _exposed(image, stress, seed_text), R
+
+
+def _turned(image: np.ndarray, turn_deg: float, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """The image turned and scaled about its centre on a canvas that holds all of it, and the matrix."""
+    if turn_deg == 0 and scale == 1:
+        return image, np.eye(3)
+    h, w = image.shape[:2]
+    matrix = cv2.getRotationMatrix2D(((w - 1) / 2, (h - 1) / 2), turn_deg, scale)
+    cosine, sine = abs(matrix[0, 0]), abs(matrix[0, 1])
+    size = int(np.ceil(h * sine + w * cosine)), int(np.ceil(h * cosine + w * sine))
+    matrix[:, 2] += (size[0] - w) / 2, (size[1] - h) / 2
+    flags = cv2.INTER_AREA if scale < 0.8 else cv2.INTER_LINEAR
+    return cv2.warpAffine(image, matrix, size, flags=flags), np.vstack([matrix, [0, 0, 1]])
+
+
+def _exposed(image: np.ndarray, stress: Stress, seed_text: str) -> np.ndarray:
+    """Blur, gamma and noise; black surrounds stay black under gamma, and noise covers everything, as a sensor's."""
+    if not (stress.blur or stress.gamma != 1 or stress.noise):
+        return image
+    white = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1.0
+    values = image.astype(np.float32) / white
+    if stress.blur:
+        values = cv2.GaussianBlur(values, (0, 0), stress.blur * max(image.shape[:2]) / LONGER_SIDE_PX)
+    if stress.gamma != 1:
+        values = values.clip(0, 1) ** stress.gamma
+    if stress.noise:
+        rng = np.random.default_rng(zlib.crc32(seed_text.encode()))
+        values = values + stress.noise * rng.standard_normal(values.shape, np.float32)
+    values = values.clip(0, 1) * white
+    return np.rint(values).astype(image.dtype) if image.dtype.kind == "u" else values.astype(image.dtype)
+
+
+# ------------------------------------------------------------------ pairs
 
 
 @dataclass(frozen=True)
@@ -37,20 +136,18 @@ class RealPair(Pair):
         r = self.record
         category = FIRE_PAIR.fullmatch(r.pair_id) if r.modality0 == r.modality1 == "CF" else None
         kind = f"{r.modality0}-{r.modality1}"
-        return names_of(r.pair_id, r.eye_id, kind, category[1][0] if category else "", self.stress)
+        row = names_of(r.pair_id, r.eye_id, kind, category[1][0] if category else "")
+        return row | {"stress": self.stress.label, "factors": self.stress.changed()}
 
     def load(self) -> Seen:
         fixed, moving = read_pair(self.record)
         points = truth_points(self.record, moving.shape[:2])
-        H_0to1 = None if points is None else true_homography(self.record)
         moving, R = alter(moving, self.stress, self.record.pair_id)
-        if points is None:
-            return Seen(fixed, moving, None)
-        return Seen(fixed, moving, Truth(warp_points(points[0], R), points[1], R @ H_0to1, self.annotated))
-
-    @property
-    def annotated(self) -> bool:
-        return self.record.points0_xy is not None
+        truth = None
+        if points is not None:
+            H_0to1, annotated = R @ true_homography(self.record), self.record.points0_xy is not None
+            truth = Truth(warp_points(points[0], R), points[1], H_0to1, annotated)
+        return Seen(fixed, moving, truth)
 
     def more(self, seen: Seen, result: Registration, method: str) -> dict:
         """Of the pair as taken: the registration and the Dice of vessel maps; of its annotation fit also the facts."""
@@ -62,18 +159,17 @@ class RealPair(Pair):
     def facts(self, seen: Seen) -> dict:
         """What is known of a pair before any method sees it: sizes, kind of truth, leave-one-out residual (median of
         its points; None where they were computed), and why its vessel mask cannot be used, or ""."""
-        r, sizes = self.record, (seen.fixed.shape[:2], seen.moving.shape[:2])
-        residuals = fixed_residuals(r) if self.annotated else ()
-        residual_px = float(np.median(residuals)) if len(residuals) else None
-        computed = residual_px is not None and residual_px < COMPUTED_PX
-        truth = [f"{len(r.points0_xy)} {'computed ' * computed}point pairs"] if self.annotated else []
-        return {
-            **dict(zip(("size_fixed", "size_moving"), sizes, strict=True)),
-            "rescale": LONGER_SIDE_PX / max(sizes[0]),
-            "truth": " + ".join(truth + ["matrix"] * (r.H_0to1 is not None)) or "none",
-            "residual_px": None if computed else residual_px,
-            "mask_problem": self._mask()[1],
-        }
+        r, residual_px, truth = self.record, None, []
+        if r.points0_xy is not None:
+            residuals = fixed_residuals(r)
+            residual_px = float(np.median(residuals)) if len(residuals) else None
+            computed = residual_px is not None and residual_px < COMPUTED_PX
+            residual_px = None if computed else residual_px
+            truth = [f"{len(r.points0_xy)} {'computed ' * computed}point pairs"]
+        truth = " + ".join(truth + ["matrix"] * (r.H_0to1 is not None)) or "none"
+        sizes = {"size_fixed": seen.fixed.shape[:2], "size_moving": seen.moving.shape[:2]}
+        sizes["rescale"] = LONGER_SIDE_PX / max(sizes["size_fixed"])
+        return sizes | {"truth": truth, "residual_px": residual_px, "mask_problem": self._mask()[1]}
 
     def fingerprint(self) -> str:
         r = self.record
@@ -105,14 +201,12 @@ def truth_points(record: PairRecord, moving_hw) -> tuple[np.ndarray, np.ndarray]
     annotated points; with a matrix alone the corners of the moving image."""
     if record.points0_xy is not None:
         return record.points1_xy, record.points0_xy
-    if record.H_0to1 is None:
-        return None
-    return corners(moving_hw), warp_points(corners(moving_hw), np.linalg.inv(record.H_0to1))
+    points1 = corners(moving_hw)
+    return None if record.H_0to1 is None else (points1, warp_points(points1, np.linalg.inv(record.H_0to1)))
 
 
 def read_pair(record: PairRecord) -> tuple[np.ndarray, np.ndarray]:
-    """Fixed and moving image (H, W, 3), gray ones repeated, as image libraries read files by default; ImageError when
-    one is unreadable."""
+    """Fixed and moving image (H, W, 3), gray ones repeated; ImageError when one is unreadable."""
     return _image(*_version(record.image0)), _image(*_version(record.image1))
 
 
@@ -138,13 +232,8 @@ Maps = tuple[np.ndarray, np.ndarray]  # field of view and vessels, (h, w) bool e
 
 @lru_cache(maxsize=8)
 def _maps(path: str, changed_ns: int) -> Maps:
-    return vessel_maps(_image(path, changed_ns))
-
-
-def vessel_maps(image: np.ndarray) -> Maps:
-    """Field of view and vessels (ridge filter, both polarities) of an image HxW or HxWx3, on a copy whose longer side
-    is DICE_SIDE_PX."""
-    gray = to_gray(image)
+    """Of an image, by ridges of both polarities, on a copy whose longer side is DICE_SIDE_PX."""
+    gray = to_gray(_image(path, changed_ns))
     size = tuple(max(round(n * DICE_SIDE_PX / max(gray.shape)), 8) for n in gray.shape)[::-1]
     gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA if DICE_SIDE_PX < max(gray.shape) else cv2.INTER_LINEAR)
     valid = field_of_view_mask(gray)
@@ -152,8 +241,8 @@ def vessel_maps(image: np.ndarray) -> Maps:
 
 
 def vessel_agreement(maps0: Maps, maps1: Maps, result: Registration) -> float:
-    """Dice of two images' vessel maps (any resolution) in the fixed frame, on what both fields of view show; in [0, 1],
-    NaN without a vessel there. Ridges of two modalities never agree fully: compare with the Dice of the truth."""
+    """Dice of two images' vessel maps (any resolution) in the fixed frame, on what both fields of view show, in [0, 1];
+    NaN without a vessel. Ridges of two modalities never agree fully: compare with the Dice of the truth."""
     hw = maps0[0].shape
     points0 = warp_points(pixel_grid(hw).reshape(-1, 2).numpy().astype(np.float64), resize_matrix(hw, result.fixed_hw))
     places1 = warp_points(result.map_to_moving(points0), resize_matrix(result.moving_hw, maps1[0].shape))

@@ -30,8 +30,7 @@ from ..registration.result import Registration, refused
 from .methods import NOT_FOUND, AnnotationFit, Function, Method, Oracle
 from .metrics import LONGER_SIDE_PX, error_columns, inlier_rate, judge, point_errors
 from .pairs import FIT, Pair, Seen
-from .real_pairs import RealPair
-from .stress import Stress
+from .real_pairs import RealPair, Stress
 
 CRASHED = "error: "  # how the status of a method begins that raised an exception
 RIGHT_MATCH_PX = 5.0  # at 768, from the truth

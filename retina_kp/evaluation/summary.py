@@ -14,8 +14,8 @@ import pandas as pd
 from .intervals import binomial_limits, interval, mean_of_groups, median_interval, paired_difference
 from .methods import ORACLE
 from .metrics import AREAS, FIRE_CATEGORIES, FOUND_PX, RATES, SCORES
-from .pairs import FIT
-from .stress import AS_TAKEN, NEUTRAL, in_words
+from .pairs import AS_TAKEN, FIT
+from .real_pairs import NEUTRAL, in_words
 
 ALL, FLOOR = "all", "annotation residual"
 OUTCOMES = ("acceptable", "inaccurate, warned of", "wrongly accepted", "refused", "failed")  # exclusive and complete

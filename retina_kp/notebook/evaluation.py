@@ -16,8 +16,8 @@ from ..data.layouts import detect_layout, load_layout
 from ..data.records import Inventory, PairRecord, Problem
 from ..evaluation.documents import NOT_FINITE, metrics_document, pair_table
 from ..evaluation.methods import Method, choose_methods
+from ..evaluation.real_pairs import NEUTRAL, Stress, stresses
 from ..evaluation.runner import Evaluation, evaluate, side_by_side
-from ..evaluation.stress import NEUTRAL, Stress, stresses
 from ..synthetic.pseudo_real import write_pseudo_real
 from . import privacy
 
@@ -27,7 +27,7 @@ NOTEBOOK = "06_real_evaluation"
 @dataclass(frozen=True)
 class EvaluationSettings:
     """The parameters of the notebook; see there for their meaning. Angles in degrees, the other stresses as in
-    `stress.Stress`."""
+    `real_pairs.Stress`."""
 
     root: str
     layout: str
