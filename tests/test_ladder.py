@@ -18,7 +18,6 @@ from retina_kp.studies.ladder import (
     VARIANTS,
     WHOLE,
     Variant,
-    VariantMethod,
     VariantRegistrar,
     variants,
 )
@@ -38,7 +37,7 @@ def pair():
 def test_upright_search_does_not_find_an_upside_down_pair(pair):
     calibration = read_metadata(find_weights("lite"))["calibration"]
     chosen = (WHOLE, Variant("every turn", options={"stages": 1}), Variant("upright", options={"stages": 0}))
-    rows = measure([SyntheticPair(given=pair)], [VariantMethod(variant, calibration) for variant in chosen])
+    rows = measure([SyntheticPair(given=pair)], [replace(variant, calibration=calibration) for variant in chosen])
     errors = dict(zip(rows.method, rows.tried_px, strict=True))
     assert errors[WHOLE.name] < 5 and errors["every turn"] < 5 and not errors["upright"] <= 50
 

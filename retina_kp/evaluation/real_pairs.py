@@ -62,7 +62,6 @@ UNITS = {"turn": "{:g}°", "scale": "×{:g}", "shift": "{:.0%}", "crop": "to {:.
 
 
 def in_words(factor: str, value: float) -> str:
-    """E.g. "turn 30°"."""
     return f"{factor} {UNITS.get(factor, '{:g}').format(value)}"
 
 

@@ -45,15 +45,32 @@ LADDER_SEED = 77_050  # of pairs that nothing was trained, calibrated or tuned o
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One way to register. turned: what is turned to try a turn, descriptors or, as with weights that hold no steerers,
-    pictures; accuracy: what the last pixels come from."""
+class Variant(Method):
+    """One way to register, as the runner takes it. turned: what is turned to try a turn, descriptors or, as with weights
+    that hold no steerers, pictures; accuracy: what the last pixels come from; calibration: of the confidence."""
 
     name: str
     weights: str = "lite"
     turned: str = "descriptors"  # or "pictures"
     accuracy: str = "maps"  # or "close matches", or "search"
     options: dict = field(default_factory=dict)
+    calibration: dict | None = None
+    ours = True
+
+    def fingerprint(self) -> str:
+        return json.dumps([asdict(self), weights_sha256(self.weights), inspect.getsource(VariantRegistrar)])
+
+    def prepare(self) -> None:
+        _registrar(json.dumps(asdict(self)))
+
+    def answer(self, seen: Seen) -> tuple[Registration, dict]:
+        return _registrar(json.dumps(asdict(self)))(seen.fixed, seen.moving), {}
+
+
+@lru_cache(maxsize=32)
+def _registrar(variant: str) -> VariantRegistrar:
+    """One per process."""
+    return VariantRegistrar.standing_on(Variant(**json.loads(variant)))
 
 
 FULL_SIZE = {"coarse": 1.0, "search_threshold_px": 10.0}  # the threshold stays what it is in base px
@@ -103,6 +120,7 @@ class VariantRegistrar(Registrar):
         """With the weights and options of a variant."""
         registrar = cls.from_pretrained(variant.weights, device="cpu", **variant.options)
         registrar.variant, registrar.steerers = variant, registrar.steerers if variant.turned == "descriptors" else None
+        registrar.calibration = variant.calibration or registrar.calibration
         return registrar
 
     def look_closely(self, views0, views1, hypothesis) -> Candidate | None:
@@ -120,40 +138,6 @@ class VariantRegistrar(Registrar):
         return (refined if self.variant.accuracy == "maps" else fit), correlation
 
 
-@dataclass(frozen=True)
-class VariantMethod(Method):
-    """A variant as the runner takes it, guided by a calibration."""
-
-    variant: Variant
-    calibration: dict | None
-    ours = True
-
-    @property
-    def name(self) -> str:
-        return self.variant.name
-
-    def _spec(self) -> str:
-        return json.dumps([asdict(self.variant), weights_sha256(self.variant.weights), self.calibration])
-
-    def fingerprint(self) -> str:
-        return self._spec() + inspect.getsource(VariantRegistrar)
-
-    def prepare(self) -> None:
-        _registrar(self._spec())
-
-    def answer(self, seen: Seen) -> tuple[Registration, dict]:
-        return _registrar(self._spec())(seen.fixed, seen.moving), {}
-
-
-@lru_cache(maxsize=len(VARIANTS) + 8)
-def _registrar(spec: str) -> VariantRegistrar:
-    """One per process."""
-    variant, _, calibration = json.loads(spec)
-    registrar = VariantRegistrar.standing_on(Variant(**variant))
-    registrar.calibration = calibration
-    return registrar
-
-
 def measure_variants(
     chosen: Sequence[Variant], pairs: int, folder: Path, calibration: dict | None, processes: int = 1
 ) -> pd.DataFrame:
@@ -161,7 +145,7 @@ def measure_variants(
     RIGHT_PX and 2 px; seconds: median, on one thread of PyTorch's. What is measured is kept in ``folder``."""
     sets = [(options, kinds, ("set", name)) for name, (options, kinds) in SETS.items()]
     drawn = [pair for one in sets for pair in synthetic_pairs(LADDER_SEED, pairs, *one)]
-    methods = [VariantMethod(variant, calibration) for variant in chosen]
+    methods = [replace(variant, calibration=calibration) for variant in chosen]
     rows, table = measure(drawn, methods, folder / "rows.jsonl", processes), []
     for name, own in rows.groupby("method", sort=False):
         line = {"variant": name}

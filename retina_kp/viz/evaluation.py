@@ -34,25 +34,13 @@ from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_I
 
 # colour, marker and dash of methods: no two alike, each told apart by its marker and dash alone; black is for what was
 # given the truth
-SERIES = (
-    (BLUE, "o", "-"),
-    (RED, "s", "--"),
-    (GREEN, "^", "-."),
-    (PURPLE, "D", (0, (1, 1))),
-    (ORANGE, "v", (0, (6, 2))),
-    (SKY, "X", (0, (3, 1, 1, 1, 1, 1))),
-    ("0.45", "P", (0, (8, 2, 2, 2))),
-    (BLUE, "*", (0, (2, 2))),
-    (RED, "<", (0, (5, 1, 1, 1))),
-    (GREEN, ">", (0, (10, 3))),
-    (PURPLE, "h", (0, (4, 1))),
-    (ORANGE, "d", (0, (2, 1, 1, 1))),
-    (SKY, "p", (0, (7, 1, 3, 1))),
-)
-_COLORS, _HATCHES = (GREEN, YELLOW, RED, SKY, "0.75"), ("", "\\\\", "////", "..", "")
-_DASHES = ("-", (0, (6, 2)), (0, (2, 1)), (0, (1, 1)), (0, (8, 2, 1, 2)))
+_DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (6, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2, 2, 2)), (0, (2, 2)))
+_DASHES += ((0, (5, 1, 1, 1)), (0, (10, 3)), (0, (4, 1)), (0, (2, 1, 1, 1)), (0, (7, 1, 3, 1)))
+_COLORS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, "0.45", BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
+SERIES = tuple(zip(_COLORS, "os^DvXP*<>hdp", _DASHES, strict=True))
 # of an outcome: colour, hatch, and the dash of a frame around its picture
-OUTCOME_LOOKS = dict(zip(OUTCOMES, zip(_COLORS, _HATCHES, _DASHES, strict=True), strict=True))
+_LOOKS = ((GREEN, "", "-"), (YELLOW, "\\\\", (0, (6, 2))), (RED, "////", (0, (2, 1))), (SKY, "..", (0, (1, 1))))
+OUTCOME_LOOKS = dict(zip(OUTCOMES, (*_LOOKS, ("0.75", "", (0, (8, 2, 1, 2)))), strict=True))
 MEASURES = {"acceptable": "acceptable", "auc25": "AUC25", "wrong_accepted": "wrongly accepted"}
 NO_TRUTH = "No pair has a truth: nothing can be judged."
 KINDS = {"CF-FA": (ORANGE, "o"), "CF-OCT": (BLUE, "s"), "CF-OCTA": (PURPLE, "^")}
