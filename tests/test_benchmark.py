@@ -1,8 +1,10 @@
 """The benchmark measures what it says: pairs lie in their bins, tables agree with a hand's, stages add up, a second call
 goes on."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 
@@ -16,7 +18,7 @@ import yaml  # noqa: E402
 
 from retina_kp import PairOptions, Registrar  # noqa: E402
 from retina_kp.core.config import from_dict  # noqa: E402
-from retina_kp.evaluation import benchmark, pairs  # noqa: E402
+from retina_kp.evaluation import benchmark, pairs, timing  # noqa: E402
 from retina_kp.evaluation.methods import BASELINES, Ours  # noqa: E402
 from retina_kp.evaluation.metrics import judge  # noqa: E402
 from retina_kp.evaluation.pairs import (  # noqa: E402
@@ -30,7 +32,7 @@ from retina_kp.evaluation.pairs import (  # noqa: E402
 )
 from retina_kp.evaluation.runner import measure, read_ledger  # noqa: E402
 from retina_kp.evaluation.summary import SYNTHETIC, summarise  # noqa: E402
-from retina_kp.evaluation.timing import STAGES, Stopwatch, TimedRegistrar, cold_start  # noqa: E402
+from retina_kp.evaluation.timing import STAGES, TimedRegistrar, cold_start  # noqa: E402
 from retina_kp.notebook.report import notebook_parameters, project_root  # noqa: E402
 from retina_kp.synthetic.pairs import draw_pair  # noqa: E402
 from retina_kp.viz import difficulty  # noqa: E402
@@ -178,17 +180,14 @@ def test_the_crossed_grid_is_a_row_per_method_overlap_and_turn():
 # ------------------------------------------------------------------ time
 
 
-def test_stages_add_up_to_the_whole():
+def test_stages_add_up_to_the_whole(monkeypatch):
     ticks = iter([0, 1, 3, 7, 15, 31, 63, 127])
-    watch = Stopwatch(lambda: next(ticks))
-    with watch.stage("outer"):  # 0–1, 3–7, 63–127
-        with watch.stage("inner"):  # 1–3
-            pass
-        with watch.stage("inner"), watch.stage("deep"):  # inner 7–15, deep 15–31, inner 31–63
-            pass
-    assert (
-        watch.seconds == {"outer": 1 + 4 + 64, "inner": 2 + 8 + 32, "deep": 16} and sum(watch.seconds.values()) == 127
-    )
+    monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
+    one = SimpleNamespace(within=0.0, seconds=Counter())
+    deep = timing.staged("deep", lambda self: None)  # 15–31
+    quick, slow = timing.staged("inner", lambda self: None), timing.staged("inner", deep)  # 1–3; 7–15, 31–63
+    timing.staged("outer", lambda self: (quick(self), slow(self)))(one)  # 0–1, 3–7, 63–127
+    assert one.seconds == {"outer": 1 + 4 + 64, "inner": 2 + 8 + 32, "deep": 16} and one.seconds.total() == 127
 
 
 def test_a_timed_call_answers_alike(easy_pair):

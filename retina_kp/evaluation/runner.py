@@ -66,8 +66,9 @@ def run(units: Sequence[Unit], keep: str | Path | None = None, what: str = "regi
     rest = {key: unit for key, unit in zip(keys, units, strict=True) if key not in done}
     bar = progress(len(units), len(units) - sum(key in rest for key in keys), what)
     # a worker gets the methods of one pair together, which so is read or drawn once
-    parallel = Parallel(return_as="generator_unordered", batch_size=len({method.name for _, method in units}) or 1)
-    for row in parallel(delayed(run_unit)(*unit, key, _of_this_process()) for key, unit in rest.items()):
+    batch, how = len({method.name for _, method in units}) or 1, _of_this_process()
+    parallel = Parallel(return_as="generator_unordered", batch_size=batch)
+    for row in parallel(delayed(run_unit)(*unit, key, how) for key, unit in rest.items()):
         done[row["key"]] = row
         if not row["status"].startswith(CRASHED):  # what ran out of memory once may go well next time
             append_row(keep, row)

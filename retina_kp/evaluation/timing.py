@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -20,57 +19,34 @@ STAGES = ("prepare", "search", "close-up", "refinement")
 LARGE_PX = 2000  # longer side of large images
 
 
-class Stopwatch:
-    """Seconds per stage. A stage that begins inside another one pauses it, so the sum over the stages is the whole
-    time."""
+def staged(stage: str, method: Callable) -> Callable:
+    """A method that adds its seconds to those of a stage. A stage within it takes its own off, so the sum over the stages
+    is the whole time."""
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter):
-        self.seconds: dict[str, float] = {}
-        self._clock, self._open, self._since = clock, [], 0.0
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count what happens in the block as ``name``."""
-        self._book()
-        self._open.append(name)
+    def timed(self, *given):
+        outside, self.within, started = self.within, 0.0, time.perf_counter()
         try:
-            yield
+            return method(self, *given)
         finally:
-            self._book()
-            self._open.pop()
+            spent = time.perf_counter() - started
+            self.seconds[stage] += spent - self.within
+            self.within = outside + spent
 
-    def _book(self) -> None:
-        now = self._clock()
-        if self._open:
-            self.seconds[self._open[-1]] = self.seconds.get(self._open[-1], 0.0) + now - self._since
-        self._since = now
+    return timed
 
 
 class TimedRegistrar(Registrar):
     """A `Registrar` that tells the seconds of each of STAGES in its last call."""
 
-    watch = Stopwatch()
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        return {stage: self.watch.seconds.get(stage, 0.0) for stage in STAGES}
+    within = 0.0
+    _prepare = staged("prepare", Registrar.__call__)
+    find = staged("search", Registrar.find)
+    look_closely = staged("close-up", Registrar.look_closely)
+    refine = staged("refinement", Registrar.refine)
 
     def __call__(self, fixed, moving) -> Registration:
-        self.watch = Stopwatch()
-        with self.watch.stage("prepare"):
-            return super().__call__(fixed, moving)
-
-    def find(self, *given):
-        with self.watch.stage("search"):
-            return super().find(*given)
-
-    def look_closely(self, *given):
-        with self.watch.stage("close-up"):
-            return super().look_closely(*given)
-
-    def refine(self, *given):
-        with self.watch.stage("refinement"):
-            return super().refine(*given)
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        return self._prepare(fixed, moving)
 
 
 def peak_memory_gb() -> float:
