@@ -19,8 +19,7 @@ UNKNOWN = (float("nan"), float("nan"))
 
 
 def eye_weights(eyes: Sequence[str], rounds: int = ROUNDS, seed: int = 0) -> np.ndarray:
-    """(rounds, P) how often each pair counts in each resample: as many eyes as there are, drawn with replacement. eyes:
-    P eye ids."""
+    """(rounds, P) how often each of P pairs counts in each resample of as many eyes, drawn with replacement."""
     return _eye_weights(tuple(map(str, eyes)), rounds, seed)
 
 
@@ -37,8 +36,7 @@ def interval(values, eyes: Sequence[str], seed: int = 0, verdicts: bool = False,
     """Percentile interval (low, high) of the mean of ``values`` (P,), finite.
 
     verdicts: the values are 0 or 1. Resampling says too little about those when nearly all pairs agree, so the interval
-    is then its union with `binomial_limits` for as many trials as there are eyes, whatever the count: no better count
-    has a lower limit below a worse one's.
+    is its union with `binomial_limits` for as many trials as there are eyes.
     """
     values, n_eyes = np.asarray(values, np.float64), len(set(eyes))
     if n_eyes < 2:
@@ -51,8 +49,7 @@ def interval(values, eyes: Sequence[str], seed: int = 0, verdicts: bool = False,
 
 
 def binomial_limits(share: float, trials: int, level: float = LEVEL) -> tuple[float, float]:
-    """Exact limits of a share (Clopper and Pearson 1934); share x trials need not be whole, as when an eye has right
-    and wrong pairs."""
+    """Exact limits of a share (Clopper and Pearson 1934); share x trials need not be whole."""
     right, tail = share * trials, (1 - level) / 2
     low = beta.ppf(tail, right, trials - right + 1) if right > 0 else 0.0
     high = beta.ppf(1 - tail, right + 1, trials - right) if right < trials else 1.0
@@ -92,8 +89,7 @@ def paired_difference(a, b, eyes: Sequence[str], seed: int = 0, verdicts: bool =
 
 
 def mean_of_groups(values, groups: Sequence[str], eyes: Sequence[str], seed: int = 0) -> tuple[float, float, float]:
-    """Plain mean over groups of the groups' means, as FIRE's mAUC is, and its interval; eyes are resampled within each
-    group."""
+    """Plain mean over groups of their means, as FIRE's mAUC is, and its interval; eyes are resampled in each group."""
     values, groups, eyes = np.asarray(values, np.float64), np.asarray(groups), np.asarray(eyes, str)
     own = [groups == name for name in dict.fromkeys(groups.tolist())]
     rounds = [_resampled_means(values[k], eyes[k], seed + number) for number, k in enumerate(own)]

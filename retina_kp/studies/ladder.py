@@ -1,8 +1,8 @@
 """What each ingredient of registration brings, measured by leaving it out or putting another in its place.
 
-python -m retina_kp.studies.ladder                                        the shipped weights
-python -m retina_kp.studies.ladder --trained outputs/runs/train-lite      beside them what each stage of their training has reached
-python -m retina_kp.studies.ladder --ingredients                          short trainings instead, each without one ingredient; hours
+python -m retina_kp.studies.ladder                                     the shipped weights
+python -m retina_kp.studies.ladder --trained outputs/runs/train-lite   beside them what each stage of their training reached
+python -m retina_kp.studies.ladder --ingredients                       short trainings, each without one ingredient; hours
 
 Success is that of the best transform, refused or not: the confidence, which guides the search, is calibrated for the
 whole alone, and every variant uses that calibration. A second call continues.
