@@ -1,5 +1,4 @@
-"""The benchmark measures what it says: pairs lie in their bins, tables agree with a hand's, stages add up, a second call
-goes on."""
+"""The benchmark measures what it says: pairs lie in their bins, tables agree with a hand's, a second call goes on."""
 
 from collections import Counter
 from dataclasses import replace

@@ -1,7 +1,7 @@
 """``make benchmark``: success, error and time on synthetic pairs, ours beside other methods on the same pairs.
 
-python -m retina_kp.evaluation.benchmark                                               grids of turn, scale and overlap
-python -m retina_kp.evaluation.benchmark --tables usual,wide --pairs 500 --ours-only   instead tables of pairs at any turn
+python -m retina_kp.evaluation.benchmark                                    grids of turn, scale and overlap
+python -m retina_kp.evaluation.benchmark --tables usual,wide --pairs 500    instead tables of pairs at any turn
 
 Every row is kept as soon as it is measured; a second call goes on.
 """

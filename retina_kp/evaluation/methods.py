@@ -137,8 +137,8 @@ class AnnotationFit(Method):
 
 @dataclass(frozen=True)
 class Function(Method):
-    """A baseline, or a method of one's own: a function of the fixed and the moving image (arrays HxWx3 or HxW) that
-    returns a (3, 3) matrix moving px → fixed px, a function of (N, 2) points that does so, a `Registration`, or None."""
+    """A baseline, or a method of one's own: a function of the fixed and the moving image (arrays HxWx3 or HxW). It
+    returns a (3, 3) matrix moving px → fixed px, a function of (N, 2) points that does so, a `Registration` or None."""
 
     name: str
     function: Callable

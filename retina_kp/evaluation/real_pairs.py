@@ -1,5 +1,5 @@
-"""Real pairs, as taken or under stress: images, truth in the forms that metrics need, and vessel maps; and what a stress
-does to the moving image, whose truth follows. Errors are px of a fixed image whose longer side measures 768."""
+"""Real pairs, as taken or under stress: images, truth in the forms that metrics need, and vessel maps; and what a
+stress does to the moving image, whose truth follows. Errors are px of a fixed image whose longer side measures 768."""
 
 from __future__ import annotations
 

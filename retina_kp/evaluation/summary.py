@@ -1,4 +1,4 @@
-"""From rows of the runner to tables: scores with intervals over eyes, differences, FIRE's protocol, stress, reliability.
+"""From rows of the runner to tables: scores with intervals over eyes, differences, FIRE's protocol, reliability.
 
 Every score is a share or mean over *all* pairs with truth, failed ones included. Where intervals are asked for, by a
 seed, a cell is [value, low, high].

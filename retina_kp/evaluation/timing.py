@@ -20,8 +20,8 @@ LARGE_PX = 2000  # longer side of large images
 
 
 def staged(stage: str, method: Callable) -> Callable:
-    """A method that adds its seconds to those of a stage. A stage within it takes its own off, so the sum over the stages
-    is the whole time."""
+    """A method that adds its seconds to those of a stage. A stage within it takes its own off, so the sum over the
+    stages is the whole time."""
 
     def timed(self, *given):
         outside, self.within, started = self.within, 0.0, time.perf_counter()

@@ -1,8 +1,8 @@
 """What each ingredient of registration brings, measured by leaving it out or putting another in its place.
 
 python -m retina_kp.studies.ladder                                     the shipped weights
-python -m retina_kp.studies.ladder --trained outputs/runs/train-lite   beside them what each stage of their training reached
-python -m retina_kp.studies.ladder --ingredients                       short trainings, each without one ingredient; hours
+python -m retina_kp.studies.ladder --trained outputs/runs/train-lite   beside them each stage of their training
+python -m retina_kp.studies.ladder --ingredients                       short trainings instead; takes hours
 
 Success is that of the best transform, refused or not: the confidence, which guides the search, is calibrated for the
 whole alone, and every variant uses that calibration. A second call continues.
@@ -46,8 +46,8 @@ LADDER_SEED = 77_050  # of pairs that nothing was trained, calibrated or tuned o
 
 @dataclass(frozen=True)
 class Variant(Method):
-    """One way to register, as the runner takes it. turned: what is turned to try a turn, descriptors or, as with weights
-    that hold no steerers, pictures; accuracy: what the last pixels come from; calibration: of the confidence."""
+    """One way to register, as the runner takes it. turned: what is turned to try a turn, descriptors or, as with
+    weights that hold no steerers, pictures; accuracy: what the last pixels come from."""
 
     name: str
     weights: str = "lite"
@@ -169,9 +169,7 @@ def variants(trained: str | Path = "", weights: str = "lite") -> list[Variant]:
     has reached."""
     stages = sorted(Path(trained).glob("*/checkpoint.safetensors")) if trained else []
     if trained and not stages:
-        raise ValueError(
-            f"{trained} holds no <phase>/checkpoint.safetensors; name the run folder of python -m retina_kp.cli.train lite"
-        )
+        raise ValueError(f"{trained} holds no <phase>/checkpoint.safetensors; name the run folder of a recipe")
     after = [Variant(f"weights: after {path.parent.name}", str(path), turned="pictures") for path in stages]
     return after + [replace(variant, weights=weights) for variant in (*VARIANTS, WHOLE)]
 
