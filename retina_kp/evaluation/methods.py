@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -30,9 +29,7 @@ from .timing import TimedRegistrar
 PHASE_NOTEBOOKS = ("01_warmup", "02_geometric", "03_pke", "04_sim2real")
 ORACLE = ", oracle keypoints"  # what follows the name of a method where the true points were its keypoints
 NOT_FOUND = "found no transform"
-_FAMILIES = [
-    import_module(f"{baselines.__name__}.{module.name}") for module in pkgutil.iter_modules(baselines.__path__)
-]
+_FAMILIES = [import_module(f".{m.name}", baselines.__name__) for m in pkgutil.iter_modules(baselines.__path__)]
 BASELINES = {name: function for family in (*_FAMILIES, baselines) for name, function in family.BASELINES.items()}
 MISSING = {name: why for family in _FAMILIES for name, why in family.MISSING.items()}
 
@@ -92,7 +89,6 @@ class Ours(Method):
 
 @lru_cache(maxsize=4)
 def _registrar(weights: str, model: str, device: str, written: tuple[int, int]) -> TimedRegistrar:
-    """written: when the file was, and its size."""
     registrar = TimedRegistrar.from_pretrained(weights, device=device, model=model)
     registrar(*[draw_pair(1, 1).fixed] * 2)  # the first call is slow
     return registrar
@@ -188,6 +184,15 @@ def as_registration(answer, fixed_hw, moving_hw) -> Registration:
 # ------------------------------------------------------------------ which there are
 
 
+def as_methods(given: Sequence[Method | Callable]) -> list[Method]:
+    """With functions as methods; ValueError when two bear one name."""
+    found = [m if isinstance(m, Method) else Function(getattr(m, "__name__", type(m).__name__), m) for m in given]
+    names = [method.name for method in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"several methods are called {twice[0]!r}: give each a name of its own")
+    return found
+
+
 def choose_baselines(names: Sequence[str]) -> tuple[list[Function], dict[str, str]]:
     """Baselines that can run here, and why others cannot; ValueError for an unknown name."""
     unknown = [name for name in names if name not in BASELINES]
@@ -222,18 +227,13 @@ def choose_methods(
             sources.append(str(in_folder if in_folder.is_file() else find_weights(given)))
     if not sources:
         raise ValueError('weights: name at least one of ours, e.g. "lite"')
-    names_of_ours = _short_names(sources := list(dict.fromkeys(sources)))
-    ours = [Ours(name, source, model, device) for name, source in zip(names_of_ours, sources, strict=True)]
+    sources = list(dict.fromkeys(sources))
+    ours = [Ours(name, path, model, device) for name, path in zip(_short_names(sources), sources, strict=True)]
     usable, absent = choose_baselines(names)
-    methods = [*ours, *usable, *(Function(function.__name__, function) for function in own)]
-    name, count = Counter(method.name for method in methods).most_common(1)[0]
-    if count > 1:
-        raise ValueError(f"several methods are called {name!r}: give each a name of its own")
-    return methods, missing | absent
+    return as_methods([*ours, *usable, *own]), missing | absent
 
 
 def _newest_checkpoints(runs: Path) -> dict[str, str]:
-    """Path of the newest checkpoint of each training notebook that has one."""
     files = {name: list((runs / name).glob("*/checkpoint.safetensors")) for name in PHASE_NOTEBOOKS}
     return {name: str(max(own, key=lambda path: path.stat().st_mtime)) for name, own in files.items() if own}
 

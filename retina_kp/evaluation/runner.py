@@ -27,7 +27,7 @@ from ..core.progress import progress
 from ..core.versions import code_version
 from ..data.records import PairRecord, Problem
 from ..registration.result import Registration, refused
-from .methods import NOT_FOUND, AnnotationFit, Function, Method, Oracle
+from .methods import NOT_FOUND, AnnotationFit, Method, Oracle, as_methods
 from .metrics import LONGER_SIDE_PX, error_columns, inlier_rate, judge, point_errors
 from .pairs import FIT, Pair, Seen
 from .real_pairs import RealPair, Stress
@@ -52,7 +52,7 @@ def measure(
     function's source or the code have changed, or the method had raised an error. processes: side by side on this
     machine; without it as `joblib.parallel_config` says.
     """
-    named = [m if isinstance(m, Method) else Function(getattr(m, "__name__", type(m).__name__), m) for m in methods]
+    named = as_methods(methods)
     units = [(pair, method) for pair in pairs for method in named]
     if processes is None:
         return run(units, keep)
