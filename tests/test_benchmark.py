@@ -231,7 +231,7 @@ def test_a_second_call_measures_what_is_missing_and_loses_nothing(tmp_path, monk
         return {"key": key, "status": "ok", **pair.about(), "mean_px": 1.0}
 
     monkeypatch.setattr("retina_kp.evaluation.runner.run_unit", run)
-    first = measure(drawn, [identity], tmp_path / "rows.jsonl")
+    first = measure(drawn, [identity], tmp_path)
     assert len(first) == 28 == len(measured) and list(first.bin[:5]) == ["0°"] * 4 + ["15°"]
     limit, measured[:] = 20, []
     with pytest.raises(KeyboardInterrupt):

@@ -82,7 +82,7 @@ class BenchmarkSettings:
 
 def measure_beside(folder: Path, pairs: list, weights: str, baselines: list[Function], processes: int) -> pd.DataFrame:
     """Rows of ours and of baselines; all that was ever measured is kept in rows.jsonl of the folder."""
-    return measure(pairs, [Ours(OURS, weights), *baselines], folder / "rows.jsonl", processes)
+    return measure(pairs, [Ours(OURS, weights), *baselines], folder, processes)
 
 
 def start_seconds(weights: str, seed: int) -> dict[str, float]:

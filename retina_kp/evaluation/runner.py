@@ -47,10 +47,9 @@ def measure(
 ) -> pd.DataFrame:
     """Every method on every pair: one row each, see `run_unit`.
 
-    methods: a plain function counts as one, see `methods.Function`. keep: a JSONL file to which each finished row is
-    appended at once; rows that are in it already are not computed again, unless images, truth, weights, options, the
-    function's source or the code have changed, or the method had raised an error. processes: side by side on this
-    machine; without it as `joblib.parallel_config` says.
+    methods: functions too, see `methods.Function`. keep: a JSONL file, or a folder for one, to which each finished row
+    is appended at once; its rows are not computed again, unless images, truth, weights, options, a function's source or
+    the code have changed, or the method had raised an error. processes: side by side here; without it as joblib says.
     """
     named = as_methods(methods)
     units = [(pair, method) for pair in pairs for method in named]
@@ -62,6 +61,7 @@ def measure(
 
 def run(units: Sequence[Unit], keep: str | Path | None = None, what: str = "registrations") -> pd.DataFrame:
     """Rows of the units, in their order; those not kept yet are computed, and kept by this process alone."""
+    keep = Path(keep) / "rows.jsonl" if keep and Path(keep).suffix != ".jsonl" else keep
     done, keys = read_ledger(keep), _keys(units) if keep else list(map(str, range(len(units))))
     rest = {key: unit for key, unit in zip(keys, units, strict=True) if key not in done}
     bar = progress(len(units), len(units) - sum(key in rest for key in keys), what)

@@ -146,7 +146,7 @@ def measure_variants(
     sets = [(options, kinds, ("set", name)) for name, (options, kinds) in SETS.items()]
     drawn = [pair for one in sets for pair in synthetic_pairs(LADDER_SEED, pairs, *one)]
     methods = [replace(variant, calibration=calibration) for variant in chosen]
-    rows, table = measure(drawn, methods, folder / "rows.jsonl", processes), []
+    rows, table = measure(drawn, methods, folder, processes), []
     for name, own in rows.groupby("method", sort=False):
         line = {"variant": name}
         for group, part in own.groupby("bin", sort=False):

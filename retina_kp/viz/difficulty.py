@@ -106,7 +106,7 @@ def _nothing(about: str) -> Figure:
     figure = plt.figure(figsize=(0.7 * WIDTH_IN, 0.5))
     ax = figure.add_subplot()
     ax.set_axis_off()
-    ax.text(0, 0.5, f"These figures hold nothing about {about}.", fontsize=11)
+    ax.text(0, 0.5, f"These pairs tell nothing about {about}.", fontsize=11)
     return figure
 
 

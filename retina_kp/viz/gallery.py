@@ -149,8 +149,8 @@ def _residuals(ax, shown: Shown) -> None:
     magnify = max(fitting, default=MAGNIFICATIONS[0])
     plot_residuals(ax, fixed, predicted, true, magnify)
     errors = np.array(shown.row["errors_px"], float)
-    figures = f"residuals ×{magnify:g}: mean {errors.mean():.1f}, max {errors.max():.1f} px"
-    ax.set_title(f"{figures}\ndot: truth, tip: where it was put", fontsize=11)
+    words = f"residuals ×{magnify:g}: mean {errors.mean():.1f}, max {errors.max():.1f} px"
+    ax.set_title(f"{words}\ndot: truth, tip: where it was put", fontsize=11)
 
 
 def plot_before_after(pairs: Sequence[Shown], columns: int = 2) -> Figure:
