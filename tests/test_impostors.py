@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from evaluation_trees import operation_pair
 
-from retina_kp import Registrar
 from retina_kp.data.layouts import load_layout
 from retina_kp.data.records import PairRecord
 from retina_kp.evaluation import runner
 from retina_kp.evaluation.methods import Ours
 from retina_kp.evaluation.pairs import OTHER, OTHER_MIRRORED, OWN_MIRRORED
 from retina_kp.evaluation.runner import measure
+from retina_kp.evaluation.timing import TimedRegistrar
 from retina_kp.studies import impostors
 from retina_kp.studies.impostors import accepted, draw_impostors, table_of
 from retina_kp.synthetic.pseudo_real import write_pseudo_real
@@ -74,7 +74,7 @@ def test_what_was_tried_is_not_tried_again(clinic, tmp_path, monkeypatch):
 def test_a_crash_is_no_refusal_and_is_tried_again(clinic, tmp_path, monkeypatch):
     found, kept = draw_impostors(load_layout(clinic).records, most=1)[:1], tmp_path / "kept.jsonl"
     LITE.prepare()
-    monkeypatch.setattr(Registrar, "__call__", lambda *images: 1 / 0)
+    monkeypatch.setattr(TimedRegistrar, "__call__", lambda *images: 1 / 0)
     rows = accepted(measure(found, [LITE], kept))
     assert rows.failed[0] and "ZeroDivisionError" in rows.status[0] and not kept.exists()
     only, everything = table_of(rows).to_dict("records")
