@@ -11,7 +11,6 @@ _HOMES = {
     "Inventory": "data.records",
     "PairOptions": "synthetic.pairs",
     "PairRecord": "data.records",
-    "PairResult": "evaluation.metrics",
     "Registrar": "registration.registrar",
     "RegistrarOptions": "registration.options",
     "Registration": "registration.result",
@@ -21,7 +20,7 @@ _HOMES = {
     "draw_pair": "synthetic.pairs",
     "point_errors": "evaluation.metrics",
     "render": "synthetic.render",
-    "summarise": "evaluation.metrics",
+    "summarise": "evaluation.summary",
 }
 __all__ = list(_HOMES)
 

@@ -3,59 +3,76 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from retina_kp import PairOptions, Registrar
-from retina_kp.evaluation import calibration
-from retina_kp.evaluation import trials as evaluation
-from retina_kp.evaluation.calibration import calibration_error, fit_calibration, risk_coverage
-from retina_kp.evaluation.trials import Trial, gather_trials, run_trial, run_trials, summarise_trials
+from retina_kp.evaluation import runner
+from retina_kp.evaluation.calibration import calibration_error, calibration_pairs, fit_calibration, risk_coverage
+from retina_kp.evaluation.methods import Ours
+from retina_kp.evaluation.metrics import judge
+from retina_kp.evaluation.pairs import ImpostorPair, SyntheticPair, synthetic_pairs
+from retina_kp.evaluation.runner import measure
+from retina_kp.evaluation.summary import SYNTHETIC, summarise
 from retina_kp.registration.confidence import DEFAULT_CALIBRATION, confidence
 from retina_kp.registration.result import Registration
 from retina_kp.synthetic.pairs import draw_pair
 
 
-def trial(error=1.0, ok=True, genuine=True, share=0.4, moving="FA"):
+def trial(error=1.0, ok=True, share=0.4, kind="CF-FA"):
     shares = {"settled_share": share, "inlier_share": share, "keypoint_share": 0.2, "map_correlation": share}
+    names = {"pair": "p", "eye": "e", "kind": kind, "method": "m", "confidence": 0.9, "seconds": 0.5}
+    outcome = judge(np.array([error])) if ok else "refused"
     evidence = {"inliers": 50.0} | shares
-    return Trial(moving, ok, error if ok else np.inf, error, 0.9, 0.5, genuine, evidence)
+    return names | {
+        "outcome": outcome,
+        "mean_px": error if ok else np.inf,
+        "tried_px": error,
+        "evidence": evidence,
+    }
+
+
+def fitted(trials):
+    return fit_calibration(pd.DataFrame(trials))
 
 
 def test_table_of_known_trials():
-    trials = [trial(1), trial(10), trial(5), trial(30), trial(2, ok=False), trial(np.inf, genuine=False)]
-    (row,) = summarise_trials(trials)
-    shares = {"success": 0.4, "within_2px": 0.2, "wrong_accepted": 0.4, "far_accepted": 0.2, "refused": 0.2}
-    shares["auc25"] = 0.472  # below 2…25, 11…25, 6…25 px
-    assert row == {"pair": "CF-FA", "n": 5, **shares, "median_px": 10.0, "median_s": 0.5}
-    assert [row["pair"] for row in summarise_trials([*trials, trial(1, moving="OCT-FA")])] == ["CF-FA", "OCT-FA"]
+    impostor = trial() | {"mean_px": np.nan}
+    trials = [trial(1), trial(10), trial(5), trial(30), trial(2, ok=False), impostor]
+    (row,) = summarise(pd.DataFrame(trials), ["kind"], SYNTHETIC).to_dict("records")
+    shares = {"success": 0.4, "within_2px": 0.2, "wrong": 0.4, "far": 0.2, "failed": 0.2}
+    shares["auc25"] = pytest.approx(0.472)  # below 2…25, 11…25, 6…25 px
+    assert row == {"kind": "CF-FA", "pairs": 5, "eyes": 1, **shares, "median_px": 10.0, "seconds": 0.5}
+    kinds = summarise(pd.DataFrame([*trials, trial(1, kind="OCT-FA")]), ["kind"], SYNTHETIC).kind
+    assert list(kinds) == ["CF-FA", "OCT-FA"]
 
 
 def test_calibration_separates_what_can_be_separated():
     good = [trial(1, share=0.3 + 0.01 * i) for i in range(20)]
     bad = [trial(200, share=0.1 + 0.005 * i) for i in range(20)]
-    weights = fit_calibration(good + bad)
+    weights = fitted(good + bad)
     assert (
-        min(confidence(t.evidence, weights) for t in good)
+        min(confidence(t["evidence"], weights) for t in good)
         > 0.7
         > 0.3
-        > max(confidence(t.evidence, weights) for t in bad)
+        > max(confidence(t["evidence"], weights) for t in bad)
     )
 
 
 def test_evidence_never_speaks_against_a_transform():
     good = [trial(1, share=0.5 + 0.01 * i) for i in range(20)]
     bad = [
-        replace(t, would_be_px=200.0, evidence=t.evidence | {"inlier_share": 0.9, "map_correlation": 0.1}) for t in good
+        t | {"tried_px": 200.0, "evidence": t["evidence"] | {"inlier_share": 0.9, "map_correlation": 0.1}} for t in good
     ]
-    weights = fit_calibration(good + bad)
+    weights = fitted(good + bad)
     assert weights["inlier_share"] == 0 and weights["log_correlation"] > 1 and min(list(weights.values())[1:]) >= 0
-    assert confidence(good[0].evidence, weights) > 0.9 > 0.1 > confidence(bad[0].evidence, weights)
+    assert confidence(good[0]["evidence"], weights) > 0.9 > 0.1 > confidence(bad[0]["evidence"], weights)
 
 
 def test_a_calibration_to_other_evidence_is_refused():
     """Terms that no longer exist would count as nothing, and every transform be refused."""
     with pytest.raises(ValueError, match="another version .*map_correlation.*retina_kp.evaluation.calibration"):
-        confidence(trial(1).evidence, DEFAULT_CALIBRATION | {"map_correlation": 18.4})
+        confidence(trial(1)["evidence"], DEFAULT_CALIBRATION | {"map_correlation": 18.4})
 
 
 def test_a_calibration_that_lacks_a_term_is_refused_when_loaded():
@@ -69,7 +86,7 @@ def test_a_calibration_that_lacks_a_term_is_refused_when_loaded():
 
 def test_calibration_of_a_coin_is_one_half():
     trials = [trial(1 if i % 2 else 99) for i in range(40)]
-    assert confidence(trials[0].evidence, fit_calibration(trials)) == pytest.approx(0.5, abs=0.01)
+    assert confidence(trials[0]["evidence"], fitted(trials)) == pytest.approx(0.5, abs=0.01)
 
 
 def test_maps_that_do_not_correlate_prove_a_transform_wrong():
@@ -78,28 +95,39 @@ def test_maps_that_do_not_correlate_prove_a_transform_wrong():
         [trial(200, share=0.1 + 0.005 * i) for i in range(20)],
     )
     weights, unlaid = (
-        fit_calibration(good + bad),
-        replace(bad[0], evidence=good[-1].evidence | {"map_correlation": 0.0}),
+        fitted(good + bad),
+        bad[0] | {"evidence": good[-1]["evidence"] | {"map_correlation": 0.0}},
     )
-    assert confidence(good[-1].evidence, weights) > 0.9 and confidence(unlaid.evidence, weights) == 0
-    assert fit_calibration([*good, *bad, unlaid]) == weights
+    assert confidence(good[-1]["evidence"], weights) > 0.9 and confidence(unlaid["evidence"], weights) == 0
+    assert fitted([*good, *bad, unlaid]) == weights
 
 
 def test_calibration_needs_both_outcomes():
     with pytest.raises(ValueError, match="right and wrong"):
-        fit_calibration([trial(1), trial(2)])
+        fitted([trial(1), trial(2)])
 
 
-def test_trials_are_kept_for_equal_weights_and_code_alone(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(calibration, "gather_trials", lambda *args, **how: drawn.append(1) or [trial(1.0)])
-    (checkpoint := tmp_path / "weights").write_bytes(b"a")
-    first, again = (calibration._kept_trials(tmp_path, checkpoint, 2, "cpu") for _ in range(2))
-    assert first == again and len(drawn) == len(calibration.CALIBRATION_SETS)
-    monkeypatch.setattr(evaluation, "code_version", lambda: "another search")
-    calibration._kept_trials(tmp_path, checkpoint, 2, "cpu")
-    assert len(list(tmp_path.glob("calibration trials *.json"))) == 2
-    assert len(drawn) == 2 * len(calibration.CALIBRATION_SETS)
+def test_impostors_meet_the_pair_before_of_their_kind_and_set():
+    found = calibration_pairs(12)
+    assert len(found) == 3 * 4 * (12 + 10), "of twelve pairs all but the first and the eleventh have one"
+    for before, pair in zip(found, found[1:], strict=False):
+        if isinstance(pair, ImpostorPair):
+            assert pair.fixed == before and pair.moving.index == before.index - 1
+            assert (pair.moving.kind, pair.moving.options) == (before.kind, before.options)
+
+
+def test_rows_are_kept_for_equal_weights_and_code_alone(tmp_path, monkeypatch):
+    found, pairs = [], synthetic_pairs(1, 2, PairOptions(size_px=96), ["FA"])
+    monkeypatch.setattr(
+        runner, "run_unit", lambda pair, method, key, how: found.append(1) or trial() | {"key": key, "status": "ok"}
+    )
+    first, again = (measure(pairs, [Ours("lite")], tmp_path / "rows.jsonl") for _ in range(2))
+    assert first.equals(again) and len(found) == 2
+    measure(pairs, [Ours("lite", model="homography")], tmp_path / "rows.jsonl")
+    assert len(found) == 4
+    monkeypatch.setattr(runner, "code_version", lambda wings: "another search")
+    measure(pairs, [Ours("lite")], tmp_path / "rows.jsonl")
+    assert len(found) == 6
 
 
 def test_calibration_error_by_hand():
@@ -110,13 +138,12 @@ def test_calibration_error_by_hand():
 
 def test_processes_change_nothing_but_the_time():
     options = PairOptions(size_px=256, rotation_deg=10, scale=(0.95, 1.05), min_overlap=0.8)
-    here = list(
-        run_trials(Registrar.from_pretrained("lite", device="cpu"), 3, 2, options, impostors=True, moving=("FA",))
-    )
-    assert [t.genuine for t in here] == [True, True, False]
-    there = gather_trials("lite", 3, 2, options, impostors=True, moving=("FA",), processes=2, chunk=1)
-    assert [t.genuine for t in there] == [True, True]  # the first pair of a chunk has no impostor
-    assert [t.would_be_px for t in there] == pytest.approx([t.would_be_px for t in here[:2]], rel=1e-6)
+    one, two = synthetic_pairs(3, 2, options, ["FA"])
+    pairs, method = [one, two, ImpostorPair(two, one)], Ours("lite", device="cpu")
+    here, there = measure(pairs, [method]), measure(pairs, [method], processes=2)
+    assert list(here.genuine) == list(there.genuine) == [True, True, False] and here.tried_px.isna()[2]
+    assert list(there.tried_px[:2]) == pytest.approx(list(here.tried_px[:2]), rel=1e-6)
+    assert here.evidence[0].keys() >= {"inliers", "map_correlation"}
 
 
 def test_risk_and_coverage_by_hand():
@@ -138,7 +165,8 @@ def test_a_quadratic_answer_is_judged_with_what_bends_it():
         one,
         quadratic={"forward": terms, "backward": terms, "frame_from_original1": H, "original0_from_frame": np.eye(3)},
     )
-    found = [run_trial(lambda fixed, moving, result=result: result, pair) for result in (one, bent, bent.refuse("no"))]
-    assert [(t.error_px, t.would_be_px) for t in found] == [
+    answers = (one, bent, bent.refuse("no"))
+    found = [measure([SyntheticPair(given=pair)], [lambda fixed, moving, r=result: r]).iloc[0] for result in answers]
+    assert [(t.mean_px, t.tried_px) for t in found] == [
         pytest.approx(p, abs=1e-6) for p in ((0, 0), (80, 80), (np.inf, 0))
     ]

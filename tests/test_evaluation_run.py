@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 from evaluation_trees import fire_tree, octa_tree, operation_pair, picture
 from papermill import execute_notebook
@@ -17,14 +19,18 @@ from retina_kp.core.files import project_root, write_text
 from retina_kp.core.images import write_image
 from retina_kp.data.layouts import load_layout
 from retina_kp.data.records import write_pairs_csv
+from retina_kp.evaluation.methods import Function, Ours
 from retina_kp.notebook import evaluation as evaluation_run
-from retina_kp.notebook.evaluation import prepare, run, save, side_by_side
-from retina_kp.notebook.evaluation_notes import (
+from retina_kp.notebook.evaluation import (
     EvaluationSettings,
     incomplete,
     left_out,
+    prepare,
     provenance,
     provenance_table,
+    run,
+    save,
+    side_by_side,
     trials,
 )
 from retina_kp.notebook.report import count_figures, notebook_parameters, run_notebook
@@ -133,7 +139,7 @@ def test_fire_figures_are_in_the_report(reports):
     line = {line["method"]: line for line in metrics["fire"]}["identity"]
     assert (
         line["mAUC"][0] == pytest.approx((40 / 50 + 1 / 25 + 23 / 25) / 3)
-        and metrics["schema"] == "retina_kp/real-evaluation/2"
+        and metrics["schema"] == "retina_kp/real-evaluation/3"
     )
     assert "P37_1_2" in result.html.read_text(encoding="utf-8") and metrics["pairs"] == {"CF-CF": 4}
 
@@ -181,7 +187,7 @@ def test_provenance_says_what_was_measured_with_what(tmp_path):
         and known["methods"][1]["sha256"] is None
     )
     assert set(known["versions"]) >= {"retina_kp", "commit", "torch", "opencv"} and known["accept_confidence"] == 0.5
-    words = {line["what"]: line["value"] for line in provenance_table(plan)}
+    words = dict(provenance_table(plan).to_numpy().tolist())
     assert words["pairs"] == "1; no eye ids known: intervals over pairs"
     assert trials(4, 3) == "3 eyes of 4 pairs: intervals over eyes"
     assert (
@@ -240,9 +246,22 @@ def test_hidden_names_leak_from_no_reason(tmp_path):
 def test_a_second_run_of_the_name_goes_on(clinic, monkeypatch):
     first = run(prepare(settings(clinic)))
     # nothing is registered any more
-    monkeypatch.setattr(evaluation_run.evaluate.__globals__["Method"], "register", None)
+    for method in (Ours, Function):
+        monkeypatch.setattr(method, "answer", None)
     again = run(prepare(settings(clinic)))
-    assert again.rows == first.rows and len(again.facts) == 1
+    pd.testing.assert_frame_equal(again.rows, first.rows)
+    assert len(again.facts) == 1
+
+
+def test_a_function_of_ones_own_stands_beside_ours_and_under_stress(clinic):
+    def mine(fixed, moving):
+        return np.eye(3)
+
+    plan = prepare(settings(clinic, gammas=[2.0]), [mine])
+    assert [method.name for method in plan.methods] == ["lite", "identity", "mine"] and plan.first == "lite"
+    rows = run(plan).rows
+    assert list(rows.stress[rows.method == "mine"]) == ["as taken", "gamma 2"]
+    assert list(rows.stress[rows.method == "identity"]) == ["as taken"]
 
 
 def test_a_split_and_settings_that_make_no_sense(tmp_path, clinic):

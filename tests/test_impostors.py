@@ -3,18 +3,22 @@
 import csv
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from evaluation_trees import operation_pair
 
-from retina_kp import Registrar
 from retina_kp.data.layouts import load_layout
 from retina_kp.data.records import PairRecord
-from retina_kp.evaluation.methods import Method
+from retina_kp.evaluation import runner
+from retina_kp.evaluation.methods import Ours
+from retina_kp.evaluation.pairs import OTHER, OTHER_MIRRORED, OWN_MIRRORED
+from retina_kp.evaluation.runner import measure
+from retina_kp.evaluation.timing import TimedRegistrar
 from retina_kp.studies import impostors
-from retina_kp.studies.impostors import OTHER, OTHER_MIRRORED, OWN_MIRRORED, draw_impostors, measure, summarise
+from retina_kp.studies.impostors import accepted, draw_impostors, table_of
 from retina_kp.synthetic.pseudo_real import write_pseudo_real
 
-LITE = Method("lite", "lite", True, device="cpu")
+LITE = Ours("lite", device="cpu")
 
 
 def record(name: str, eye: str, moving: str = "FA") -> PairRecord:
@@ -29,12 +33,12 @@ def clinic(tmp_path_factory):
 
 def test_every_image_meets_the_other_eyes_of_its_kind_and_mirrors():
     found = draw_impostors([record("a", "1"), record("b", "1"), record("c", "2"), record("d", "3", "OCT")])
-    names = {(i.fixed.pair_id, i.moving.pair_id, i.what) for i in found}
+    names = {(i.fixed.record.pair_id, i.moving.record.pair_id, i.what) for i in found}
     two_eyes = {("a", "c"), ("b", "c"), ("c", "a"), ("c", "b")}
     assert names == {(*pair, what) for pair in two_eyes for what in (OTHER, OTHER_MIRRORED)} | {
         (n, n, OWN_MIRRORED) for n in "abcd"
     }
-    assert len(found) == len(names) and {i.kind for i in found} == {"CF-FA", "CF-OCT"}
+    assert len(found) == len(names) and {i.about()["kind"] for i in found} == {"CF-FA", "CF-OCT"}
 
 
 def test_the_limit_holds_for_each_kind_and_sort():
@@ -46,34 +50,34 @@ def test_the_limit_holds_for_each_kind_and_sort():
 
 def test_two_eyes_and_mirrored_images_are_refused(clinic, tmp_path):
     records = load_layout(clinic).records
-    found = [i for i in draw_impostors(records) if i.fixed == records[0]]
-    rows = measure(found, LITE, tmp_path / "kept.jsonl")
-    assert [(row["what"], row["accepted"]) for row in rows] == [
-        (OTHER, False),
-        (OTHER_MIRRORED, False),
-        (OWN_MIRRORED, False),
-    ]
-    assert all(row["confidence"] < 0.5 and row["status"] != "ok" for row in rows)
+    found = [i for i in draw_impostors(records) if i.fixed.record == records[0]]
+    rows = accepted(measure(found, [LITE], tmp_path / "kept.jsonl"))
+    assert list(rows.what) == [OTHER, OTHER_MIRRORED, OWN_MIRRORED] and not rows.accepted.any()
+    assert (rows.confidence < 0.5).all() and "ok" not in set(rows.status) and not rows.genuine.any()
 
 
 def test_what_was_tried_is_not_tried_again(clinic, tmp_path, monkeypatch):
     found, kept = draw_impostors(load_layout(clinic).records, most=1), tmp_path / "kept.jsonl"
+    made_up = {"failed": False, "confidence": 0.1}
     monkeypatch.setattr(
-        impostors, "try_impostor", lambda i, method, key: {"key": key, "accepted": i.what == OTHER, "failed": False}
+        runner,
+        "run_unit",
+        lambda pair, method, key, how: made_up | {"key": key, "status": "ok" if pair.what == OTHER else "low"},
     )
-    rows = measure(found, LITE, kept)
-    monkeypatch.setattr(impostors, "try_impostor", None)
-    assert measure(found, LITE, kept) == rows and sum(row["accepted"] for row in rows) == 1
+    rows = measure(found, [LITE], kept)
+    monkeypatch.setattr(runner, "run_unit", None)
+    assert measure(found, [LITE], kept).equals(rows) and accepted(rows).accepted.sum() == 1
     with pytest.raises(TypeError):
-        measure(found, Method("other", "lite", True, model="homography"), kept)
+        measure(found, [Ours("other", model="homography")], kept)
 
 
 def test_a_crash_is_no_refusal_and_is_tried_again(clinic, tmp_path, monkeypatch):
     found, kept = draw_impostors(load_layout(clinic).records, most=1)[:1], tmp_path / "kept.jsonl"
-    monkeypatch.setattr(Registrar, "__call__", lambda *images: 1 / 0)
-    (row,) = measure(found, LITE, kept)
-    assert row["failed"] and "ZeroDivisionError" in row["status"] and not kept.exists()
-    (only, everything) = summarise([row])
+    LITE.prepare()
+    monkeypatch.setattr(TimedRegistrar, "__call__", lambda *images: 1 / 0)
+    rows = accepted(measure(found, [LITE], kept))
+    assert rows.failed[0] and "ZeroDivisionError" in rows.status[0] and not kept.exists()
+    only, everything = table_of(rows).to_dict("records")
     assert only["failed"] == 1 and only["share at most"] is None is everything["highest confidence"]
 
 
@@ -84,7 +88,7 @@ def test_table_by_hand():
     ]
     rows += [{"kind": "CF-OCT", "what": OWN_MIRRORED, "accepted": False, "failed": False, "confidence": 0.2}] * 5
     rows += [{"kind": "CF-OCT", "what": OWN_MIRRORED, "accepted": False, "failed": True, "confidence": 0.0}]
-    first, second, everything = summarise(rows)
+    first, second, everything = table_of(pd.DataFrame(rows)).to_dict("records")
     assert (first["kind"], first["tried"], first["accepted"], first["highest confidence"]) == ("CF-FA", 5, 1, 0.9)
     assert (second["tried"], second["failed"], second["accepted"]) == (6, 1, 0)
     assert second["share at most"] == pytest.approx(1 - 0.025 ** (1 / 5), abs=1e-3)  # (1 - p)^5 = 2.5 %

@@ -1,6 +1,5 @@
 """The ladder: every variant leaves out what it says, and nothing is measured twice."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,11 +7,20 @@ import pytest
 
 from retina_kp.core.config import to_dict
 from retina_kp.core.geometry import describe
-from retina_kp.evaluation.trials import run_trial
-from retina_kp.networks.checkpoints import read_metadata
+from retina_kp.evaluation.pairs import SyntheticPair
+from retina_kp.evaluation.runner import measure
+from retina_kp.networks.checkpoints import find_weights, read_metadata
 from retina_kp.registration.options import RegistrarOptions, registrar_options
 from retina_kp.studies import ladder
-from retina_kp.studies.ladder import INGREDIENTS, SHORT, VARIANTS, WHOLE, Variant, VariantRegistrar, variants
+from retina_kp.studies.ladder import (
+    INGREDIENTS,
+    SHORT,
+    VARIANTS,
+    WHOLE,
+    Variant,
+    VariantRegistrar,
+    variants,
+)
 from retina_kp.synthetic.pairs import PairOptions, draw_pair
 from retina_kp.synthetic.training_pairs import SyntheticOptions
 
@@ -27,13 +35,14 @@ def pair():
 
 
 def test_upright_search_does_not_find_an_upside_down_pair(pair):
-    errors = {}
-    for variant in (WHOLE, Variant("every turn", options={"stages": 1}), Variant("upright", options={"stages": 0})):
-        errors[variant.name] = run_trial(VariantRegistrar.standing_on(variant), pair).would_be_px
-    assert errors[WHOLE.name] < 5 and errors["every turn"] < 5 and errors["upright"] > 50
+    calibration = read_metadata(find_weights("lite"))["calibration"]
+    chosen = (WHOLE, Variant("every turn", options={"stages": 1}), Variant("upright", options={"stages": 0}))
+    rows = measure([SyntheticPair(given=pair)], [replace(variant, calibration=calibration) for variant in chosen])
+    errors = dict(zip(rows.method, rows.tried_px, strict=True))
+    assert errors[WHOLE.name] < 5 and errors["every turn"] < 5 and not errors["upright"] <= 50
 
 
-def test_accuracy_is_what_the_rung_says(pair):
+def test_accuracy_is_what_the_variant_says(pair):
     found = {}
     for name in ("search", "close matches", "maps"):
         found[name] = VariantRegistrar.standing_on(Variant(name, accuracy=name))(pair.fixed, pair.moving).H_1to0
@@ -45,7 +54,7 @@ def test_accuracy_is_what_the_rung_says(pair):
     assert not np.allclose(found["close matches"], found["maps"], rtol=0, atol=1e-9)
 
 
-def test_rungs_differ_from_the_whole_in_one_respect_but_for_brute_force():
+def test_variants_differ_from_the_whole_in_one_respect_but_for_brute_force():
     assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
     for variant in VARIANTS:
         parts = (variant.turned != WHOLE.turned, variant.accuracy != WHOLE.accuracy, bool(variant.options))
@@ -53,7 +62,7 @@ def test_rungs_differ_from_the_whole_in_one_respect_but_for_brute_force():
         assert RegistrarOptions() != registrar_options(**variant.options) or not variant.options
 
 
-def test_a_rung_turns_what_it_says():
+def test_a_variant_turns_what_it_says():
     assert VariantRegistrar.standing_on(WHOLE).steerers is not None
     assert VariantRegistrar.standing_on(Variant("drawn", turned="pictures")).steerers is None
 
@@ -69,10 +78,8 @@ def test_an_ingredient_is_trained_as_told_and_measured(tmp_path, monkeypatch):
         data=SyntheticOptions(size_px=64),
     )
     monkeypatch.setitem(INGREDIENTS, "tiny", replace(tiny, extra_points=0, precision="fp32"))
-    monkeypatch.setattr(
-        ladder, "measure", lambda variant, *rest: (variant.name, read_metadata(variant.weights)["step"], *rest)
-    )
-    assert ladder.train_and_measure("tiny", 3, tmp_path, None) == ("tiny", 1, 3, tmp_path, None)
+    variant = ladder.train_ingredient("tiny", tmp_path)
+    assert (variant.name, variant.turned) == ("tiny", "pictures") and read_metadata(variant.weights)["step"] == 1
     assert all(
         config == SHORT or len(differences(config, SHORT)) == 1
         for name, config in INGREDIENTS.items()
@@ -98,24 +105,22 @@ def test_checkpoints_of_a_recipe_come_first_in_their_order(tmp_path):
         variants(tmp_path / "empty")
 
 
-def test_a_rung_is_measured_once_and_anew_for_other_pairs(tmp_path, monkeypatch):
-    counted = []
-    monkeypatch.setattr(
-        ladder,
-        "run_trials",
-        lambda registrar, seed, pairs, options, moving: counted.append(pairs) or run_two(registrar),
-    )
-    trial = run_trial(
-        VariantRegistrar.from_pretrained("lite", device="cpu"), draw_pair(3, 1, ("CF", "FA"), PairOptions(size_px=256))
-    )
-    run_two = lambda registrar: [trial, trial]  # noqa: E731
+def test_a_variant_is_measured_once_and_anew_for_other_pairs(tmp_path, monkeypatch):
+    found = []
+
+    def run(pair, method, key, how):
+        found.append(method.name)
+        return {"key": key, "status": "ok", "tried_px": 3.0, "seconds": 0.5}
+
+    monkeypatch.setattr("retina_kp.evaluation.runner.run_unit", run)
     monkeypatch.setattr(ladder, "SETS", {name: (options, ("FA",)) for name, (options, _) in ladder.SETS.items()})
-    row = ladder.measure(WHOLE, 2, tmp_path, None)
-    assert row == ladder.measure(WHOLE, 2, tmp_path, None) and counted == [2, 2]
-    assert set(row) == {"variant", *(f"{s} {what}" for s in ladder.SETS for what in ("FA", "≤ 2 px", "s"))}
-    assert row["usual FA"] == float(trial.would_be_px <= 5)
-    ladder.measure(WHOLE, 3, tmp_path, None)
-    assert (
-        counted == [2, 2, 3, 3]
-        and json.loads((tmp_path / "all, as shipped.json").read_text())["belongs_to"]["pairs"] == 3
-    )
+    chosen = [VARIANTS[0], WHOLE]
+    table = ladder.measure_variants(chosen, 2, tmp_path, None)
+    assert table.equals(ladder.measure_variants(chosen, 2, tmp_path, None)) and len(found) == 2 * 2 * len(ladder.SETS)
+    (row, whole) = table.to_dict("records")
+    assert set(row) == {"variant", *(f"{s} {what}" for s in ladder.SETS for what in ("CF-FA", "≤ 2 px", "s"))}
+    assert whole["variant"] == WHOLE.name and (row["usual CF-FA"], row["usual ≤ 2 px"], row["usual s"]) == (1, 0, 0.5)
+    ladder.measure_variants([WHOLE], 3, tmp_path, None)
+    assert found[8:] == [WHOLE.name] * 2, "one pair more of each set"
+    ladder.measure_variants([WHOLE], 3, tmp_path, {"bias": 1.0})
+    assert found[10:] == [WHOLE.name] * 6, "another calibration"

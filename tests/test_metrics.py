@@ -3,15 +3,29 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from retina_kp.core import geometry
 from retina_kp.evaluation import metrics
-from retina_kp.evaluation.metrics import PairResult
+from retina_kp.evaluation.intervals import mean_of_groups
+from retina_kp.evaluation.metrics import RATES
+from retina_kp.evaluation.summary import summarise
 
 INF = float("inf")
 SHIFT_34 = geometry.translation(3, 4)  # every point moves by 5 px
 NONE = np.zeros((0, 2))
+
+
+def rows(*errors, refused=(), confidence=math.nan) -> pd.DataFrame:
+    """Rows of the runner for pairs with these errors, None for those without a transform."""
+    found = []
+    for k, own in enumerate(errors):
+        own = None if own is None else np.array(own, float)
+        outcome = "refused" if k in refused else metrics.judge(own)
+        names = {"pair": str(k), "eye": str(k), "method": "m", "outcome": outcome, "confidence": confidence}
+        found.append(names | {"seconds": 1.0} | metrics.error_columns(own))
+    return pd.DataFrame(found)
 
 
 # ------------------------------------------------------------------ one pair
@@ -61,20 +75,14 @@ def test_judge_at_the_limits(errors, verdict):
 
 
 def test_strict_rules_hold_at_512():
-    # measured at 768
-    at_mean_limit, over_mean, over_max = np.array([7.5, 7.5]), np.array([7.5, 7.6]), np.array([0, 0, 0, 15.1])
-    assert metrics.strict(at_mean_limit) and metrics.strict(np.array([0, 15.0]))
-    assert not metrics.strict_mean(over_mean) and metrics.strict_max(over_mean) and not metrics.strict(over_mean)
-    assert metrics.strict_mean(over_max) and not metrics.strict_max(over_max) and not metrics.strict(over_max)
-    assert not metrics.strict(at_mean_limit, longer_side=512) and metrics.strict(np.array([5.0, 5.0]), longer_side=512)
-    assert not metrics.strict(None)
-
-
-def test_mace_is_rescaled_like_every_error():
-    true = geometry.similarity(30, 1.3, (200, 100), (240, 150))
-    assert metrics.mace(SHIFT_34 @ true, true, (313, 471), (400, 600)) == pytest.approx(5 * 768 / 600)
-    assert metrics.mace(None, true, (313, 471), (400, 600)) is None
-    assert metrics.mace(np.array([[1, 0, 0], [0, 1, 0], [-0.01, 0, 1.0]]), np.eye(3), (313, 471), (400, 600)) == INF
+    # measured at 768: at the limit of the mean, over it, over that of the largest, at that, and none
+    table = rows([7.5, 7.5], [7.5, 7.6], [0, 0, 0, 15.1], [0, 15.0], None)
+    found = {name: list(metrics.SCORES[name].of(table)) for name in ("sr_me", "sr_mae", "strict")}
+    assert found == {
+        "sr_me": [True, False, True, True, False],
+        "sr_mae": [True, True, False, True, False],
+        "strict": [True, False, False, True, False],
+    }
 
 
 # ------------------------------------------------------------------ many pairs
@@ -82,9 +90,9 @@ def test_mace_is_rescaled_like_every_error():
 
 def test_auc25_by_hand():
     # below i: 0.5 for i = 1…25 (25 times), 3 strictly for i = 4…25 (22 times), 25 and a failure never: 47 of 4 x 25
-    assert metrics.auc25([0.5, 3, 25, INF]) == pytest.approx(0.47)
+    assert metrics.auc25([0.5, 3, 25, INF]) == pytest.approx([1, 22 / 25, 0, 0])
     assert metrics.auc25([1.0]) == pytest.approx(24 / 25)  # the tie at 1 does not count
-    assert metrics.auc25([0.0]) == 1 and metrics.auc25([INF, math.nan]) == 0 and math.isnan(metrics.auc25([]))
+    assert metrics.auc25([0.0]) == 1 and list(metrics.auc25([INF, math.nan])) == [0, 0] and not metrics.auc25([]).size
 
 
 @pytest.mark.parametrize("limit", [5, 10, 20])
@@ -92,12 +100,11 @@ def test_auc_at_is_the_integral_of_the_recall_curve(limit):
     errors = np.concatenate([np.random.default_rng(3).exponential(8, 37), [INF, INF, math.nan, limit, 0.0]])
     t = (np.arange(100_000) + 0.5) * limit / 100_000
     recall = np.searchsorted(np.sort(errors), t, side="right") / len(errors)
-    assert metrics.auc_at(errors, limit) == pytest.approx(recall.mean(), abs=1e-5)
+    assert metrics.auc_at(errors, limit).mean() == pytest.approx(recall.mean(), abs=1e-5)
 
 
 def test_auc_at_by_hand():
-    assert metrics.auc_at([0, 2.5, 5, INF], 5) == pytest.approx((1 + 0.5 + 0 + 0) / 4)
-    assert math.isnan(metrics.auc_at([], 5))
+    assert metrics.auc_at([0, 2.5, 5, INF], 5) == pytest.approx([1, 0.5, 0, 0])
 
 
 def test_fire_protocol_worked_through_with_ties_at_the_limit():
@@ -106,17 +113,18 @@ def test_fire_protocol_worked_through_with_ties_at_the_limit():
     by_category = {"S": [24, 24.999, 25], "P": [1, INF], "A": [12.5]}
     # limits passed: 24 and 24.999 only i = 25, 25 none; 1 from 2 on; 12.5 from 13 on
     hits = {"S": 1 + 1 + 0, "P": 24 + 0, "A": 13}
-    assert metrics.auc25(by_category["S"]) == pytest.approx(hits["S"] / 75)
-    assert metrics.auc25(by_category["P"]) == pytest.approx(hits["P"] / 50)
-    assert metrics.auc25(by_category["A"]) == pytest.approx(hits["A"] / 25)
-    assert metrics.fire_mauc(by_category) == pytest.approx((2 / 75 + 24 / 50 + 13 / 25) / 3)
-    assert metrics.auc25(sum(by_category.values(), [])) == pytest.approx(39 / 150)  # all pairs in one pot
+    assert metrics.auc25(by_category["S"]).mean() == pytest.approx(hits["S"] / 75)
+    assert metrics.auc25(by_category["P"]).mean() == pytest.approx(hits["P"] / 50)
+    assert metrics.auc25(by_category["A"]).mean() == pytest.approx(hits["A"] / 25)
+    assert metrics.auc25(sum(by_category.values(), [])).mean() == pytest.approx(39 / 150)  # all pairs in one pot
 
 
-def test_fire_mauc_ignores_category_sizes():
-    assert metrics.fire_mauc({"S": [0.5] * 70, "P": [INF], "A": [0.5, INF]}) == pytest.approx((1 + 0 + 0.5) / 3)
-    with pytest.raises(ValueError, match="categories"):
-        metrics.fire_mauc({"S": [1.0], "P": [1.0]})
+def test_fires_mean_ignores_category_sizes():
+    errors = {"S": [0.5] * 70, "P": [INF], "A": [0.5, INF]}
+    values = np.concatenate([metrics.auc25(own) for own in errors.values()])
+    groups = [name for name, own in errors.items() for _ in own]
+    mean, _, _ = mean_of_groups(values, groups, [str(k) for k in range(73)])
+    assert mean == pytest.approx((1 + 0 + 0.5) / 3)
 
 
 # ------------------------------------------------------------------ keypoints, matches, masks
@@ -173,16 +181,12 @@ def test_vessel_dice_on_the_overlap_only():
 # ------------------------------------------------------------------ tables
 
 
-def result(errors, refused=False):
-    return PairResult("p", "g", refused, None if errors is None else np.array(errors, float))
-
-
 def test_summary_keeps_failed_pairs_in_every_denominator():
     # means 2, 10, 40, ∞, ∞
-    rows = [result([1, 3]), result([10, 10]), result([60, 60, 0]), result(None, refused=True), result(None)]
-    summary = metrics.summarise(rows)
+    (summary,) = summarise(rows([1, 3], [10, 10], [60, 60, 0], None, None, refused=(3,))).to_dict("records")
     expected = {
-        "n": 5,
+        "pairs": 5,
+        "eyes": 5,
         "failed": 2 / 5,
         "refused": 1 / 5,
         "inaccurate": 1 / 5,
@@ -196,10 +200,11 @@ def test_summary_keeps_failed_pairs_in_every_denominator():
         "auc@5": 0.6 / 5,
         "auc@10": 0.8 / 5,
         "auc@20": (0.9 + 0.5) / 5,
-        "median_mean_error": 40,
+        "median_px": 40,
+        "seconds": 1,
     }
     assert summary == pytest.approx(expected)  # a mean of 2 px at 768 is one of 7.58 px at 2912: below 8, 9 … 25
-    assert metrics.summarise([result([1]), result(None)])["median_mean_error"] == INF
+    assert summarise(rows([1], None)).median_px[0] == INF
 
 
 def test_summary_agrees_with_the_formulas_of_the_evaluation_tool():
@@ -207,29 +212,23 @@ def test_summary_agrees_with_the_formulas_of_the_evaluation_tool():
     errors = [None if k % 4 == 0 else rng.exponential(rng.choice([3, 15, 30]), 20) for k in range(41)]
     ok = [e is not None and np.median(e) <= 20 and e.max() <= 50 for e in errors]
     mean = np.array([np.inf if e is None else e.mean() for e in errors])
-    summary = metrics.summarise([PairResult(str(k), "g", e is None, e) for k, e in enumerate(errors)])
+    (summary,) = summarise(rows(*errors, refused=range(0, 41, 4))).to_dict("records")
     assert 0 < summary["acceptable"] < 1 and summary["wrong_accepted"] > 0
     assert summary["acceptable"] == pytest.approx(np.mean(ok))
     assert summary["refused"] == pytest.approx(np.mean([e is None for e in errors]))
-    assert summary["wrong_accepted"] == pytest.approx(
-        np.mean([e is not None and not k for e, k in zip(errors, ok, strict=True)])
-    )
+    wrong = [e is not None and not k for e, k in zip(errors, ok, strict=True)]
+    assert summary["wrong_accepted"] == pytest.approx(np.mean(wrong))
     assert summary["auc25"] == pytest.approx(np.mean([np.mean(mean < k) for k in range(1, 26)]))
-    assert summary["median_mean_error"] == pytest.approx(np.median(mean))
+    assert summary["median_px"] == pytest.approx(np.median(mean))
 
 
 def test_a_warned_of_error_is_inaccurate_but_not_wrongly_accepted():
-    wrong = {"pair_id": "p", "group": "g", "refused": False, "errors": np.array([60.0, 60])}
-    summary = metrics.summarise(
-        [PairResult(**wrong), PairResult(**wrong, trusted=False), result([1]), result(None, refused=True)]
-    )
-    assert [summary[name] for name in ("inaccurate", "wrong_accepted", "failed", "refused")] == [0.5, 0.25, 0.25, 0.25]
+    table = pd.concat([rows([60.0, 60], confidence=0.9), rows([60.0, 60], confidence=0.2), rows([1]), rows(None)])
+    (summary,) = summarise(table, scores=RATES).to_dict("records")
+    assert [summary[name] for name in ("inaccurate", "wrong_accepted", "failed", "refused")] == [0.5, 0.25, 0.25, 0]
 
 
-def test_summary_of_nothing_and_impossible_rows():
-    empty = metrics.summarise([])
-    assert empty.pop("n") == 0 and all(math.isnan(value) for value in empty.values())
-    with pytest.raises(ValueError, match="refused"):
-        result([1.0], refused=True)
-    with pytest.raises(ValueError, match="no ground-truth"):
-        result([])
+def test_summary_of_nothing_and_of_points_that_do_not_exist():
+    assert not len(summarise(rows([1])[:0]))
+    with pytest.raises(ValueError, match="point pairs"):
+        metrics.point_errors(np.eye(3), NONE, NONE, (768, 768))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from retina_kp.core.geometry import describe
@@ -82,13 +83,12 @@ def test_the_arms_are_what_a_user_would_give_the_notebooks(tmp_path, arm, steps)
 
 def test_success_is_counted_by_hand(monkeypatch):
     errors = {"real": [1.0, 3.0, 6.0, np.inf], "generated": [0.5, 21.0], "synthetic": [np.inf, 9.0, 7.0]}
-    told = iter(errors["real"] + errors["generated"])
+    told = iter(errors.values())
     registrar = SimpleNamespace()
     monkeypatch.setattr(phases.Registrar, "from_pretrained", lambda *_, **__: registrar)
     monkeypatch.setattr(phases, "held_out_pairs", lambda seed: range(4))
     monkeypatch.setattr(phases, "generated_pair", lambda seed, index: index)
-    monkeypatch.setattr(phases, "run_trial", lambda registrar, pair: SimpleNamespace(would_be_px=next(told)))
-    monkeypatch.setattr(phases, "run_trials", lambda *_: [SimpleNamespace(would_be_px=e) for e in errors["synthetic"]])
+    monkeypatch.setattr(phases, "measure", lambda *_: pd.DataFrame({"tried_px": next(told)}))
     found = measure_look("", 0, 2)
     assert (found["real"], found["real found"], found["real px"]) == (0.5, 0.75, 2.0)
     assert (found["generated"], found["generated found"], found["generated px"]) == (0.5, 0.5, 0.5)

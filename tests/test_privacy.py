@@ -1,6 +1,7 @@
 """What leaves the clinic: no path, no id where numbers are asked for."""
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
@@ -46,8 +47,8 @@ def test_numbers_instead_of_names(tmp_path):
         "wang_od_2": ("pair 002", "eye 01"),
         "li_os": ("pair 003", "eye 02"),
     }
-    rows = privacy.rename([{"pair": "li_os", "eye": "li_os", "x": 1}, {"pair": "new", "eye": "e"}], names)
-    assert rows == [{"pair": "pair 003", "eye": "eye 02", "x": 1}, {"pair": "new", "eye": "e"}]
+    rows = privacy.rename(pd.DataFrame({"pair": ["li_os", "new"], "eye": ["li_os", "e"], "x": [1, 2]}), names)
+    assert rows.to_numpy().tolist() == [["pair 003", "eye 02", 1], ["new", "e", 2]]
     key = privacy.write_key(tmp_path / "private" / "key.csv", records(tmp_path), names).read_text()
     assert key.splitlines()[1].startswith("pair 001,eye 01,wang_od_1,wang_od,")
 

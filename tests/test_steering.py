@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from retina_kp import PairOptions, Registrar, draw_pair
-from retina_kp.evaluation.steering import fit_steerers
+from retina_kp.evaluation.calibration import fit_steerers
 from retina_kp.networks.checkpoints import load_network, save_network
 from retina_kp.registration.keypoints import STEERED_DEG, Features
 from retina_kp.registration.search import try_view

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from retina_kp.core.geometry import warp_points
-from retina_kp.evaluation.stress import NEUTRAL, Stress, alter, stresses
+from retina_kp.evaluation.real_pairs import NEUTRAL, Stress, alter, stresses
 
 TOOL = Path(__file__).resolve().parents[2] / "shared" / "tools" / "evaluate_real.py"
 GEOMETRIC = [

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -22,8 +23,7 @@ from retina_kp.core.config import to_dict
 from retina_kp.core.files import write_json
 from retina_kp.core.versions import code_version
 from retina_kp.evaluation import calibration
-from retina_kp.evaluation.steering import fit_steerers
-from retina_kp.evaluation.trials import Trial
+from retina_kp.evaluation.calibration import fit_steerers
 from retina_kp.networks.checkpoints import find_weights, load_network, read_metadata
 from retina_kp.synthetic.training_pairs import SyntheticOptions
 from retina_kp.training.config import RECIPES, TrainConfig
@@ -206,11 +206,8 @@ def test_a_short_run_of_the_recipe_goes_on_where_it_was_killed_and_leaves_the_sh
         dict.fromkeys(("inliers", "settled_share", "inlier_share", "keypoint_share", "map_correlation"), k / 9)
         for k in range(10)
     ]
-    made_up = [
-        Trial("FA", True, 1.0 if k > 4 else 99.0, 1.0 if k > 4 else 99.0, 0.5, 0.1, True, e)
-        for k, e in enumerate(evidence)
-    ]
-    monkeypatch.setattr(calibration, "gather_trials", lambda *a, **how: made_up)
+    made_up = [{"tried_px": 1.0 if k > 4 else 99.0, "evidence": e} for k, e in enumerate(evidence)] * 3
+    monkeypatch.setattr(calibration, "measure", lambda *a, **how: pd.DataFrame(made_up))
     monkeypatch.setattr(calibration, "fit_steerers", partial(fit_steerers, pairs=1))
     shipped, trained, phase = find_weights("lite").read_bytes(), [], train.train_phase
 

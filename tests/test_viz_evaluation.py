@@ -2,10 +2,12 @@
 and small."""
 
 import io
+from dataclasses import replace
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from evaluation_trees import operation_pair
 from matplotlib.collections import LineCollection, PolyCollection
@@ -13,51 +15,44 @@ from PIL import Image
 
 from retina_kp.core.overlays import GREEN_MAGENTA, overlay
 from retina_kp.data.layouts import load_layout
-from retina_kp.evaluation import tables
-from retina_kp.evaluation.methods import Method
+from retina_kp.evaluation import summary
+from retina_kp.evaluation.baselines import identity
+from retina_kp.evaluation.methods import Function
+from retina_kp.evaluation.metrics import error_columns
 from retina_kp.evaluation.pairs import FIT
-from retina_kp.evaluation.real import evaluate
+from retina_kp.evaluation.real_pairs import Stress
+from retina_kp.evaluation.runner import evaluate
+from retina_kp.viz import difficulty, gallery, output
 from retina_kp.viz import evaluation as charts
-from retina_kp.viz import gallery, output
-from retina_kp.viz import stress as hard
 from retina_kp.viz.registrations import BLACK, MODALITY_COLORS
 
 matplotlib.use("Agg")
 
 
-def row(pair, method, outcome, mean=None, confidence=None, factors=None, **more):
-    errors = None if mean is None else [mean, mean]
-    names = {
-        "pair": pair,
-        "eye": pair,
-        "kind": "CF-FA",
-        "category": "",
-        "method": method,
-        "status": "ok",
-        "factors": factors or {},
-    }
-    return names | {
-        "outcome": outcome,
-        "errors_px": errors,
-        "confidence": confidence,
-        "true_turn_deg": 10.0,
-        "true_scale": 1.2,
-        **more,
-    }
+def row(pair, method, outcome, mean=None, confidence=np.nan, factors=None, **more):
+    names = {"pair": pair, "eye": pair, "kind": "CF-FA", "category": "", "method": method, "status": "ok"}
+    names |= {"factors": factors or {}, "stress": Stress(**factors or {}).label, "seconds": 1.0, "dice": np.nan}
+    errors = error_columns(None if mean is None else np.array([mean, mean]))
+    tried = np.nan if mean is None else mean
+    told = {"outcome": outcome, "confidence": confidence, "true_turn_deg": 10.0, "true_scale": 1.2, "tried_px": tried}
+    return names | errors | told | more
 
 
 FACTS = [row(f"p{k}", FIT, "acceptable", 1.0, residual_px=3.0 if k < 2 else 40.0) for k in range(4)]
-ROWS = [
+OURS = [
     row("p0", "ours", "acceptable", 2.0, 0.99),
     row("p1", "ours", "acceptable", 6.0, 0.95),
     row("p2", "ours", "refused", None, 0.2, tried_px=9.0),
     row("p3", "ours", "inaccurate", 80.0, 0.6),
+    *(row(f"p{k}", "ours", "acceptable" if k else "failed", 4.0 if k else None, 0.9, {"gamma": 2.0}) for k in range(4)),
+]
+OTHER = [
     row("p0", "other", "inaccurate", 30.0),
     row("p1", "other", "failed"),
     row("p2", "other", "acceptable", 8.0),
     row("p3", "other", "failed"),
-    *(row(f"p{k}", "ours", "acceptable" if k else "failed", 4.0 if k else None, 0.9, {"gamma": 2.0}) for k in range(4)),
 ]
+ROWS = pd.DataFrame([*FACTS, *OURS, *OTHER])
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +62,7 @@ def close_figures():
 
 
 def test_bars_add_up_and_keep_the_outcomes_apart():
-    (ax,) = charts.plot_outcomes(FACTS, ROWS, accept_confidence=0.7).axes
+    (ax,) = charts.plot_outcomes(ROWS, accept_confidence=0.7).axes
     widths = np.array([bar.get_width() for bar in ax.patches]).reshape(3, 5)  # oracle, ours, other × outcomes
     assert widths.sum(1) == pytest.approx([1, 1, 1])
     assert widths[1] == pytest.approx([0.5, 0.25, 0, 0.25, 0]) and widths[2] == pytest.approx([0.25, 0, 0.25, 0, 0.5])
@@ -75,7 +70,7 @@ def test_bars_add_up_and_keep_the_outcomes_apart():
 
 
 def test_curves_hold_all_pairs_and_the_floor():
-    (ax,) = charts.plot_cdf(FACTS, ROWS).axes
+    (ax,) = charts.plot_cdf(ROWS).axes
     ends = {line.get_label().split(":")[0]: line.get_ydata()[-1] for line in ax.lines[:3]}
     assert ends == {FIT: 1.0, "ours": 0.5, "other": 0.25}
     assert len({(line.get_linestyle(), line.get_color()) for line in ax.lines}) == 4
@@ -84,11 +79,11 @@ def test_curves_hold_all_pairs_and_the_floor():
 
 
 def test_differences_stand_where_the_table_says():
-    table = tables.differences(ROWS, "ours")
+    table = summary.differences(ROWS, "ours")
     ax = charts.plot_differences(table, "ours").axes[0]
     assert (
         ax.lines[2].get_xdata()[0] == pytest.approx(0.25)
-        and ax.lines[1].get_xdata().tolist() == table[0]["acceptable"][1:]
+        and ax.lines[1].get_xdata().tolist() == table.acceptable[0][1:]
     )
 
 
@@ -101,8 +96,8 @@ def test_differences_are_told_by_modality_and_drawn_for_all():
         ("b", "CF-OCT", "other", None),
     )
     rows = [row(pair, method, "acceptable" if px else "failed", px, kind=kind) for pair, kind, method, px in cases]
-    table = tables.differences(rows, "ours")
-    assert [(line["kind"], line["pairs"], line["acceptable"][0]) for line in table] == [
+    table = summary.differences(pd.DataFrame(rows), "ours")
+    assert [(line["kind"], line["pairs"], line["acceptable"][0]) for line in table.to_dict("records")] == [
         ("CF-FA", 1, 0),
         ("CF-OCT", 1, 1),
         ("all", 2, 0.5),
@@ -112,17 +107,17 @@ def test_differences_are_told_by_modality_and_drawn_for_all():
 
 
 def test_dice_is_compared_on_pairs_that_both_have():
-    facts = [fact | {"dice": dice} for fact, dice in zip(FACTS, (0.6, 0.8, None, 0.4), strict=True)]
-    rows = [row(f"p{k}", "ours", "acceptable", 1.0, dice=dice) for k, dice in enumerate((0.5, 0.7, 0.9, None))]
-    fit, ours = tables.dice_table(facts, rows)
+    facts = [fact | {"dice": dice} for fact, dice in zip(FACTS, (0.6, 0.8, np.nan, 0.4), strict=True)]
+    rows = [row(f"p{k}", "ours", "acceptable", 1.0, dice=dice) for k, dice in enumerate((0.5, 0.7, 0.9, np.nan))]
+    fit, ours = summary.dice_table(pd.DataFrame(facts + rows)).to_dict("records")
     assert (fit["compared"], fit["dice"][0], ours["pairs"], ours["compared"]) == (3, pytest.approx(0.6), 4, 2)
     assert ours["dice"][0] == pytest.approx(0.6) and ours["dice_fit"][0] == pytest.approx(0.7)
-    (alone,) = tables.dice_table([], rows)
+    (alone,) = summary.dice_table(pd.DataFrame(rows)).to_dict("records")
     assert alone["compared"] == 3 and alone["dice"][0] == pytest.approx(0.7) and alone["dice_fit"] is None
 
 
 def test_errors_without_transform_stand_on_the_rail():
-    figure = hard.plot_against_pose(ROWS, "ours")
+    figure = charts.plot_against_pose(ROWS, "ours")
     heights = np.concatenate(
         [dots.get_offsets()[:, 1] for dots in figure.axes[0].collections if dots.get_label() == "CF-FA"]
     )
@@ -130,29 +125,30 @@ def test_errors_without_transform_stand_on_the_rail():
 
 
 def test_stress_curves_include_the_untouched_pairs():
-    table = tables.stress_table(ROWS)
-    assert [(line["method"], line["factor"], line["value"], line["acceptable"][0]) for line in table] == [
+    table = summary.stress_table(ROWS)
+    found = [
+        (line["method"], line["factor"], line["value"], line["acceptable"][0]) for line in table.to_dict("records")
+    ]
+    assert found == [
         ("ours", "gamma", 1.0, 0.5),
         ("ours", "gamma", 2.0, 0.75),
     ]
-    (ax,) = hard.plot_stress(table, 1.0).axes
+    (ax,) = difficulty.plot_stress(table, 1.0).axes
     oracle, curve = ax.lines
     assert curve.get_ydata().tolist() == [0.5, 0.75] and ax.collections and set(oracle.get_ydata()) == {1.0}
     assert oracle.get_zorder() < curve.get_zorder(), "an oracle hides no curve"
 
 
 def test_only_the_first_method_has_a_band_under_stress():
-    rows = ROWS + [r | {"method": "second"} for r in ROWS if r["method"] == "ours"]
-    ax = hard.plot_stress(tables.stress_table(rows)).axes[0]
+    rows = pd.concat([ROWS, ROWS[ROWS.method == "ours"].assign(method="second")], ignore_index=True)
+    ax = difficulty.plot_stress(summary.stress_table(rows)).axes[0]
     bands, bars = ([c for c in ax.collections if isinstance(c, kind)] for kind in (PolyCollection, LineCollection))
     assert len(bands) == len(bars) == 1 and len(bars[0].get_segments()) == 2
 
 
 def test_methods_that_stand_apart_stay_within_the_axes():
-    rows = [
-        r | {"method": name} for r in ROWS if r["method"] == "ours" for name in ("ours", *(f"m{k}" for k in range(11)))
-    ]
-    figure = hard.plot_stress(tables.stress_table(rows))
+    rows = pd.DataFrame([r | {"method": name} for r in OURS for name in ("ours", *(f"m{k}" for k in range(11)))])
+    figure = difficulty.plot_stress(summary.stress_table(rows))
     figure.canvas.draw()
     ax = figure.axes[0]
     ends = [line.get_transform().transform(line.get_xydata())[-1, 0] for line in ax.lines if len(line.get_xdata()) == 2]
@@ -168,7 +164,8 @@ def test_ten_methods_and_more_are_told_apart_in_print():
     assert len({str((color, dash)) for color, _, dash in styles}) == 12 and all(
         color != BLACK for color, _, _ in styles
     )
-    ax = charts.plot_cdf(FACTS, [row(f"p{k}", name, "acceptable", 2.0) for name in names for k in range(4)]).axes[0]
+    rows = FACTS + [row(f"p{k}", name, "acceptable", 2.0) for name in names for k in range(4)]
+    ax = charts.plot_cdf(pd.DataFrame(rows)).axes[0]
     assert len({line.get_marker() for line in ax.lines[1:13]}) == 12 and all(
         line.get_markevery() for line in ax.lines[1:13]
     )
@@ -176,7 +173,8 @@ def test_ten_methods_and_more_are_told_apart_in_print():
 
 
 def test_reliability_counts_refused_answers_as_they_would_have_been():
-    bins = tables.reliability(ROWS)  # the altered pairs among them do not count
+    table = summary.reliability(ROWS)  # the altered pairs among them do not count
+    bins = table.to_dict("records")
     assert [(b["from"], b["n"], b["right"]) for b in bins] == [
         (0.1, 1, 1.0),
         (0.5, 1, 0.0),
@@ -185,7 +183,7 @@ def test_reliability_counts_refused_answers_as_they_would_have_been():
     ]
     # one of one: exact limits
     assert (bins[0]["low"], bins[0]["high"], bins[1]["high"]) == pytest.approx((0.025, 1, 0.975))
-    left, right, risk = hard.plot_reliability(bins, ROWS).axes
+    left, right, risk = charts.plot_reliability(table, ROWS).axes
     assert [tick.get_text() for tick in left.get_xticklabels()] == [
         "0.1–0.5\nn = 1",
         "0.5–0.9\nn = 1",
@@ -199,21 +197,21 @@ def test_reliability_counts_refused_answers_as_they_would_have_been():
 
 
 def test_without_truth_every_chart_says_so_in_text():
-    none = [{k: v for k, v in r.items() if k != "errors_px"} for r in ROWS]
+    none = ROWS.assign(mean_px=np.nan)
     said = [
-        charts.plot_outcomes([], none),
-        charts.plot_cdf([], none),
-        charts.plot_differences([], "ours"),
-        hard.plot_against_pose(none, "ours"),
-        hard.plot_stress([]),
-        hard.plot_reliability([], none),
+        charts.plot_outcomes(none),
+        charts.plot_cdf(none),
+        charts.plot_differences(summary.differences(none, "ours"), "ours"),
+        charts.plot_against_pose(none, "ours"),
+        difficulty.plot_stress(summary.stress_table(none)),
+        charts.plot_reliability(summary.reliability(none), none),
     ]
     assert all(text.startswith("No ") for text in said) and not plt.get_fignums()
     assert output.as_png(said[0], "bars").data == f"<p><i>{said[0]}</i></p>"
 
 
 def test_charts_are_pictures_with_an_alt_text_whatever_the_backend():
-    picture = output.as_png(charts.plot_outcomes(FACTS, ROWS), "what became of the pairs")
+    picture = output.as_png(charts.plot_outcomes(ROWS), "what became of the pairs")
     data, metadata = picture._repr_mimebundle_()
     assert Image.open(io.BytesIO(picture.data)).format == "PNG" and not plt.get_fignums()
     assert metadata["image/png"]["alt"] == "what became of the pairs" and set(data) == {"image/png"}
@@ -234,7 +232,7 @@ def clinic(tmp_path_factory):
     root = tmp_path_factory.mktemp("clinic")
     for name, shift in (("001_01", (0, 0)), ("001_02", (6, 8)), ("002_01", (3, 0))):
         operation_pair(root, name, shift)
-    return evaluate(load_layout(root).records, [Method("identity", "identity", False)])
+    return evaluate(load_layout(root).records, [Function("identity", identity)])
 
 
 def test_the_worst_pair_comes_first(clinic):
@@ -260,15 +258,13 @@ def test_long_arrows_stay_in_the_frame(clinic):
     pair = gallery.worst_first(clinic.records, clinic.rows, "identity")[1]
     for moved, magnification in ((0, 2), (300, 0.1)):
         result = pair.row["registration"] | {"H_1to0": [[1, 0, moved], [0, 1, 0], [0, 0, 1]]}
-        ax = gallery.plot_pair(gallery.Shown(pair.name, pair.record, pair.row | {"registration": result})).axes[3]
+        ax = gallery.plot_pair(replace(pair, row=pair.row | {"registration": result})).axes[3]
         assert f"×{magnification:g}:" in ax.get_title() and "dot: truth" in ax.get_title()
 
 
 def test_frames_tell_outcomes_by_colour_dash_and_word(clinic):
     pairs = gallery.worst_first(clinic.records, clinic.rows, "identity")
-    unknown = gallery.Shown(
-        "x", pairs[0].record, {k: v for k, v in pairs[0].row.items() if k != "errors_px"} | {"outcome": "answered"}
-    )
+    unknown = replace(pairs[0], name="x", row=pairs[0].row | {"errors_px": None}, outcome="answered")
     axes = gallery.plot_contact_sheet([*pairs[:2], unknown]).axes
     frames = [(ax.spines["left"].get_edgecolor(), str(ax.spines["left"].get_linestyle())) for ax in axes]
     assert len(set(frames)) == 3 and len({dash for _, dash in frames}) == 3
@@ -278,7 +274,7 @@ def test_frames_tell_outcomes_by_colour_dash_and_word(clinic):
         and "answered" in axes[2].get_title()
     )
     assert frames[2][0][:3] == (0.6, 0.6, 0.6), "nothing is acceptable that was not judged"
-    assert len({str(dash) for _, _, dash in charts.OUTCOME_LOOKS.values()}) == len(tables.OUTCOMES)
+    assert len({str(dash) for _, _, dash in charts.OUTCOME_LOOKS.values()}) == len(summary.OUTCOMES)
 
 
 def test_pictures_of_pairs_are_jpeg_of_limited_size(clinic):
@@ -293,9 +289,7 @@ def test_pictures_of_pairs_are_jpeg_of_limited_size(clinic):
 def test_a_refused_pair_shows_its_images_and_the_reason(clinic):
     pair = gallery.worst_first(clinic.records, clinic.rows, "identity")[0]
     empty = pair.row["registration"] | {"status": "low confidence: 0.20", "H_1to0": None}
-    refused = gallery.Shown(
-        pair.name, pair.record, pair.row | {"outcome": "refused", "errors_px": None, "registration": empty}
-    )
+    refused = replace(pair, row=pair.row | {"errors_px": None, "registration": empty}, outcome="refused")
     figure = gallery.plot_pair(refused)
     assert (
         len(figure.axes) == 2 and "low confidence: 0.20" in figure.get_suptitle() and "refused" in figure.get_suptitle()

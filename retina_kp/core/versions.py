@@ -17,10 +17,11 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 @lru_cache
-def code_version() -> str:
-    """Changes with any source file of this package, and with the versions of what it computes with."""
+def code_version(wings: tuple[str, ...] = ("",)) -> str:
+    """Changes with any source file of these wings (all of the package without them), and with the versions of what it
+    computes with."""
     digest = hashlib.sha256(f"torch {torch.__version__}, OpenCV {cv2.__version__}, NumPy {np.__version__}".encode())
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted(path for wing in wings for path in (PACKAGE / wing).rglob("*.py")):
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

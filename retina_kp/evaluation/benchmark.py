@@ -1,196 +1,225 @@
-"""``make benchmark``: success, error and time on synthetic pairs over turn, scale and overlap, ours beside other
-methods on the same pairs.
+"""``make benchmark``: success, error and time on synthetic pairs, ours beside other methods on the same pairs.
 
-python -m retina_kp.evaluation.benchmark                                                              the grids
-python -m retina_kp.evaluation.benchmark --tables usual,wide --pairs 500 --ours-only --processes 2    instead tables of pairs at any turn
+python -m retina_kp.evaluation.benchmark                                    grids of turn, scale and overlap
+python -m retina_kp.evaluation.benchmark --tables usual,wide --pairs 500    instead tables of pairs at any turn
+
+Every row is kept as soon as it is measured; a second call goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
-import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
-import numpy as np
+import pandas as pd
 import torch
 
-from ..core.compute import choose_device
-from ..networks.checkpoints import find_weights, weights_sha256
-from ..registration.registrar import Registrar
-from ..synthetic.pairs import PairOptions, SamplePair, draw_pair
-from .baselines.classical import BASELINES, Baseline, choose_baselines
+from ..core.compute import choose_device, from_one
+from ..core.files import in_project, write_csv, write_json
+from ..networks.checkpoints import find_weights
+from ..synthetic.pairs import PairOptions, draw_pair
 from .calibration import calibration_error
-from .grid_run import UPRIGHT, measure_grids, save_figures, start_figures
-from .grid_tables import crossed_rows, pivot
-from .grids import FACTORS, GRID_SEED, OURS, TOGETHER, grid_jobs
-from .trials import (
-    FOUND_PX,
-    MOVING,
-    RIGHT_PX,
-    USUAL,
-    VALIDATION_SEED,
-    WIDE,
-    Trial,
-    error_px,
-    gather_trials,
-    kept_trials,
-    kind_of,
-    modalities,
-    print_table,
-    run_trial,
-    summarise_trials,
-)
+from .methods import BASELINES, Function, Ours, choose_baselines
+from .metrics import FOUND_PX, RIGHT_PX
+from .pairs import AND, AS_TAKEN, EASY, FACTORS, GRID_SEED, MOVING, TOGETHER, grid_pairs, modalities, synthetic_pairs
+from .runner import measure
+from .summary import SYNTHETIC, as_text, summarise
+from .timing import STAGES, cold_start
 
+OURS = "retina_kp"
+VALIDATION_SEED = 77_001  # of tables; never used for training or calibration
 TABLES = {
-    "upright": ("turn ±10°, scale 0.9–1.1, overlap ≥ 0.7", UPRIGHT),
-    "usual": ("turn ±180°, scale 0.5–2, overlap ≥ 0.5", USUAL),
-    "wide": ("turn ±180°, scale 0.33–3, overlap ≥ 0.25", WIDE),
+    "upright": PairOptions(rotation_deg=10.0, scale=(0.9, 1.1), min_overlap=0.7),
+    "usual": PairOptions(scale=(0.5, 2.0), min_overlap=0.5),
+    "wide": PairOptions(scale=(1 / 3, 3.0), min_overlap=0.25),
 }
+MEASURES = {"success": f"registered within {RIGHT_PX:g} px", "auc25": "AUC25", "within_2px": "registered within 2 px"}
 
 
-def print_start(figures: Mapping[str, float]) -> None:
-    """`start_figures` in a line."""
-    print("\na new process: " + ", ".join(f"{name} {value:.2f}" for name, value in figures.items()))
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """The parameters of notebook 09; see there for their meaning."""
+
+    pairs_per_cell: int
+    moving: list[str]
+    angles: list[float]
+    scales: list[float]
+    overlaps: list[float]
+    together: list[list[float]]
+    baselines: list[str]
+    measure: str
+    weights: str
+    image_size: int
+    seed: int
+    processes: int
+    trials: str
+    run_name: str
+
+    def __post_init__(self):
+        if self.measure not in MEASURES:
+            raise ValueError(f"measure: no {self.measure!r}; there are {', '.join(MEASURES)}")
+        if len(self.together) not in (0, 3):
+            raise ValueError("together: takes three lists, of turns, scales and limits of overlap, or none")
+        if self.pairs_per_cell < 1 or self.processes < 1:
+            raise ValueError("pairs_per_cell and processes take whole numbers from 1")
+        if self.trials and not in_project(self.trials).is_file():
+            raise ValueError(f"trials: no file {in_project(self.trials)}")
+
+    def cells(self) -> list:
+        """The places of the grids that are asked for."""
+        wanted = {"angle": [self.angles], "scale": [self.scales], "overlap": [self.overlaps], TOGETHER: self.together}
+        easy = replace(EASY, size_px=self.image_size)
+        return [cell for factor, values in wanted.items() if values for cell in FACTORS[factor](*values, easy)]
+
+
+# ------------------------------------------------------------------ measuring
+
+
+def measure_beside(folder: Path, pairs: list, weights: str, baselines: list[Function], processes: int) -> pd.DataFrame:
+    """Rows of ours and of baselines; all that was ever measured is kept in rows.jsonl of the folder."""
+    return measure(pairs, [Ours(OURS, weights), *baselines], folder, processes)
+
+
+def start_seconds(weights: str, seed: int) -> dict[str, float]:
+    """`timing.cold_start` on an upright pair of 768 x 768 px, and on its fixed image with another eye's moving one."""
+    own, other = (draw_pair(seed, index, ("CF", "FA"), TABLES["upright"]) for index in (0, 1))
+    return cold_start(weights, own.fixed, own.moving, other.moving)
+
+
+def save_tables(folder: Path, rows: pd.DataFrame, missing: Mapping[str, str], start: Mapping[str, float]) -> dict:
+    """Write trials.csv (the rows), cells.csv and summary.json; returns the tables, and the cold start."""
+    cells = _summary(rows, "factor", "bin", "kind", "method")
+    found = {"methods": method_table(rows, missing), "stages_s": stage_table(rows), "cells": cells}
+    columns = ["factor", "bin", "kind", "index", "eye", "method", "outcome", "mean_px", "tried_px", "confidence"]
+    columns += ["seconds", *(f"{stage}_s" for stage in STAGES), "angle_deg", "scale", "overlap"]
+    write_csv(folder / "trials.csv", rows.reindex(columns=columns).to_dict("records"))
+    write_csv(folder / "cells.csv", cells.to_dict("records"))
+    records = {name: table.to_dict("records") for name, table in found.items()}
+    write_json(folder / "summary.json", {**records, "cold_start": dict(start)})
+    return {**found, "cold_start": dict(start)}
+
+
+def earlier_run(trials: str | Path) -> tuple[pd.DataFrame, dict[str, float]]:
+    """The rows of a trials.csv, and the cold start that was measured with them; {} where no summary.json tells it."""
+    rows = pd.read_csv(trials, dtype={"factor": str, "bin": str, "eye": str}).assign(stress=AS_TAKEN)
+    summary = Path(trials).with_name("summary.json")
+    return rows, json.loads(summary.read_text(encoding="utf-8"))["cold_start"] if summary.is_file() else {}
 
 
 # ------------------------------------------------------------------ tables
 
 
-def compare(
-    registrar: Registrar, options: PairOptions, pairs: int, seed: int, kind: str, baselines: Mapping[str, Baseline]
-) -> dict[str, list[Trial]]:
-    """Trials of ours and the baselines, all on the same pairs of a kind."""
-    trials: dict[str, list[Trial]] = {}
-    for index in range(pairs):
-        pair = draw_pair(seed, index, modalities(kind), options)
-        trials.setdefault(OURS, []).append(run_trial(registrar, pair))
-        for name, baseline in baselines.items():
-            trials.setdefault(name, []).append(run_baseline(baseline, pair))
-    return trials
+def _summary(rows: pd.DataFrame, *by: str) -> pd.DataFrame:
+    return summarise(rows, by, SYNTHETIC).drop(columns=["eyes", "inlier_rate"], errors="ignore").round(3)
 
 
-def run_baseline(baseline: Baseline, pair: SamplePair) -> Trial:
-    """A baseline's answer as a trial: it is sure whenever it has one."""
-    started = time.perf_counter()
-    H_1to0 = baseline(pair.fixed, pair.moving)
-    seconds, error = time.perf_counter() - started, error_px(H_1to0, pair)
-    return Trial(kind_of(pair), H_1to0 is not None, error, error, float(H_1to0 is not None), seconds, True, {})
+def pivot(cells: pd.DataFrame, factor: str) -> pd.DataFrame:
+    """One row per kind of pair and method, one column per bin of a factor: "success (AUC25)"."""
+    own = cells[cells.factor == factor]
+    own = own.assign(text=[f"{s:.2f} ({a:.2f})" for s, a in zip(own.success, own.auc25, strict=True)])
+    table = own.pivot_table("text", ["kind", "method"], "bin", aggfunc="first", sort=False)
+    return table.reset_index().rename_axis(columns=None)
 
 
-def table_trials(args, name: str, kind: str, baselines: Mapping[str, Baseline]) -> dict[str, list[Trial]]:
-    """Trials by method on the pairs of a kind in a table, kept in a file of --out."""
-    options, weights = TABLES[name][1], find_weights(args.weights)
-
-    def gather() -> dict[str, list[Trial]]:
-        if not baselines:
-            return {
-                OURS: gather_trials(weights, args.seed, args.pairs, options, moving=(kind,), processes=args.processes)
-            }
-        registrar = Registrar.from_pretrained(weights)
-        registrar(*[draw_pair(1, 1).fixed] * 2)  # the first call loads and plans
-        return compare(registrar, options, args.pairs, args.seed, kind, baselines)
-
-    about = {
-        "weights_sha256": weights_sha256(weights),
-        "seed": args.seed,
-        "pairs": args.pairs,
-        "kind": kind,
-        "options": asdict(options),
-        "baselines": list(baselines),
-        "processes": args.processes,
-    }
-    return kept_trials(Path(args.out) / "tables", f"{name} {'-'.join(modalities(kind))}", about, gather)
+def crossed_table(cells: pd.DataFrame, score: str = "success") -> pd.DataFrame:
+    """One row per method, overlap and turn of TOGETHER, one column per scale: a score over pairs of all kinds."""
+    own = cells[cells.factor == TOGETHER]
+    if not len(own):
+        return own
+    parts = pd.DataFrame(own.bin.str.split(AND).tolist(), columns=["turn", "scale", "overlap"], index=own.index)
+    own = own.assign(**parts, hits=own[score] * own.pairs)
+    for name in ("method", "overlap", "turn", "scale"):  # in order of appearance
+        own[name] = pd.Categorical(own[name], own[name].unique())
+    sums = own.pivot_table(["hits", "pairs"], ["method", "overlap", "turn"], "scale", "sum", observed=True)
+    table = (sums["hits"] / sums["pairs"]).round(3)
+    return table.set_axis(table.columns.astype(str), axis=1).reset_index().rename_axis(columns=None)
 
 
-def print_tables(args, baselines: Mapping[str, Baseline]) -> None:
-    """The tables asked for, of ours alone or beside baselines."""
+def method_table(rows: pd.DataFrame, missing: Mapping[str, str]) -> pd.DataFrame:
+    """One row per method over all cells: success per factor, AUC25 and seconds; methods that could not run say why."""
+    whole = _summary(rows, "method").set_index("method")
+    success = _summary(rows, "method", "factor").pivot(index="method", columns="factor", values="success")
+    success = success[list(rows.factor.unique())].add_prefix("success, ")
+    table = whole[["pairs"]].join(success).join(whole[["auc25", "wrong", "failed", "seconds"]]).assign(note="")
+    absent = {name: f"left out: {why}" for name, why in missing.items() if name not in table.index}
+    notes = pd.DataFrame({"note": absent}, dtype=object).reindex(columns=table.columns)
+    return (pd.concat([table.astype(object), notes]) if absent else table).rename_axis("method").reset_index()
+
+
+def stage_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean seconds of each stage of ours, per bin; those of TOGETHER are one bin."""
+    own = rows[rows.method == OURS]
+    own = own.assign(bin=own.bin.where(own.factor != TOGETHER, "all"))
+    groups = own.rename(columns={f"{stage}_s": stage for stage in STAGES}).groupby(["factor", "bin"], sort=False)
+    return groups.size().rename("pairs").to_frame().join(groups[list(STAGES)].mean().round(3)).reset_index()
+
+
+# ------------------------------------------------------------------ the command
+
+
+def run_tables(args, baselines: Sequence[Function]) -> None:
+    """Measure and print the tables asked for, of ours alone or beside baselines."""
     judged = []
     for name in args.tables:
-        print(f"\n{name}: {TABLES[name][0]}, 768x768 px   (success = mean corner error ≤ {RIGHT_PX:g} px)", flush=True)
-        found = [table_trials(args, name, kind, baselines) for kind in args.moving]
-        print_table(
-            [{"method": method, **summarise_trials(own)[0]} for trials in found for method, own in trials.items()]
-        )
-        judged += [trial for trials in found for trial in trials[OURS]]
-    told, right = np.array([t.confidence for t in judged]), np.array([t.would_be_px <= FOUND_PX for t in judged], float)
-    off = calibration_error(told, right)
-    print(
-        f"\n{OURS}: expected calibration error over these {len(told)} pairs: {off:.3f}   (right = mean corner error ≤ {FOUND_PX:g} px)"
-    )
-    print(f"every trial: {Path(args.out) / 'tables'}")
-    print_start(start_figures(args.weights, args.seed))
+        o = TABLES[name]
+        asked = f"turn ±{o.rotation_deg:g}°, scale {o.scale[0]:.2g}–{o.scale[1]:g}, overlap ≥ {o.min_overlap:g}"
+        print(f"\n{name}: {asked}, 768x768 px   (success = mean corner error ≤ {RIGHT_PX:g} px)", flush=True)
+        pairs = synthetic_pairs(args.seed, args.pairs, o, args.moving, ("table", name))
+        rows = measure_beside(args.out, pairs, args.weights, baselines, args.processes)
+        print(as_text(_summary(rows, "kind", "method")))
+        judged.append(rows[rows.method == OURS])
+    ours = pd.concat(judged)
+    off = calibration_error(ours.confidence, ours.tried_px <= FOUND_PX)
+    print(f"\n{OURS}: expected calibration error over these {len(ours)} pairs: {off:.3f}   (right = ≤ {FOUND_PX:g} px)")
 
 
-# ------------------------------------------------------------------ grids
-
-
-def run_grids(args, baselines: Mapping[str, Baseline], missing: Mapping[str, str]) -> None:
-    """Measure the grids asked for, print the tables."""
-    folder, jobs = (
-        Path(args.out),
-        grid_jobs([cell for factor in args.grid for cell in FACTORS[factor]()], args.pairs, args.moving),
-    )
-    try:
-        rows = measure_grids(folder, jobs, args.weights, list(baselines), args.seed, args.processes)
-    except ValueError as error:
-        sys.exit(str(error))
-    figures = save_figures(folder, rows, missing, start_figures(args.weights, args.seed))
+def run_grids(args, baselines: Sequence[Function], missing: Mapping[str, str], start: Mapping[str, float]) -> None:
+    """Measure the grids asked for, print and save the tables."""
+    cells = [cell for factor in args.grid for cell in FACTORS[factor]()]
+    pairs = grid_pairs(cells, args.pairs, args.moving, args.seed)
+    rows = measure_beside(args.out, pairs, args.weights, baselines, args.processes)
+    found = save_tables(args.out, rows, missing, start)
     for factor in args.grid:
-        if factor == TOGETHER:
-            print(f"\nturn, scale and overlap together: success, pairs per kind and cell: {args.pairs}")
-            print_table(crossed_rows(figures["cells"]))
-        else:
-            print(f"\n{factor}: success (AUC25), pairs per kind and bin: {args.pairs}")
-            print_table(pivot(figures["cells"], factor))
-    print("\nmethods, over all pairs")
-    print_table(figures["methods"])
-    print("\nseconds of retina_kp per stage")
-    print_table(figures["stages_s"])
-    print_start(figures["cold_start"])
-    print(f"\nin pictures: retina-kp report 09_benchmark -p trials {folder / 'trials.csv'}")
+        table = crossed_table(found["cells"]) if factor == TOGETHER else pivot(found["cells"], factor)
+        print(f"\n{factor}: success{'' if factor == TOGETHER else ' (AUC25)'}, pairs per kind and cell: {args.pairs}")
+        print(as_text(table))
+    print(f"\nmethods, over all pairs\n{as_text(found['methods'])}")
+    print(f"\nseconds of {OURS} per stage\n{as_text(found['stages_s'])}")
+    print(f"\nin pictures: retina-kp report 09_benchmark -p trials {args.out / 'trials.csv'}")
+
+
+def _names(text: str) -> list[str]:
+    return list(dict.fromkeys(part.strip().removeprefix("CF-") for part in text.split(",") if part.strip()))
 
 
 def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's arguments, checked; lists are lists."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--grid", default="all", help=f"which grids: {', '.join(FACTORS)}; or all")
-    parser.add_argument("--tables", default="", help=f"instead of grids: {', '.join(TABLES)}")
-    parser.add_argument(
-        "--pairs", type=int, default=0, help="per kind and table (12), or per kind and cell of a grid (2)"
-    )
-    parser.add_argument("--moving", default=",".join(MOVING), help="moving images beside CF, or pairs such as OCT-FA")
-    parser.add_argument(
-        "--baselines", default="", help=f"of {', '.join(BASELINES)}; default: SIFT+MAGSAC for tables, all for grids"
-    )
-    parser.add_argument("--ours-only", action="store_true", help="leave the baselines out")
-    parser.add_argument(
-        "--processes", type=int, default=1, help="side by side, of grids and with --ours-only; times are then longer"
-    )
-    parser.add_argument("--out", default="outputs/benchmark", help="folder of results; a second call goes on with them")
-    parser.add_argument("--weights", default="lite")
-    parser.add_argument("--seed", type=int, default=None)
+    add = parser.add_argument
+    add("--grid", type=_names, default=list(FACTORS), help=f"which grids, of {', '.join(FACTORS)}")
+    add("--tables", type=_names, default=[], help=f"instead of grids: {', '.join(TABLES)}")
+    add("--pairs", type=from_one, help="per kind and table (12), or per kind and cell of a grid (2)")
+    add("--moving", type=_names, default=list(MOVING), help="moving images beside CF, or pairs such as OCT-FA")
+    add("--baselines", type=_names, help=f"of {', '.join(BASELINES)}; default: SIFT+MAGSAC for tables, all for grids")
+    add("--ours-only", action="store_true", help="leave the baselines out")
+    add("--processes", type=from_one, default=1, help="side by side; times are then longer")
+    add("--out", type=Path, default=Path("outputs/benchmark"), help="of results; a second call goes on with them")
+    add("--weights", default="lite")
+    add("--seed", type=int)
     args = parser.parse_args(argv)
-    grids = not args.tables
-    args.grid, args.tables, args.moving, args.baselines = (
-        _split(text) for text in (args.grid, args.tables, args.moving, args.baselines)
-    )
-    args.grid = list(FACTORS) if args.grid == ["all"] else args.grid
-    args.moving = list(dict.fromkeys(kind.removeprefix("CF-") for kind in args.moving))
-    args.baselines = [] if args.ours_only else args.baselines or ([*BASELINES] if grids else ["SIFT+MAGSAC"])
-    args.pairs, args.seed = (
-        args.pairs or (2 if grids else 12),
-        args.seed if args.seed is not None else GRID_SEED if grids else VALIDATION_SEED,
-    )
+    usual = (12, VALIDATION_SEED, ["SIFT+MAGSAC"]) if args.tables else (2, GRID_SEED, list(BASELINES))
+    args.pairs, args.seed = args.pairs or usual[0], usual[1] if args.seed is None else args.seed
+    args.baselines = [] if args.ours_only else args.baselines or usual[2]
     for name, known in (("grid", FACTORS), ("tables", TABLES)):
         if unknown := [given for given in getattr(args, name) if given not in known]:
             parser.error(f"--{name}: no {unknown[0]!r}; there are {', '.join(known)}")
-    if args.pairs < 1 or args.processes < 1 or not args.moving or (grids and not args.grid):
-        parser.error("--pairs and --processes take whole numbers from 1, --moving and --grid at least one name")
+    if not args.moving or not (args.grid or args.tables):
+        parser.error("--moving and --grid take at least one name")
     try:
         find_weights(args.weights), choose_baselines(args.baselines), [modalities(kind) for kind in args.moving]
     except (ValueError, OSError) as error:
@@ -198,20 +227,15 @@ def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def _split(text: str) -> list[str]:
-    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-
-
-def main() -> None:
-    args = read_arguments()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = read_arguments(argv)
     baselines, missing = choose_baselines(args.baselines)
-    device = choose_device("auto").type
-    print(
-        f"{platform.machine()}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}, OpenCV {cv2.__version__}"
-    )
-    for name, why in missing.items():
-        print(f"{name} left out: {why}")
-    print_tables(args, baselines) if args.tables else run_grids(args, baselines, missing)
+    machine = f"{platform.machine()}, {choose_device('auto').type}, {torch.get_num_threads()} threads"
+    print(f"{machine}, torch {torch.__version__}, OpenCV {cv2.__version__}")
+    print("".join(f"{name} left out: {why}\n" for name, why in missing.items()), end="")
+    start = start_seconds(args.weights, args.seed)
+    run_tables(args, baselines) if args.tables else run_grids(args, baselines, missing, start)
+    print("\na new process: " + ", ".join(f"{name} {value:.2f}" for name, value in start.items()))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,18 @@
-"""The methods of a comparison on real pairs: our checkpoints and the baselines, each answering with a
-`Registration`."""
+"""What is measured: our checkpoints, their oracles, baselines, and functions of the user's own, each answering a pair
+with a `Registration`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import inspect
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
+import cv2
 import numpy as np
 
 from ..core.files import in_project
@@ -15,84 +20,201 @@ from ..core.geometry import describe
 from ..networks.checkpoints import SHIPPED, find_weights, weights_sha256
 from ..registration.registrar import Registrar
 from ..registration.result import Registration, refused
-from .baselines.classical import BASELINES, choose_baselines
+from ..synthetic.pairs import draw_pair
+from . import baselines
 from .oracle_keypoints import register_true_points
+from .pairs import FIT, Seen
+from .timing import TimedRegistrar
 
 PHASE_NOTEBOOKS = ("01_warmup", "02_geometric", "03_pke", "04_sim2real")
+ORACLE = ", oracle keypoints"  # what follows the name of a method where the true points were its keypoints
 NOT_FOUND = "found no transform"
-CRASHED = "error: "  # how the status of a method begins that raised an exception
+_FAMILIES = [import_module(f".{m.name}", baselines.__name__) for m in pkgutil.iter_modules(baselines.__path__)]
+BASELINES = {name: function for family in (*_FAMILIES, baselines) for name, function in family.BASELINES.items()}
+MISSING = {name: why for family in _FAMILIES for name, why in family.MISSING.items()}
+
+
+@runtime_checkable
+class Method(Protocol):
+    """One line of the tables. ours: its confidence and its matches count; told_truth: it was given the truth."""
+
+    name: str
+    ours: bool = False
+    told_truth: bool = False
+
+    def fingerprint(self) -> str:
+        """Changes whenever the answers might, with one and the same code of the package."""
+        return self.name
+
+    def provenance(self) -> dict:
+        """What a report says of it beside the name."""
+        return {}
+
+    def prepare(self) -> None:
+        """Load what the first answer would have to wait for."""
+
+    def answer(self, seen: Seen) -> tuple[Registration, dict]:
+        """The answer to a pair, and further columns of its row. NOT_FOUND and exceptions are failures."""
 
 
 @dataclass(frozen=True)
-class Method:
-    """One line of the tables. source: weights (a shipped name or a path) when ours, else the name of a baseline."""
+class Ours(Method):
+    """Weights (a shipped name or a path) with a model to fit."""
 
     name: str
-    source: str
-    ours: bool
+    weights: str = "lite"
     model: str = "affine"
     device: str = "auto"
+    ours = True
 
     def fingerprint(self) -> str:
-        """Changes whenever the method's answers might, with one and the same code."""
-        return f"{self.weights_sha256()} {Registrar.options_for(model=self.model)}" if self.ours else self.source
+        return f"{weights_sha256(self.weights)} {Registrar.options_for(model=self.model)}"
 
-    def weights_sha256(self) -> str:
-        """Of the file of our weights, hexadecimal; "" of a baseline."""
-        return weights_sha256(self.source) if self.ours else ""
+    def provenance(self) -> dict:
+        return {"model": self.model, "sha256": weights_sha256(self.weights)[:12]}
 
-    def register_true_points(
-        self, fixed: np.ndarray, moving: np.ndarray, H_1to0: np.ndarray, points=None
-    ) -> Registration:
-        """The oracle of ours, see `oracle_keypoints.register_true_points`; a crash is told as in `register`."""
-        try:
-            return register_true_points(self._registrar(), fixed, moving, H_1to0, points)
-        except Exception as error:
-            return _crashed(error, fixed, moving)
+    def registrar(self) -> Registrar:
+        """One per process and file of weights as it is now."""
+        written = find_weights(self.weights).stat()
+        return _registrar(self.weights, self.model, self.device, (written.st_mtime_ns, written.st_size))
 
-    def register(self, fixed: np.ndarray, moving: np.ndarray) -> Registration:
-        """The answer to a pair of images. A baseline is sure of every answer (confidence NaN); NOT_FOUND and CRASHED
-        are failures of a method, every other status than "ok" is a refusal."""
-        try:
-            if self.ours:
-                return self._registrar()(fixed, moving)
-            return as_registration(BASELINES[self.source](fixed, moving), fixed.shape[:2], moving.shape[:2])
-        except Exception as error:  # whatever it is, it is the answer of this method to this pair, and the others go on
-            return _crashed(error, fixed, moving)
+    def prepare(self) -> None:
+        self.registrar()
 
-    def _registrar(self) -> Registrar:
-        written = find_weights(self.source).stat()
-        return _registrar(self.source, self.model, self.device, (written.st_mtime_ns, written.st_size))
-
-
-def _crashed(error: Exception, fixed: np.ndarray, moving: np.ndarray) -> Registration:
-    return refused(f"{CRASHED}{type(error).__name__}: {str(error).strip():.200}", fixed.shape[:2], moving.shape[:2])
-
-
-def as_registration(H_1to0: np.ndarray | None, fixed_hw, moving_hw) -> Registration:
-    """A bare transform (3, 3) moving px → fixed px, or None, in the form of our results."""
-    if H_1to0 is None:
-        return refused(NOT_FOUND, fixed_hw, moving_hw)
-    none, angle = np.zeros((0, 2)), describe(H_1to0, moving_hw).angle_deg
-    return Registration(
-        "ok", H_1to0, float("nan"), none, none, np.zeros(0, bool), tuple(fixed_hw), tuple(moving_hw), angle_deg=angle
-    )
+    def answer(self, seen: Seen) -> tuple[Registration, dict]:
+        registrar = self.registrar()
+        result = registrar(seen.fixed, seen.moving)
+        return result, {f"{stage}_s": seconds for stage, seconds in registrar.seconds.items()}
 
 
 @lru_cache(maxsize=4)
-def _registrar(source: str, model: str, device: str, written: tuple[int, int]) -> Registrar:
-    """One per process and file of weights as it is now; written: when, and its size."""
-    return Registrar.from_pretrained(source, device=device, model=model)
+def _registrar(weights: str, model: str, device: str, written: tuple[int, int]) -> TimedRegistrar:
+    registrar = TimedRegistrar.from_pretrained(weights, device=device, model=model)
+    registrar(*[draw_pair(1, 1).fixed] * 2)  # the first call is slow
+    return registrar
+
+
+@dataclass(frozen=True)
+class Oracle(Method):
+    """What ours would find if its detector were perfect (GT alignment), see `oracle_keypoints`."""
+
+    of: Ours
+    ours = told_truth = True
+
+    @property
+    def name(self) -> str:
+        return self.of.name + ORACLE
+
+    def fingerprint(self) -> str:
+        return f"{self.of.fingerprint()}{ORACLE}"
+
+    def prepare(self) -> None:
+        self.of.prepare()
+
+    def answer(self, seen: Seen) -> tuple[Registration, dict]:
+        truth = seen.truth
+        points = (truth.points0, truth.points1) if truth.annotated else None
+        H_1to0 = np.linalg.inv(truth.H_0to1)
+        result = register_true_points(self.of.registrar(), seen.fixed, seen.moving, H_1to0, points)
+        return result, {"matched": len(result.matches0)}
+
+
+@dataclass(frozen=True)
+class AnnotationFit(Method):
+    """The annotation's own transform, judged at its points."""
+
+    name: str = FIT
+    told_truth = True
+
+    def answer(self, seen: Seen) -> tuple[Registration, dict]:
+        H = None if seen.truth is None else np.linalg.inv(seen.truth.H_0to1)
+        return as_registration(H if H is None else H / H[2, 2], seen.fixed.shape[:2], seen.moving.shape[:2]), {}
+
+
+@dataclass(frozen=True)
+class Function(Method):
+    """A baseline, or a method of one's own: a function of the fixed and the moving image (arrays HxWx3 or HxW). It
+    returns a (3, 3) matrix moving px → fixed px, a function of (N, 2) points that does so, a `Registration` or None."""
+
+    name: str
+    function: Callable
+
+    def fingerprint(self) -> str:
+        """Outside the package the source, which says nothing of what it calls."""
+        if self.function in BASELINES.values():
+            return self.name
+        try:
+            return f"{self.name} {inspect.getsource(self.function)}"
+        except (OSError, TypeError):
+            raise ValueError(f"{self.name}: its source is not known, so no answer can be kept; use def") from None
+
+    def answer(self, seen: Seen) -> tuple[Registration, dict]:
+        found = self.function(seen.fixed, seen.moving)
+        return as_registration(found, seen.fixed.shape[:2], seen.moving.shape[:2]), {}
+
+
+@dataclass(frozen=True)
+class Mapped(Registration):
+    """An answer that is a function of points: judged by it, drawn by the homography nearest to it."""
+
+    function: Callable | None = None
+
+    def map_to_fixed(self, points1_xy: np.ndarray) -> np.ndarray:
+        return np.asarray(self.function(points1_xy), np.float64)
+
+
+def as_registration(answer, fixed_hw, moving_hw) -> Registration:
+    """What a `Function` returns in the form of our results, with confidence NaN; ValueError for anything else."""
+    if isinstance(answer, Registration):
+        return answer
+    none = replace(refused(NOT_FOUND, fixed_hw, moving_hw), confidence=float("nan"))
+    if answer is None:
+        return none
+    H_1to0 = answer
+    if callable(answer):
+        grid = np.stack(np.meshgrid(*[np.linspace(0, n - 1, 9) for n in moving_hw[::-1]]), -1).reshape(-1, 2)
+        none = Mapped(**vars(none), function=answer)
+        H_1to0 = cv2.findHomography(grid, none.map_to_fixed(grid))[0]
+    H_1to0 = np.asarray(H_1to0, np.float64)
+    if H_1to0.shape != (3, 3) or not np.isfinite(H_1to0).all():
+        raise ValueError(f"a method returns a 3x3 matrix, a function of points or None, not {answer!r:.80}")
+    return replace(none, status="ok", H_1to0=H_1to0, angle_deg=describe(H_1to0, moving_hw).angle_deg)
+
+
+# ------------------------------------------------------------------ which there are
+
+
+def as_methods(given: Sequence[Method | Callable]) -> list[Method]:
+    """With functions as methods; ValueError when two bear one name."""
+    found = [m if isinstance(m, Method) else Function(getattr(m, "__name__", type(m).__name__), m) for m in given]
+    names = [method.name for method in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"several methods are called {twice[0]!r}: give each a name of its own")
+    return found
+
+
+def choose_baselines(names: Sequence[str]) -> tuple[list[Function], dict[str, str]]:
+    """Baselines that can run here, and why others cannot; ValueError for an unknown name."""
+    unknown = [name for name in names if name not in BASELINES]
+    if unknown:
+        raise ValueError(f"no baseline {unknown[0]!r}; there are {', '.join(BASELINES)}")
+    missing = {name: MISSING[name] for name in names if name in MISSING}
+    return [Function(name, BASELINES[name]) for name in names if name not in missing], missing
 
 
 def choose_methods(
-    weights: Sequence[str], baselines: Sequence[str], runs: str | Path, model: str = "affine", device: str = "auto"
+    weights: Sequence[str],
+    names: Sequence[str],
+    runs: str | Path,
+    model: str = "affine",
+    device: str = "auto",
+    own: Sequence[Callable] = (),
 ) -> tuple[list[Method], dict[str, str]]:
-    """Methods in the order of their names, ours first, and those that cannot run here with the reason.
+    """Ours, baselines by name and functions of one's own, and those that cannot run here with the reason.
 
     weights: shipped names, checkpoint files, run folders, or "phases": the newest checkpoint of each training notebook
-    in the folder ``runs``. ValueError or FileNotFoundError for names that do not exist, and without any of our weights:
-    the first is compared with all others.
+    in the folder ``runs``; at least one, which is compared with all others. ValueError or FileNotFoundError for names
+    that do not exist or occur twice.
     """
     sources, missing = [], {}
     for given in weights:
@@ -105,24 +227,19 @@ def choose_methods(
             sources.append(str(in_folder if in_folder.is_file() else find_weights(given)))
     if not sources:
         raise ValueError('weights: name at least one of ours, e.g. "lite"')
-    names = _short_names(sources := list(dict.fromkeys(sources)))
-    ours = [Method(name, source, True, model, device) for name, source in zip(names, sources, strict=True)]
-    usable, absent = choose_baselines(baselines)
-    return ours + [Method(name, name, False) for name in usable], missing | absent
+    sources = list(dict.fromkeys(sources))
+    ours = [Ours(name, path, model, device) for name, path in zip(_short_names(sources), sources, strict=True)]
+    usable, absent = choose_baselines(names)
+    return as_methods([*ours, *usable, *own]), missing | absent
 
 
 def _newest_checkpoints(runs: Path) -> dict[str, str]:
-    found = {}
-    for name in PHASE_NOTEBOOKS:
-        files = sorted((runs / name).glob("*/checkpoint.safetensors"), key=lambda path: path.stat().st_mtime)
-        if files:
-            found[name] = str(files[-1])
-    return found
+    files = {name: list((runs / name).glob("*/checkpoint.safetensors")) for name in PHASE_NOTEBOOKS}
+    return {name: str(max(own, key=lambda path: path.stat().st_mtime)) for name, own in files.items() if own}
 
 
 def _short_names(sources: Sequence[str]) -> list[str]:
-    """Distinct names for tables that give no more of a path away than they must: "lite", "03_pke" or, where two share
-    it, "03_pke #2"."""
+    """Distinct names that give no more of a path away than they must: "lite", "03_pke", and "03_pke #2"."""
     names = []
     for path in map(Path, sources):
         shipped = path.parent == SHIPPED or len(path.parts) == 1

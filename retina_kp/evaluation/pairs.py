@@ -1,172 +1,232 @@
-"""One real pair before any method sees it: images, truth in the forms that figures need, vessel maps, and what can be
-told of it.
-
-A row is a plain dict; errors are px of a fixed image whose longer side measures 768.
-"""
+"""What can be measured: pairs of images with or without a truth, as a Protocol; synthetic pairs, one by one and in
+grids, and impostors, which are images of two eyes. Real pairs have a module of their own."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from pathlib import Path
+from typing import Protocol
 
-import cv2
 import numpy as np
 
+from ..core.files import to_plain
 from ..core.geometry import corners, describe, warp_points
-from ..core.images import as_array, to_gray
-from ..data.annotation import fixed_residuals, true_homography
-from ..data.layouts import FIRE_PAIR
-from ..data.records import PairRecord
 from ..registration.result import Registration
-from .methods import as_registration
-from .metrics import LONGER_SIDE_PX, inlier_rate, judge, point_errors
-from .vessel_overlap import Maps, vessel_agreement, vessel_maps
+from ..synthetic.pairs import PairOptions, SamplePair, draw_pair
+from ..synthetic.render import RENDERERS
 
-FIT = "annotation fit"  # the annotation's own transform, judged at its points
-COMPUTED_PX = 0.01  # nobody clicks so well: points that leave less open, at 768, were computed from a transform
-RIGHT_MATCH_PX = 5.0  # at 768, from the truth
-ORACLE = ", oracle keypoints"  # what follows the name of a method where the true points were its keypoints
-
-
-def pair_facts(record: PairRecord) -> dict:
-    """What is known of a pair before any method sees it: sizes, kind of truth, the annotation's own fit (errors_px at
-    768), leave-one-out residual (median of its points, px of the fixed image at 768; None where they were computed),
-    true turn and scale, Dice under the truth. ``problem`` says why it cannot be used, or is ""; ``mask_problem`` why
-    its vessel mask cannot."""
-    row = about(record) | {"method": FIT, "problem": ""}
-    try:
-        fixed, moving = read_pair(record)
-        hw0, hw1 = fixed.shape[:2], moving.shape[:2]
-        truth = truth_points(record, hw1)
-        H_1to0 = None if truth is None else np.linalg.inv(true_homography(record))
-    except (ValueError, OSError) as error:
-        return row | {"problem": str(error)}
-    row |= {"size_fixed": list(hw0), "size_moving": list(hw1), "outcome": "answered", "rescale": 768 / max(hw0)}
-    row |= {"mask_problem": _mask_problem(record)}
-    row["truth"] = "none"
-    if truth is None:
-        return row
-    errors, residual_px = point_errors(H_1to0, *truth, hw0), _residual(record)
-    computed = residual_px is not None and residual_px < COMPUTED_PX
-    row["truth"] = kind_of_truth(record, computed)
-    row |= {
-        "errors_px": errors,
-        "outcome": judge(errors),
-        "residual_px": None if computed else residual_px,
-        **true_pose(record, np.eye(3), hw1),
-    }
-    return row | {"dice": vessel_dice(record, as_registration(H_1to0 / H_1to0[2, 2], hw0, hw1))}
+MOVING = ("FA", "OCT", "OCTA")  # kinds of synthetic pairs by the moving image beside CF; "OCT-FA" is one without CF
+GRID_SEED = 77_007  # of grids; never used for training or calibration
+AS_TAKEN = "as taken"  # stress of a pair that nothing was done to
+FIT = "annotation fit"  # name of the method that answers with the annotation's own transform
 
 
-def _residual(record: PairRecord) -> float | None:
-    """Median over the points of what each leaves open, px at 768; None without points."""
-    residuals = fixed_residuals(record)
-    return float(np.median(residuals)) if len(residuals) else None
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """Where points1 of the moving image belong in the fixed one, (N, 2) px each; H_0to1: (3, 3) fixed → moving px.
+    annotated: the points are spots of the retina, else corners of the moving image."""
+
+    points1: np.ndarray
+    points0: np.ndarray
+    H_0to1: np.ndarray
+    annotated: bool = False
 
 
-def kind_of_truth(record: PairRecord, computed: bool = False) -> str:
-    """In words for the inventory. computed: its points come from a transform, not from clicks."""
-    parts = (
-        [] if record.points0_xy is None else [f"{len(record.points0_xy)} {'computed ' if computed else ''}point pairs"]
-    )
-    return " + ".join(parts + ([] if record.H_0to1 is None else ["matrix"])) or "none"
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a method sees of a pair, images HxW or HxWx3, and what it is judged by."""
+
+    fixed: np.ndarray
+    moving: np.ndarray
+    truth: Truth | None
 
 
-def truth_points(record: PairRecord, moving_hw) -> tuple[np.ndarray, np.ndarray] | None:
-    """Points of the moving image and where they belong in the fixed one, (N, 2) px each; None without truth. The
-    annotated points; with a matrix alone the corners of the moving image."""
-    if record.points0_xy is not None:
-        return record.points1_xy, record.points0_xy
-    if record.H_0to1 is None:
-        return None
-    return corners(moving_hw), warp_points(corners(moving_hw), np.linalg.inv(record.H_0to1))
+class Pair(Protocol):
+    """A pair to measure."""
+
+    def about(self) -> dict:
+        """Columns of every row: pair, eye, kind (fixed-moving), category, stress, factors, genuine, and more."""
+
+    def load(self) -> Seen:
+        """Images and truth; ValueError or OSError says why the pair cannot be used."""
+
+    def more(self, seen: Seen, result: Registration, method: str) -> dict:
+        """Further columns of the row of a method's answer."""
+        return {}
+
+    def fingerprint(self) -> str:
+        """Changes with images, truth and names."""
 
 
-def claims_nothing(method: str) -> bool:
-    """Whether a row of this name is an oracle: an answer that was given the truth."""
-    return method == FIT or method.endswith(ORACLE)
+def names_of(pair: str, eye: str, kind: str, category: str = "") -> dict:
+    """Columns that rows of all kinds of pairs have."""
+    row = {"pair": pair, "eye": eye, "kind": kind, "category": category}
+    return row | {"stress": AS_TAKEN, "factors": {}, "genuine": True}
 
 
-def true_pose(record: PairRecord, R: np.ndarray, moving_hw) -> dict[str, float]:
-    """Turn (deg, 0 to 180) and scale of the true way from the altered moving image to the fixed one."""
-    shape = describe(np.linalg.inv(R @ true_homography(record)), moving_hw)
-    return {"true_turn_deg": abs(shape.angle_deg), "true_scale": shape.scale}
+def digest(*parts) -> str:
+    """SHA-256 of parts that have a JSON form."""
+    return hashlib.sha256(json.dumps(to_plain(parts), sort_keys=True).encode()).hexdigest()
 
 
-def read_pair(record: PairRecord) -> tuple[np.ndarray, np.ndarray]:
-    """Fixed and moving image (H, W, 3), gray ones repeated, as image libraries read files by default; ImageError when
-    one is unreadable."""
-    return _image(*_version(record.image0)), _image(*_version(record.image1))
+def modalities(kind: str) -> tuple[str, str]:
+    """Fixed and moving modality of a kind of pairs: CF and FA of "FA", OCT and FA of "OCT-FA". ValueError for one that
+    cannot be drawn."""
+    fixed, _, moving = kind.rpartition("-")
+    unknown = [name for name in (fixed or "CF", moving) if name not in RENDERERS]
+    if unknown:
+        known = ", ".join(RENDERERS)
+        raise ValueError(f"no modality {unknown[0]!r}; there are {known}, and pairs of them such as OCT-FA")
+    return fixed or "CF", moving
 
 
-def _version(path: Path) -> tuple[str, int]:
-    return str(path), path.stat().st_mtime_ns if path.is_file() else 0
+@dataclass(frozen=True)
+class SyntheticPair(Pair):
+    """Pair number ``index`` of a seed and kind (`modalities`), with exact truth, judged at the corners of the moving
+    image; or a given one. place: names of its factor and bin in a grid."""
+
+    seed: int = 0
+    index: int = 0
+    kind: str = "FA"
+    options: PairOptions = PairOptions()
+    place: tuple[str, str] = ("", "")
+    given: SamplePair | None = None
+
+    @property
+    def _sample(self) -> SamplePair:
+        return self.given or _drawn(self.seed, self.index, modalities(self.kind), self.options)
+
+    def about(self) -> dict:
+        kind = "-".join(self.given.modalities if self.given else modalities(self.kind))
+        row = names_of(f"{kind} {self.index}", f"{self.seed} {self.index}", kind)
+        return row | {"factor": self.place[0], "bin": self.place[1], "index": self.index}
+
+    def load(self) -> Seen:
+        pair = self._sample
+        points1 = corners(pair.moving.shape[:2])
+        points0 = warp_points(points1, np.linalg.inv(pair.H_0to1))
+        return Seen(pair.fixed, pair.moving, Truth(points1, points0, pair.H_0to1))
+
+    def more(self, seen: Seen, result: Registration, method: str) -> dict:
+        """How hard the pair is: turn, scale (fixed → moving) and overlap."""
+        shape = describe(self._sample.H_0to1, seen.fixed.shape[:2])
+        return {"angle_deg": abs(shape.angle_deg), "scale": shape.scale, "overlap": self._sample.overlap}
+
+    def fingerprint(self) -> str:
+        given = self.given and [self.given.fixed, self.given.moving, self.given.H_0to1]
+        return digest(self.seed, self.index, self.kind, asdict(self.options), given)
 
 
-@lru_cache(maxsize=4)
-def _image(path: str, changed_ns: int) -> np.ndarray:
-    image = as_array(path)
-    return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+@lru_cache(maxsize=2)  # several methods see one pair after the other
+def _drawn(seed: int, index: int, names: tuple[str, str], options: PairOptions) -> SamplePair:
+    return draw_pair(seed, index, names, options)
 
 
-@lru_cache(maxsize=8)
-def _maps(path: str, changed_ns: int) -> Maps:
-    return vessel_maps(_image(path, changed_ns))
+def synthetic_pairs(
+    seed: int, count: int, options: PairOptions = PairOptions(), kinds=MOVING, place=("", "")
+) -> list[SyntheticPair]:
+    """Pairs 0 to count - 1 of a seed, of one kind after the other."""
+    return [SyntheticPair(seed, index, kind, options, place) for kind in kinds for index in range(count)]
 
 
-def right_matches(record: PairRecord, result: Registration, R: np.ndarray = np.eye(3)) -> float:
-    """MIR: share of a registration's matches, refused ones included, that lie within RIGHT_MATCH_PX (px at 768) of the
-    truth; 0 without a match. R: px of the moving image → px of the altered one that was registered."""
-    threshold_px = RIGHT_MATCH_PX * max(result.fixed_hw) / LONGER_SIDE_PX
-    return inlier_rate(result.matches0, result.matches1, R @ true_homography(record), threshold_px)
+OTHER, OWN_MIRRORED, OTHER_MIRRORED = "another eye", "its own, mirrored", "another eye, mirrored"  # sorts of impostors
 
 
-def vessel_dice(record: PairRecord, result: Registration) -> float | None:
-    """Dice of vessel maps; the mask that a record has goes before the ridges of its fixed image. None without a
-    transform, and where the mask cannot be read."""
-    if not result.ok:
-        return None
-    maps0, maps1 = (_maps(*_version(path)) for path in (record.image0, record.image1))
-    try:
-        mask0 = _mask(record)
-    except (ValueError, OSError):  # pair_facts tells of it
-        return None
-    if mask0 is not None:
-        maps0 = maps0[0], cv2.resize(mask0, maps0[0].shape[::-1], interpolation=cv2.INTER_AREA) > 0.5
-    return vessel_agreement(maps0, maps1, result)
+@dataclass(frozen=True)
+class ImpostorPair(Pair):
+    """The fixed image of one pair with the moving image of another, or a mirrored one: nothing is right."""
+
+    fixed: Pair
+    moving: Pair
+    what: str = OTHER
+
+    def about(self) -> dict:
+        names = {"fixed": self.fixed.about()["pair"], "moving": self.moving.about()["pair"], "what": self.what}
+        return self.fixed.about() | names | {"pair": f"{names['fixed']} × {names['moving']}", "genuine": False}
+
+    def load(self) -> Seen:
+        moving = self.moving.load().moving
+        return replace(self.fixed.load(), moving=moving if self.what == OTHER else moving[:, ::-1], truth=None)
+
+    def fingerprint(self) -> str:
+        return digest(self.fixed.fingerprint(), self.moving.fingerprint(), self.what)
 
 
-def _mask(record: PairRecord) -> np.ndarray | None:
-    """Gray (h, w) in [0, 1] of the vessel mask, None for a record without one; ImageError when it is unreadable."""
-    return None if record.vessel_mask0 is None else to_gray(_image(*_version(record.vessel_mask0)))
+# ------------------------------------------------------------------ grids
+
+# What does not vary is easy; no shear, so that a method whose model is a similarity can reach the truth too.
+EASY = PairOptions(rotation_deg=10.0, scale=(0.9, 1.1), min_overlap=0.7, shear=0.0)
+WIDER_DEG, WIDER_MACULAR_DEG = (45.0, 55.0), (30.0, 40.0)  # fields of view of the wider image where scales differ
+ANGLES = (0.0, 15.0, 30.0, 60.0, 90.0, 135.0, 180.0)  # deg, to either side
+SCALES = (1 / 3, 1 / 2, 1 / 1.5, 1.0, 1.5, 2.0, 3.0)  # size of a structure in the moving image : in the fixed one
+OVERLAPS = (0.25, 0.5, 0.75, 1.0)  # limits of bins: common area over the smaller field of view
+CROSSED = ((0.0, 30.0, 90.0, 180.0), (1 / 3, 1 / 2, 1.0, 2.0, 3.0), (0.25, 0.5, 1.0))  # turns, scales, overlaps
+TOGETHER, AND = "all three", ", "
 
 
-def _mask_problem(record: PairRecord) -> str:
-    try:
-        _mask(record)
-    except (ValueError, OSError) as error:
-        return f"evaluated without vessel mask, so without Dice: {error}"
-    return ""
+@dataclass(frozen=True)
+class Cell:
+    """One place of a grid. label: of its bin, e.g. "90°", "1/2", "25–50 %", or all three with AND between them."""
+
+    factor: str
+    label: str
+    options: PairOptions
 
 
-def about(record: PairRecord) -> dict:
-    """Names of the pair, its eye, its kind and FIRE's category, as every row has them."""
-    category = FIRE_PAIR.fullmatch(record.pair_id) if record.modality0 == record.modality1 == "CF" else None
-    return {
-        "pair": record.pair_id,
-        "eye": record.eye_id,
-        "kind": f"{record.modality0}-{record.modality1}",
-        "category": category[1][0] if category else "",
-    }
+def angle_cells(angles_deg: Iterable[float] = ANGLES, easy: PairOptions = EASY) -> list[Cell]:
+    """Cells of exactly these turns."""
+    at = {f"{angle:g}°": {"rotation_deg": float(angle), "min_rotation_deg": float(angle)} for angle in angles_deg}
+    return [Cell("angle", label, replace(easy, **turn)) for label, turn in at.items()]
 
 
-def pair_print(record: PairRecord) -> str:
-    """Changes with the images, the truth or the names of a pair."""
-    digest = hashlib.sha256(json.dumps([*about(record).values()]).encode())
-    for path in filter(None, (record.image0, record.image1, record.vessel_mask0)):
-        digest.update(path.read_bytes() if path.is_file() else b"missing")
-    for array in (record.points0_xy, record.points1_xy, record.H_0to1):
-        digest.update(b"none" if array is None else array.tobytes())
-    return digest.hexdigest()
+def scale_cells(scales: Iterable[float] = SCALES, easy: PairOptions = EASY) -> list[Cell]:
+    """Cells of exactly these scales. The wider image keeps a camera's usual field, the other one shows a part of it,
+    enlarged."""
+    cells = []
+    for scale in map(float, scales):
+        fixed, macular = (tuple(deg * min(scale, 1.0) for deg in wider) for wider in (WIDER_DEG, WIDER_MACULAR_DEG))
+        options = replace(easy, scale=(scale, scale), fixed_field_deg=fixed, macular_field_deg=macular)
+        cells.append(Cell("scale", f"{scale:.3g}" if scale >= 1 else f"1/{1 / scale:.3g}", options))
+    return cells
+
+
+def overlap_cells(limits: Sequence[float] = OVERLAPS, easy: PairOptions = EASY) -> list[Cell]:
+    """Cells between neighbouring limits; the least common area comes first."""
+    cells = []
+    for low, high in zip(limits[:-1], limits[1:], strict=True):
+        shift = easy.max_shift if low >= 0.5 else 0.6  # so far apart do images with little in common lie
+        options = replace(easy, min_overlap=low, max_overlap=high, max_shift=shift)
+        cells.append(Cell("overlap", f"{100 * low:g}–{100 * high:g} %", options))
+    return cells
+
+
+def crossed_cells(turns=CROSSED[0], scales=CROSSED[1], limits=CROSSED[2], easy: PairOptions = EASY) -> list[Cell]:
+    """Cells of every turn with every scale and every overlap."""
+    return [
+        Cell(TOGETHER, AND.join((angle.label, scale.label, overlap.label)), overlap.options)
+        for scale in scale_cells(scales, easy)
+        for angle in angle_cells(turns, scale.options)
+        for overlap in overlap_cells(limits, angle.options)
+    ]
+
+
+FACTORS = {"angle": angle_cells, "scale": scale_cells, "overlap": overlap_cells, TOGETHER: crossed_cells}
+
+
+def grid_pairs(cells: Iterable[Cell], count: int, kinds: Sequence[str] = MOVING, seed=GRID_SEED) -> list[SyntheticPair]:
+    """``count`` pairs of each kind and cell; one number is one retina in all cells. ValueError for a kind that cannot
+    be drawn."""
+    for kind in kinds:
+        modalities(kind)
+    places = [(cell.options, kinds, (cell.factor, cell.label)) for cell in cells]
+    return [pair for place in places for pair in synthetic_pairs(seed, count, *place)]
+
+
+def fits(row: Mapping, options: PairOptions) -> bool:
+    """Whether a measured pair is as a cell's options ask: turn, scale and overlap within their limits."""
+    turned = options.min_rotation_deg - 0.01 <= row["angle_deg"] <= options.rotation_deg + 0.01
+    scaled = options.scale[0] * 0.999 <= row["scale"] <= options.scale[1] * 1.001
+    return turned and scaled and options.min_overlap <= row["overlap"] <= options.max_overlap

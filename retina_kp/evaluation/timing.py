@@ -1,11 +1,10 @@
-"""Where the time and the memory of a registration go, measured from outside: the `Registrar` knows nothing of it."""
+"""Where the time and the memory of a registration go."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -15,60 +14,39 @@ from ..core.compute import worker_pool
 from ..registration.registrar import Registrar
 from ..registration.result import Registration
 
-# Stage → the method of `Registrar` that does it; what lies outside all of them is PREPARE: gray, field of view, first
-# keypoints.
-PREPARE, METHODS = "prepare", {"search": "find", "close-up": "look_closely", "refinement": "refine"}
-STAGES = (PREPARE, *METHODS)
+# What lies outside all other stages is "prepare": gray, field of view, first keypoints.
+STAGES = ("prepare", "search", "close-up", "refinement")
 LARGE_PX = 2000  # longer side of large images
 
 
-class Stopwatch:
-    """Seconds per stage. A stage that begins inside another one pauses it, so the sum over the stages is the whole
-    time."""
+def staged(stage: str, method: Callable) -> Callable:
+    """A method that adds its seconds to those of a stage. A stage within it takes its own off, so the sum over the
+    stages is the whole time."""
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter):
-        self.seconds: dict[str, float] = {}
-        self._clock, self._open, self._since = clock, [], 0.0
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count what happens in the block as ``name``."""
-        self._book()
-        self._open.append(name)
+    def timed(self, *given):
+        outside, self.within, started = self.within, 0.0, time.perf_counter()
         try:
-            yield
+            return method(self, *given)
         finally:
-            self._book()
-            self._open.pop()
+            spent = time.perf_counter() - started
+            self.seconds[stage] += spent - self.within
+            self.within = outside + spent
 
-    def around(self, name: str, function: Callable) -> Callable:
-        """The function, every call of which counts as stage ``name``."""
-
-        def timed(*args, **kwargs):
-            with self.stage(name):
-                return function(*args, **kwargs)
-
-        return timed
-
-    def _book(self) -> None:
-        now = self._clock()
-        if self._open:
-            self.seconds[self._open[-1]] = self.seconds.get(self._open[-1], 0.0) + now - self._since
-        self._since = now
+    return timed
 
 
-def timed_call(registrar: Registrar, fixed: np.ndarray, moving: np.ndarray) -> tuple[Registration, dict[str, float]]:
-    """Register a pair; the result, and the seconds of each of STAGES, which add up to those of the call."""
-    watch = Stopwatch()
-    for stage, method in METHODS.items():
-        setattr(registrar, method, watch.around(stage, getattr(registrar, method)))
-    try:
-        with watch.stage(PREPARE):
-            result = registrar(fixed, moving)
-    finally:
-        for method in METHODS.values():
-            delattr(registrar, method)  # of the instance: the one of the class shows again
-    return result, {stage: watch.seconds.get(stage, 0.0) for stage in STAGES}
+class TimedRegistrar(Registrar):
+    """A `Registrar` that tells the seconds of each of STAGES in its last call."""
+
+    within = 0.0
+    _prepare = staged("prepare", Registrar.__call__)
+    find = staged("search", Registrar.find)
+    look_closely = staged("close-up", Registrar.look_closely)
+    refine = staged("refinement", Registrar.refine)
+
+    def __call__(self, fixed, moving) -> Registration:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        return self._prepare(fixed, moving)
 
 
 def peak_memory_gb() -> float:
@@ -94,10 +72,10 @@ def cold_start(weights: str | Path, fixed: np.ndarray, moving: np.ndarray, other
 
 
 def _start_cold(weights: str, fixed: np.ndarray, moving: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    large = [
-        cv2.resize(image, None, fx=(zoom := LARGE_PX / max(image.shape[:2])), fy=zoom, interpolation=cv2.INTER_CUBIC)
-        for image in (fixed, moving)
-    ]
+    large = []
+    for image in (fixed, moving):
+        zoom = LARGE_PX / max(image.shape[:2])
+        large.append(cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC))
     marks, registrar = [time.perf_counter()], Registrar.from_pretrained(weights)
     marks.append(time.perf_counter())
     for pair in ((fixed, moving), (fixed, moving), large, (fixed, other)):

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..core.files import project_root
 from ..core.images import read_image, write_image
 from ..data.records import PairRecord, write_pairs_csv
-from ..evaluation.jobs import find_jobs, run_job
+from ..evaluation.batch import find_jobs, run_job
 from ..registration.registrar import Registrar
 from ..synthetic.pairs import PairOptions, draw_pair
 from ..viz.registrations import image_grid

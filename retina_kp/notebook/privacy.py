@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import ast
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+import pandas as pd
 
 from ..core.files import write_csv, write_text
 from ..data.records import PairRecord
-from ..evaluation.methods import CRASHED
+from ..evaluation.runner import CRASHED
 
 # a path: its folders may have blanks, commas and apostrophes in them, for only a slash ends a folder's name; a blank
 # ends its last part
@@ -87,27 +89,17 @@ def pseudonyms(records: Iterable[PairRecord]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def rename(rows: Iterable[dict], names: Mapping[str, tuple[str, str]]) -> list[dict]:
+def rename(rows: pd.DataFrame, names: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
     """Rows with pair and eye by number; pairs without a number keep their names."""
-    return [
-        row | dict(zip(("pair", "eye"), names.get(row["pair"], (row["pair"], row["eye"])), strict=True)) for row in rows
-    ]
+    told = [names.get(pair, (pair, eye)) for pair, eye in zip(rows.pair, rows.eye, strict=True)]
+    return rows.assign(pair=[pair for pair, _ in told], eye=[eye for _, eye in told])
 
 
 def write_key(path: str | Path, records: Iterable[PairRecord], names: Mapping[str, tuple[str, str]]) -> Path:
     """The table that leads from numbers back to patients: keep it where the patients' data is."""
-    rows = [
-        {
-            "number": names[r.pair_id][0],
-            "eye_number": names[r.pair_id][1],
-            "pair_id": r.pair_id,
-            "eye_id": r.eye_id,
-            "image0": str(r.image0),
-            "image1": str(r.image1),
-        }
-        for r in records
-    ]
-    return write_csv(path, rows)
+    columns = ("number", "eye_number", "pair_id", "eye_id", "image0", "image1")
+    values = [(*names[r.pair_id], r.pair_id, r.eye_id, str(r.image0), str(r.image1)) for r in records]
+    return write_csv(path, [dict(zip(columns, row, strict=True)) for row in values])
 
 
 # ------------------------------------------------------------------ executed notebooks
@@ -150,11 +142,11 @@ def _last_parts(value, hidden: bool):
     return HIDDEN if hidden else re.split(r"[/\\]+", value.rstrip("/\\"))[-1]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Write a copy of an executed notebook without paths.")
     parser.add_argument("executed")
     parser.add_argument("shared")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     print(share_notebook(options.executed, options.shared))
 
 

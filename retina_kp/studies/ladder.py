@@ -1,8 +1,8 @@
 """What each ingredient of registration brings, measured by leaving it out or putting another in its place.
 
-python -m retina_kp.studies.ladder                                        the shipped weights
-python -m retina_kp.studies.ladder --trained outputs/runs/train-lite      beside them what each stage of their training has reached
-python -m retina_kp.studies.ladder --ingredients                          short trainings instead, each without one ingredient; hours
+python -m retina_kp.studies.ladder                                     the shipped weights
+python -m retina_kp.studies.ladder --trained outputs/runs/train-lite   beside them each stage of their training
+python -m retina_kp.studies.ladder --ingredients                       short trainings instead; takes hours
 
 Success is that of the best transform, refused or not: the confidence, which guides the search, is calibrated for the
 whole alone, and every variant uses that calibration. A second call continues.
@@ -11,40 +11,67 @@ whole alone, and every variant uses that calibration. A second call continues.
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from ..cli.train import train_phase
 from ..core.compute import from_one, worker_pool
-from ..core.files import write_csv, write_json
+from ..core.files import write_csv
 from ..core.geometry import TransformRange
 from ..core.versions import code_version
-from ..evaluation.trials import MOVING, RIGHT_PX, USUAL, WIDE, print_table, run_trials
+from ..evaluation.benchmark import TABLES
+from ..evaluation.methods import Method
+from ..evaluation.metrics import RIGHT_PX
+from ..evaluation.pairs import MOVING, Seen, synthetic_pairs
+from ..evaluation.runner import measure
+from ..evaluation.summary import as_text
 from ..networks.checkpoints import find_weights, read_metadata, weights_sha256
 from ..registration.closeup import Candidate
 from ..registration.registrar import Registrar
+from ..registration.result import Registration
 from ..synthetic.pairs import CLINICAL
 from ..synthetic.render import DEEP_OCTA
 from ..training.config import RECIPES, SYNTHETIC
 
-SETS = {"usual": (USUAL, (*MOVING, DEEP_OCTA)), "wide": (WIDE, MOVING)}
+SETS = {"usual": (TABLES["usual"], (*MOVING, DEEP_OCTA)), "wide": (TABLES["wide"], MOVING)}
 LADDER_SEED = 77_050  # of pairs that nothing was trained, calibrated or tuned on
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One way to register. turned: what is turned to try a turn, descriptors or, as with weights that hold no steerers,
-    pictures; accuracy: what the last pixels come from."""
+class Variant(Method):
+    """One way to register, as the runner takes it. turned: what is turned to try a turn, descriptors or, as with
+    weights that hold no steerers, pictures; accuracy: what the last pixels come from."""
 
     name: str
     weights: str = "lite"
     turned: str = "descriptors"  # or "pictures"
     accuracy: str = "maps"  # or "close matches", or "search"
     options: dict = field(default_factory=dict)
+    calibration: dict | None = None
+    ours = True
+
+    def fingerprint(self) -> str:
+        return json.dumps([asdict(self), weights_sha256(self.weights), inspect.getsource(VariantRegistrar)])
+
+    def prepare(self) -> None:
+        _registrar(json.dumps(asdict(self)))
+
+    def answer(self, seen: Seen) -> tuple[Registration, dict]:
+        return _registrar(json.dumps(asdict(self)))(seen.fixed, seen.moving), {}
+
+
+@lru_cache(maxsize=32)
+def _registrar(variant: str) -> VariantRegistrar:
+    """One per process."""
+    return VariantRegistrar.standing_on(Variant(**json.loads(variant)))
 
 
 FULL_SIZE = {"coarse": 1.0, "search_threshold_px": 10.0}  # the threshold stays what it is in base px
@@ -67,13 +94,8 @@ VARIANTS = (
 WHOLE = Variant("all, as shipped")
 SHORT = replace(
     RECIPES["lite"]["geometric"],
-    epochs=4,
-    seed=5,
-    pool_size=400,
-    pool_seed=2,
-    validation_pairs=24,
-    curriculum_steps=500,
-    rise_steps=50,
+    **{"epochs": 4, "seed": 5, "pool_size": 400, "pool_seed": 2, "validation_pairs": 24},
+    **{"curriculum_steps": 500, "rise_steps": 50},
 )
 INGREDIENTS = {
     "short training": SHORT,
@@ -101,6 +123,7 @@ class VariantRegistrar(Registrar):
         """With the weights and options of a variant."""
         registrar = cls.from_pretrained(variant.weights, device="cpu", **variant.options)
         registrar.variant, registrar.steerers = variant, registrar.steerers if variant.turned == "descriptors" else None
+        registrar.calibration = variant.calibration or registrar.calibration
         return registrar
 
     def look_closely(self, views0, views1, hypothesis) -> Candidate | None:
@@ -118,44 +141,30 @@ class VariantRegistrar(Registrar):
         return (refined if self.variant.accuracy == "maps" else fit), correlation
 
 
-def measure(variant: Variant, pairs: int, folder: Path, calibration: dict | None) -> dict:
-    """One row of the table: figures of a variant over ``pairs`` synthetic pairs of each kind and set, kept in
-    ``folder``. Within 2 and RIGHT_PX px: share of all pairs; seconds: median, on one thread of PyTorch's."""
-    weights = weights_sha256(variant.weights)
-    belongs_to = {
-        "variant": asdict(variant) | {"weights": weights},
-        "pairs": pairs,
-        "code": code_version(),
-        "calibration": calibration,
-    }
-    kept = folder / f"{variant.name.replace(':', ',')}.json"
-    if kept.is_file() and (found := json.loads(kept.read_text(encoding="utf-8")))["belongs_to"] == belongs_to:
-        return found["row"]
-    registrar, row = VariantRegistrar.standing_on(variant), {"variant": variant.name}
-    registrar.calibration = calibration
-    for name, (options, kinds) in SETS.items():
-        trials = list(run_trials(registrar, LADDER_SEED, pairs, options, moving=kinds))
-        error = np.array([t.would_be_px for t in trials])
-        row |= {
-            f"{name} {kind}": round(float(np.mean([t.would_be_px <= RIGHT_PX for t in trials if t.moving == kind])), 3)
-            for kind in kinds
-        }
-        row |= {f"{name} ≤ 2 px": round(float((error <= 2).mean()), 3)}
-        row |= {f"{name} s": round(float(np.median([t.seconds for t in trials])), 2)}
-    write_json(kept, {"belongs_to": belongs_to, "row": row})
-    return row
+def measure_variants(
+    chosen: Sequence[Variant], pairs: int, folder: Path, calibration: dict | None, processes: int = 1
+) -> pd.DataFrame:
+    """The table: one row per variant, over ``pairs`` synthetic pairs of each kind and set. Share of all pairs within
+    RIGHT_PX and 2 px; seconds: median, on one thread of PyTorch's. What is measured is kept in ``folder``."""
+    sets = [(options, kinds, ("set", name)) for name, (options, kinds) in SETS.items()]
+    drawn = [pair for one in sets for pair in synthetic_pairs(LADDER_SEED, pairs, *one)]
+    methods = [replace(variant, calibration=calibration) for variant in chosen]
+    rows, table = measure(drawn, methods, folder, processes), []
+    for name, own in rows.groupby("method", sort=False):
+        line = {"variant": name}
+        for group, part in own.groupby("bin", sort=False):
+            right = (part.tried_px <= RIGHT_PX).groupby(part.kind, sort=False).mean().round(3)
+            line |= {f"{group} {kind}": share for kind, share in right.items()}
+            line[f"{group} ≤ 2 px"] = round(float((part.tried_px <= 2).mean()), 3)
+            line[f"{group} s"] = round(float(part.seconds.median()), 2)
+        table.append(line)
+    return pd.DataFrame(table)
 
 
-def train_and_measure(name: str, pairs: int, folder: Path, calibration: dict | None) -> dict:
-    """The row of one of INGREDIENTS; it is trained to its end first, from wherever an earlier call of the same code was
-    interrupted."""
+def train_ingredient(name: str, folder: Path) -> Variant:
+    """One of INGREDIENTS, trained to its end, from wherever an earlier call of the same code was interrupted."""
     run_dir = folder / f"trained by {code_version()[:10]}" / name
-    return measure(
-        Variant(name, str(train_phase(INGREDIENTS[name], run_dir, "cpu")), turned="pictures"),
-        pairs,
-        folder,
-        calibration,
-    )
+    return Variant(name, str(train_phase(INGREDIENTS[name], run_dir, "cpu")), turned="pictures")
 
 
 def variants(trained: str | Path = "", weights: str = "lite") -> list[Variant]:
@@ -163,14 +172,12 @@ def variants(trained: str | Path = "", weights: str = "lite") -> list[Variant]:
     has reached."""
     stages = sorted(Path(trained).glob("*/checkpoint.safetensors")) if trained else []
     if trained and not stages:
-        raise ValueError(
-            f"{trained} holds no <phase>/checkpoint.safetensors; name the run folder of python -m retina_kp.cli.train lite"
-        )
+        raise ValueError(f"{trained} holds no <phase>/checkpoint.safetensors; name the run folder of a recipe")
     after = [Variant(f"weights: after {path.parent.name}", str(path), turned="pictures") for path in stages]
     return after + [replace(variant, weights=weights) for variant in (*VARIANTS, WHOLE)]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="lite", help="a shipped name or a checkpoint")
     parser.add_argument("--trained", default="", help="run folder of their recipe")
@@ -178,24 +185,19 @@ def main() -> None:
     parser.add_argument("--pairs", type=from_one, default=32, help="of each kind and set")
     parser.add_argument("--processes", type=from_one, default=2)
     parser.add_argument("--folder", type=Path, default=Path("outputs/ladder"))
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     try:
-        chosen, calibration = (
-            variants(args.trained, args.weights),
-            read_metadata(find_weights(args.weights)).get("calibration"),
-        )
+        chosen = variants(args.trained, args.weights)
+        calibration = read_metadata(find_weights(args.weights)).get("calibration")
     except (ValueError, OSError) as error:
         parser.error(str(error))
     torch.set_num_threads(1)
-    with worker_pool(args.processes) as pool:
-        what, todo = (train_and_measure, INGREDIENTS) if args.ingredients else (measure, chosen)
-        jobs = [pool.submit(what, one, args.pairs, args.folder, calibration) for one in todo]
-        rows = []
-        for job in jobs:
-            rows.append(job.result())
-            print(f"{len(rows)} of {len(jobs)}: {rows[-1]['variant']}", flush=True)
-    write_csv(args.folder / ("ingredients.csv" if args.ingredients else "ladder.csv"), rows)
-    print_table(rows)
+    if args.ingredients:
+        with worker_pool(args.processes) as pool:
+            chosen = list(pool.map(train_ingredient, INGREDIENTS, [args.folder] * len(INGREDIENTS)))
+    table = measure_variants(chosen, args.pairs, args.folder, calibration, args.processes)
+    write_csv(args.folder / ("ingredients.csv" if args.ingredients else "ladder.csv"), table.to_dict("records"))
+    print(as_text(table))
 
 
 if __name__ == "__main__":

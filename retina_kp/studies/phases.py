@@ -25,7 +25,9 @@ from ..core.compute import from_one, worker_pool
 from ..core.files import write_csv, write_json
 from ..core.geometry import image_center, similarity
 from ..core.versions import code_version
-from ..evaluation.trials import FOUND_PX, RIGHT_PX, run_trial, run_trials
+from ..evaluation.metrics import FOUND_PX, RIGHT_PX
+from ..evaluation.pairs import SyntheticPair, synthetic_pairs
+from ..evaluation.runner import measure
 from ..networks.checkpoints import find_weights, load_network, read_metadata
 from ..notebook.runs import NOTEBOOKS, Settings, plan
 from ..registration.keypoints import KeypointOptions, find_keypoints
@@ -41,10 +43,10 @@ from ..training.run_data import ValidationSet
 from ..training.trainer import Trainer
 
 
-def kept(path: Path, about: dict, measure: Callable[..., dict], *arguments) -> dict:
+def kept(path: Path, about: dict, make: Callable[..., dict], *arguments) -> dict:
     """A row of a study, measured once."""
     if not path.is_file():
-        write_json(path, about | measure(*arguments))
+        write_json(path, about | make(*arguments))
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -117,8 +119,8 @@ def measure_stage(checkpoint: Path, pairs: int) -> dict[str, float]:
                 "mined_per_image": len(points),
             }
             rows.append(row | {f"sure{k}": len(found[k][i][0]) for k in (0, 1)})
-    trials = run_trials(Registrar(network, device="cpu"), ABLATION_SEED, pairs, moving=BASE.data.moving)
-    success = float(np.mean([float(t.would_be_px <= RIGHT_PX) for t in trials]))
+    whole = synthetic_pairs(ABLATION_SEED, pairs, kinds=BASE.data.moving)
+    success = float((measure(whole, [Registrar(network, device="cpu")]).tried_px <= RIGHT_PX).mean())
     return validation.evaluate(network) | average(rows) | {"success": success}
 
 
@@ -182,14 +184,14 @@ def measure_look(checkpoint: Path, seed: int, pairs: int) -> dict[str, float | N
     turn is tried, by the shipped calibration and turned pictures: new weights have neither that nor steerers."""
     registrar = Registrar.from_pretrained(checkpoint, device="cpu", stages=1)
     registrar.calibration, registrar.steerers = read_metadata(find_weights("lite"))["calibration"], None
-    trials = {
-        "real": [run_trial(registrar, pair) for pair in held_out_pairs(seed)],
-        "generated": [run_trial(registrar, generated_pair(seed, k)) for k in range(pairs)],
-        "synthetic": run_trials(registrar, SEEDS["synthetic"] + seed, max(pairs // 3, 1)),
+    sets = {
+        "real": [SyntheticPair(given=pair) for pair in held_out_pairs(seed)],
+        "generated": [SyntheticPair(given=generated_pair(seed, k)) for k in range(pairs)],
+        "synthetic": synthetic_pairs(SEEDS["synthetic"] + seed, max(pairs // 3, 1)),
     }
     metrics = {}
-    for name, tried in trials.items():
-        errors = np.array([t.would_be_px for t in tried])
+    for name, own in sets.items():
+        errors = measure(own, [registrar]).tried_px.fillna(np.inf).to_numpy()
         right = errors <= RIGHT_PX
         metrics |= {name: float(right.mean()), f"{name} px": float(np.median(errors[right])) if right.any() else None}
         metrics[f"{name} found"] = float((errors <= FOUND_PX).mean())

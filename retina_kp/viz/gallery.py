@@ -8,23 +8,22 @@ Pictures of many pairs become JPEG, so that a report with a hundred of them can 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from ..core.geometry import resize_matrix, warp_points
 from ..core.images import shrink
 from ..core.overlays import checkerboard, overlay
-from ..data.annotation import true_homography
 from ..data.records import PairRecord
-from ..evaluation.baselines.classical import identity
-from ..evaluation.methods import as_registration
-from ..evaluation.pairs import read_pair, truth_points
-from ..evaluation.real import as_taken
-from ..evaluation.tables import outcome, pair_result
+from ..evaluation.baselines import identity
+from ..evaluation.methods import AnnotationFit, as_registration
+from ..evaluation.real_pairs import RealPair, read_pair, truth_points
+from ..evaluation.summary import as_taken, outcomes
 from ..registration.result import Registration
 from .evaluation import OUTCOME_LOOKS
 from .registrations import MODALITY_COLORS, WIDTH_IN, plot_matches, plot_residuals, show
@@ -37,44 +36,42 @@ FRAME_SHARE = 1 / 10  # of the longer side: what the arrows of 95 of 100 points 
 
 @dataclass(frozen=True)
 class Shown:
-    """A pair as one method registered it, ready to be drawn. name, eye: as the report calls them; row: of
-    `real_evaluation`, as taken."""
+    """A pair as one method registered it, ready to be drawn. name: as the report calls it; row: of the runner, as
+    taken; outcome: one of `summary.OUTCOMES`, or "answered"."""
 
     name: str
     record: PairRecord
     row: dict
+    outcome: str
 
     @property
     def result(self) -> Registration:
         return Registration.from_dict(self.row["registration"])
 
+    @property
+    def mean_px(self) -> str:
+        """E.g. "31.0 px"; "" without truth or transform."""
+        return f"{self.row['mean_px']:.1f} px" if self.row["errors_px"] is not None else ""
 
-def worst_first(records: dict[str, PairRecord], rows: Iterable[dict], method: str) -> list[Shown]:
+
+def worst_first(records: dict[str, PairRecord], rows: pd.DataFrame, method: str) -> list[Shown]:
     """The pairs of one method, as taken: without a transform first, then by falling mean error; without truth by rising
-    Dice.
-
-    records: by the names that the rows use."""
-    own = [row for row in as_taken(rows) if row["method"] == method]
-
-    def badness(row: dict) -> float:
-        if "errors_px" in row:
-            return pair_result(row).mean_error
-        return np.inf if row.get("dice") is None else 1 - row["dice"]
-
-    return [Shown(row["pair"], records[row["pair"]], row) for row in sorted(own, key=badness, reverse=True)]
+    Dice. records: by the names that the rows use."""
+    own = as_taken(rows[rows.method == method])
+    own = own.assign(shown=outcomes(own), errors_px=[e if isinstance(e, list) else None for e in own.errors_px])
+    own["badness"] = own.mean_px.fillna(1 - own.dice.astype(float)).fillna(np.inf)
+    own = own.sort_values("badness", ascending=False, kind="stable")
+    return [Shown(row["pair"], records[row["pair"]], row, row["shown"]) for row in own.to_dict("records")]
 
 
 def title(shown: Shown) -> str:
     """E.g. "cffa_003_01 · inaccurate · mean 31.0 px · confidence 0.71"."""
-    row, parts = shown.row, [shown.name]
-    parts.append(outcome(row) if row["outcome"] in ("acceptable", "inaccurate") else row["outcome"])
-    if row.get("errors_px"):
-        parts.append(f"mean {pair_result(row).mean_error:.1f} px")
-    elif row.get("dice") is not None:
+    row, parts = shown.row, [shown.name, shown.outcome]
+    if shown.mean_px:
+        parts.append(f"mean {shown.mean_px}")
+    elif pd.notna(row["dice"]):
         parts.append(f"Dice {row['dice']:.2f}")
-    if row.get("confidence") is not None:
-        parts.append(f"confidence {row['confidence']:.2f}")
-    return " · ".join(parts)
+    return " · ".join(parts + ([f"confidence {row['confidence']:.2f}"] if pd.notna(row["confidence"]) else []))
 
 
 # ------------------------------------------------------------------ drawings
@@ -103,10 +100,8 @@ def before(record: PairRecord) -> Registration:
 
 def truth(record: PairRecord) -> Registration | None:
     """The annotation as a registration, None without one."""
-    if record.points0_xy is None and record.H_0to1 is None:
-        return None
-    H_1to0 = np.linalg.inv(true_homography(record))
-    return as_registration(H_1to0 / H_1to0[2, 2], *(image.shape[:2] for image in read_pair(record)))
+    seen = RealPair(record).load()
+    return None if seen.truth is None else AnnotationFit().answer(seen)[0]
 
 
 def plot_pair(shown: Shown) -> Figure:
@@ -117,19 +112,15 @@ def plot_pair(shown: Shown) -> Figure:
     fixed, moving, result = small(record, shown.result)
     has_more, aspect = result.ok or len(result.matches0) > 0, fixed.shape[0] / fixed.shape[1]
     figure = plt.figure(figsize=(WIDTH_IN, (1 / 2 + has_more / 3) * WIDTH_IN * aspect + 0.9), layout="constrained")
-    figure.suptitle(
-        title(shown) + ("" if result.ok else "\n" + _wrapped(result.status)), fontsize=13, fontweight="bold"
-    )
+    reason = "" if result.ok else "\n" + "\n".join(textwrap.wrap(result.status, 100))
+    figure.suptitle(title(shown) + reason, fontsize=13, fontweight="bold")
     grid = figure.add_gridspec(1 + has_more, 6, height_ratios=(3, 2)[: 1 + has_more])
     axes = [figure.add_subplot(place) for place in (grid[0, :3], grid[0, 3:])]
     if has_more:
         axes += [figure.add_subplot(place) for place in (grid[1, :4], grid[1, 4:])]
     if result.ok:
-        show(
-            modality_overlay(record, shown.result),
-            axes[0],
-            f"vessels: {record.modality0} and {record.modality1}, white where they agree",
-        )
+        vessels = f"vessels: {record.modality0} and {record.modality1}, white where they agree"
+        show(modality_overlay(record, shown.result), axes[0], vessels)
         show(checkerboard(fixed, result.warp(moving), result.covered()), axes[1], "checkerboard")
         _residuals(axes[3], shown)
     else:
@@ -144,10 +135,6 @@ def plot_pair(shown: Shown) -> Figure:
     return figure
 
 
-def _wrapped(text: str, width: int = 100) -> str:
-    return "\n".join(textwrap.wrap(text, width))
-
-
 def _residuals(ax, shown: Shown) -> None:
     """Arrows from the truth's points, 95 of 100 no longer than FRAME_SHARE; without truth the warped image."""
     fixed, moving, result = small(shown.record, shown.result)
@@ -158,13 +145,12 @@ def _residuals(ax, shown: Shown) -> None:
     S = resize_matrix(shown.result.fixed_hw, fixed.shape[:2])
     predicted, true = (warp_points(xy, S) for xy in (shown.result.map_to_fixed(points[0]), points[1]))
     longest = float(np.nanpercentile(np.linalg.norm(predicted - true, axis=1), 95))
-    magnify = max(
-        [m for m in MAGNIFICATIONS if m * longest <= FRAME_SHARE * max(fixed.shape)], default=MAGNIFICATIONS[0]
-    )
+    fitting = [m for m in MAGNIFICATIONS if m * longest <= FRAME_SHARE * max(fixed.shape)]
+    magnify = max(fitting, default=MAGNIFICATIONS[0])
     plot_residuals(ax, fixed, predicted, true, magnify)
     errors = np.array(shown.row["errors_px"], float)
-    figures = f"residuals ×{magnify:g}: mean {errors.mean():.1f}, max {errors.max():.1f} px"
-    ax.set_title(f"{figures}\ndot: truth, tip: where it was put", fontsize=11)
+    words = f"residuals ×{magnify:g}: mean {errors.mean():.1f}, max {errors.max():.1f} px"
+    ax.set_title(f"{words}\ndot: truth, tip: where it was put", fontsize=11)
 
 
 def plot_before_after(pairs: Sequence[Shown], columns: int = 2) -> Figure:
@@ -177,20 +163,13 @@ def plot_before_after(pairs: Sequence[Shown], columns: int = 2) -> Figure:
         ax.set_axis_off()
     for k, shown in enumerate(pairs):
         panels = axes[k // columns, 3 * (k % columns) : 3 * (k % columns) + 3]
-        for ax, name, result in zip(
-            panels, ("before", "after", "truth"), (before(shown.record), shown.result, truth(shown.record)), strict=True
-        ):
+        shows = {"before": before(shown.record), "after": shown.result, "truth": truth(shown.record)}
+        for ax, (name, result) in zip(panels, shows.items(), strict=True):
             if result is not None and result.ok:
                 show(modality_overlay(shown.record, result), ax)
             else:
-                ax.text(
-                    0.5,
-                    0.5,
-                    "no truth" if result is None else shown.row["outcome"],
-                    ha="center",
-                    va="center",
-                    transform=ax.transAxes,
-                )
+                words = "no truth" if result is None else shown.outcome
+                ax.text(0.5, 0.5, words, ha="center", va="center", transform=ax.transAxes)
             ax.set_title(f"{shown.name}\n{name}" if name == "before" else f"\n{name}", fontsize=8, loc="left")
     return figure
 
@@ -205,18 +184,12 @@ def plot_contact_sheet(pairs: Sequence[Shown], columns: int = 6) -> Figure:
     for ax in axes[len(pairs) :]:
         ax.set_visible(False)
     for ax, shown in zip(axes, pairs, strict=False):
-        picture = (
-            modality_overlay(shown.record, shown.result)
-            if shown.result.ok
-            else shrink(read_pair(shown.record)[1], SIDE_PX)
-        )
-        show(picture, ax)
+        moving = shrink(read_pair(shown.record)[1], SIDE_PX)
+        show(modality_overlay(shown.record, shown.result) if shown.result.ok else moving, ax)
         ax.set_axis_on()
         ax.set(xticks=[], yticks=[])
-        name = outcome(shown.row)
-        color, _, dash = OUTCOME_LOOKS.get(name, ANSWERED)
+        color, _, dash = OUTCOME_LOOKS.get(shown.outcome, ANSWERED)
         for spine in ax.spines.values():
             spine.set(color=color, linewidth=3.5, linestyle=dash, visible=True)
-        error = f", {pair_result(shown.row).mean_error:.1f} px" if shown.row.get("errors_px") else ""
-        ax.set_title(f"{shown.name}\n{name}{error}", fontsize=8)
+        ax.set_title(f"{shown.name}\n{', '.join(filter(None, (shown.outcome, shown.mean_px)))}", fontsize=8)
     return figure

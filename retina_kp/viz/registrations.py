@@ -6,7 +6,7 @@ be 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -188,7 +188,7 @@ def picture(path: Path, width: int = 900):
     )
 
 
-def table(rows: pd.DataFrame | Sequence[Mapping]):
+def table(rows: pd.DataFrame | Sequence[dict]):
     """Rows (a DataFrame or dicts) as an HTML table for notebooks: lines of a cell stay lines, None and NaN are a
     dash, an empty list says so."""
     from html import escape

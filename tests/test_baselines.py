@@ -7,12 +7,13 @@ import pytest
 
 from retina_kp import PairOptions
 from retina_kp.core.geometry import corner_error, similarity, warp_points
-from retina_kp.evaluation.baselines import classical as baselines_module
-from retina_kp.evaluation.baselines.classical import BASELINES, choose_baselines, identity, why_missing
+from retina_kp.evaluation import methods
+from retina_kp.evaluation.baselines import identity
+from retina_kp.evaluation.methods import BASELINES, MISSING, choose_baselines
 from retina_kp.synthetic.pairs import draw_pair
 
 HERE = [
-    pytest.param(name, marks=pytest.mark.skipif(bool(why_missing(name)), reason=why_missing(name)))
+    pytest.param(name, marks=pytest.mark.skipif(name in MISSING, reason=MISSING.get(name, "")))
     for name in BASELINES
     if name != "identity"
 ]
@@ -63,8 +64,8 @@ def test_identity_lays_middle_upon_middle_and_never_squeezes():
 
 
 def test_what_cannot_run_is_left_out_with_its_reason(monkeypatch):
-    monkeypatch.setattr(baselines_module, "find_spec", lambda name: None)
+    monkeypatch.setitem(methods.MISSING, "mutual information", "pip install it")
     usable, missing = choose_baselines(["ECC", "mutual information"])
-    assert list(usable) == ["ECC"] and "pip install" in missing["mutual information"]
-    with pytest.raises(ValueError, match="no baseline 'SURF'; there are SIFT"):
+    assert [method.name for method in usable] == ["ECC"] and "pip install" in missing["mutual information"]
+    with pytest.raises(ValueError, match="no baseline 'SURF'; there are .*SIFT"):
         choose_baselines(["SURF"])

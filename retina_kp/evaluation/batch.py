@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..registration.registrar import Registrar
 from ..registration.result import Registration
 from ..registration.saving import saved_files
 from .metrics import judge, point_errors
-from .pairs import truth_points
+from .real_pairs import truth_points
 
 log = logging.getLogger(__name__)
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
@@ -57,16 +58,11 @@ class Outcome:
     def row(self) -> dict:
         """One line of the table."""
         r = self.result
-        good = r is not None and r.ok
-        status = f"failed: {self.error}" if self.error else r.status
-        row = {
-            "pair": self.job.name,
-            "status": status,
-            "confidence": round(r.confidence, 3) if r else 0.0,
-            "turn_deg": round(r.angle_deg, 1) if good else None,
-            "inliers": int(r.inliers.sum()) if r else 0,
-            "seconds": round(self.seconds, 2),
-        }
+        row = {"pair": self.job.name, "status": f"failed: {self.error}" if self.error else r.status}
+        row |= {"confidence": round(r.confidence, 3) if r else 0.0, "turn_deg": None}
+        if r is not None and r.ok:
+            row["turn_deg"] = round(r.angle_deg, 1)
+        row |= {"inliers": int(r.inliers.sum()) if r else 0, "seconds": round(self.seconds, 2)}
         if self.job.record is not None and has_truth(self.job.record):
             mean = None if self.errors_px is None else round(float(self.errors_px.mean()), 2)
             row |= {"mean_error_px": mean, "verdict": judge(self.errors_px)}
@@ -101,9 +97,8 @@ def find_jobs(fixed: str | Path, moving: str | Path = "") -> list[Job]:
         return _named([Job(fixed.stem, fixed, moving)])
     left, right = _images_in(fixed), _images_in(moving)
     if len(left) != len(right) or not left:
-        raise ValueError(
-            f"{fixed} holds {len(left)} images and {moving} {len(right)}: there must be as many, in the same order by name"
-        )
+        counts = f"{fixed} holds {len(left)} images and {moving} {len(right)}"
+        raise ValueError(f"{counts}: there must be as many, in the same order by name")
     return _named([Job(a.stem, a, b) for a, b in zip(left, right, strict=True)])
 
 
@@ -115,15 +110,13 @@ def _data_set(path: Path) -> list[Job]:
     try:
         found = load_layout(path)
     except ValueError as error:
-        raise (
-            error if table else ValueError(f"moving: no path given, so fixed must be a data set, but {error}")
-        ) from None
+        told = error if table else f"moving: no path given, so fixed must be a data set, but {error}"
+        raise ValueError(told) from None
     for problem in found.problems:
         log.warning("%s: %s", problem.source, problem.reason)
     if not found.records:
-        raise ValueError(
-            f"{path} holds no usable pair: " + "; ".join(f"{p.source}: {p.reason}" for p in found.problems[:3])
-        )
+        reasons = "; ".join(f"{p.source}: {p.reason}" for p in found.problems[:3])
+        raise ValueError(f"{path} holds no usable pair: {reasons}")
     left_out = [Job(p.pair, None, None, error=f"{Path(p.source).name}: {p.reason}") for p in found.problems if p.pair]
     return [Job(r.pair_id, r.image0, r.image1, r) for r in found.records] + left_out
 
@@ -139,10 +132,9 @@ def _named(jobs: list[Job]) -> list[Job]:
     named, taken = [], {"metrics"}
     for job in jobs:
         name = plain = re.sub(r"[^\w.+ -]+", "_", job.name).strip(". ")[:80] or "pair"
-        number = 1
+        numbers = count(2)
         while name.casefold() in taken:
-            number += 1
-            name = f"{plain}-{number}"
+            name = f"{plain}-{next(numbers)}"
         taken.add(name.casefold())
         named.append(replace(job, name=name))
     return named
@@ -168,11 +160,9 @@ def run_jobs(registrar: Registrar, jobs: Iterable[Job], folder: str | Path) -> l
     ValueError when two jobs bear one name: their files would overwrite each other.
     """
     jobs, outcomes = list(jobs), []
-    twice = [name for name, count in Counter(job.name.casefold() for job in jobs).items() if count > 1]
+    twice = [name for name, times in Counter(job.name.casefold() for job in jobs).items() if times > 1]
     if twice:
-        raise ValueError(
-            f"several jobs are called {twice[0]!r}, and so would their files be: give each a name of its own"
-        )
+        raise ValueError(f"several jobs are called {twice[0]!r}, and so would their files be: rename all but one")
     for job in jobs:
         outcome = run_job(registrar, job)
         result, registered = Path(folder) / f"{job.name}.json", Path(folder) / f"{job.name}_registered.png"
