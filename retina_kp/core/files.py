@@ -1,4 +1,4 @@
-"""Files that are whole or absent: everything the package writes goes through `replacing`. And where things lie."""
+"""Files that are written whole or not at all, tables of text, and where the project's files lie."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 def natural_order(name: str) -> tuple[str, str]:
@@ -23,10 +27,9 @@ def natural_order(name: str) -> tuple[str, str]:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path in the target's folder (created when missing), renamed to the target when the block ends well,
-    else removed.
+    """A temporary path beside the target, which replaces the target when the block ends well and is removed otherwise.
 
-    A reader sees the old file or the new one, never half of one.
+    The target's folder is created when missing. A reader sees the old file or the new one, never half of one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,15 +58,33 @@ def write_json(path: str | Path, obj: Any) -> Path:
     return write_text(path, json.dumps(to_plain(obj, lambda name: None), indent=2, ensure_ascii=False) + "\n")
 
 
-def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write rows as CSV, atomically; columns in order of first appearance; NaN, None and missing values are empty
-    cells."""
-    plain = to_plain(list(rows), lambda name: None if name == "NaN" else float(name))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in plain for name in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(plain)
-    return write_text(path, text.getvalue())
+def write_csv(path: str | Path, rows: pd.DataFrame | Iterable[Mapping[str, Any]]) -> Path:
+    """Write a table or rows as CSV, atomically; NaN, None and missing values are empty cells."""
+    table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(to_plain(list(rows)), dtype=object)
+    return write_text(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def read_rows(path: Path, needed: Sequence[str], hint: str = "") -> list[tuple[int, dict[str, str]]]:
+    """(line number, cells by column) of every row of a table that is not empty; outer blanks are cut.
+
+    Commas, semicolons or tabs part the cells, whichever the header has most of. ValueError, with the hint, when it is
+    no table of UTF-8 text or lacks one of the ``needed`` columns.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        separator = max(",;\t", key=text.lstrip().partition("\n")[0].count)
+        reader = csv.DictReader(io.StringIO(text, newline=""), restval="", delimiter=separator)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        rows = [(reader.line_num, row) for row in reader]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text; save the table as 'CSV UTF-8'") from error
+    except csv.Error as error:
+        raise ValueError(f"{path}: no table of text ({error}); save it as 'CSV UTF-8'") from error
+    missing = [name for name in needed if name not in reader.fieldnames]
+    if missing:
+        raise ValueError(f"{path}: the columns {', '.join(missing)} are missing{hint}")
+    cells = [(line, {key: (cell or "").strip() for key, cell in row.items() if key}) for line, row in rows]
+    return [(line, row) for line, row in cells if any(row.values())]
 
 
 def _encode(value: Any) -> Any:
@@ -74,9 +95,7 @@ def _encode(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    raise TypeError(
-        f"cannot write {type(value).__name__} ({value!r:.60}): convert it to a number, text, list or dict first"
-    )
+    raise TypeError(f"cannot write {type(value).__name__} ({value!r:.60}): convert it to a number, text, list or dict")
 
 
 def to_plain(value: Any, not_finite: Callable[[str], Any] = float) -> Any:
@@ -88,42 +107,40 @@ def to_plain(value: Any, not_finite: Callable[[str], Any] = float) -> Any:
 
 
 def in_project(path: str | Path) -> Path:
-    """A path as people type it, ~ expanded: as seen from here or, where nothing is there, from the project's folder. So
-    a text means the same in a shell in that folder and in a notebook, which runs in notebooks/."""
+    """A path as typed, ~ expanded; one that does not exist from here is taken from the project's folder.
+
+    So a path means the same in a shell in that folder and in a notebook, which runs in notebooks/.
+    """
     typed = Path(path).expanduser()
-    return typed if typed.exists() else Path(__file__).resolve().parents[2] / typed
+    return typed if typed.exists() else PROJECT / typed
 
 
 def project_root() -> Path:
-    """Folder that holds notebooks/, found from the package's own place; FileNotFoundError when it was installed without
-    them."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / "notebooks").is_dir():
+    """Folder that holds notebooks/; FileNotFoundError when the package was installed without them."""
+    if not (PROJECT / "notebooks").is_dir():
         raise FileNotFoundError(
-            f"{root} has no notebooks/ folder: work in a clone of the project, installed with pip install -e ."
+            f"{PROJECT} has no notebooks/ folder: work in a clone of the project, installed with pip install -e ."
         )
-    return root
+    return PROJECT
 
 
 def runs_root(given: str = "") -> Path:
-    """Where run folders lie, by notebook: the given folder, that of the environment variable RETINA_KP_RUNS, or
-    outputs/runs."""
+    """Where run folders lie: the given folder, that of the environment variable RETINA_KP_RUNS, or outputs/runs."""
     return project_root() / (Path(given or os.environ.get("RETINA_KP_RUNS") or "outputs/runs").expanduser())
 
 
 def new_run_folder(notebook: str | Path, run_name: str = "", root: Path | None = None, make: bool = True) -> Path:
-    """Create outputs/runs/<notebook>/<run name or local time>, or with make=False only name it; a named one may exist
-    already; ValueError for an odd name.
+    """Create outputs/runs/<notebook>/<run name or local time>, or with make=False only name it.
 
-    An absolute path as run name is the folder itself: so the runner gives a notebook the folder of its report."""
+    A named folder may exist already. An absolute run name is the folder itself. ValueError for an odd name.
+    """
     if Path(run_name).is_absolute():
-        if make:
-            Path(run_name).mkdir(parents=True, exist_ok=True)
-        return Path(run_name)
-    if run_name and not re.fullmatch(r"\w[\w.+ -]*", run_name):
+        folder = Path(run_name)
+    elif run_name and not re.fullmatch(r"\w[\w.+ -]*", run_name):
         raise ValueError(f"run name {run_name!r}: use letters, digits, dot, plus, minus, underscore, and no slash")
-    base = (runs_root() if root is None else Path(root)) / Path(notebook).name.removesuffix(".ipynb")
-    folder = base / (run_name or f"{datetime.now():%Y-%m-%d_%H%M%S_%f}")
+    else:
+        base = (runs_root() if root is None else Path(root)) / Path(notebook).name.removesuffix(".ipynb")
+        folder = base / (run_name or f"{datetime.now():%Y-%m-%d_%H%M%S_%f}")
     if make:
         folder.mkdir(parents=True, exist_ok=bool(run_name))
     return folder
