@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..core.compute import progress
 from ..core.config import differences
 from ..core.files import in_project, write_csv, write_json
-from ..core.progress import progress
 from ..core.versions import code_version
 from ..networks.checkpoints import weights_sha256
 from ..synthetic.pairs import PairOptions, draw_pair

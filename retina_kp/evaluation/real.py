@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from joblib import Parallel, delayed
 
+from ..core.compute import progress
 from ..core.files import to_plain
 from ..core.geometry import warp_points
-from ..core.progress import progress
 from ..core.versions import code_version
 from ..data.annotation import true_homography
 from ..data.records import PairRecord, Problem

@@ -19,8 +19,8 @@ from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
+from ..core.compute import HEADLESS, forget_progress
 from ..core.files import new_run_folder, project_root, runs_root, to_plain
-from ..core.progress import HEADLESS, forget_progress
 from .html import to_html
 from .privacy import share_notebook
 

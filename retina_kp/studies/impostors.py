@@ -21,8 +21,8 @@ from pathlib import Path
 
 from joblib import Parallel, delayed
 
+from ..core.compute import progress
 from ..core.files import write_csv
-from ..core.progress import progress
 from ..core.versions import code_version
 from ..data.layouts import load_layout
 from ..data.records import PairRecord

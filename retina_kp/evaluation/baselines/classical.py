@@ -17,9 +17,9 @@ import numpy as np
 from skimage.registration import phase_cross_correlation
 from skimage.transform import warp_polar
 
-from ...core.geometry import as_homography, image_center, resize_matrix, similarity, translation
-from ...core.images import to_gray
-from ...core.vessels import field_of_view_mask, vesselness
+from ...core.geometry import as_homography, image_center, similarity, translation
+from ...core.images import fitted_hw, resized, to_gray
+from ...core.vessels import field_of_view_mask, local_contrast, vesselness
 from ...registration.keypoints import Features
 from ...registration.matching import Fit, fit_transform, implausible, mutual_matches
 
@@ -99,9 +99,7 @@ def _equalised(image: np.ndarray, side_px: int) -> tuple[np.ndarray, np.ndarray]
 
 def _resized(image: np.ndarray, side_px: float) -> tuple[np.ndarray, np.ndarray]:
     """Copy with its longer side side_px; matrix px of the image → px of the copy."""
-    hw = tuple(max(round(n * side_px / max(image.shape)), 1) for n in image.shape)
-    way = cv2.INTER_AREA if side_px < max(image.shape) else cv2.INTER_LINEAR
-    return cv2.resize(image, hw[::-1], interpolation=way), resize_matrix(image.shape, hw)
+    return resized(image, fitted_hw(image.shape, side_px))
 
 
 def _checked(H_1to0: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
@@ -135,14 +133,7 @@ def _detail(image: np.ndarray) -> Detail:
         > 0.5
     )
     (gray, S), mask = _resized(gray, SIDE_PX), valid.astype(np.float32)
-
-    def local_mean(values):
-        return cv2.GaussianBlur(values * mask, (0, 0), SIDE_PX / 30) / (
-            cv2.GaussianBlur(mask, (0, 0), SIDE_PX / 30) + 1e-6
-        )
-
-    signed = (gray - local_mean(gray)) * mask
-    signed = np.clip(signed / (np.sqrt(local_mean(signed**2)) + 0.01), -3, 3) * mask
+    signed = np.clip(local_contrast(gray, mask, SIDE_PX / 30), -3, 3)
     strength = (np.abs(signed) - np.abs(signed[valid]).mean() if valid.any() else signed) * mask
     return Detail(signed, strength, valid.astype(np.uint8), S)
 
