@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retina_kp.core.caches import ByteCache, pack, pack_gray, pack_masks, size_of, unpack, unpack_gray, unpack_masks
+from retina_kp.data.sources import ByteCache, pack, pack_gray, pack_masks, size_of, unpack, unpack_gray, unpack_masks
 
 
 def test_a_cache_stays_within_its_bytes_and_drops_what_was_not_used_for_longest():

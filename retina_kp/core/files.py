@@ -1,15 +1,13 @@
-"""Files that are written whole or not at all, tables of text, and where the project's files lie."""
+"""Files that are written whole or not at all, and where the project's files lie."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -62,29 +60,6 @@ def write_csv(path: str | Path, rows: pd.DataFrame | Iterable[Mapping[str, Any]]
     """Write a table or rows as CSV, atomically; NaN, None and missing values are empty cells."""
     table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(to_plain(list(rows)), dtype=object)
     return write_text(path, table.to_csv(index=False, lineterminator="\n"))
-
-
-def read_rows(path: Path, needed: Sequence[str], hint: str = "") -> list[tuple[int, dict[str, str]]]:
-    """(line number, cells by column) of every row of a table that is not empty; outer blanks are cut.
-
-    Commas, semicolons or tabs part the cells, whichever the header has most of. ValueError, with the hint, when it is
-    no table of UTF-8 text or lacks one of the ``needed`` columns.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        separator = max(",;\t", key=text.lstrip().partition("\n")[0].count)
-        reader = csv.DictReader(io.StringIO(text, newline=""), restval="", delimiter=separator)
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-        rows = [(reader.line_num, row) for row in reader]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text; save the table as 'CSV UTF-8'") from error
-    except csv.Error as error:
-        raise ValueError(f"{path}: no table of text ({error}); save it as 'CSV UTF-8'") from error
-    missing = [name for name in needed if name not in reader.fieldnames]
-    if missing:
-        raise ValueError(f"{path}: the columns {', '.join(missing)} are missing{hint}")
-    cells = [(line, {key: (cell or "").strip() for key, cell in row.items() if key}) for line, row in rows]
-    return [(line, row) for line, row in cells if any(row.values())]
 
 
 def _encode(value: Any) -> Any:

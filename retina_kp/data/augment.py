@@ -1,6 +1,6 @@
 """What cameras, exports and operators do to a picture: pure functions of a batch and an explicit generator.
 
-Every image of a batch gets its own draw. Geometry never changes here, so no label has to follow.
+Every image of a batch gets its own draw. No function here changes geometry, so no label has to follow.
 """
 
 from __future__ import annotations
@@ -34,8 +34,31 @@ class AppearanceRange:
     text_probability: float = 0.1
 
 
+@dataclass(frozen=True)
+class FrameRange:
+    """Which part of a pair is shown, and how it is turned, before image 1 is transformed on its own."""
+
+    zoom: tuple[float, float] = (1.0, 1.0)  # log-uniform; a picture as a whole has zoom 1
+    turn_deg: float = 0.0  # at most, either way
+    # 0: another part every time; n: one of n parts per pair, so that a sample comes back as PKE needs it
+    per_pair: int = 0
+
+    def __post_init__(self):
+        if not 0 < self.zoom[0] <= self.zoom[1] or self.turn_deg < 0 or self.per_pair < 0:
+            raise ValueError(f"frames: takes zoom with 0 < least <= most, turn_deg and per_pair from 0; not {self}")
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything is shown as it lies."""
+        return self.zoom == (1.0, 1.0) and not self.turn_deg
+
+    def cached_px(self, size_px: int) -> int:
+        """Side of the squares from which frames of size_px are cut: large enough for the largest zoom."""
+        return round(size_px * max(self.zoom[1], 1.0))
+
+
 def to_gray_batch(rgb: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """(B, 3, H, W) → (B, 1, H, W): mostly green, sometimes red-free or red-heavy, as exports differ."""
+    """(B, 3, H, W) → (B, 1, H, W): mostly green, sometimes red-heavy, as exports differ."""
     mix = torch.rand(len(rgb), 3, 1, 1, generator=generator) * torch.tensor([0.5, 1.0, 0.4]).reshape(1, 3, 1, 1)
     mix = mix + torch.tensor([0.0, 0.35, 0.0]).reshape(1, 3, 1, 1)
     mix = mix / mix.sum(1, keepdim=True)
@@ -128,12 +151,13 @@ def _distance_from_middle(hw: tuple[int, int]) -> torch.Tensor:
 
 
 def random_field_of_view(count: int, hw, generator: torch.Generator, whole: float = 0.35) -> torch.Tensor:
-    """(count, 1, H, W) bool: disc, disc cut at two sides, square or rectangle, placed so that it covers much of the
-    frame; a share ``whole`` of the images is not masked at all."""
+    """(count, 1, H, W) bool: disc, disc cut at two sides, or rectangle, covering much of the frame.
+
+    A share ``whole`` of the images is not masked at all.
+    """
     g = generator
-    angle = uniform(g, count, -0.2, 0.2) * chance(g, count, 0.3) + uniform(g, count, -3.14, 3.14) * chance(
-        g, count, 0.25
-    )
+    slight, any_turn = uniform(g, count, -0.2, 0.2) * chance(g, count, 0.3), uniform(g, count, -3.14, 3.14)
+    angle = slight + any_turn * chance(g, count, 0.25)
     middle_x, middle_y = uniform(g, count, -0.35, 0.35), uniform(g, count, -0.35, 0.35)
     radius, height = uniform(g, count, 0.8, 1.6), uniform(g, count, 0.65, 0.95)
     half_width, half_height = uniform(g, count, 0.5, 1.3), uniform(g, count, 0.5, 1.3)
@@ -154,9 +178,8 @@ def random_field_of_view(count: int, hw, generator: torch.Generator, whole: floa
 
 def apply_field_of_view(
     image: torch.Tensor, valid: torch.Tensor, generator: torch.Generator, ranges: AppearanceRange = AppearanceRange()
-):
-    """Paint the outside of the field of view (nearly always black), and burn text into some images. Returns the
-    image."""
+) -> torch.Tensor:
+    """The images with the outside of the field of view painted, nearly always black, and text burnt into some."""
     b = len(image)
     outside = uniform(generator, b, 0, 0.04) + chance(generator, b, 0.04) * uniform(generator, b, 0.3, 1.0)
     image = torch.where(valid, image, outside.expand_as(image))

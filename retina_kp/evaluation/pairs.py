@@ -17,7 +17,7 @@ import numpy as np
 from ..core.geometry import corners, describe, warp_points
 from ..core.images import as_array, to_gray
 from ..data.annotation import fixed_residuals, true_homography
-from ..data.layouts import FIRE_PAIR
+from ..data.layouts.fire import FIRE_PAIR
 from ..data.records import PairRecord
 from ..registration.result import Registration
 from .methods import as_registration

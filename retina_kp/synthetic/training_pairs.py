@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ..core.caches import ByteCache, pack, unpack
 from ..core.geometry import (
     TransformRange,
     image_center,
     inside,
     overlap_fraction,
+    pad_points,
     random_homographies,
     sample_map,
     similarity,
@@ -34,7 +34,7 @@ from ..data.augment import (
     randomise_appearance,
     to_gray_batch,
 )
-from ..data.sources import pad_points
+from ..data.sources import ByteCache, pack, unpack
 from .drawing import LAYERS, rasterise, view_matrix, visible_junctions
 from .render import Scene, anatomy_of, render
 from .vasculature import GrowthOptions, grow_retina

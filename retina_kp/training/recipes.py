@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..data.squares import FrameRange
+from ..data.augment import FrameRange
 from ..synthetic.render import DEEP_OCTA
 from ..synthetic.training_pairs import CACHE_PX, SyntheticOptions
 from .config import TrainConfig
