@@ -194,6 +194,7 @@ def table(rows: Sequence[Mapping]):
 
     from IPython.display import HTML
 
+    rows = rows.to_dict("records") if hasattr(rows, "to_dict") else rows
     if not rows:
         return HTML("<p><i>nothing to list</i></p>")
     keys = list(dict.fromkeys(key for row in rows for key in row))
