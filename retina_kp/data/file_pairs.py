@@ -16,19 +16,7 @@ import cv2
 import numpy as np
 import torch
 
-from ..core.geometry import (
-    TransformRange,
-    image_center,
-    inside,
-    overlap_fraction,
-    pad_points,
-    random_homographies,
-    rescale_homography,
-    sample_map,
-    similarity,
-    warp_image,
-    warp_points,
-)
+from ..core import geometry
 from ..core.images import as_array, letterbox, read_image, to_gray
 from ..core.vessels import field_of_view_mask, junction_widths, skeleton_junctions, vessel_mask
 from .annotation import true_homography
@@ -70,7 +58,7 @@ class PairDataset:
         self,
         records: Sequence[PairRecord],
         size_px: int = 512,
-        ranges: TransformRange | None = None,
+        ranges: geometry.TransformRange | None = None,
         appearance: AppearanceRange | None = None,
         seed: int = 0,
         prealign: bool = False,
@@ -106,7 +94,7 @@ class PairDataset:
         batch = {key: [item[key] for item in items] for key in items[0]}
         for key, values in batch.items():
             if torch.is_tensor(values[0]):
-                batch[key] = pad_points(values) if key in POINT_KEYS else torch.stack(values)
+                batch[key] = geometry.pad_points(values) if key in POINT_KEYS else torch.stack(values)
         return batch
 
     def item(self, index: int, epoch: int = 0, strength: float = 1.0) -> dict:
@@ -161,24 +149,24 @@ class PairDataset:
         center = rng.uniform(reach, side - 1 - reach, 2)
         if len(labels.keypoints0) and rng.random() < 0.5:  # where there is something to see
             center = 0.7 * labels.keypoints0[rng.integers(len(labels.keypoints0))].double().numpy() + 0.3 * center
-        angle, middle = rng.uniform(-1, 1) * self.frames.turn_deg, image_center((self.size_px, self.size_px))
-        there = warp_points(torch.from_numpy(center)[None], labels.H_0to1)[0].numpy().clip(0, side - 1)
-        frames = (similarity(angle, zoom * whole, tuple(c), middle) for c in (center, there))
+        angle, middle = rng.uniform(-1, 1) * self.frames.turn_deg, geometry.image_center((self.size_px, self.size_px))
+        there = geometry.warp_points(torch.from_numpy(center)[None], labels.H_0to1)[0].numpy().clip(0, side - 1)
+        frames = (geometry.similarity(angle, zoom * whole, tuple(c), middle) for c in (center, there))
         return *(torch.from_numpy(frame) for frame in frames), number
 
     def _cut(self, image: torch.Tensor, valid: torch.Tensor, H: torch.Tensor, mask: torch.Tensor | None = None):
         """An image (1, 1, S, S), its field of view and perhaps another mask, both bool, in the frame H leads to."""
         layers = torch.cat([image, valid.float(), *([] if mask is None else [mask.float()])], 1)
-        warped, known = warp_image(layers, H[None], (self.size_px, self.size_px))
+        warped, known = geometry.warp_image(layers, H[None], (self.size_px, self.size_px))
         seen = known & (warped[:, 1:2] > 0.99)
         return warped[:, :1], seen, None if mask is None else (warped[:, 2:] > 0.5) & seen
 
     def _random_transform(self, H_0to1: torch.Tensor, strength: float, g: torch.Generator) -> torch.Tensor:
         """(3, 3) square px of image 1 → px of its new frame: of 20 draws the first with MIN_OVERLAP, or with most."""
         hw = (self.size_px, self.size_px)
-        draws, overlaps = random_homographies(20, hw, self.ranges.scaled(strength), g), []
+        draws, overlaps = geometry.random_homographies(20, hw, self.ranges.scaled(strength), g), []
         for H in draws:
-            overlaps.append(overlap_fraction((H @ H_0to1).numpy(), hw, hw, 8))
+            overlaps.append(geometry.overlap_fraction((H @ H_0to1).numpy(), hw, hw, 8))
             if overlaps[-1] >= MIN_OVERLAP:
                 return H
         return draws[int(np.argmax(overlaps))]
@@ -202,12 +190,13 @@ class PairDataset:
         (image0, to0), (image1, to1) = (letterbox(gray, self.square_px) for gray in grays)
         if self.prealign:
             back = torch.linalg.inv(self._square_transform(index, to0, to1))
-            image1 = warp_image(torch.from_numpy(image1)[None, None], back[None], image1.shape)[0][0, 0].numpy()
+            drawn, _ = geometry.warp_image(torch.from_numpy(image1)[None, None], back[None], image1.shape)
+            image1 = drawn[0, 0].numpy()
         return pack_gray(np.stack([image0, image1])[:, None])
 
     def _square_transform(self, index: int, to0: np.ndarray, to1: np.ndarray) -> torch.Tensor:
         """(3, 3) px of the square of image 0 → px of that of image 1."""
-        return torch.from_numpy(rescale_homography(self._H_0to1[index], to0, to1))
+        return torch.from_numpy(geometry.rescale_homography(self._H_0to1[index], to0, to1))
 
     def _find_labels(self, index: int, grays: list[np.ndarray]) -> _Labels:
         """Fields of view, vessels and junctions of a pair's gray images, and its points on the squares."""
@@ -224,11 +213,11 @@ class PairDataset:
         widths = np.zeros(0) if self.frames.whole else junction_widths(vessels, keypoints.numpy())
         H_0to1 = self._square_transform(index, to0, to1)
         frames = ((record.points0_xy, to0), (record.points1_xy, to1))
-        points = [np.zeros((0, 2)) if xy is None else warp_points(xy, to) for xy, to in frames]
+        points = [np.zeros((0, 2)) if xy is None else geometry.warp_points(xy, to) for xy, to in frames]
         points = [torch.from_numpy(xy).float() for xy in points]
         if self.prealign:
             back, layer = torch.linalg.inv(H_0to1), torch.from_numpy(valid1)[None, None].float()
-            drawn, known = warp_image(layer, back[None], valid1.shape)
+            drawn, known = geometry.warp_image(layer, back[None], valid1.shape)
             valid1, points[1] = (known & (drawn > 0.99))[0, 0].numpy(), _mapped(points[1], back)
             H_0to1 = torch.eye(3, dtype=torch.float64)
         masks = pack_masks([valid0, valid1, vessels])
@@ -250,9 +239,10 @@ def read_vessel_mask(path: Path, image_hw: tuple[int, int], size_px: int) -> np.
 
 def _mapped(xy: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
     """Points (N, 2) float32 px mapped in double precision."""
-    return warp_points(xy.double(), H).float()
+    return geometry.warp_points(xy.double(), H).float()
 
 
 def _seen(xy: torch.Tensor, valid: torch.Tensor, border_px: float = 0.0) -> torch.Tensor:
     """(N,) bool: points (N, 2) px in a field of view (1, 1, S, S), at least border_px from the frame."""
-    return inside(xy, valid.shape[-2:], border_px) & (sample_map(valid.float(), xy[None])[0, :, 0] > 0.99)
+    shown = geometry.sample_map(valid.float(), xy[None])[0, :, 0] > 0.99
+    return geometry.inside(xy, valid.shape[-2:], border_px) & shown

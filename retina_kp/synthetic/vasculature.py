@@ -1,7 +1,7 @@
 """Grow a retina as vectors: two vessel trees, disc, fovea and lesions, in degrees of visual angle.
 
-Coordinates are degrees with the fovea at (0, 0), x to the right and y down, so one retina can be drawn in any view and
-at any resolution (`drawing`) with exact junctions. All tips of both trees grow together, one step at a time, as arrays.
+The fovea is at (0, 0), x points to the right and y down, so `drawing` can show one retina in any view with exact
+junctions. All tips of both trees grow together, one step at a time, as arrays.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from ..core.vessels import BIFURCATION, CROSSING
+
 ARTERY, VEIN = 0, 1
-BIFURCATION, CROSSING = 0, 1
 REACH_DEG = 36.0  # vessels further than this from the fovea are not grown
 _TURNS_RAD, _REACH_STEPS = np.array([0.0, -0.3, 0.3, -0.65, 0.65]), np.array([2.2, 3.6, 5.5])  # where a tip looks ahead
 _AROUND = np.array([[x, y] for x in (-1.4, 0, 1.4) for y in (-1.4, 0, 1.4)])  # cells that a vessel claims, in steps
@@ -34,11 +35,8 @@ class GrowthOptions:
 
 @dataclass(frozen=True)
 class Retina:
-    """One retina as vectors (degrees).
-
-    segments: (N, 4) x0 y0 x1 y1, sorted thin to thick, with kind and width; junctions_xy: (J, 2), with kind and width of
-    the thinner vessel; lesions: (L, 5) layer, x, y, r, seed.
-    """
+    """One retina as vectors, degrees. segments: (N, 4) x0 y0 x1 y1, sorted thin to thick; junctions_xy: (J, 2), with
+    the width of the thinner vessel; lesions: (L, 5) layer, x, y, r, seed."""
 
     segments: np.ndarray
     segment_kind: np.ndarray
@@ -71,16 +69,14 @@ def grow_retina(rng: np.random.Generator, options: GrowthOptions = GrowthOptions
 
 
 def _grow_trees(rng, options, disc, zone):
-    """Grow arteries and veins side by side: segments (N, 4), their widths, kinds and branches, and bifurcations (J, 2)
-    with child widths (J,)."""
+    """Segments (N, 4) of arteries and veins, their widths, kinds and branches; bifurcations (J, 2), child widths (J,)."""
     trunks = [_trunks(rng, options, disc, kind) for kind in (ARTERY, VEIN)]
     tips = {k: np.concatenate([t[k] for t in trunks]) for k in trunks[0]}
     tips["id"] = np.arange(len(tips["id"]))
     h = options.step_deg
     tortuosity, spacing = rng.uniform(*options.tortuosity, 2), rng.uniform(*options.branch_spacing, 2)  # per kind
-    owner = np.full(
-        (2, *[int(2 * REACH_DEG / h)] * 2), -1, np.int32
-    )  # per kind: which branch has passed through a cell
+    cells = int(2 * REACH_DEG / h)
+    owner = np.full((2, cells, cells), -1, np.int32)  # per kind: which branch has passed through a cell
     parents, births, steps = tips["id"].tolist(), [], []
     for _ in range(int(1.5 * REACH_DEG / h)):
         if not len(tips["id"]):
@@ -120,20 +116,16 @@ def _trunks(rng, options, disc, kind):
         angle = rng.uniform(-0.5, 0.5)
         x, y = temporal * rng.choice([1, -1], p=[0.7, 0.3]) * np.cos(angle), np.sin(angle)
         rows.append((x, y, np.arctan2(y, x), rng.uniform(0.3, 0.5)))
-    xy, heading, size = np.split(np.array(rows), [2, 3], axis=1)
-    heading, size, n = heading[:, 0], size[:, 0], len(rows)
+    (x, y, heading, size), n = np.array(rows).T, len(rows)
     width = rng.uniform(*options.trunk_radius_deg) * size * (1.15 if kind == VEIN else 1.0)
-    return {
-        "xy": disc + xy,
+    fresh = {"id": np.arange(n), "kind": np.full(n, kind), "length": np.zeros(n), "drift": np.zeros(n)}
+    return fresh | {
+        "xy": disc + np.stack([x, y], 1),
         "heading": heading,
         "radius": width * rng.uniform(0.85, 1.1, n),
-        "id": np.arange(n),
-        "kind": np.full(n, kind),
-        "length": np.zeros(n),
         "budget": np.where(size > 0.5, 40.0, 14.0),
         "countdown": rng.uniform(1.5, 4.0, n),
         "side": rng.choice([-1.0, 1.0], n),
-        "drift": np.zeros(n),
         "trunk": np.where(size > 0.5, 1.0, 0.3),
     }
 
@@ -158,11 +150,8 @@ def _steer(tips, rng, h, owner, parents, disc, tortuosity):
 
 
 def _flow(xy, disc, trunk):
-    """Direction (rad) in which vessels run at xy.
-
-    Arcades are parabolas about the disc-fovea axis (t along it, y across), nasal vessels are radial. Side branches run
-    to the fovea inside the arcades and away from it outside.
-    """
+    """Direction (rad) in which vessels run at xy: arcades are parabolas about the disc-fovea axis (t along it, y across),
+    nasal vessels are radial, side branches run to the fovea inside the arcades and away from it outside."""
     temporal = -np.sign(disc[0])
     t, y = (xy[:, 0] - disc[0]) * temporal, xy[:, 1] - disc[1]
     inwards = np.clip((t - abs(disc[0])) / 20, 0, 0.35)  # beyond the fovea arcades bend back to the horizontal raphe
@@ -196,17 +185,13 @@ def _branch(tips, rng, spacing, parents, births):
     born = {key: tips[key][index] for key in tips}
     parents.extend(born["id"].tolist())
     births.extend(zip(ids, born["id"], born["xy"], 2 * child_radius, born["length"], strict=True))
-    return born | {
-        "heading": base + child_angle,
-        "radius": child_radius,
-        "id": ids,
-        "length": np.zeros(n),
-        "budget": 4 + 110 * child_radius * rng.uniform(0.6, 1.4, n),
-        "countdown": spacing * (1.2 + 5 * child_radius) * rng.uniform(0.6, 1.7, n),
-        "side": rng.choice([-1.0, 1.0], n),
-        "drift": np.zeros(n),
-        "trunk": np.where(fork & (rng.random(n) < 0.35), born["trunk"], 0.3),
-    }
+    born |= {"id": ids, "heading": base + child_angle, "radius": child_radius}
+    born |= {"length": np.zeros(n), "drift": np.zeros(n)}
+    born["budget"] = 4 + 110 * child_radius * rng.uniform(0.6, 1.4, n)
+    born["countdown"] = spacing * (1.2 + 5 * child_radius) * rng.uniform(0.6, 1.7, n)
+    born["side"] = rng.choice([-1.0, 1.0], n)
+    born["trunk"] = np.where(fork & (rng.random(n) < 0.35), born["trunk"], 0.3)
+    return born
 
 
 def _collect(steps, parents, births, h, shortest_deg=0.9):
@@ -221,10 +206,8 @@ def _collect(steps, parents, births, h, shortest_deg=0.9):
 
 
 def _crossings(segments, widths, branches, forks, min_angle_deg=20.0, clear_deg=0.35):
-    """Exact points (C, 2) where two branches cross at more than min_angle_deg, and the thinner one's width (C,).
-
-    They lie clear_deg or more away from every bifurcation, because a child touches its parent where it is born.
-    """
+    """Exact points (C, 2) where two branches cross at more than min_angle_deg, and the thinner one's width (C,). None is
+    nearer than clear_deg to a bifurcation, because a child touches its parent where it is born."""
     start, step = segments[:, :2], segments[:, 2:] - segments[:, :2]
     reach = np.linalg.norm(step, axis=1).max()
     pairs = cKDTree(start + step / 2).query_pairs(reach, output_type="ndarray")
