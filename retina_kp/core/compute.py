@@ -117,7 +117,8 @@ def _start_worker(threads: int, bfloat16: bool, start: Callable | None, argument
 
 
 def progress(total: int, done: int, what: str):
-    """Something with ``update()``, for each of ``total`` pieces of work of which ``done`` are finished, and ``close()``.
+    """Something with ``update()``, for each of ``total`` pieces of work of which ``done`` are finished, and
+    ``close()``.
 
     It is a bar where somebody watches; where a notebook is run headless, a line with the time left now and then.
     """

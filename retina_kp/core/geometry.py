@@ -1,8 +1,8 @@
 """Homographies, warps and grids: the only module that knows where a pixel's centre is.
 
-Points are (x, y) px and the centre of the top-left pixel is (0, 0): an image of width W covers [-0.5, W - 0.5]. A matrix
-``H_0to1`` maps points of image 0 to points of image 1. Sizes are (height, width). Functions on points and matrices take
-numpy arrays or torch tensors and return the same kind.
+Points are (x, y) px and the centre of the top-left pixel is (0, 0): an image of width W covers [-0.5, W - 0.5]. A
+matrix ``H_0to1`` maps points of image 0 to points of image 1. Sizes are (height, width). Functions on points and
+matrices take numpy arrays or torch tensors and return the same kind.
 """
 
 from __future__ import annotations

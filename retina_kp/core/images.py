@@ -52,7 +52,8 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) in px by the file's header, decoding only types that Pillow does not know; ImageError as above."""
+    """(height, width) in px by the file's header, decoding only types that Pillow does not know; ImageError as
+    above."""
     path = _existing_file(path)
     try:
         with Image.open(path) as header:

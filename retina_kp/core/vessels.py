@@ -19,9 +19,9 @@ BIFURCATION, CROSSING = 0, 1
 def field_of_view_mask(gray: np.ndarray, tolerance: float = 0.02) -> np.ndarray:
     """Where an image shows retina: (H, W) bool for gray (H, W) float in [0, 1], any size.
 
-    Cameras' fields are convex, so the inside is the hull of what the outside leaves. Without an outside, or when it runs
-    in between what remains (dark retina with bright vessels, or beside pieces of more than a quarter of the largest),
-    the whole frame counts. Worked out on a copy of at most 256 px.
+    Cameras' fields are convex, so the inside is the hull of what the outside leaves. Without an outside, or when it
+    runs in between what remains (dark retina with bright vessels, or beside pieces of more than a quarter of the
+    largest), the whole frame counts. Worked out on a copy of at most 256 px.
     """
     h, w = gray.shape
     scale = min(1.0, 256 / max(h, w))

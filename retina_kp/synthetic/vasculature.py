@@ -69,7 +69,8 @@ def grow_retina(rng: np.random.Generator, options: GrowthOptions = GrowthOptions
 
 
 def _grow_trees(rng, options, disc, zone):
-    """Segments (N, 4) of arteries and veins, their widths, kinds and branches; bifurcations (J, 2), child widths (J,)."""
+    """Segments (N, 4) of arteries and veins, their widths, kinds and branches; bifurcations (J, 2), child widths
+    (J,)."""
     trunks = [_trunks(rng, options, disc, kind) for kind in (ARTERY, VEIN)]
     tips = {k: np.concatenate([t[k] for t in trunks]) for k in trunks[0]}
     tips["id"] = np.arange(len(tips["id"]))
@@ -131,7 +132,8 @@ def _trunks(rng, options, disc, kind):
 
 
 def _steer(tips, rng, h, owner, parents, disc, tortuosity):
-    """Turn every tip along the retina's flow, drifting, away from vessels of its kind; (N,) True where it is blocked."""
+    """Turn every tip along the retina's flow, drifting, away from vessels of its kind; (N,) True where it is
+    blocked."""
     n = len(tips["id"])
     flow = _flow(tips["xy"], disc, tips["trunk"])
     wanted = np.angle(np.exp(1j * (flow - tips["heading"])))
@@ -150,8 +152,8 @@ def _steer(tips, rng, h, owner, parents, disc, tortuosity):
 
 
 def _flow(xy, disc, trunk):
-    """Direction (rad) in which vessels run at xy: arcades are parabolas about the disc-fovea axis (t along it, y across),
-    nasal vessels are radial, side branches run to the fovea inside the arcades and away from it outside."""
+    """Direction (rad) in which vessels run at xy: arcades are parabolas about the disc-fovea axis (t along it, y
+    across), nasal vessels are radial, side branches run to the fovea inside the arcades and away from it outside."""
     temporal = -np.sign(disc[0])
     t, y = (xy[:, 0] - disc[0]) * temporal, xy[:, 1] - disc[1]
     inwards = np.clip((t - abs(disc[0])) / 20, 0, 0.35)  # beyond the fovea arcades bend back to the horizontal raphe
@@ -206,8 +208,8 @@ def _collect(steps, parents, births, h, shortest_deg=0.9):
 
 
 def _crossings(segments, widths, branches, forks, min_angle_deg=20.0, clear_deg=0.35):
-    """Exact points (C, 2) where two branches cross at more than min_angle_deg, and the thinner one's width (C,). None is
-    nearer than clear_deg to a bifurcation, because a child touches its parent where it is born."""
+    """Exact points (C, 2) where two branches cross at more than min_angle_deg, and the thinner one's width (C,). None
+    is nearer than clear_deg to a bifurcation, because a child touches its parent where it is born."""
     start, step = segments[:, :2], segments[:, 2:] - segments[:, :2]
     reach = np.linalg.norm(step, axis=1).max()
     pairs = cKDTree(start + step / 2).query_pairs(reach, output_type="ndarray")
@@ -224,7 +226,8 @@ def _crossings(segments, widths, branches, forks, min_angle_deg=20.0, clear_deg=
 
 
 def _lesions(rng, disc):
-    """(L, 5) index in drawing.LESIONS, x, y, radius (deg), outline seed: a random mixture of pathologies in clusters."""
+    """(L, 5) index in drawing.LESIONS, x, y, radius (deg), outline seed: a random mixture of pathologies in
+    clusters."""
     rows = []
     recipes = {0: (0.5, 25, 0.15, 2.2), 1: (0.45, 40, 0.08, 0.7), 2: (0.35, 60, 0.07, 0.4), 3: (0.35, 60, 0.3, 1.0)}
     for layer, (chance, most, small, large) in recipes.items():

@@ -1,7 +1,7 @@
 """Folder layouts, each turned into an `Inventory` of pair records; nothing downstream knows a layout.
 
-A layout is a module, or any object, that does what `Layout` says. To add one, copy `fire.py` and name it in LAYOUTS. One
-bad pair never stops a load: it is left out and becomes a Problem that names file and reason.
+A layout is a module, or any object, that does what `Layout` says. To add one, copy `fire.py` and name it in LAYOUTS.
+One bad pair never stops a load: it is left out and becomes a Problem that names file and reason.
 """
 
 from __future__ import annotations
