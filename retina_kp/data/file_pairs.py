@@ -20,9 +20,9 @@ from ..core import geometry
 from ..core.images import as_array, letterbox, read_image, to_gray
 from ..core.vessels import field_of_view_mask, junction_widths, skeleton_junctions, vessel_mask
 from .annotation import true_homography
-from .augment import AppearanceRange, FrameRange, apply_field_of_view, randomise_appearance
+from .augment import AppearanceRange, FrameRange, apply_field_of_view, random_place, randomise_appearance
 from .records import PairRecord
-from .sources import ByteCache, pack_gray, pack_masks, unpack_gray, unpack_masks
+from .sources import ByteCache, pack, pack_gray, unpack, unpack_gray
 
 MIN_WIDTH_PX = 1.2  # junctions of thinner vessels are no labels where a part of a pair is shown, as of synthetic pairs
 MIN_OVERLAP = 0.25  # of image 1 inside image 0 after the random transform; of 20 draws the first that has it is taken
@@ -38,7 +38,7 @@ class _Labels:
     (N,) px of the thinner vessel at each keypoint; H_0to1 (3, 3).
     """
 
-    masks: bytes
+    masks: tuple
     keypoints0: torch.Tensor
     widths0: torch.Tensor
     points0: torch.Tensor
@@ -144,14 +144,11 @@ class PairDataset:
         number = epoch % max(self.frames.per_pair, 1)
         when = [2, index, number] if self.frames.per_pair else [3, epoch, index]
         rng, side, whole = np.random.default_rng([self.seed, *when]), self.square_px, self.size_px / self.square_px
-        zoom = float(np.exp(rng.uniform(*np.log(self.frames.zoom))))
-        reach = min(0.5 * side / zoom, (side - 1) / 2)
-        center = rng.uniform(reach, side - 1 - reach, 2)
-        if len(labels.keypoints0) and rng.random() < 0.5:  # where there is something to see
-            center = 0.7 * labels.keypoints0[rng.integers(len(labels.keypoints0))].double().numpy() + 0.3 * center
-        angle, middle = rng.uniform(-1, 1) * self.frames.turn_deg, geometry.image_center((self.size_px, self.size_px))
-        there = geometry.warp_points(torch.from_numpy(center)[None], labels.H_0to1)[0].numpy().clip(0, side - 1)
-        frames = (geometry.similarity(angle, zoom * whole, tuple(c), middle) for c in (center, there))
+        points, middle = labels.keypoints0.double().numpy(), geometry.image_center((self.size_px, self.size_px))
+        center, zoom, angle = random_place(rng, points, self.frames.zoom, self.frames.turn_deg, side, side)
+        there = geometry.warp_points(torch.tensor([center], dtype=torch.float64), labels.H_0to1)[0]
+        places = (center, there.numpy().clip(0, side - 1))
+        frames = (geometry.similarity(angle, zoom * whole, place, middle) for place in places)
         return *(torch.from_numpy(frame) for frame in frames), number
 
     def _cut(self, image: torch.Tensor, valid: torch.Tensor, H: torch.Tensor, mask: torch.Tensor | None = None):
@@ -178,8 +175,7 @@ class PairDataset:
             self._labels[index] = self._find_labels(index, grays)
         packed = self._pictures.get(index, lambda: self._fit(index, grays or self._read(index)))
         labels = self._labels[index]
-        masks = torch.from_numpy(unpack_masks(labels.masks, (3, 1, self.square_px, self.square_px)))
-        return torch.from_numpy(unpack_gray(packed)), masks, labels
+        return torch.from_numpy(unpack_gray(packed)), torch.from_numpy(unpack(*labels.masks)), labels
 
     def _read(self, index: int) -> list[np.ndarray]:
         record = self.records[index]
@@ -220,7 +216,7 @@ class PairDataset:
             drawn, known = geometry.warp_image(layer, back[None], valid1.shape)
             valid1, points[1] = (known & (drawn > 0.99))[0, 0].numpy(), _mapped(points[1], back)
             H_0to1 = torch.eye(3, dtype=torch.float64)
-        masks = pack_masks([valid0, valid1, vessels])
+        masks = pack(np.stack([valid0, valid1, vessels])[:, None])
         return _Labels(masks, keypoints, torch.from_numpy(widths).float(), *points, H_0to1)
 
 

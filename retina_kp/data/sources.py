@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 
 import cv2
 import numpy as np
@@ -144,29 +144,19 @@ def size_of(value) -> int:
     return 64 + sum(map(size_of, vars(value).values())) if hasattr(value, "__dict__") else 64
 
 
-def pack(layers: Iterable[np.ndarray]) -> list[bytes]:
-    """Layers (H, W) uint8, mostly empty, compressed one by one; an empty one takes no bytes."""
-    return [zlib.compress(layer.tobytes(), 1) if layer.any() else b"" for layer in layers]
+def pack(array: np.ndarray) -> tuple[bytes, tuple, np.dtype]:
+    """An array of uint8 or bool, compressed; one that is empty takes no bytes."""
+    content = np.packbits(array) if array.dtype == bool else array
+    return zlib.compress(content.tobytes(), 1) if array.any() else b"", array.shape, array.dtype
 
 
-def unpack(packed: list[bytes], hw: tuple[int, int]) -> np.ndarray:
-    """(N, H, W) uint8 of what `pack` has compressed."""
-    layers = np.zeros((len(packed), *hw), np.uint8)
-    for layer, content in zip(layers, packed, strict=True):
-        if content:
-            layer[:] = np.frombuffer(zlib.decompress(content), np.uint8).reshape(hw)
-    return layers
-
-
-def pack_masks(masks: Iterable[np.ndarray]) -> bytes:
-    """Masks of one size, bool, as compressed bits."""
-    return zlib.compress(np.packbits(np.stack(list(masks))).tobytes(), 1)
-
-
-def unpack_masks(packed: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """(N, H, W) bool of what `pack_masks` has compressed."""
-    bits = np.frombuffer(zlib.decompress(packed), np.uint8)
-    return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
+def unpack(content: bytes, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """What `pack` has compressed."""
+    if not content:
+        return np.zeros(shape, dtype)
+    values = np.frombuffer(zlib.decompress(content), np.uint8)
+    values = np.unpackbits(values, count=int(np.prod(shape))) if dtype.kind == "b" else values
+    return values.reshape(shape).astype(dtype, copy=False)
 
 
 def pack_gray(image: np.ndarray) -> np.ndarray:

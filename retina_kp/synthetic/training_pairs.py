@@ -77,12 +77,12 @@ _views = ByteCache(VIEW_CACHE_BYTES)  # of this process
 def draw_cached_view(seed: int, index: int, options: SyntheticOptions) -> CachedView:
     """`draw_view`, kept in memory, compressed: .03 to .2 MB and 2 to 5 ms to restore."""
 
-    def draw() -> tuple[list[bytes], CachedView]:
+    def draw() -> tuple[list[tuple], CachedView]:
         view = draw_view(seed, index, options)
-        return pack(view.layers), replace(view, layers=np.zeros(0, np.uint8))
+        return [pack(layer) for layer in view.layers], replace(view, layers=np.zeros(0, np.uint8))
 
     packed, view = _views.get((seed, index, options), draw)
-    return replace(view, layers=unpack(packed, (CACHE_PX, CACHE_PX)))
+    return replace(view, layers=np.stack([unpack(*layer) for layer in packed]))
 
 
 class SyntheticPairs:
@@ -135,12 +135,8 @@ class SyntheticPairs:
     def _frame0(self, view: CachedView, rng: np.random.Generator) -> np.ndarray:
         """(3, 3) cache px → image 0 px: any turn, a zoom, and a look at a junction-rich place."""
         o = self.options
-        zoom = float(np.exp(rng.uniform(*np.log(o.zoom))))
-        reach = min(0.5 * o.size_px / zoom, (CACHE_PX - 1) / 2)
-        center = rng.uniform(reach, CACHE_PX - 1 - reach, 2)
-        if len(view.junctions_xy) and rng.random() < 0.5:
-            center = view.junctions_xy[rng.integers(len(view.junctions_xy))] * 0.7 + center * 0.3
-        angle = rng.uniform(-1, 1) * o.absolute_rotation_deg
+        points, turn_deg = view.junctions_xy, o.absolute_rotation_deg
+        center, zoom, angle = augment.random_place(rng, points, o.zoom, turn_deg, CACHE_PX, o.size_px)
         return geometry.similarity(angle, zoom, center, geometry.image_center((o.size_px, o.size_px)))
 
     def _relative(self, count: int, hw, strength: float, g: torch.Generator) -> torch.Tensor:
