@@ -11,6 +11,7 @@ from .vasculature import ARTERY, VEIN, Retina
 LESIONS = ("hemorrhage", "exudate", "drusen", "scar")
 LAYERS = ("artery", "vein", "calibre", "reflex", *LESIONS)
 CALIBRE_UNIT_DEG = 0.004  # vessel width stored in one grey level of the calibre layer
+UNITS = {name: CALIBRE_UNIT_DEG if name == "calibre" else 1 / 255 for name in LAYERS}  # of one grey level
 
 
 def rasterise(retina: Retina, px_from_deg: np.ndarray, image_hw) -> np.ndarray:

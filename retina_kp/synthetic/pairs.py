@@ -86,10 +86,8 @@ def draw_pair(
         raise RuntimeError(f"{wanted}: change the scale range, max_shift, or these limits")
     scene, looks = make_scene([retina, retina], [view0, view1], hw), options.appearance
     images = [_photograph(m, scene[i : i + 1], valid[i : i + 1], g, looks) for i, m in enumerate(modalities)]
-    layers = scene.layers[0]
     junctions = visible_junctions(retina, view0, hw, 1.2)[0]
-    mask = torch.maximum(layers[0], layers[1]).numpy() > 0.5
-    v0, v1 = valid[0, 0].numpy(), valid[1, 0].numpy()
+    mask, v0, v1 = scene.vessels[0, 0].numpy(), valid[0, 0].numpy(), valid[1, 0].numpy()
     junctions = junctions[_read(v0, junctions)]
     return SamplePair(*images, H_0to1 / H_0to1[2, 2], mask & v0, junctions, v0, v1, tuple(modalities), float(common))
 
@@ -166,6 +164,5 @@ def write_aligned_folder(root: str | Path, count: int, seed: int = 0, size_px: i
             valid = random_field_of_view(1, hw, g, whole=1.0)
             for suffix, modality in images.items():
                 write_image(root / name / f"{name}_{suffix}.png", _photograph(modality, scene, valid, g, CLINICAL))
-            vessels = torch.maximum(scene.layers[0, 0], scene.layers[0, 1]).numpy() > 0.5
-            write_image(root / name / f"{name}_{mask}.png", vessels.astype(np.uint8) * 255)
+            write_image(root / name / f"{name}_{mask}.png", scene.vessels[0, 0].numpy())
     return root

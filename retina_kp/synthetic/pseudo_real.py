@@ -14,14 +14,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from ..core.files import write_text
 from ..core.geometry import corners, image_center, inside, overlap_fraction, pixel_grid, similarity, warp_points
 from ..core.images import write_image
-from .drawing import LESIONS, rasterise, view_matrix, visible_junctions
+from .drawing import LESIONS, UNITS, rasterise, view_matrix, visible_junctions
 from .pairs import SamplePair
-from .render import unpack_layers
 from .vasculature import GrowthOptions, Retina, grow_retina
 
 GROWTH = GrowthOptions(tortuosity=(0.04, 0.07), trunk_radius_deg=(0.15, 0.2), lesion_probability=0.8)
@@ -143,7 +141,7 @@ def _behind(choroid: list[tuple[Retina, np.ndarray]], view: np.ndarray, hw) -> n
 
 def _draw(retina: Retina, view: np.ndarray, hw) -> np.ndarray:
     """(8, H, W) float32 layers of a view."""
-    return unpack_layers(torch.from_numpy(rasterise(retina, view, hw))).numpy()
+    return rasterise(retina, view, hw) * np.array([*UNITS.values()], np.float32)[:, None, None]
 
 
 def _cameras(rng, retina: Retina, hw0, hw1, turn_deg) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from ..core.geometry import pixel_grid, warp_points
 from ..core.noise import blur, chance, smooth_noise, uniform
-from .drawing import CALIBRE_UNIT_DEG, LAYERS, LESIONS, rasterise
+from .drawing import LESIONS, UNITS, rasterise
 from .vasculature import Retina
 
 MODALITIES = ("CF", "FA", "OCT", "OCTA")
@@ -22,17 +22,21 @@ MODALITIES = ("CF", "FA", "OCT", "OCTA")
 
 @dataclass(frozen=True)
 class Scene:
-    """A batch of B views. layers: (B, 8, H, W), coverage in [0, 1] and calibre in degrees, or uint8 as drawn;
-    deg_from_px: (B, 3, 3); anatomy: (B, 4) disc x, y and radius, radius of the foveal avascular zone, degrees."""
+    """A batch of B views. layers: (B, 8, H, W) uint8 as drawn; deg_from_px: (B, 3, 3); anatomy: (B, 4) disc x, y and
+    radius, radius of the foveal avascular zone, degrees."""
 
     layers: torch.Tensor
     deg_from_px: torch.Tensor
     anatomy: torch.Tensor
 
     def layer(self, name: str) -> torch.Tensor:
-        """(B, 1, H, W) float32 layer by its name in LAYERS."""
-        layer = self.layers[:, LAYERS.index(name), None]
-        return layer if layer.is_floating_point() else layer.float().mul_(_unit(name))
+        """(B, 1, H, W) float32 layer by its name in UNITS: coverage in [0, 1], calibre in degrees."""
+        return self.layers[:, list(UNITS).index(name), None].float().mul_(UNITS[name])
+
+    @property
+    def vessels(self) -> torch.Tensor:
+        """(B, 1, H, W) bool, arteries and veins that cover more than half of a pixel."""
+        return torch.maximum(self.layers[:, :1], self.layers[:, 1:2]) > 127
 
     def __getitem__(self, index) -> Scene:
         return Scene(self.layers[index], self.deg_from_px[index], self.anatomy[index])
@@ -41,15 +45,6 @@ class Scene:
     def px_per_deg(self) -> torch.Tensor:
         """(B, 1, 1, 1) resolution at the middle of the view."""
         return torch.linalg.det(self.deg_from_px[:, :2, :2]).abs().rsqrt().float()[:, None, None, None]
-
-
-def unpack_layers(layers: torch.Tensor) -> torch.Tensor:
-    """uint8 layers (…, 8, H, W) as drawn → float32: coverage in [0, 1], calibre in degrees."""
-    return layers.float() * torch.tensor([_unit(name) for name in LAYERS])[:, None, None]
-
-
-def _unit(layer: str) -> float:
-    return CALIBRE_UNIT_DEG if layer == "calibre" else 1 / 255
 
 
 def anatomy_of(retina: Retina) -> list[float]:
@@ -61,7 +56,7 @@ def make_scene(retinas: list[Retina], px_from_deg: list[np.ndarray], image_hw) -
     """Draw one view per retina at full precision (no cache)."""
     layers = np.stack([rasterise(r, m, image_hw) for r, m in zip(retinas, px_from_deg, strict=True)])
     inverse = torch.from_numpy(np.linalg.inv(np.stack(px_from_deg)))
-    return Scene(unpack_layers(torch.from_numpy(layers)), inverse, torch.tensor([anatomy_of(r) for r in retinas]))
+    return Scene(torch.from_numpy(layers), inverse, torch.tensor([anatomy_of(r) for r in retinas]))
 
 
 # ------------------------------------------------------------------ what every modality needs

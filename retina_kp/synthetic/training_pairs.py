@@ -17,7 +17,7 @@ import torch
 from ..core import geometry
 from ..data import augment
 from ..data.sources import ByteCache, pack, unpack
-from .drawing import LAYERS, rasterise, view_matrix, visible_junctions
+from .drawing import rasterise, view_matrix, visible_junctions
 from .render import Scene, anatomy_of, render
 from .vasculature import GrowthOptions, grow_retina
 
@@ -158,8 +158,7 @@ class SyntheticPairs:
             scene, known[index] = _scene([views[i] for i in index], H_view_to_image[index], hw)
             picture = render(modality, scene, g)
             image[index] = augment.to_gray_batch(picture, g) if modality == "CF" else picture
-            arteries, veins = (scene.layers[:, [LAYERS.index(kind)]] for kind in ("artery", "vein"))
-            vessels[index] = torch.maximum(arteries, veins) > 127
+            vessels[index] = scene.vessels
         return image, vessels, known
 
 
