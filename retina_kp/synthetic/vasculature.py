@@ -69,14 +69,12 @@ def grow_retina(rng: np.random.Generator, options: GrowthOptions = GrowthOptions
 
 
 def _grow_trees(rng, options, disc, zone):
-    """Segments (N, 4) of arteries and veins, their widths, kinds and branches; bifurcations (J, 2), child widths
-    (J,)."""
+    """Segments (N, 4) of both trees, their widths, kinds and branches; bifurcations (J, 2) and child widths (J,)."""
     trunks = [_trunks(rng, options, disc, kind) for kind in (ARTERY, VEIN)]
     tips = {k: np.concatenate([t[k] for t in trunks]) for k in trunks[0]}
     tips["id"] = np.arange(len(tips["id"]))
-    h = options.step_deg
+    h, cells = options.step_deg, int(2 * REACH_DEG / options.step_deg)
     tortuosity, spacing = rng.uniform(*options.tortuosity, 2), rng.uniform(*options.branch_spacing, 2)  # per kind
-    cells = int(2 * REACH_DEG / h)
     owner = np.full((2, cells, cells), -1, np.int32)  # per kind: which branch has passed through a cell
     parents, births, steps = tips["id"].tolist(), [], []
     for _ in range(int(1.5 * REACH_DEG / h)):
@@ -132,8 +130,7 @@ def _trunks(rng, options, disc, kind):
 
 
 def _steer(tips, rng, h, owner, parents, disc, tortuosity):
-    """Turn every tip along the retina's flow, drifting, away from vessels of its kind; (N,) True where it is
-    blocked."""
+    """Turn every tip along the flow, drifting, away from vessels of its kind; (N,) True where it is blocked."""
     n = len(tips["id"])
     flow = _flow(tips["xy"], disc, tips["trunk"])
     wanted = np.angle(np.exp(1j * (flow - tips["heading"])))
@@ -226,8 +223,7 @@ def _crossings(segments, widths, branches, forks, min_angle_deg=20.0, clear_deg=
 
 
 def _lesions(rng, disc):
-    """(L, 5) index in drawing.LESIONS, x, y, radius (deg), outline seed: a random mixture of pathologies in
-    clusters."""
+    """(L, 5) index in drawing.LESIONS, x, y, radius (deg), outline seed: random pathologies in clusters."""
     rows = []
     recipes = {0: (0.5, 25, 0.15, 2.2), 1: (0.45, 40, 0.08, 0.7), 2: (0.35, 60, 0.07, 0.4), 3: (0.35, 60, 0.3, 1.0)}
     for layer, (chance, most, small, large) in recipes.items():
