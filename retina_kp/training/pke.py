@@ -13,9 +13,8 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch.nn.utils.rnn import pad_sequence
 
-from ..core.geometry import inside, sample_map, warp_points
+from ..core.geometry import inside, pad_points, sample_map, warp_points
 from ..networks import DenseOutput
 from ..registration.keypoints import KeypointOptions, find_keypoints, seen_cells
 
@@ -99,7 +98,7 @@ def mine(out0: DenseOutput, out1: DenseOutput, batch: dict, options: PkeOptions 
             for o in (out0, out1)
         )
         # (B, N, 3)
-        peaks = pad_rows([torch.cat([xy, p[:, None]], 1) for xy, p in find_keypoints(out0, batch["valid0"], picking)])
+        peaks = pad_points([torch.cat([xy, p[:, None]], 1) for xy, p in find_keypoints(out0, batch["valid0"], picking)])
         points0 = peaks[..., :2]
         points1 = warp_points(points0.double(), batch["H_0to1"].double()).float()
         probability1, in_view = peak_probability(out1, points1), view_filter(points1, batch["valid1"])
@@ -186,11 +185,6 @@ def budget_filter(confidence, survived, options: PkeOptions) -> tuple[torch.Tens
     """Keep the max_new_points most confident survivors (B, N) of each image; of equal ones the stronger in det0."""
     order = confidence.masked_fill(~survived, -1).argsort(dim=1, descending=True, stable=True)
     return order.argsort(1) < options.max_new_points, "budget"
-
-
-def pad_rows(rows: list[torch.Tensor]) -> torch.Tensor:
-    """Lists of (N_i, D) → (B, max N, D), the rest NaN; at least one row."""
-    return pad_sequence([*rows, rows[0].new_full((1, rows[0].shape[1]), torch.nan)], True, torch.nan)[:-1]
 
 
 def allowed_drop(options: PkeOptions, drawn: bool, points: int) -> float:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..core.geometry import warp_points
-from .pke import ROUNDING, PkeOptions, PkeRound, annotation_filter, pad_rows, point_distances, view_filter
+from ..core.geometry import pad_points, warp_points
+from .pke import ROUNDING, PkeOptions, PkeRound, annotation_filter, point_distances, view_filter
 
 
 @dataclass(frozen=True)
@@ -117,4 +117,4 @@ def expand(value_map: ValueMap, batch: dict) -> tuple[torch.Tensor, int]:
         ]
         labels.append(torch.cat([annotated[torch.isfinite(annotated).all(-1)], promoted]))
         count += len(promoted)
-    return pad_rows(labels), count
+    return pad_points(labels), count
