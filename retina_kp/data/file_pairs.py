@@ -108,8 +108,7 @@ class PairDataset:
             to_frame0, to_frame1, number = self._frames(index, epoch, labels)
             image0, valid0, vessels = self._cut(image0, valid0, to_frame0, vessels)
             wide = labels.widths0 * float(torch.linalg.det(to_frame0[:2, :2])) ** 0.5 >= MIN_WIDTH_PX
-            keypoints0 = _mapped(keypoints0[wide], to_frame0)
-            keypoints0 = keypoints0[_seen(keypoints0, valid0, 2.0)]
+            keypoints0 = _carried(keypoints0[wide], to_frame0, valid0)
             points0 = _mapped(points0, to_frame0)
             points0 = torch.where(_seen(points0, valid0)[:, None], points0, torch.nan)
             H_0to1 = to_frame1 @ H_0to1 @ torch.linalg.inv(to_frame0)
@@ -123,7 +122,6 @@ class PairDataset:
         images, valid = torch.cat([image0, image1]), torch.cat([valid0, valid1])
         if self.appearance is not None:
             images = apply_field_of_view(randomise_appearance(images, g, self.appearance), valid, g, self.appearance)
-        keypoints1 = _mapped(keypoints0, H_0to1)
         return {
             "image0": images[0],
             "image1": images[1],
@@ -132,7 +130,7 @@ class PairDataset:
             "H_0to1": H_0to1 / H_0to1[2, 2],
             "vessel_mask0": vessels[0],
             "vessel_keypoints": keypoints0,
-            "vessel_keypoints1": keypoints1[_seen(keypoints1, valid1, 2.0)],
+            "vessel_keypoints1": _carried(keypoints0, H_0to1, valid1),
             "points0": points0,
             "points1": points1,
             "modalities": (record.modality0, record.modality1),
@@ -236,6 +234,12 @@ def read_vessel_mask(path: Path, image_hw: tuple[int, int], size_px: int) -> np.
 def _mapped(xy: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
     """Points (N, 2) float32 px mapped in double precision."""
     return geometry.warp_points(xy.double(), H).float()
+
+
+def _carried(xy: torch.Tensor, H: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Those points that lie in a field of view, and not at its frame, when mapped."""
+    xy = _mapped(xy, H)
+    return xy[_seen(xy, valid, 2.0)]
 
 
 def _seen(xy: torch.Tensor, valid: torch.Tensor, border_px: float = 0.0) -> torch.Tensor:
