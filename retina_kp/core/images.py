@@ -52,8 +52,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) in px by the file's header, decoding only types that Pillow does not know; ImageError as
-    above."""
+    """(height, width) px by the file's header; types that Pillow does not know are decoded. ImageError as above."""
     path = _existing_file(path)
     try:
         with Image.open(path) as header:
@@ -129,11 +128,8 @@ def resized(image: np.ndarray, hw: tuple[int, int]) -> tuple[np.ndarray, np.ndar
 
 def shrink(image: np.ndarray, longer_side_px: int) -> np.ndarray:
     """An image to look at, no wider or higher than longer_side_px; one that is small enough is returned as it is."""
-    return (
-        image
-        if max(image.shape[:2]) <= longer_side_px
-        else resized(image, fitted_hw(image.shape[:2], longer_side_px))[0]
-    )
+    hw = image.shape[:2]
+    return image if max(hw) <= longer_side_px else resized(image, fitted_hw(hw, longer_side_px))[0]
 
 
 def letterbox(image: np.ndarray, size_px: int, like_hw: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -61,10 +61,8 @@ def _outside(levels: np.ndarray, tolerance: float) -> np.ndarray:
 
 def _is_pad(smooth: np.ndarray, y: int, x: int, span: int = 6) -> bool:
     """Whether the place at a border is painted: exactly constant over span x span pixels."""
-    start_y, start_x = (
-        0 if k == 0 else n - span if k == -1 else k - span // 2 for k, n in zip((y, x), smooth.shape, strict=True)
-    )
-    return float(np.ptp(smooth[start_y : start_y + span, start_x : start_x + span])) <= 1 / 255
+    top, left = (n - span if k == -1 else max(k - span // 2, 0) for k, n in zip((y, x), smooth.shape, strict=True))
+    return float(np.ptp(smooth[top : top + span, left : left + span])) <= 1 / 255
 
 
 def local_contrast(gray: np.ndarray, mask: np.ndarray, sigma_px: float) -> np.ndarray:
