@@ -116,10 +116,14 @@ def describe(H, image_hw) -> Shape:
 
 
 def overlap_fraction(H_0to1, image0_hw, image1_hw, samples: int = 24) -> float:
-    """Share of image 1's area that image 0 sees too, in [0, 1]; measured on a samples x samples lattice."""
-    h, w = image1_hw
-    grid = np.stack(np.meshgrid(np.linspace(0, w - 1, samples), np.linspace(0, h - 1, samples)), -1).reshape(-1, 2)
-    return float(inside(warp_points(grid, np.linalg.inv(H_0to1)), image0_hw).mean())
+    """Share of image 1's area that image 0 sees too, in [0, 1], by its `lattice`."""
+    return float(inside(warp_points(lattice(image1_hw, samples), np.linalg.inv(H_0to1)), image0_hw).mean())
+
+
+def lattice(image_hw, samples: int) -> np.ndarray:
+    """(samples², 2) evenly spaced points from corner to corner of an image."""
+    axes = (np.linspace(0, n - 1, samples) for n in image_hw[::-1])
+    return np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
 
 
 def corner_error(H_estimated, H_true, image_hw) -> float:

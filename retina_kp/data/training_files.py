@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -160,11 +161,10 @@ def look_through(records: Sequence[PairRecord]) -> tuple[list[PairRecord], list[
     mask where other pairs of that kind have one and nobody clicked points.
     """
     masked = {_kind(r) for r in records if r.vessel_mask0 is not None}
-    images = {path for r in records for path in (r.image0, r.image1)}
-    masks = {r.vessel_mask0 for r in records if r.vessel_mask0 is not None}
+    is_mask = {path: False for r in records for path in (r.image0, r.image1)}
+    is_mask |= {r.vessel_mask0: True for r in records if r.vessel_mask0 is not None}
     with ThreadPoolExecutor(4) as pool:
-        why_not = dict(zip(images, pool.map(_flaw_of_image, images), strict=True))
-        why_not |= dict(zip(masks, pool.map(_flaw_of_mask, masks), strict=True))
+        why_not = dict(zip(is_mask, pool.map(_flaw, is_mask, is_mask.values()), strict=True))
     fit, problems = [], []
     for record in records:
         paths = (record.image0, record.image1, record.vessel_mask0)
@@ -179,21 +179,16 @@ def look_through(records: Sequence[PairRecord]) -> tuple[list[PairRecord], list[
     return fit, problems
 
 
-def _flaw_of_image(path) -> str:
+def _flaw(path: Path, is_mask: bool) -> str:
+    """Why nothing can be seen in a file, "" where something can."""
     try:
-        gray = to_gray(as_array(path))
+        image = read_image(path) if is_mask else to_gray(as_array(path))
     except (ValueError, OSError) as error:
         return str(error)
-    low, high = np.percentile(gray[::4, ::4], (0.5, 99.5))
+    if is_mask:
+        return "" if image.max() > image.min() else f"its vessel mask {path.name} shows no vessel"
+    low, high = np.percentile(image[::4, ::4], (0.5, 99.5))
     return "" if high - low >= FLAT else f"its image {path.name} is of one gray level ({high:.2f})"
-
-
-def _flaw_of_mask(path) -> str:
-    try:
-        mask = read_image(path)
-    except (ValueError, OSError) as error:
-        return str(error)
-    return "" if mask.max() > mask.min() else f"its vessel mask {path.name} shows no vessel"
 
 
 def _place(eye: str, seed: int) -> float:
@@ -214,5 +209,5 @@ def hold_out(records: list[PairRecord], share: float, seed: int) -> tuple[list[P
         held = set(eyes[: min(max(count, 1), len(eyes) - 1)])
     if not share > 0 or len(eyes) < 2:
         held = set()
-    split = [replace(r, split="val" if r.eye_id in held else "train") for r in records]
-    return [r for r in split if r.split == "train"], [r for r in split if r.split == "val"]
+    train = [replace(r, split="train") for r in records if r.eye_id not in held]
+    return train, [replace(r, split="val") for r in records if r.eye_id in held]

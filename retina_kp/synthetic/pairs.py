@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.geometry import image_center, inside, overlap_fraction, similarity, warp_points
+from ..core.geometry import image_center, inside, lattice, overlap_fraction, similarity, warp_points
 from ..core.images import write_image
 from ..data.augment import AppearanceRange, apply_field_of_view, random_field_of_view, randomise_appearance
 from .drawing import view_matrix, visible_junctions
@@ -115,7 +115,7 @@ def _common_area(H_0to1: np.ndarray, valid0: np.ndarray, valid1: np.ndarray, sam
     scale2 = abs(np.linalg.det(H_0to1[:2, :2]))
     if overlap_fraction(H_0to1, valid0.shape, valid1.shape) == 0:
         return 0.0
-    xy = np.stack(np.meshgrid(np.linspace(0, w - 1, samples), np.linspace(0, h - 1, samples)), -1).reshape(-1, 2)
+    xy = lattice(valid0.shape, samples)
     own = _read(valid0, xy)
     both = own & _read(valid1, warp_points(xy, H_0to1))
     area0, area1 = own.mean() * h * w, valid1.mean() * valid1.size / scale2
