@@ -1,18 +1,18 @@
 """Folder layouts, each turned into an `Inventory` of pair records; nothing downstream knows a layout.
 
-A layout is a module, or any object, that does what `Layout` says. To add one, copy `fire.py` and name it in LAYOUTS.
+A layout is a module, or any object, that does what `Layout` says. To add one, copy `fire.py` and name it in NAMES.
 One bad pair never stops a load: it is left out and becomes a Problem that names file and reason.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
 from ...core.files import natural_order
 from ..records import Inventory, Problem
-from . import cf_octa_v2, fire, generated, operation, pairs_csv
 from .files import MODES, read_rows
 
 
@@ -28,13 +28,8 @@ class Layout(Protocol):
         """All pairs of a root that fits. It may ignore the mode: `load_layout` drops records of other modalities."""
 
 
-LAYOUTS: dict[str, Layout] = {
-    "pairs_csv": pairs_csv,
-    "generated": generated,
-    "operation": operation,
-    "cf_octa_v2": cf_octa_v2,
-    "fire": fire,
-}
+NAMES = ("pairs_csv", "generated", "operation", "cf_octa_v2", "fire")  # modules beside this one
+LAYOUTS: dict[str, Layout] = {name: import_module(f".{name}", __name__) for name in NAMES}
 EYE_COLUMNS = ("pair_id", "eye_id")
 
 
