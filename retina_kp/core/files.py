@@ -13,8 +13,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -56,8 +54,10 @@ def write_json(path: str | Path, obj: Any) -> Path:
     return write_text(path, json.dumps(to_plain(obj, lambda name: None), indent=2, ensure_ascii=False) + "\n")
 
 
-def write_csv(path: str | Path, rows: pd.DataFrame | Iterable[Mapping[str, Any]]) -> Path:
-    """Write a table or rows as CSV, atomically; NaN, None and missing values are empty cells."""
+def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write a DataFrame, or rows, as CSV, atomically; NaN, None and missing values are empty cells."""
+    import pandas as pd  # slow to import, and who registers a pair needs no tables
+
     table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(to_plain(list(rows)), dtype=object)
     return write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
