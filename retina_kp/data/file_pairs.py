@@ -184,8 +184,8 @@ class PairDataset:
         (image0, to0), (image1, to1) = (letterbox(gray, self.square_px) for gray in grays)
         if self.prealign:
             back = torch.linalg.inv(self._square_transform(index, to0, to1))
-            drawn, _ = geometry.warp_image(torch.from_numpy(image1)[None, None], back[None], image1.shape)
-            image1 = drawn[0, 0].numpy()
+            warped, _ = geometry.warp_image(torch.from_numpy(image1)[None, None], back[None], image1.shape)
+            image1 = warped[0, 0].numpy()
         return pack_gray(np.stack([image0, image1])[:, None])
 
     def _square_transform(self, index: int, to0: np.ndarray, to1: np.ndarray) -> torch.Tensor:
@@ -211,8 +211,8 @@ class PairDataset:
         points = [torch.from_numpy(xy).float() for xy in points]
         if self.prealign:
             back, layer = torch.linalg.inv(H_0to1), torch.from_numpy(valid1)[None, None].float()
-            drawn, known = geometry.warp_image(layer, back[None], valid1.shape)
-            valid1, points[1] = (known & (drawn > 0.99))[0, 0].numpy(), _mapped(points[1], back)
+            warped, known = geometry.warp_image(layer, back[None], valid1.shape)
+            valid1, points[1] = (known & (warped > 0.99))[0, 0].numpy(), _mapped(points[1], back)
             H_0to1 = torch.eye(3, dtype=torch.float64)
         masks = pack(np.stack([valid0, valid1, vessels])[:, None])
         return _Labels(masks, keypoints, torch.from_numpy(widths).float(), *points, H_0to1)

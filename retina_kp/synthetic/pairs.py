@@ -33,7 +33,7 @@ CLINICAL = AppearanceRange(
 
 @dataclass(frozen=True)
 class PairOptions:
-    """How sample pairs are drawn."""
+    """How synthetic pairs are made."""
 
     size_px: int = 768  # side of both square images
     rotation_deg: float = 180.0  # largest relative turn; its size is uniform, its sense either

@@ -26,7 +26,7 @@ GROWTH = GrowthOptions(tortuosity=(0.04, 0.07), trunk_radius_deg=(0.15, 0.2), le
 CHOROID_LIGHT = (0.25, 0.45)  # of its vessels, of white
 ROTATION_DEG, SCALE, SHIFT, SHEAR = 30.0, (0.75, 1.35), 0.12, 0.02  # of image 1 against image 0; SHIFT in widths
 POINT_COUNT, NOISE_PX, OUTLIER_SHARE, OUTLIER_MIN_PX = (10, 20), 2.0, 0.05, 25.0
-SEED_DOMAIN = 40_401  # keeps these eyes apart from those that `samples` and `dataset` draw from the same seed
+SEED_DOMAIN = 40_401  # keeps these eyes apart from those of `pairs` and `training_pairs` of the same seed
 _soft = partial(cv2.GaussianBlur, ksize=(0, 0))
 
 
