@@ -1,12 +1,14 @@
 """Point pairs as truth: which transform they define, how well they agree, and which pairs are left out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from retina_kp.core.geometry import corner_error, similarity, warp_points
 from retina_kp.core.images import write_image
-from retina_kp.data.annotation import MIN_SPREAD, fixed_residuals, leave_one_out_residual, screen, true_homography
-from retina_kp.data.records import PairRecord, replace_record
+from retina_kp.data.annotation import MIN_SPREAD, fitted_model, fixed_residuals, screen, true_homography
+from retina_kp.data.records import PairRecord
 
 HW0, HW1 = (300, 400), (384, 300)  # residuals are given at 768 px: twice the px of image 1
 H_TILTED = np.array([[0.8, 0.1, 12.5], [-0.06, 0.9, 20.25], [1e-4, -2e-4, 1.0]])
@@ -25,8 +27,12 @@ def record(tmp_path) -> PairRecord:
     )
 
 
+def leave_one_out_residual(record):
+    return fitted_model(record)[1]
+
+
 def annotated(record: PairRecord, points0: np.ndarray, H: np.ndarray, **changes) -> PairRecord:
-    return replace_record(record, points0_xy=points0, points1_xy=warp_points(points0, H), **changes)
+    return replace(record, points0_xy=points0, points1_xy=warp_points(points0, H), **changes)
 
 
 def is_similarity(H: np.ndarray) -> bool:
@@ -55,7 +61,7 @@ def test_five_points_of_a_tilted_plane_give_a_similarity_all_the_same(record):
 def test_badly_spread_points_give_a_similarity(record):
     H = similarity(-10, 0.8, (200, 150), (150, 190))
     points1 = warp_points(NARROW, H) + np.random.default_rng(0).normal(0, 0.3, NARROW.shape)
-    found = true_homography(replace_record(record, points0_xy=NARROW, points1_xy=points1))
+    found = true_homography(replace(record, points0_xy=NARROW, points1_xy=points1))
     assert is_similarity(found) and corner_error(found, H, HW0) < 3
 
 
@@ -71,7 +77,7 @@ def test_the_spread_that_decides_is_the_rms_distance_from_the_best_line(record, 
 
 def test_a_known_matrix_goes_before_the_points(record):
     H = similarity(5, 1, (0, 0), (3, 4))
-    assert np.array_equal(true_homography(replace_record(record, H_0to1=H)), H)
+    assert np.array_equal(true_homography(replace(record, H_0to1=H)), H)
 
 
 @pytest.mark.parametrize("count", [5, 8])
@@ -80,7 +86,7 @@ def test_an_outlier_does_not_move_the_transform(record, count):
     good = annotated(record, SPREAD[:count], H)
     wrong = good.points1_xy.copy()
     wrong[2] += [40, -25]
-    assert corner_error(true_homography(replace_record(good, points1_xy=wrong)), H, HW0) < 0.05
+    assert corner_error(true_homography(replace(good, points1_xy=wrong)), H, HW0) < 0.05
 
 
 @pytest.mark.parametrize(
@@ -94,7 +100,7 @@ def test_an_outlier_does_not_move_the_transform(record, count):
 )
 def test_points_that_define_no_transform_are_refused_by_name(record, changes, reason):
     with pytest.raises(ValueError, match=f"^wrong one: .*{reason}"):
-        true_homography(replace_record(record, pair_id="wrong one", **changes))
+        true_homography(replace(record, pair_id="wrong one", **changes))
 
 
 # ------------------------------------------------------------------ how good an annotation is
@@ -105,7 +111,7 @@ def test_perfect_points_have_no_residual(record):
 
 
 def test_without_points_the_residual_is_unknown(record):
-    assert np.isnan(leave_one_out_residual(replace_record(record, points0_xy=None, points1_xy=None)))
+    assert np.isnan(leave_one_out_residual(replace(record, points0_xy=None, points1_xy=None)))
 
 
 def test_three_points_leave_no_transform_for_the_third(record):
@@ -118,7 +124,7 @@ def test_one_wrong_point_of_five_does_not_spoil_the_residual(record):
     good = annotated(record, SPREAD[:5], similarity(12, 0.8, (200, 150), (150, 190)))
     assert (
         leave_one_out_residual(
-            replace_record(good, points1_xy=good.points1_xy + np.array([[30.0, 40]]) * np.eye(5)[1][:, None])
+            replace(good, points1_xy=good.points1_xy + np.array([[30.0, 40]]) * np.eye(5)[1][:, None])
         )
         < 0.01
     )
@@ -130,7 +136,7 @@ def test_the_residual_is_given_at_768_px(record):
     square = np.array([[100.0, 100], [200, 100], [200, 200], [100, 200]])
     wider = square + 1.5 * np.array([[-1, 0], [1, 0], [1, 0], [-1, 0]])
     expected = np.linalg.norm(left_out_by_hand(square, wider), axis=1)
-    record = replace_record(record, points0_xy=square, points1_xy=wider)
+    record = replace(record, points0_xy=square, points1_xy=wider)
     assert leave_one_out_residual(record) == pytest.approx(np.median(expected) * 768 / 384, rel=0.02)
 
 
@@ -138,11 +144,11 @@ def test_residuals_of_the_fixed_frame_are_its_px_at_768(record):
     """The same square: image 0 shows it half as large as image 1 does, and its longer side measures 400 px."""
     square = np.array([[100.0, 100], [150, 100], [150, 150], [100, 150]])
     wider = 2 * square + 1.5 * np.array([[-1, 0], [1, 0], [1, 0], [-1, 0]])
-    record = replace_record(record, points0_xy=square, points1_xy=wider)
+    record = replace(record, points0_xy=square, points1_xy=wider)
     expected = np.linalg.norm(left_out_by_hand(square, wider, inverse=True), axis=1) * 768 / 400
     assert fixed_residuals(record) == pytest.approx(expected, rel=0.03)
     assert np.median(expected) == pytest.approx(leave_one_out_residual(record) * 384 / 400 / 2, rel=0.1)
-    assert fixed_residuals(replace_record(record, points0_xy=None, points1_xy=None)).size == 0
+    assert fixed_residuals(replace(record, points0_xy=None, points1_xy=None)).size == 0
     assert np.isinf(fixed_residuals(annotated(record, SPREAD[:3], np.eye(3)))).all()
 
 
@@ -163,8 +169,8 @@ def left_out_by_hand(points0: np.ndarray, points1: np.ndarray, inverse: bool = F
 
 def test_screen_keeps_the_good_and_names_the_others(record):
     rng = np.random.default_rng(3)
-    scattered = replace_record(record, pair_id="scattered", points1_xy=rng.uniform(20, 280, SPREAD.shape))
-    mirrored = replace_record(record, pair_id="mirrored", points1_xy=SPREAD * [-0.7, 0.7] + [300, 0])
+    scattered = replace(record, pair_id="scattered", points1_xy=rng.uniform(20, 280, SPREAD.shape))
+    mirrored = replace(record, pair_id="mirrored", points1_xy=SPREAD * [-0.7, 0.7] + [300, 0])
     used, rows, problems = screen([record, scattered, mirrored], max_residual_px=25)
     assert [r.pair_id for r in used] == ["p"]
     assert [(row["pair_id"], row["points"], row["used"]) for row in rows] == [
@@ -177,7 +183,7 @@ def test_screen_keeps_the_good_and_names_the_others(record):
 
 
 def test_screen_compares_the_residual_with_its_limit(record):
-    noisy = replace_record(record, points1_xy=record.points1_xy + np.random.default_rng(1).normal(0, 1.5, SPREAD.shape))
+    noisy = replace(record, points1_xy=record.points1_xy + np.random.default_rng(1).normal(0, 1.5, SPREAD.shape))
     residual = leave_one_out_residual(noisy)
     assert 0.5 < residual < 60
     assert screen([noisy], residual + 0.01)[0] == [noisy]
@@ -186,6 +192,6 @@ def test_screen_compares_the_residual_with_its_limit(record):
 
 
 def test_pairs_with_a_matrix_and_no_points_are_used(record):
-    known = replace_record(record, points0_xy=None, points1_xy=None, H_0to1=np.eye(3))
+    known = replace(record, points0_xy=None, points1_xy=None, H_0to1=np.eye(3))
     used, (row,), problems = screen([known], 1.0)
     assert used == [known] and not problems and row["points"] == 0 and np.isnan(row["residual_px"])

@@ -11,7 +11,8 @@ import pytest
 
 from retina_kp import PairOptions, draw_pair
 from retina_kp.core.images import read_image, shrink, write_image
-from retina_kp.data.records import PairRecord, write_pairs_csv
+from retina_kp.data.layouts.pairs_csv import write_pairs_csv
+from retina_kp.data.records import PairRecord
 from retina_kp.evaluation.batch import _truth_errors, display_copies, find_jobs, has_truth, run_job, run_jobs
 from retina_kp.notebook import report
 from retina_kp.synthetic.pairs import write_aligned_folder

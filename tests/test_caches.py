@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retina_kp.core.caches import ByteCache, pack, pack_gray, pack_masks, size_of, unpack, unpack_gray, unpack_masks
+from retina_kp.data.sources import ByteCache, pack, pack_gray, size_of, unpack, unpack_gray
 
 
 def test_a_cache_stays_within_its_bytes_and_drops_what_was_not_used_for_longest():
@@ -32,13 +32,14 @@ def test_sizes_count_every_array():
 def test_layers_come_back_as_they_were():
     layers = np.random.default_rng(0).integers(0, 256, (4, 31, 47)).astype(np.uint8)
     layers[1:3] = 0
-    packed = pack(layers)
-    assert packed[1] == packed[2] == b"" and np.array_equal(unpack(packed, (31, 47)), layers)
+    packed = [pack(layer) for layer in layers]
+    assert packed[1][0] == packed[2][0] == b"" and np.array_equal([unpack(*each) for each in packed], layers)
 
 
 def test_masks_come_back_as_they_were():
     masks = np.random.default_rng(0).random((3, 1, 31, 47)) < 0.5
-    assert np.array_equal(unpack_masks(pack_masks(masks), masks.shape), masks)
+    back = unpack(*pack(masks))
+    assert back.dtype == bool and np.array_equal(back, masks)
 
 
 @pytest.mark.parametrize("white", [255, 65535])

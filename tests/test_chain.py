@@ -10,7 +10,7 @@ from evaluation_trees import fire_tree, octa_tree, operation_pair
 
 from retina_kp.core.config import from_dict
 from retina_kp.data.layouts import load_layout
-from retina_kp.data.records import write_pairs_csv
+from retina_kp.data.layouts.pairs_csv import write_pairs_csv
 from retina_kp.networks import build_network
 from retina_kp.networks.checkpoints import read_metadata, save_network
 from retina_kp.notebook import chain, report, runs

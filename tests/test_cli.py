@@ -18,7 +18,9 @@ from retina_kp.cli import main
 from retina_kp.core import files
 from retina_kp.core.geometry import similarity, warp_points
 from retina_kp.core.images import read_image, write_image
-from retina_kp.data.records import PairRecord, read_points, write_pairs_csv
+from retina_kp.data.annotation import read_number_rows
+from retina_kp.data.layouts.pairs_csv import write_pairs_csv
+from retina_kp.data.records import PairRecord
 from retina_kp.registration.transforms import Fit, Quadratic
 from retina_kp.synthetic.pairs import PairOptions, draw_pair
 
@@ -129,10 +131,10 @@ def test_points_go_there_and_back(saved, tmp_path):
     points = np.array([[40, 40], [80.5, 60.25], [100, 30]])
     (tmp_path / "p.csv").write_text("\n".join(f"{x},{y}" for x, y in points))
     assert command("apply", path, tmp_path / "p.csv") == 0
-    assert np.allclose(read_points(tmp_path / "p_in_fixed.csv"), result.map_to_fixed(points), atol=1e-3)
+    assert np.allclose(read_number_rows(tmp_path / "p_in_fixed.csv", 2), result.map_to_fixed(points), atol=1e-3)
     assert command("apply", path, tmp_path / "p_in_fixed.csv", "--to", "moving", "-o", tmp_path / "back.txt") == 0
     back = result.map_to_moving(result.map_to_fixed(points))
-    assert np.allclose(read_points(tmp_path / "back.txt"), back, atol=2e-3)
+    assert np.allclose(read_number_rows(tmp_path / "back.txt", 2), back, atol=2e-3)
 
 
 def test_images_are_interpolated_and_masks_keep_their_labels(saved, tmp_path, capsys):

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from retina_kp.core.config import differences, from_dict, to_dict
 from retina_kp.core.files import in_project
-from retina_kp.networks import build_network
+from retina_kp.networks import NETWORKS, build_network, fold_batch_norm
 from retina_kp.networks.checkpoints import find_weights, load_network, read_metadata, save_network
 from retina_kp.training.config import TrainConfig
 
@@ -232,6 +232,17 @@ def test_tensors_that_do_not_fit_are_named(change, saved):
         ValueError, match=f"does not fit network 'lite': 1 tensors .*{'zzz' if change == 'extra' else 'detect.bias'}"
     ):
         load_network(saved)
+
+
+def test_a_network_of_ones_own_is_saved_and_loaded_by_the_name_it_was_built_by(tmp_path, monkeypatch):
+    class Lite(NETWORKS["lite"]):  # whose class is called as another network
+        pass
+
+    monkeypatch.setitem(NETWORKS, "my-lite", Lite)
+    path = save_network(tmp_path / "own.safetensors", build_network("my-lite", width=0.25, descriptor_dim=16))
+    network, metadata = load_network(path)
+    assert metadata["network"] == network.name == "my-lite" and type(network) is Lite
+    assert read_metadata(save_network(path, fold_batch_norm(network)))["network"] == "my-lite"
 
 
 def test_an_unknown_network_is_refused(tmp_path):

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from retina_kp.core.caches import ByteCache
-from retina_kp.core.geometry import overlap_fraction, sample_map, warp_image, warp_points
+from retina_kp.core.geometry import overlap_fraction, pad_points, sample_map, warp_image, warp_points
 from retina_kp.data.augment import AppearanceRange
-from retina_kp.data.sources import pad_points
+from retina_kp.data.sources import ByteCache
 from retina_kp.synthetic.drawing import LAYERS
 from retina_kp.synthetic.training_pairs import (
     CACHE_PX,

@@ -18,7 +18,7 @@ from papermill import execute_notebook
 from retina_kp.core.files import project_root, write_text
 from retina_kp.core.images import write_image
 from retina_kp.data.layouts import load_layout
-from retina_kp.data.records import write_pairs_csv
+from retina_kp.data.layouts.pairs_csv import write_pairs_csv
 from retina_kp.evaluation.methods import Function, Ours
 from retina_kp.notebook import evaluation as evaluation_run
 from retina_kp.notebook.evaluation import (

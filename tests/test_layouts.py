@@ -1,6 +1,6 @@
-"""Oracle tests of the layouts, of bad data, of the split by eye and of the pairs table, on small trees of odd sizes."""
+"""Oracle tests of the layouts, of bad data and of the pairs table, on small trees of odd sizes."""
 
-from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,18 +8,10 @@ import pytest
 
 from retina_kp.core.geometry import as_homography, rescale_homography, resize_matrix, warp_points
 from retina_kp.core.images import write_image
-from retina_kp.data.layouts import load_layout, load_masked_fundus, load_operation, load_pairs_csv
-from retina_kp.data.records import (
-    CSV_COLUMNS,
-    Inventory,
-    PairRecord,
-    check_points,
-    parse_numbers,
-    read_points,
-    replace_record,
-    split_by_eye,
-    write_pairs_csv,
-)
+from retina_kp.data.annotation import check_points, parse_numbers, read_number_rows
+from retina_kp.data.layouts import LAYOUTS, load_layout
+from retina_kp.data.layouts.pairs_csv import CSV_COLUMNS, write_pairs_csv
+from retina_kp.data.records import Inventory, PairRecord
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "real-dev"
 CF_HW, FA_HW = (313, 471), (257, 201)
@@ -141,7 +133,7 @@ def test_operation_reads_all_sets_of_the_parent_folder(tmp_path):
         assert np.array_equal(record.points0_xy, POINTS0) and np.array_equal(record.points1_xy, POINTS1)
     assert [r.pair_id for r in load_layout(tmp_path, mode="octfa").records] == ["octfa_003_01"]
     assert len(load_layout(tmp_path / "operation_pre_filtered_cfoct_v2").records) == 1
-    assert found.summary()[0] == {
+    assert found.summary().to_dict("records")[0] == {
         "modalities": "CF-FA",
         "pairs": 2,
         "eyes": 1,
@@ -154,7 +146,7 @@ def test_operation_reads_all_sets_of_the_parent_folder(tmp_path):
 def test_operation_accepts_any_name_with_a_mode_and_several_pairs_in_a_folder(tmp_path):
     operation_pair(tmp_path / "mine", "12_02", "12_02_01")
     operation_pair(tmp_path / "mine", "12_02", "12_02_02")
-    found = load_operation(tmp_path / "mine", "cfocta")
+    found = load_layout(tmp_path / "mine", "operation", "cfocta")
     assert [(r.pair_id, r.eye_id) for r in found.records] == [
         ("cfocta_12_02_12_02_01", "12"),
         ("cfocta_12_02_12_02_02", "12"),
@@ -323,7 +315,7 @@ def test_a_mask_costs_no_pair_in_a_table_either(tmp_path):
     (tmp_path / "pairs.csv").write_text(
         "pair_id,eye_id,modality0,modality1,image0,image1,vessel_mask0\n" + "\n".join(rows)
     )
-    found = load_pairs_csv(tmp_path)
+    found = load_layout(tmp_path)
     assert [r.pair_id for r in found.records] == ["wide", "none", "torn", "large"]
     assert [r.vessel_mask0 is not None for r in found.records] == [False, False, False, True]
     for name, word in (
@@ -395,7 +387,7 @@ def test_a_table_of_eyes_stands_beside_a_table_of_pairs(tmp_path):
     assert [load_layout(where).records[0].eye_id for where in (tmp_path, tmp_path / "pairs.csv")] == ["Wu", "Wu"]
 
 
-# ------------------------------------------------------------------ FIRE and the sets with masks
+# ------------------------------------------------------------------ FIRE
 
 
 def fire_pair(root, eye, points, hw=(2912, 2912)):
@@ -423,32 +415,6 @@ def test_fire_points_follow_the_image_size_and_p37_is_left_out(tmp_path):
     assert "known to be wrong" in reason(found, "P37_1_2") and "no control_points_A03" in reason(found, "A03")
 
 
-def test_masked_fundus_finds_the_four_sets(tmp_path, caplog):
-    pairs = {
-        "FIVES/train/Original/12_A.png": "FIVES/train/Ground truth/12_A.png",
-        "DRIVE/training/images/21_training.tif": "DRIVE/training/1st_manual/21_manual1.gif",
-        "CHASE_DB1/Image_01L.jpg": "CHASE_DB1/Image_01L_1stHO.png",
-        "HRF/images/01_dr.JPG": "HRF/manual1/01_dr.tif",
-    }
-    for cf, mask in pairs.items():
-        image(tmp_path / cf, CF_HW)
-        image((tmp_path / mask).with_suffix(".png"), CF_HW).rename(tmp_path / mask)
-    image(tmp_path / "CHASE_DB1/Image_01L_2ndHO.png", CF_HW)
-    image(tmp_path / "CHASE_DB1/Image_02L.jpg", CF_HW)
-    image(tmp_path / "FIVES/train/Original/13_A.png", CF_HW)
-    image(tmp_path / "FIVES/train/Ground truth/13_A.png", FA_HW)
-    for name, (cf, mask), item in zip(("FIVES", "DRIVE", "CHASE_DB1", "HRF"), pairs.items(), range(4), strict=True):
-        found = load_masked_fundus(tmp_path / name)
-        assert [(p, m) for p, m, _ in found] == [(tmp_path / cf, tmp_path / mask)]
-        assert found[0][2] == ("train_12_A", "training_21_training", "Image_01L", "01_dr")[item]
-    assert "Image_02L.jpg" in caplog.text and "13_A.png has another size" in caplog.text
-    assert len({i for _, _, i in load_masked_fundus(tmp_path)}) == 4
-    with pytest.raises(ValueError, match="FIVES, DRIVE"):
-        load_masked_fundus(tmp_path / "HRF/images")
-    with pytest.raises(ValueError, match="load_masked_fundus"):
-        load_layout(tmp_path / "FIVES")
-
-
 # ------------------------------------------------------------------ detection
 
 
@@ -470,23 +436,43 @@ def test_unknown_or_ambiguous_roots_list_the_shapes(tmp_path):
     assert len(load_layout(tmp_path, "cf_octa_v2").records) == 1
 
 
-# ------------------------------------------------------------------ points, split, table
+def test_a_layout_of_ones_own_is_detected_and_loaded(tmp_path, monkeypatch):
+    class Flat:
+        SHAPE = "<id>_cf.png + <id>_fa.png"
+
+        def fits(self, root, mode=None):
+            return any(root.glob("*_cf.png"))
+
+        def load(self, root, mode=None):
+            stems = [str(path)[: -len("_cf.png")] for path in sorted(root.glob("*_cf.png"))]
+            return Inventory([PairRecord(s, s, "CF", "FA", f"{s}_cf.png", f"{s}_fa.png") for s in stems])
+
+    image(tmp_path / "7_cf.png", CF_HW)
+    with pytest.raises(ValueError, match="nothing known"):
+        load_layout(tmp_path)
+    monkeypatch.setitem(LAYOUTS, "flat", Flat())
+    assert len(load_layout(tmp_path).records) == 1 and not load_layout(tmp_path, mode="cfoct").records
+    with pytest.raises(ValueError, match="flat .*_cf.png"):
+        load_layout(tmp_path, "unknown")
+
+
+# ------------------------------------------------------------------ points, table
 
 
 def test_read_points_separators_and_errors(tmp_path):
     path = tmp_path / "p.txt"
     path.write_bytes("\ufeff1.5 2\r\n3\t4e0\n5, -6\n\n+.5 , 7.\n\n".encode())
-    assert read_points(path).tolist() == [[1.5, 2], [3, 4], [5, -6], [0.5, 7]]
+    assert read_number_rows(path, 2).tolist() == [[1.5, 2], [3, 4], [5, -6], [0.5, 7]]
     path.write_text("")
-    assert read_points(path).shape == (0, 2)
+    assert read_number_rows(path, 2).shape == (0, 2)
     for row in ("x y", "1", "1 2 3", "1,,2", "1,2,", "nan 1", "inf 1", "1_0 2", "12,5 13,5"):
         path.write_text(f"1 2\n\n{row}\n")
         with pytest.raises(ValueError, match=r"p\.txt, line 3") as error:
-            read_points(path)
+            read_number_rows(path, 2)
         assert repr(row) in str(error.value)
     path.write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(ValueError, match="p.txt: not a plain text"):
-        read_points(path)
+        read_number_rows(path, 2)
     assert parse_numbers("1 2 3", 3) == [1, 2, 3]
 
 
@@ -511,40 +497,6 @@ def test_record_refuses_half_a_truth():
         Inventory([PairRecord("a", "a", "CF", "FA", Path("a"), Path("b"))]).add(
             PairRecord("a", "b", "CF", "FA", Path("c"), Path("d"))
         )
-
-
-def pairs_of_eyes(eyes, pairs=3):
-    return [
-        PairRecord(f"{e}_{k}", f"eye {e}", "CF", "FA", Path("a"), Path("b")) for e in range(eyes) for k in range(pairs)
-    ]
-
-
-def test_split_keeps_eyes_together_and_is_the_same_everywhere():
-    records = pairs_of_eyes(100)
-    split = split_by_eye(records, seed=3)
-    by_eye = {r.eye_id: r.split for r in split}
-    assert all(by_eye[r.eye_id] == r.split for r in split)
-    assert Counter(by_eye.values()) == {"train": 70, "val": 15, "test": 15}
-    assert [r.pair_id for r in split] == [r.pair_id for r in records] and not records[0].split
-    assert {r.eye_id: r.split for r in split_by_eye(records[::-1], seed=3)} == by_eye
-    assert {r.eye_id: r.split for r in split_by_eye(records, seed=4)} != by_eye
-    assert [
-        by_eye[f"eye {e}"]
-        for e in range(12)
-        # noted down in another Python run
-    ] == "test train train train train train train train test train train val".split()
-
-
-def test_split_of_few_eyes_and_wrong_fractions():
-    assert Counter(r.split for r in split_by_eye(pairs_of_eyes(4, 1), {"train": 0.5, "test": 0.5})) == {
-        "train": 2,
-        "test": 2,
-    }
-    assert {r.split for r in split_by_eye(pairs_of_eyes(5), {"train": 0.0, "test": 1.0})} == {"test"}
-    assert split_by_eye([]) == []
-    for fractions in ({"train": 0.7}, {"train": 1.2, "test": -0.2}, {}):
-        with pytest.raises(ValueError, match="fractions"):
-            split_by_eye(pairs_of_eyes(2), fractions)
 
 
 def test_pairs_table_round_trip_is_exact(tmp_path):
@@ -573,7 +525,7 @@ def test_pairs_table_round_trip_is_exact(tmp_path):
     write_pairs_csv(inside / "pairs.csv", records)
     back = load_layout(inside)
     assert back.problems == [] and back.records == records
-    assert back.records[0] != records[1] and back.records[0] != replace_record(records[0], points0_xy=points0 + 1e-12)
+    assert back.records[0] != records[1] and back.records[0] != replace(records[0], points0_xy=points0 + 1e-12)
     table = (inside / "pairs.csv").read_text(encoding="utf-8")
     assert "img/cf 1.png" in table and str(inside) not in table and str(outside / "fa.png") in table
     inside.rename(tmp_path / "moved")
@@ -587,8 +539,9 @@ def test_layouts_survive_the_table(tmp_path):
     generated_folder(tmp_path / "gen", "1_A")
     octa_tree(tmp_path / "octa", "001")
     found = [r for name in ("op", "gen", "octa") for r in load_layout(tmp_path / name).records]
-    write_pairs_csv(tmp_path / "pairs.csv", split_by_eye(found))
-    assert load_pairs_csv(tmp_path).records == split_by_eye(found)
+    found = [replace(record, split="val") for record in found]
+    write_pairs_csv(tmp_path / "pairs.csv", found)
+    assert load_layout(tmp_path / "pairs.csv").records == found
 
 
 def test_bad_rows_of_a_table_are_reported(tmp_path):
@@ -636,7 +589,7 @@ def test_a_table_as_spreadsheets_save_it(tmp_path, separator):
     (tmp_path / "pairs.csv").write_bytes(
         ("\ufeff" + "\r\n".join(separator.join(row) for row in rows) + "\r\n").encode()
     )
-    found = load_pairs_csv(tmp_path)
+    found = load_layout(tmp_path)
     assert found.problems == [] and [r.pair_id for r in found.records] == [f"1{separator}A"]
     assert found.records[0].H_0to1.tolist() == [[1, 0, 5], [0, 1, -7], [0, 0, 1]]
 
@@ -647,7 +600,7 @@ def test_the_table_of_the_manual_is_one(tmp_path):
     (tmp_path / "pairs.csv").write_text(example.replace("/elsewhere", "img"))
     for name in ("17_cf.png", "17_fa.tif", "18_cf.png", "18_oct.png"):
         image(tmp_path / "img" / name, CF_HW)
-    found = load_pairs_csv(tmp_path)
+    found = load_layout(tmp_path)
     assert found.problems == [] and [r.pair_id for r in found.records] == ["17_left", "18_left"]
     assert found.records[0].H_0to1 is not None and found.records[1].H_0to1 is None
     assert all(f"`{name}`" in manual for name in CSV_COLUMNS)
@@ -659,7 +612,7 @@ def test_the_table_of_the_manual_is_one(tmp_path):
 def test_what_is_no_table_of_text_is_told(tmp_path, content):
     (tmp_path / "pairs.csv").write_bytes(content)
     with pytest.raises(ValueError, match="pairs.csv: .*save .*'CSV UTF-8'"):
-        load_pairs_csv(tmp_path)
+        load_layout(tmp_path)
 
 
 # ------------------------------------------------------------------ the real pairs
@@ -669,7 +622,7 @@ def test_what_is_no_table_of_text_is_told(tmp_path, content):
 def test_real_pairs_load_without_problems():
     found = load_layout(REAL)
     assert found.problems == [] and len(found.records) == 25
-    assert {row["modalities"]: row["pairs"] for row in found.summary()} == {
+    assert {row["modalities"]: row["pairs"] for row in found.summary().to_dict("records")} == {
         "CF-FA": 16,
         "CF-OCT": 2,
         "CF-OCTA": 4,

@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from retina_kp.core.compute import choose_device
 from retina_kp.core.geometry import from_cells, pixel_grid
-from retina_kp.networks import NETWORKS, DenseOutput, LocalContrast, build_network, fold_batch_norm
-from retina_kp.networks.common import check_input, pad_to_multiple
+from retina_kp.networks import NETWORKS, DenseOutput, build_network, fold_batch_norm
+from retina_kp.networks.common import LocalContrast, check_input, pad_to_multiple
 
 ODD_HW = (313, 471)
 # names and shapes of the authors' checkpoint (SuperRetina, ECCV 2022), written down from its definition

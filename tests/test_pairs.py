@@ -1,6 +1,8 @@
 """Records as training pairs, on small files of odd and unequal sizes: what is drawn at a known place lands where the
 matrices say."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from retina_kp.data.annotation import true_homography
 from retina_kp.data.augment import AppearanceRange
 from retina_kp.data.file_pairs import MIN_OVERLAP, PairDataset, letterbox, read_vessel_mask
 from retina_kp.data.layouts import load_layout
-from retina_kp.data.records import PairRecord, replace_record
+from retina_kp.data.records import PairRecord
 from retina_kp.synthetic.pairs import write_aligned_folder
 from retina_kp.synthetic.training_pairs import SyntheticOptions, SyntheticPairs
 from retina_kp.training.config import TrainConfig
@@ -86,32 +88,32 @@ def test_the_borders_of_the_square_are_not_valid(record):
 @pytest.mark.parametrize("outlier", [False, True])
 def test_a_homography_is_found_from_points(record, outlier):
     points1 = warp_points(POINTS0, H_TRUE) + np.array([[0.0, 80.0]]) * (np.arange(7) == 3)[:, None] * outlier
-    H = true_homography(replace_record(record, H_0to1=None, points1_xy=points1))
+    H = true_homography(replace(record, H_0to1=None, points1_xy=points1))
     assert corner_error(H, H_TRUE, CF_HW) < 0.05
 
 
 def test_four_points_give_a_similarity(record):
     H_similar = similarity(33, 0.6, (100, 100), (90, 120))
     H = true_homography(
-        replace_record(record, H_0to1=None, points0_xy=POINTS0[:4], points1_xy=warp_points(POINTS0[:4], H_similar))
+        replace(record, H_0to1=None, points0_xy=POINTS0[:4], points1_xy=warp_points(POINTS0[:4], H_similar))
     )
     assert corner_error(H, H_similar, CF_HW) < 0.05 and np.allclose(H[0, 0], H[1, 1])
 
 
 def test_a_record_without_truth_is_refused_by_name(record):
-    blind = replace_record(record, pair_id="blind one", H_0to1=None, points0_xy=None, points1_xy=None)
+    blind = replace(record, pair_id="blind one", H_0to1=None, points0_xy=None, points1_xy=None)
     with pytest.raises(ValueError, match="blind one: has neither"):
         PairDataset([record, blind])
 
 
 def test_points_that_mirror_the_retina_are_refused_by_name(record):
     with pytest.raises(ValueError, match="p: its point pairs mirror"):
-        PairDataset([replace_record(record, H_0to1=None, points1_xy=POINTS0 * [-0.4, 0.4] + [200, 0])])
+        PairDataset([replace(record, H_0to1=None, points1_xy=POINTS0 * [-0.4, 0.4] + [200, 0])])
 
 
 def test_two_points_are_refused_by_name(record):
     with pytest.raises(ValueError, match="p: 2 point pairs"):
-        PairDataset([replace_record(record, H_0to1=None, points0_xy=POINTS0[:2], points1_xy=POINTS0[:2])])
+        PairDataset([replace(record, H_0to1=None, points0_xy=POINTS0[:2], points1_xy=POINTS0[:2])])
 
 
 # ------------------------------------------------------------------ image, matrix and labels move together
@@ -168,7 +170,7 @@ def fork() -> np.ndarray:
 
 def masked(record, tmp_path, mask: np.ndarray) -> dict:
     write_image(tmp_path / "mask.png", mask)
-    return PairDataset([replace_record(record, vessel_mask0=tmp_path / "mask.png")], 256).item(0)
+    return PairDataset([replace(record, vessel_mask0=tmp_path / "mask.png")], 256).item(0)
 
 
 def fork_in_square() -> np.ndarray:
@@ -233,7 +235,7 @@ def test_any_level_of_a_mask_counts_as_vessel(record, tmp_path, level):
 def test_without_a_mask_the_vessels_are_found_in_the_image(record, tmp_path):
     vessels = cv2.GaussianBlur(fork(), (0, 0), 1.5) / 255
     image0 = save(tmp_path / "forked.png", 0.5 - 0.25 * vessels + 0.01 * np.random.default_rng(0).random(CF_HW))
-    item = PairDataset([replace_record(record, image0=image0)], 256).item(0)
+    item = PairDataset([replace(record, image0=image0)], 256).item(0)
     assert np.linalg.norm(item["vessel_keypoints"].numpy() - fork_in_square(), axis=1).min() < 1.5
 
 
@@ -243,8 +245,7 @@ def test_without_a_mask_the_vessels_are_found_in_the_image(record, tmp_path):
 @pytest.fixture
 def several(record) -> list[PairRecord]:
     return [
-        replace_record(record, pair_id=str(i), H_0to1=H_TRUE @ similarity(3 * i, 1, (200, 150), (200, 150)))
-        for i in range(5)
+        replace(record, pair_id=str(i), H_0to1=H_TRUE @ similarity(3 * i, 1, (200, 150), (200, 150))) for i in range(5)
     ]
 
 
@@ -324,9 +325,7 @@ def test_an_unreadable_file_is_named(record, tmp_path):
 def test_colour_and_16_bit_images_are_taken(record, tmp_path):
     write_image(tmp_path / "deep.png", (textured(FA_HW) * 65535).astype(np.uint16))
     write_image(tmp_path / "colour.png", np.repeat((textured(CF_HW) * 255).astype(np.uint8)[..., None], 3, 2))
-    item = PairDataset([replace_record(record, image0=tmp_path / "colour.png", image1=tmp_path / "deep.png")], 64).item(
-        0
-    )
+    item = PairDataset([replace(record, image0=tmp_path / "colour.png", image1=tmp_path / "deep.png")], 64).item(0)
     assert 0.2 < item["image0"][item["valid0"]].mean() < 0.5 and 0.2 < item["image1"][item["valid1"]].mean() < 0.9
 
 

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from retina_kp.core.geometry import describe, inside, warp_points
 from retina_kp.core.images import image_size, read_image
-from retina_kp.data.annotation import LONGER_SIDE_PX, leave_one_out_residual, true_homography
+from retina_kp.data.annotation import LONGER_SIDE_PX, fitted_model, true_homography
 from retina_kp.data.layouts import load_layout
 from retina_kp.synthetic import pseudo_real
 from retina_kp.synthetic.drawing import LESIONS
@@ -156,4 +156,4 @@ def test_the_transform_is_found_from_the_points(inventory, pairs):
 def test_the_leave_one_out_residual_is_that_of_the_noise(inventory):
     # mean length of the noise at scale 1, at 768 px
     noise_px = NOISE_PX * np.sqrt(2) * np.sqrt(np.pi / 2) * LONGER_SIDE_PX / 461
-    assert all(0.6 * noise_px < leave_one_out_residual(r) < 3.5 * noise_px for r in inventory.records)
+    assert all(0.6 * noise_px < fitted_model(r)[1] < 3.5 * noise_px for r in inventory.records)

@@ -19,7 +19,8 @@ from retina_kp.core.files import to_plain
 from retina_kp.core.geometry import translation, warp_points
 from retina_kp.core.images import write_image
 from retina_kp.data.layouts import load_layout
-from retina_kp.data.records import PairRecord, replace_record, write_pairs_csv
+from retina_kp.data.layouts.pairs_csv import write_pairs_csv
+from retina_kp.data.records import PairRecord
 from retina_kp.evaluation import documents, runner, summary
 from retina_kp.evaluation import methods as methods_module
 from retina_kp.evaluation.baselines import identity
@@ -281,10 +282,10 @@ def test_the_floor_is_that_of_clicked_points_in_px_of_the_errors(clinic):
     points stay out."""
     rng = np.random.default_rng(5)
     records = [
-        replace_record(r, points0_xy=r.points0_xy + rng.normal(0, 0.5, GRID.shape))
+        replace(r, points0_xy=r.points0_xy + rng.normal(0, 0.5, GRID.shape))
         for r in load_layout(clinic).records[:1] * 12
     ]
-    records = [replace_record(r, pair_id=f"p{k}", eye_id=f"e{k}") for k, r in enumerate(records)]
+    records = [replace(r, pair_id=f"p{k}", eye_id=f"e{k}") for k, r in enumerate(records)]
     done = evaluate([*records, load_layout(clinic).records[2]], [IDENTITY])
     table = by_method(summary.method_table(done.rows))
     floor, truths = table[summary.FLOOR], list(done.facts.truth)
@@ -323,7 +324,7 @@ def test_affine_truth_of_another_scale(tmp_path):
 
 
 def test_pairs_without_truth_have_vessel_dice_only(clinic):
-    records = [replace_record(r, points0_xy=None, points1_xy=None) for r in load_layout(clinic).records]
+    records = [replace(r, points0_xy=None, points1_xy=None) for r in load_layout(clinic).records]
     done = evaluate(records, [IDENTITY])
     assert set(done.rows.outcome) == {"answered"} and set(done.facts.truth) == {"none"}
     assert not len(summary.method_table(done.rows)) and not len(summary.with_truth(done.rows))
@@ -367,7 +368,7 @@ def test_a_damaged_mask_costs_the_dice_and_is_named(clinic, tmp_path):
     records = load_layout(clinic).records
     write_image(tmp_path / "mask.png", picture())
     (tmp_path / "mask.png").write_bytes((tmp_path / "mask.png").read_bytes()[:400])
-    done = evaluate([replace_record(records[0], vessel_mask0=tmp_path / "mask.png"), *records[1:]], [IDENTITY])
+    done = evaluate([replace(records[0], vessel_mask0=tmp_path / "mask.png"), *records[1:]], [IDENTITY])
     assert list(done.rows.dice.isna()) == [True, False, False] * 2
     (problem,) = done.problems
     assert problem.source.endswith("mask.png") and "damaged" in problem.reason and problem.pair == ""
@@ -424,7 +425,7 @@ def test_what_has_changed_is_computed_again(clinic, monkeypatch):
     records, ledger = load_layout(clinic).records, clinic / "units.jsonl"
     evaluate(records, [IDENTITY], keep=ledger)
     ran = counting(monkeypatch)
-    moved = [replace_record(records[0], points0_xy=records[0].points0_xy + 1), *records[1:]]
+    moved = [replace(records[0], points0_xy=records[0].points0_xy + 1), *records[1:]]
     assert evaluate(moved, [IDENTITY], keep=ledger).rows.errors_px[3] == pytest.approx([math.sqrt(2) * PX] * 12)
     assert Counter(ran) == {"cffa_001_01": 2}
     evaluate(records, [IDENTITY, Function("again", other)], keep=ledger)

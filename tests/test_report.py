@@ -15,7 +15,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from retina_kp.cli.main import cli
-from retina_kp.core import files, progress
+from retina_kp.core import compute, files
 from retina_kp.notebook import report
 
 PARAMETERS = """epochs = 2  # how many
@@ -39,7 +39,7 @@ def notebook(tmp_path_factory) -> Path:
         new_markdown_cell("# Tiny\n$x^2$"),
         new_code_cell(
             "import os, sys\nimport ipywidgets\nimport matplotlib.pyplot as plt\n"
-            "from retina_kp.core import files, progress\nfrom retina_kp.notebook import report"
+            "from retina_kp.core import compute, files\nfrom retina_kp.notebook import report"
         ),
         new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
         new_code_cell(
@@ -141,9 +141,9 @@ def test_wrong_parameters_are_refused_before_anything_runs(notebook, tmp_path, g
 
 def test_how_far_a_run_is_comes_through_and_stays_out_of_the_copy(tmp_path, capfd):
     work = """import sys
-from retina_kp.core import progress
-progress.EVERY_S = 0
-bar = progress.progress(4, 1, 'pairs')
+from retina_kp.core import compute
+compute.EVERY_S = 0
+bar = compute.progress(4, 1, 'pairs')
 for k in range(3):
     bar.update()
 bar.close()
@@ -161,9 +161,9 @@ def test_time_left_is_that_of_the_work_still_to_do(monkeypatch, capsys):
     """Of 10 pieces 4 were done before; each of the next takes 30 s, so after one 5 are left: 150 s. Lines come every 10
     s at most."""
     clock = iter([0.0, 30.0, 33.0, 62.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    monkeypatch.setenv(progress.HEADLESS, "1")
-    bar = progress.progress(10, 4, "pairs")
+    monkeypatch.setattr(compute.time, "monotonic", lambda: next(clock))
+    monkeypatch.setenv(compute.HEADLESS, "1")
+    bar = compute.progress(10, 4, "pairs")
     for _ in range(3):
         bar.update()
     assert capsys.readouterr().err.splitlines() == [

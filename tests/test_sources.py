@@ -2,6 +2,7 @@
 both sides."""
 
 import pickle
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,7 +14,8 @@ from retina_kp.core.geometry import TransformRange, corner_error, describe, simi
 from retina_kp.core.images import write_image
 from retina_kp.data.file_pairs import PairDataset
 from retina_kp.data.layouts import load_layout
-from retina_kp.data.records import PairRecord, replace_record, write_pairs_csv
+from retina_kp.data.layouts.pairs_csv import write_pairs_csv
+from retina_kp.data.records import PairRecord
 from retina_kp.data.sources import MixedPairs, join_batches, stream
 from retina_kp.data.training_files import FileOptions, hold_out, load_files
 from retina_kp.synthetic.training_pairs import SyntheticOptions, SyntheticPairs
@@ -98,7 +100,7 @@ def test_the_split_depends_on_the_seed_alone(clinic):
 def mark(clinic, **splits):
     """The clinic as a pairs.csv whose pairs, by id, are marked."""
     records = load_layout(clinic).records
-    write_pairs_csv(clinic / "pairs.csv", [replace_record(r, split=splits.get(r.pair_id, "")) for r in records])
+    write_pairs_csv(clinic / "pairs.csv", [replace(r, split=splits.get(r.pair_id, "")) for r in records])
     return load_files(FileOptions(root=str(clinic / "pairs.csv")))
 
 

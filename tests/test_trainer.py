@@ -249,13 +249,13 @@ def computed_in(trainer: Trainer) -> torch.dtype:
 def test_bfloat16_is_fast_only_where_the_cpu_promises_it_and_it_gains(monkeypatch):
     cpu = torch.device("cpu")
     for promised, gains in ((True, True), (True, False), (False, True)):
-        monkeypatch.setattr(devices, "_decided", {})
+        monkeypatch.setattr(devices, "_fast", {})
         monkeypatch.setattr(devices, "promises_bfloat16", lambda device, promised=promised: promised)
         monkeypatch.setattr(devices, "_bfloat16_gains", lambda gains=gains: gains)
         assert devices.bfloat16_is_fast(cpu) == (promised and gains)
     monkeypatch.undo()
     for fast in (True, False):  # a worker computes as the process that started it
-        monkeypatch.setattr(devices, "_decided", {"cpu": fast})
+        monkeypatch.setattr(devices, "_fast", {"cpu": fast})
         with worker_pool(1) as pool:
             assert pool.submit(devices.bfloat16_is_fast, cpu).result() == fast
     assert devices._bfloat16_gains() in (True, False)

@@ -11,7 +11,7 @@ from test_sources import POINTS, write_pair
 from retina_kp.core.files import write_text
 from retina_kp.core.geometry import describe
 from retina_kp.core.images import read_image, write_image
-from retina_kp.data.annotation import chosen_model
+from retina_kp.data.annotation import fitted_model
 from retina_kp.data.file_pairs import PairDataset
 from retina_kp.data.layouts import load_layout
 from retina_kp.data.training_files import FileOptions, load_files
@@ -80,8 +80,8 @@ def test_a_kind_that_is_unknown_or_not_there_is_named(drawn, tmp_path):
         FileOptions(str(drawn), mode=("cffa", "cfaf"))
     write_pair(tmp_path, "001_01"), write_pair(tmp_path, "002_01")
     split = load_files(FileOptions(str(tmp_path), mode=("cffa", "cfoct")))
-    assert kinds(split) == {("CF", "FA")} and "no set for mode cfoct" in reasons(split)
-    with pytest.raises(ValueError, match="no set for mode cfoct"):
+    assert kinds(split) == {("CF", "FA")} and "for mode cfoct" in reasons(split)
+    with pytest.raises(ValueError, match="no operation data for mode cfoct"):
         load_files(FileOptions(str(tmp_path), mode=("cfoct",)))
 
 
@@ -233,7 +233,7 @@ def test_few_points_stay_a_similarity_and_the_report_says_so(tmp_path):
     rows = {row["pair_id"]: row for row in load_files(FileOptions(str(tmp_path))).annotation}
     assert rows["cffa_001_01"]["model"] == "similarity" and rows["cffa_001_01"]["points"] == 5
     assert rows["cffa_002_01"]["model"] != "similarity"
-    assert [chosen_model(r) for r in load_layout(tmp_path).records] == [row["model"] for row in rows.values()]
+    assert [fitted_model(r)[0] for r in load_layout(tmp_path).records] == [row["model"] for row in rows.values()]
 
 
 def test_a_table_may_call_the_transform_T_0to1(drawn, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..core.files import write_text
 from ..core.geometry import inside
 from ..core.images import as_array, write_image
-from ..data.records import read_points
+from ..data.annotation import read_number_rows
 from ..registration.result import Registration
 
 
@@ -26,7 +26,7 @@ def carry_file(result: str, file: str, to: str = "fixed", mask: bool = False, ou
     target = Path(out).expanduser() if out else Path(result).expanduser().parent / f"{source.stem}_in_{to}.png"
     if source.suffix.lower() in (".txt", ".csv"):
         target = target if out else target.with_suffix(source.suffix)
-        points = registration.map_to_fixed(read_points(source))
+        points = registration.map_to_fixed(read_number_rows(source, 2))
         write_text(target, "".join(f"{x:.3f} {y:.3f}\n" for x, y in points))
         outside = int((~inside(points, registration.fixed_hw, -0.5)).sum())
         return f"{target}: {len(points)} points, {outside} of them outside the {to} image"

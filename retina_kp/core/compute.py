@@ -1,10 +1,11 @@
-"""What computes: the device, its precision, and worker processes that share the cores of this one and end with it."""
+"""What computes and how far it is: the device, its precision, worker processes, and progress of long work."""
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,11 +13,15 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
 import torch
+from tqdm.auto import tqdm
+
+HEADLESS = "RETINA_KP_HEADLESS"  # environment variable by which the runner of notebooks asks for lines
+MARK = "progress: "  # what such a line begins with; the runner passes it on and keeps it out of the executed copy
+EVERY_S = 10.0  # between two lines
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """ "auto" (CUDA where there is one), or a device as PyTorch names it; ValueError for a name it does not know and
-    for absent CUDA."""
+    """ "auto" (CUDA where there is one), or a device by PyTorch's name; ValueError for an unknown or absent one."""
     seen = torch.cuda.device_count()
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -25,27 +30,27 @@ def choose_device(device: str | torch.device) -> torch.device:
     except RuntimeError:
         raise ValueError(f"device {str(device)!r}: takes 'auto', 'cpu', 'cuda' or 'cuda:<number>'") from None
     if chosen.type == "cuda" and (chosen.index or 0) >= seen:
-        raise ValueError(
-            f'device {str(device)!r}: {seen or "no"} CUDA device is visible to PyTorch here; use "auto" or "cpu"'
-        )
+        words = f'{seen or "no"} CUDA device is visible to PyTorch here; use "auto" or "cpu"'
+        raise ValueError(f"device {str(device)!r}: {words}")
     return chosen
 
 
-_decided: dict[str, bool] = {}  # of this process, by kind of device
+_fast: dict[str, bool] = {}  # of this process, by kind of device
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:
-    """Whether a convolution in bfloat16 takes less time than in float32. A GPU says so. A CPU must say so and is
-    measured, once, in about 50 ms: its flags promise what the libraries may not use, and emulation takes many times as
-    long."""
-    if device.type not in _decided:
-        _decided[device.type] = promises_bfloat16(device) and (device.type == "cuda" or _bfloat16_gains())
-    return _decided[device.type]
+    """Whether convolutions in bfloat16 take less time than in float32.
+
+    A GPU says so. A CPU must say so and is measured once, in about 50 ms: emulation takes many times as long.
+    """
+    if device.type not in _fast:
+        _fast[device.type] = promises_bfloat16(device) and (device.type == "cuda" or _bfloat16_gains())
+    return _fast[device.type]
 
 
 def decide_bfloat16(device_type: str, fast: bool) -> None:
     """For a worker: compute as the process that started it does."""
-    _decided[device_type] = fast
+    _fast[device_type] = fast
 
 
 def promises_bfloat16(device: torch.device) -> bool:
@@ -59,15 +64,12 @@ def promises_bfloat16(device: torch.device) -> bool:
 
 @torch.inference_mode()
 def _bfloat16_gains(repeats: int = 8) -> bool:
-    """Whether the shortest of some times of a layer like those of our networks is shorter in bfloat16. CPU time, and
-    both in turn, so that other work on the machine decides nothing."""
-    kinds, times = (torch.bfloat16, torch.float32), {torch.bfloat16: [], torch.float32: []}
-    layers = {
-        kind: torch.nn.Conv2d(64, 64, 3, padding=1).to(kind).to(memory_format=torch.channels_last) for kind in kinds
-    }
-    images = {kind: torch.zeros(1, 64, 96, 96, dtype=kind).to(memory_format=torch.channels_last) for kind in kinds}
+    """Whether a layer like those of our networks is faster in bfloat16, by CPU time, both kinds measured in turn."""
+    times = {torch.bfloat16: [], torch.float32: []}
+    layers = {kind: torch.nn.Conv2d(64, 64, 3, padding=1).to(kind, memory_format=torch.channels_last) for kind in times}
+    images = {kind: torch.zeros(1, 64, 96, 96, dtype=kind).to(memory_format=torch.channels_last) for kind in times}
     for _ in range(repeats + 1):  # the first calls also prepare
-        for kind in kinds:
+        for kind in times:
             started = time.process_time()
             layers[kind](images[kind])
             times[kind].append(time.process_time() - started)
@@ -77,20 +79,12 @@ def _bfloat16_gains(repeats: int = 8) -> bool:
 # ------------------------------------------------------------------ worker processes
 
 
-def end_with_parent() -> None:
-    """For a pool's worker: end as soon as the parent process is gone, however it went. Workers wait for their next job
-    else, for ever. Nothing happens in a process that nobody's pool has started."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
 @contextmanager
 def worker_pool(processes: int, start: Callable | None = None, *arguments) -> Iterator[ProcessPoolExecutor]:
-    """New processes for jobs side by side, which share the threads of this one, compute in its precision and end with
-    it; each calls start(*arguments) first. An exception within the block, Ctrl-C too, drops the jobs that have not
-    begun."""
+    """New processes that share this one's threads, compute in its precision and end with it.
+
+    Each calls start(*arguments) first. An exception within the block, Ctrl-C too, drops the jobs that have not begun.
+    """
     if processes < 1:
         raise ValueError(f"processes: takes a whole number from 1, not {processes}")
     threads = max(torch.get_num_threads() // processes, 1)
@@ -112,8 +106,42 @@ def from_one(text: str) -> int:
 
 
 def _start_worker(threads: int, bfloat16: bool, start: Callable | None, arguments: tuple) -> None:
-    end_with_parent()
+    # a worker waits for its next job for ever, so it must end as soon as its parent is gone, however that went
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     torch.set_num_threads(threads)
     decide_bfloat16("cpu", bfloat16)
     if start is not None:
         start(*arguments)
+
+
+# ------------------------------------------------------------------ progress
+
+
+def progress(total: int, done: int, what: str):
+    """Something with ``update()``, for each of ``total`` pieces of work of which ``done`` are finished, and
+    ``close()``.
+
+    It is a bar where somebody watches; where a notebook is run headless, a line with the time left now and then.
+    """
+    if os.environ.get(HEADLESS):
+        return _Lines(total, done, what)
+    return tqdm(total=total, initial=done, desc=what, unit="", smoothing=0.1)
+
+
+class _Lines:
+    def __init__(self, total: int, done: int, what: str):
+        self.total, self.done, self.before, self.what = total, done, done, what
+        self.started, self.written = time.monotonic(), float("-inf")
+
+    def update(self) -> None:
+        self.done += 1
+        now = time.monotonic()
+        if now - self.written >= EVERY_S or self.done == self.total:
+            self.written = now
+            left_s = (self.total - self.done) * (now - self.started) / (self.done - self.before)
+            sys.stderr.write(f"{MARK}{self.what} {self.done} of {self.total}, {tqdm.format_interval(left_s)} left\n")
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        pass

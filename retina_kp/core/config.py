@@ -1,5 +1,4 @@
-"""Strict reading of configuration: frozen dataclasses from plain dicts and back. An unknown key or a wrong type raises,
-with a hint."""
+"""Configuration: frozen dataclasses from plain dicts and back; an unknown key or a wrong type raises, with a hint."""
 
 from __future__ import annotations
 
@@ -8,12 +7,13 @@ import types
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from .files import to_plain
+
 T = TypeVar("T")
 
 
 def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
-    """Build a (nested) config dataclass. ValueError names the field, what it got and what it takes; int is fine where
-    float is meant."""
+    """Build a (nested) config dataclass; ValueError names the field, what it got and what it takes."""
     hints = get_type_hints(cls)
     known = {f.name: f for f in fields(cls)}
     built = {}
@@ -31,7 +31,7 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
 
 def to_dict(config) -> dict[str, Any]:
     """A config as plain JSON types; `from_dict` gives the same config back."""
-    return {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
+    return to_plain(config)
 
 
 def differences(a: dict, b: dict, where: str = "") -> list[str]:
@@ -44,16 +44,6 @@ def differences(a: dict, b: dict, where: str = "") -> list[str]:
         elif left != right:
             found.append(f"{where}{key}: {left!r} → {right!r}")
     return found
-
-
-def _plain(value):
-    if is_dataclass(value):
-        return to_dict(value)
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return value
 
 
 def _convert(kind, value, where: str):
@@ -71,7 +61,7 @@ def _convert(kind, value, where: str):
         return [_convert(inner[0], v, f"{where}[{i}]") for i, v in enumerate(_need(value, (list, tuple), where))]
     if origin in (Union, types.UnionType):
         return _convert_any(inner, value, where)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):  # an int is fine for a float
         return float(value)
     return _need(value, origin or kind, where)
 

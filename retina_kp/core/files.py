@@ -1,10 +1,8 @@
-"""Files that are whole or absent: everything the package writes goes through `replacing`. And where things lie."""
+"""Files that are written whole or not at all, and where the project's files lie."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import os
 import re
@@ -26,10 +24,9 @@ def natural_order(name: str) -> tuple[str, str]:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path in the target's folder (created when missing), renamed to the target when the block ends well,
-    else removed.
+    """A temporary path beside the target, which replaces the target when the block ends well and is removed otherwise.
 
-    A reader sees the old file or the new one, never half of one.
+    The target's folder is created when missing. A reader sees the old file or the new one, never half of one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,14 +56,11 @@ def write_json(path: str | Path, obj: Any) -> Path:
 
 
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write rows as CSV, atomically; columns in order of first appearance; NaN, None and missing values are empty
-    cells."""
-    plain = to_plain(list(rows), lambda name: None if name == "NaN" else float(name))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in plain for name in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(plain)
-    return write_text(path, text.getvalue())
+    """Write a DataFrame, or rows, as CSV, atomically; NaN, None and missing values are empty cells."""
+    import pandas as pd  # slow to import, and who registers a pair needs no tables
+
+    table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(to_plain(list(rows)), dtype=object)
+    return write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def _encode(value: Any) -> Any:
@@ -77,9 +71,7 @@ def _encode(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    raise TypeError(
-        f"cannot write {type(value).__name__} ({value!r:.60}): convert it to a number, text, list or dict first"
-    )
+    raise TypeError(f"cannot write {type(value).__name__} ({value!r:.60}): convert it to a number, text, list or dict")
 
 
 def to_plain(value: Any, not_finite: Callable[[str], Any] = float) -> Any:
@@ -91,8 +83,10 @@ def to_plain(value: Any, not_finite: Callable[[str], Any] = float) -> Any:
 
 
 def in_project(path: str | Path) -> Path:
-    """A path as people type it, ~ expanded: as seen from here or, where nothing is there, from the project's folder. So
-    a text means the same in a shell in that folder and in a notebook, which runs in notebooks/."""
+    """A path as typed, ~ expanded; one that does not exist from here is taken from the project's folder.
+
+    So a path means the same in a shell in that folder and in a notebook, which runs in notebooks/.
+    """
     typed = Path(path).expanduser()
     return typed if typed.exists() else project_root() / typed
 
@@ -112,24 +106,22 @@ def project_root() -> Path:
 
 
 def runs_root(given: str = "") -> Path:
-    """Where run folders lie, by notebook: the given folder, that of the environment variable RETINA_KP_RUNS, or
-    outputs/runs."""
+    """Where run folders lie: the given folder, that of the environment variable RETINA_KP_RUNS, or outputs/runs."""
     return project_root() / (Path(given or os.environ.get("RETINA_KP_RUNS") or "outputs/runs").expanduser())
 
 
 def new_run_folder(notebook: str | Path, run_name: str = "", root: Path | None = None, make: bool = True) -> Path:
-    """Create outputs/runs/<notebook>/<run name or local time>, or with make=False only name it; a named one may exist
-    already; ValueError for an odd name.
+    """Create outputs/runs/<notebook>/<run name or local time>, or with make=False only name it.
 
-    An absolute path as run name is the folder itself: so the runner gives a notebook the folder of its report."""
+    A named folder may exist already. An absolute run name is the folder itself. ValueError for an odd name.
+    """
     if Path(run_name).is_absolute():
-        if make:
-            Path(run_name).mkdir(parents=True, exist_ok=True)
-        return Path(run_name)
-    if run_name and not re.fullmatch(r"\w[\w.+ -]*", run_name):
+        folder = Path(run_name)
+    elif run_name and not re.fullmatch(r"\w[\w.+ -]*", run_name):
         raise ValueError(f"run name {run_name!r}: use letters, digits, dot, plus, minus, underscore, and no slash")
-    base = (runs_root() if root is None else Path(root)) / Path(notebook).name.removesuffix(".ipynb")
-    folder = base / (run_name or f"{datetime.now():%Y-%m-%d_%H%M%S_%f}")
+    else:
+        base = (runs_root() if root is None else Path(root)) / Path(notebook).name.removesuffix(".ipynb")
+        folder = base / (run_name or f"{datetime.now():%Y-%m-%d_%H%M%S_%f}")
     if make:
         folder.mkdir(parents=True, exist_ok=bool(run_name))
     return folder

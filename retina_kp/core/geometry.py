@@ -1,8 +1,8 @@
 """Homographies, warps and grids: the only module that knows where a pixel's centre is.
 
-Points are (x, y) in pixels and the centre of the top-left pixel is (0, 0), so an image of width W covers [-0.5, W -
-0.5]. A matrix ``H_0to1`` maps points of image 0 to points of image 1; the name always tells the direction. Sizes are
-(height, width). Functions on points and matrices take numpy arrays or torch tensors and return the same kind.
+Points are (x, y) px and the centre of the top-left pixel is (0, 0): an image of width W covers [-0.5, W - 0.5]. A
+matrix ``H_0to1`` maps points of image 0 to points of image 1. Sizes are (height, width). Functions on points and
+matrices take numpy arrays or torch tensors and return the same kind.
 """
 
 from __future__ import annotations
@@ -15,26 +15,24 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
+from torch.nn.utils.rnn import pad_sequence
 
 # ------------------------------------------------------------------ points and matrices
 
 
 def warp_points(points_xy, H):
-    """Map points by a homography.
+    """Map points (..., N, 2) px by a homography (..., 3, 3); batch axes broadcast. Returns (..., N, 2).
 
-    points_xy: (..., N, 2) px; H: (..., 3, 3), batch axes broadcast. Returns (..., N, 2). A point on or behind the
-    horizon (w <= 0) has no image: it becomes NaN, so that nothing downstream can mistake it for a match.
+    A point on or behind the horizon (w <= 0) becomes NaN, so that nothing downstream can mistake it for a match.
     """
     if isinstance(points_xy, torch.Tensor):
         points_xy = points_xy if points_xy.is_floating_point() else points_xy.to(H.dtype)
-        H = H.to(points_xy)
-        mapped = points_xy @ H[..., :2].transpose(-1, -2) + H[..., None, :, 2]
-        w = mapped[..., 2:]
-        return mapped[..., :2] / torch.where(w > 1e-8, w, torch.full_like(w, torch.nan))
-    points_xy, H = np.asarray(points_xy, np.float64), np.asarray(H, np.float64)
-    mapped = points_xy @ np.swapaxes(H[..., :2], -1, -2) + H[..., None, :, 2]
+        H, where = H.to(points_xy), torch.where
+    else:
+        points_xy, H, where = np.asarray(points_xy, np.float64), np.asarray(H, np.float64), np.where
+    mapped = points_xy @ H[..., :2].swapaxes(-1, -2) + H[..., None, :, 2]
     w = mapped[..., 2:]
-    return mapped[..., :2] / np.where(w > 1e-8, w, np.nan)
+    return mapped[..., :2] / where(w > 1e-8, w, math.nan)
 
 
 def translation(x_px: float, y_px: float) -> np.ndarray:
@@ -43,14 +41,10 @@ def translation(x_px: float, y_px: float) -> np.ndarray:
 
 
 def similarity(angle_deg: float, scale: float, source_xy, target_xy) -> np.ndarray:
-    """(3, 3) matrix that turns by ``angle_deg`` (positive = clockwise on screen), scales, and takes source_xy to
-    target_xy."""
+    """(3, 3) matrix that turns by ``angle_deg`` (clockwise on screen), scales, and takes source_xy to target_xy."""
     c, s = scale * math.cos(math.radians(angle_deg)), scale * math.sin(math.radians(angle_deg))
-    return (
-        translation(*target_xy)
-        @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
-        @ translation(-source_xy[0], -source_xy[1])
-    )
+    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    return translation(*target_xy) @ turn @ translation(-source_xy[0], -source_xy[1])
 
 
 def image_center(image_hw) -> tuple[float, float]:
@@ -96,8 +90,7 @@ def jacobian(H, point_xy) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a transform does to the middle of an image: turn (deg, clockwise), scale, anisotropy (≥ 1), mirrored or not,
-    perspective."""
+    """What a transform does to the middle of an image; the angle is clockwise, anisotropy at least 1."""
 
     angle_deg: float
     scale: float
@@ -107,8 +100,7 @@ class Shape:
 
 
 def describe(H, image_hw) -> Shape:
-    """Measure angle, scale, anisotropy and mirroring of H at the image centre; perspective = largest change of w over
-    the corners."""
+    """Shape of H at the image centre; perspective is the largest change of w over the corners."""
     J = jacobian(H, image_center(image_hw))
     u, s, vt = np.linalg.svd(J)
     mirrored = bool(np.linalg.det(J) < 0)
@@ -124,10 +116,14 @@ def describe(H, image_hw) -> Shape:
 
 
 def overlap_fraction(H_0to1, image0_hw, image1_hw, samples: int = 24) -> float:
-    """Share of image 1's area that image 0 sees too, in [0, 1]; measured on a samples x samples lattice."""
-    h, w = image1_hw
-    grid = np.stack(np.meshgrid(np.linspace(0, w - 1, samples), np.linspace(0, h - 1, samples)), -1).reshape(-1, 2)
-    return float(inside(warp_points(grid, np.linalg.inv(H_0to1)), image0_hw).mean())
+    """Share of image 1's area that image 0 sees too, in [0, 1], by its `lattice`."""
+    return float(inside(warp_points(lattice(image1_hw, samples), np.linalg.inv(H_0to1)), image0_hw).mean())
+
+
+def lattice(image_hw, samples: int) -> np.ndarray:
+    """(samples², 2) evenly spaced points from corner to corner of an image."""
+    axes = (np.linspace(0, n - 1, samples) for n in image_hw[::-1])
+    return np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
 
 
 def corner_error(H_estimated, H_true, image_hw) -> float:
@@ -141,6 +137,11 @@ def inside(points_xy, image_hw, border_px: float = 0.0):
     h, w = image_hw
     x, y = points_xy[..., 0], points_xy[..., 1]
     return (x >= border_px) & (y >= border_px) & (x <= w - 1 - border_px) & (y <= h - 1 - border_px)
+
+
+def pad_points(points: list[torch.Tensor]) -> torch.Tensor:
+    """Lists of points (N_i, D) as one tensor (B, max N, D), NaN behind the last point; at least one row."""
+    return pad_sequence([*points, points[0].new_full((1, points[0].shape[1]), torch.nan)], True, torch.nan)[:-1]
 
 
 # ------------------------------------------------------------------ grids and images
@@ -162,25 +163,21 @@ def from_cells(cells_xy, stride: float):
     return (cells_xy + 0.5) * stride - 0.5
 
 
-def sample_map(
-    values: torch.Tensor, points_xy: torch.Tensor, stride: float = 1.0, mode: str = "bilinear"
-) -> torch.Tensor:
-    """Read a map (B, C, h, w) at image points (B, N, 2) px → (B, N, C). Outside, and at NaN points, the value is 0; it
-    fades to 0 from the outermost cell centres on, over one cell."""
+def sample_map(values: torch.Tensor, points_xy: torch.Tensor, stride: float = 1.0, mode="bilinear") -> torch.Tensor:
+    """Read a map (B, C, h, w) at image points (B, N, 2) px → (B, N, C).
+
+    Outside, and at NaN points, the value is 0; it fades to 0 over one cell from the outermost cell centres on.
+    """
     grid = _normalised(to_cells(torch.nan_to_num(points_xy, nan=-1e6), stride), values.shape[-2:])
-    return rearrange(
-        F.grid_sample(values, grid[:, None].to(values.dtype), mode=mode, align_corners=False), "b c 1 n -> b n c"
-    )
+    read = F.grid_sample(values, grid[:, None].to(values.dtype), mode=mode, align_corners=False)
+    return rearrange(read, "b c 1 n -> b n c")
 
 
-def warp_image(
-    image: torch.Tensor, H_src_to_dst: torch.Tensor, out_hw, mode: str = "bilinear"
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw an image in another frame.
+def warp_image(image: torch.Tensor, H_src_to_dst: torch.Tensor, out_hw, mode: str = "bilinear") -> tuple:
+    """Draw images (B, C, H, W) in other frames; H_src_to_dst: (B, 3, 3) px → px.
 
-    image: (B, C, H, W); H_src_to_dst: (B, 3, 3) px → px. Returns the warped (B, C, *out_hw) and a bool mask (B, 1,
-    *out_hw) of the pixels that the source really covers. To warp a background mask, warp the foreground and invert:
-    zero means unknown.
+    Returns the warped (B, C, *out_hw) and a bool mask (B, 1, *out_hw) of the pixels that the source covers; the rest is
+    0. To warp a background mask, warp the foreground and invert.
     """
     grid = pixel_grid(out_hw, image.device, torch.float64).reshape(1, -1, 2)
     source = warp_points(grid, torch.linalg.inv(H_src_to_dst.double()))
@@ -191,11 +188,10 @@ def warp_image(
 
 
 def warp_layers(layers: np.ndarray, H_src_to_dst: np.ndarray, out_hw) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a stack of uint8 layers (C, H, W) in another frame with OpenCV (places rounded to 1/32 px): for bulk work on
-    the CPU.
+    """Draw uint8 layers (C, H, W) in another frame with OpenCV, which is fast and rounds places to 1/32 px.
 
     Returns (C, *out_hw) uint8 and the bool mask (*out_hw) of what the source covers. The horizon must lie outside the
-    new frame: OpenCV draws what is behind it, `warp_image` does not.
+    new frame: OpenCV draws what is behind it.
     """
     H = np.asarray(H_src_to_dst, np.float64)
 
@@ -216,8 +212,7 @@ def _normalised(xy: torch.Tensor, hw) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class TransformRange:
-    """How far random transforms may go; every range is symmetric and drawn on its own. ``scaled(t)`` shrinks it for a
-    curriculum."""
+    """How far random transforms may go; every range is symmetric and drawn on its own."""
 
     rotation_deg: float = 50.0
     scale_ratio: float = 1.5  # scale is log-uniform in [1 / ratio, ratio]
@@ -227,35 +222,22 @@ class TransformRange:
 
     def scaled(self, strength: float) -> TransformRange:
         """The same ranges at a fraction of their width, strength in [0, 1]."""
-        return TransformRange(
-            self.rotation_deg * strength,
-            self.scale_ratio**strength,
-            self.shift * strength,
-            self.shear * strength,
-            self.perspective * strength,
-        )
+        rest = (self.shift * strength, self.shear * strength, self.perspective * strength)
+        return TransformRange(self.rotation_deg * strength, self.scale_ratio**strength, *rest)
 
 
 def random_homographies(count: int, image_hw, ranges: TransformRange, generator: torch.Generator) -> torch.Tensor:
-    """(count, 3, 3) float64 px → px of an image of that size: turn, scale, shear and tilt about its centre, then
-    shift."""
+    """(count, 3, 3) float64 px → px of an image of that size: turn, scale, shear, tilt about its centre, then shift."""
     u = torch.rand(count, 8, generator=generator, dtype=torch.float64) * 2 - 1
     h, w = image_hw
     angle, scale = torch.deg2rad(u[:, 0] * ranges.rotation_deg), ranges.scale_ratio ** u[:, 1]
-    c, s = scale * angle.cos(), scale * angle.sin()
-    zero, one = torch.zeros(count, dtype=torch.float64), torch.ones(count, dtype=torch.float64)
-
-    def matrix(*rows):
-        return torch.stack([torch.stack(row, -1) for row in rows], -2)
-
-    rotation = matrix((c, -s, zero), (s, c, zero), (zero, zero, one))
-    shear = matrix((one, u[:, 2] * ranges.shear, zero), (u[:, 3] * ranges.shear, one, zero), (zero, zero, one))
-    tilt = matrix(
-        (one, zero, zero),
-        (zero, one, zero),
-        (u[:, 4] * ranges.perspective * 2 / w, u[:, 5] * ranges.perspective * 2 / h, one),
-    )
-    shift = matrix((one, zero, u[:, 6] * ranges.shift * w), (zero, one, u[:, 7] * ranges.shift * h), (zero, zero, one))
+    rotation, shear, tilt, shift = torch.eye(3, dtype=torch.float64).repeat(4, count, 1, 1)
+    rotation[:, 0, 0] = rotation[:, 1, 1] = scale * angle.cos()
+    rotation[:, 1, 0] = scale * angle.sin()
+    rotation[:, 0, 1] = -rotation[:, 1, 0]
+    shear[:, 0, 1], shear[:, 1, 0] = u[:, 2] * ranges.shear, u[:, 3] * ranges.shear
+    tilt[:, 2, 0], tilt[:, 2, 1] = u[:, 4] * ranges.perspective * 2 / w, u[:, 5] * ranges.perspective * 2 / h
+    shift[:, 0, 2], shift[:, 1, 2] = u[:, 6] * ranges.shift * w, u[:, 7] * ranges.shift * h
     cx, cy = image_center(image_hw)
     to_center, back = torch.from_numpy(translation(-cx, -cy)), torch.from_numpy(translation(cx, cy))
     product = einsum(shift, back @ rotation, shear, tilt @ to_center, "n a b, n b c, n c d, n d e -> n a e")

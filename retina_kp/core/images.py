@@ -1,7 +1,6 @@
-"""Reading, checking, converting and writing images: every picture enters the package through `as_array` and `to_gray`.
+"""Reading, checking, converting, resizing and writing images, which enter the package by `as_array` and `to_gray`.
 
-Colour order is RGB everywhere. Orientation tags in a file's header are ignored, because points and masks were made on
-the stored pixels.
+Colour order is RGB. Orientation tags in a file's header are ignored: points and masks were made on the stored pixels.
 """
 
 from __future__ import annotations
@@ -13,11 +12,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from .files import write_bytes
+from .geometry import resize_matrix, translation
 
 MIN_SIDE_PX = 32
+RESAVE = "open it in a viewer and save it as PNG or TIFF"
 RGB_TO_GRAY = (0.2, 0.7, 0.1)  # green carries the vessels, red is often saturated, blue is mostly noise
-# how far a float image may leave [0, 1] by rounding; what is beyond is refused, what is within is clipped
-FLOAT_TOLERANCE = 1e-3
+FLOAT_TOLERANCE = 1e-3  # a float image may leave [0, 1] by so much, and is clipped; what is beyond is refused
 
 
 class ImageError(ValueError):
@@ -25,10 +25,10 @@ class ImageError(ValueError):
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Decode an image file (PNG, TIFF, JPEG, BMP; first page or frame).
+    """Decode the first page of an image file (PNG, TIFF, JPEG, BMP).
 
     Returns HxW or HxWx3 (RGB) as uint8, uint16 or float32, values as stored; alpha is dropped, a palette is expanded.
-    Raises ImageError for a missing, empty, truncated or otherwise unreadable file.
+    ImageError for a missing, empty, truncated or otherwise unreadable file.
     """
     path = _existing_file(path)
     try:
@@ -42,58 +42,42 @@ def read_image(path: str | Path) -> np.ndarray:
     except cv2.error:
         image = None
     if image is None:
-        raise ImageError(
-            f"{path}: damaged, or no image OpenCV can decode; open it in a viewer and save it as PNG or TIFF"
-        )
+        raise ImageError(f"{path}: damaged, or no image OpenCV can decode; {RESAVE}")
     if image.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
-        raise ImageError(
-            f"{path}: pixels of type {image.dtype} have no known white; save it as 8-bit or 16-bit unsigned"
-        )
+        words = f"pixels of type {image.dtype} have no known white"
+        raise ImageError(f"{path}: {words}; save it as 8-bit or 16-bit unsigned")
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
     return image.astype(np.float32) if image.dtype == np.float64 else image
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) in px from the file's header; only types that Pillow does not know are decoded. Raises ImageError
-    as `read_image`."""
+    """(height, width) px by the file's header; types that Pillow does not know are decoded. ImageError as above."""
     path = _existing_file(path)
     try:
         with Image.open(path) as header:
             return header.height, header.width
     except (UnidentifiedImageError, Image.DecompressionBombError):
-        height, width = read_image(path).shape[:2]
-        return height, width
+        return read_image(path).shape[:2]
     except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(
-            f"{path}: its header cannot be read ({error}); open it in a viewer and save it as PNG or TIFF"
-        ) from error
+        raise ImageError(f"{path}: its header cannot be read ({error}); {RESAVE}") from error
 
 
 def as_array(image: str | Path | np.ndarray, name: str = "image") -> np.ndarray:
-    """Check an image given as path or array and bring it to one of the forms the package works on.
+    """Check an image and bring it to a form the package works on: HxW or HxWx3, uint8, uint16 or float32.
 
-    image: path, or HxW, HxWx1, HxWx3 (RGB), HxWx4 (alpha is dropped) of bool, uint8, uint16 or float in [0, 1];
-    ``name`` stands for an array in messages. Returns HxW or HxWx3, uint8 (bool becomes 0 and 255), uint16 or float32.
-    Raises ImageError.
+    image: path, or HxW, HxWx1, HxWx3 (RGB), HxWx4 (alpha is dropped) of bool (becomes 0 and 255), uint8, uint16 or
+    float in [0, 1]. ``name`` stands for an array in messages. ImageError for anything else.
     """
     if isinstance(image, (str, Path)):
         name, image = str(image), read_image(image)
     if not isinstance(image, np.ndarray):
-        way = (
-            "tensor.permute(1, 2, 0).cpu().numpy()"
-            if type(image).__module__.startswith("torch")
-            else "numpy.asarray(image)"
-        )
         kind = f"{type(image).__module__}.{type(image).__name__}"
+        way = "tensor.permute(1, 2, 0).cpu().numpy()" if kind.startswith("torch") else "numpy.asarray(image)"
         raise ImageError(f"{name}: a path or a numpy array with channels last is needed, not {kind}; try {way}")
     image = _plain_channels(image, name)
     image = image.astype(image.dtype.newbyteorder("="), copy=False)  # files written on other machines
-    if min(image.shape[:2]) < MIN_SIDE_PX:
-        height, width = image.shape[:2]
-        raise ImageError(
-            f"{name}: too small, {height} px high and {width} px wide; each side needs at least {MIN_SIDE_PX} px"
-        )
+    check_size(image.shape[:2], name)
     if image.dtype == bool:
         return image.astype(np.uint8) * 255
     if image.dtype in (np.uint8, np.uint16):
@@ -104,12 +88,10 @@ def as_array(image: str | Path | np.ndarray, name: str = "image") -> np.ndarray:
 
 
 def to_gray(image: np.ndarray) -> np.ndarray:
-    """Turn a checked image into the gray one that networks see.
+    """The gray image that networks see, HxW float32 in [0, 1]; colour is weighted by RGB_TO_GRAY.
 
-    image: HxW or HxWx3 RGB of bool, uint8, uint16 or float in [0, 1]. Returns HxW float32 in [0, 1]; colour is weighted
-    by RGB_TO_GRAY. 8-bit values are divided by 255. Cameras store 10 or 12 bits in 16-bit files, so these are divided
-    by a white of 2^n - 1 (`white_of`): a 12-bit image keeps its brightness unless 99 % of it is dark, and about that
-    with a label in full white. Raises ImageError.
+    image: HxW or HxWx3 RGB of bool, uint8, uint16 or float in [0, 1], as of `as_array`; ImageError otherwise. 16-bit
+    files may hold 10 or 12 bits, so they are divided by a white of 2^n - 1 (`white_of`).
     """
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
         raise ImageError(f"an image of shape {image.shape} has no gray form; pass it through as_array first")
@@ -119,38 +101,54 @@ def to_gray(image: np.ndarray) -> np.ndarray:
         white = 1
     else:
         raise ImageError(f"pixels of type {image.dtype} have no known white; pass the image through as_array first")
-    gray = image.astype(np.float32)
-    gray = (
-        cv2.transform(gray, np.float32([RGB_TO_GRAY]) / np.float32(white))
-        if gray.ndim == 3
-        else gray / np.float32(white)
-    )
+    gray, white = image.astype(np.float32), np.float32(white)
+    gray = gray / white if gray.ndim == 2 else cv2.transform(gray, np.float32([RGB_TO_GRAY]) / white)
     return gray.clip(0.0, 1.0)
 
 
 def white_of(image: np.ndarray) -> int:
-    """The white of an image of uint16, 2^n - 1 from 255 to 65535: the next one at or above its maximum, but not more
-    than one bit above what 99 % of the values keep below; hot pixels and labels that a device has written into a 10-bit
-    image are clipped."""
+    """The white of an image of uint16, 2^n - 1 from 255 to 65535: the next one at or above its maximum.
+
+    It is at most one bit above what 99 % of the values keep below: hot pixels and a device's labels are clipped.
+    """
     most = np.percentile(image[:: max(len(image) // 256, 1), :: max(image.shape[1] // 256, 1)], 99)
     return 2 ** max(min(int(image.max()).bit_length(), int(most).bit_length() + 1), 8) - 1
 
 
+def fitted_hw(image_hw, side_px: float) -> tuple[int, int]:
+    """(h, w) of an image whose longer side becomes side_px, at least 1 px each."""
+    return tuple(max(round(n * side_px / max(image_hw)), 1) for n in image_hw)
+
+
+def resized(image: np.ndarray, hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """An image (H, W) or (H, W, 3) at another size, averaged where it shrinks, and the (3, 3) matrix px → px."""
+    way = cv2.INTER_AREA if max(hw) < max(image.shape[:2]) else cv2.INTER_LINEAR
+    return cv2.resize(image, hw[::-1], interpolation=way), resize_matrix(image.shape, hw)
+
+
 def shrink(image: np.ndarray, longer_side_px: int) -> np.ndarray:
-    """An image to look at: no wider or higher than ``longer_side_px``, pixels averaged; one that is small enough is
-    returned as it is."""
-    scale = longer_side_px / max(image.shape[:2])
-    if scale >= 1:
-        return image
-    hw = [max(round(n * scale), 1) for n in image.shape[:2]]
-    return cv2.resize(image, hw[::-1], interpolation=cv2.INTER_AREA)
+    """An image to look at, no wider or higher than longer_side_px; one that is small enough is returned as it is."""
+    hw = image.shape[:2]
+    return image if max(hw) <= longer_side_px else resized(image, fitted_hw(hw, longer_side_px))[0]
+
+
+def letterbox(image: np.ndarray, size_px: int, like_hw: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Fit an image (H, W) float32 into the middle of a black square, proportions kept to within half a pixel.
+
+    like_hw: size of another image of the same scene, on whose place this one goes. Returns the square and the (3, 3)
+    matrix, px of the image → px of the square.
+    """
+    small, matrix = resized(image, fitted_hw(like_hw or image.shape, size_px))
+    top, left = ((size_px - n) // 2 for n in small.shape)
+    square = np.zeros((size_px, size_px), np.float32)
+    square[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return square, translation(left, top) @ matrix
 
 
 def write_image(path: str | Path, array: np.ndarray) -> None:
-    """Write an image atomically, creating its folder; the file's ending chooses the format.
+    """Write an image HxW or HxWx3 (RGB) atomically; the file's ending chooses the format.
 
-    array: HxW or HxWx3 (RGB) of any size; bool and float in [0, 1] become 8-bit, uint16 is kept (PNG and TIFF only).
-    Raises ImageError.
+    bool and float in [0, 1] become 8-bit, uint16 is kept (PNG and TIFF only). ImageError for what cannot be written.
     """
     path = Path(path).expanduser()
     array = _plain_channels(np.asarray(array), str(path))
@@ -158,21 +156,26 @@ def write_image(path: str | Path, array: np.ndarray) -> None:
         array = array.astype(np.uint8) * 255
     elif np.issubdtype(array.dtype, np.floating):
         array = np.rint(_unit_floats(array, str(path)) * 255).astype(np.uint8)
-    if array.dtype not in (np.uint8, np.uint16) or (
-        array.dtype == np.uint16 and path.suffix.lower() not in (".png", ".tif", ".tiff")
-    ):
-        raise ImageError(
-            f"{path}: {array.dtype} cannot be written as {path.suffix or 'a file without ending'}; convert it to uint8"
-        )
+    deep = path.suffix.lower() in (".png", ".tif", ".tiff")
+    if array.dtype not in ((np.uint8, np.uint16) if deep else (np.uint8,)):
+        kind = path.suffix or "a file without ending"
+        raise ImageError(f"{path}: {array.dtype} cannot be written as {kind}; convert it to uint8")
     try:
         done, content = cv2.imencode(path.suffix, cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if array.ndim == 3 else array)
     except cv2.error:
         done = False
     if not done:
-        raise ImageError(
-            f"{path}: OpenCV writes no {path.suffix or 'file without ending'}; use .png, .tif, .jpg or .bmp"
-        )
+        kind = path.suffix or "file without ending"
+        raise ImageError(f"{path}: OpenCV writes no {kind}; use .png, .tif, .jpg or .bmp")
     write_bytes(path, content.tobytes())
+
+
+def check_size(image_hw: tuple[int, int], name: object) -> tuple[int, int]:
+    """The size (h, w) px of an image; ImageError, with the image's name, when it is too small for registration."""
+    if min(image_hw) < MIN_SIDE_PX:
+        size = f"{image_hw[0]} px high and {image_hw[1]} px wide"
+        raise ImageError(f"{name}: too small, {size}; each side needs at least {MIN_SIDE_PX} px")
+    return image_hw
 
 
 def _existing_file(path: str | Path) -> Path:
@@ -186,15 +189,12 @@ def _existing_file(path: str | Path) -> Path:
 
 def _plain_channels(image: np.ndarray, name: str) -> np.ndarray:
     """HxW or HxWx3 out of HxW, HxWx1, HxWx3, HxWx4; ImageError for other shapes."""
-    if image.size and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3, 4))):
-        return (
-            image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image[..., :3] if image.ndim == 3 else image
-        )
-    hint = (
-        "; it looks channels-first: use array.transpose(1, 2, 0)"
-        if image.ndim == 3 and image.shape[0] in (1, 3, 4)
-        else ""
-    )
+    if image.size and image.ndim == 2:
+        return image
+    if image.size and image.ndim == 3 and image.shape[2] in (1, 3, 4):
+        return image[..., 0] if image.shape[2] == 1 else image[..., :3]
+    channels_first = image.ndim == 3 and image.shape[0] in (1, 3, 4)
+    hint = "; it looks channels-first: use array.transpose(1, 2, 0)" if channels_first else ""
     raise ImageError(f"{name}: shape {image.shape}, but HxW, HxWx1, HxWx3 or HxWx4 is needed{hint}")
 
 

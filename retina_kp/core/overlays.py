@@ -5,41 +5,40 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from .vessels import local_contrast
+
 GREEN_MAGENTA = ((0.0, 1.0, 0.0), (1.0, 0.0, 1.0))
 
 
 def contrast_stretch(image, low: float = 1, high: float = 99) -> np.ndarray:
-    """Spread the values between two percentiles, of all channels together, over [0, 1] (float32); a constant image
-    becomes 0."""
+    """Spread the values between two percentiles, all channels together, over [0, 1] float32; a constant becomes 0."""
     image = checked_picture(image)
     a, b = np.percentile(image, [low, high]).astype(np.float32)
     return np.clip((image - a) / (b - a), 0, 1) if b > a else np.zeros_like(image)
 
 
 def overlay(fixed, warped, valid=None, colors=GREEN_MAGENTA) -> np.ndarray:
-    """Vessels of two images of one frame in green (fixed) and magenta (warped): white where they agree, whatever their
-    polarity.
+    """Vessels of two images of one frame in green (fixed) and magenta (warped): white where they agree.
 
     fixed, warped: HxW(x3) of one size; valid: (H, W) bool, where the warped image covers the frame (default:
-    everywhere); colors: RGB in [0, 1] of the two, others than green and magenta, e.g. out of MODALITY_COLORS. Local
-    contrast, signed so that vessels are bright, over the fixed image in faint grey; what only that one covers is
-    darker. Returns (H, W, 3) float32 in [0, 1]. ValueError when sizes differ.
+    everywhere); colors: RGB in [0, 1] of the two. Vessels of either polarity are bright, over the fixed image in faint
+    grey; what only that one covers is darker. Returns (H, W, 3) float32 in [0, 1]. ValueError when sizes differ.
     """
     valid = _covered(fixed, warped, valid)
     green, magenta = _vessel_contrast(fixed, np.ones_like(valid)), _vessel_contrast(warped, valid)
     both = np.minimum(green, magenta)[..., None]
-    vessels = (
-        both + (green[..., None] - both) * np.float32(colors[0]) + (magenta[..., None] - both) * np.float32(colors[1])
-    )
+    vessels = both
+    for each, color in zip((green, magenta), colors, strict=True):
+        vessels = vessels + (each[..., None] - both) * np.float32(color)
     faint = 0.3 * contrast_stretch(vessel_channel(fixed), 0, 99.5)[..., None]
     return ((faint + (1 - faint) * vessels) * np.where(valid, 1, 0.45)[..., None]).astype(np.float32)
 
 
 def checkerboard(fixed, warped, valid=None, tiles: int = 8) -> np.ndarray:
-    """Tiles of the two images in turn, each image contrast-stretched; vessels run on across the edges when aligned.
+    """Tiles of two stretched images in turn: where they are aligned, vessels run on across the edges.
 
-    fixed, warped: HxW(x3) of one size; valid: (H, W) bool, outside it the fixed image shows; tiles: how many on the
-    longer side. Returns float32 in [0, 1], HxWx3 when either image has colours, else HxW. ValueError when sizes differ.
+    fixed, warped: HxW(x3) of one size; valid: (H, W) bool, outside it the fixed image shows; tiles: on the longer side.
+    Returns float32 in [0, 1], HxWx3 when either image has colours, else HxW. ValueError when sizes differ.
     """
     valid = _covered(fixed, warped, valid)
     rows, columns = (np.arange(n) * tiles // max(valid.shape) for n in valid.shape)
@@ -58,18 +57,15 @@ def checked_picture(image) -> np.ndarray:
 
 
 def displayable(image) -> np.ndarray:
-    """Float picture in [0, 1]: uint8, bool and floats already in range keep their brightness, everything else is
-    stretched."""
-    dtype, values = (
-        np.asarray(image).dtype,
-        checked_picture(image) / (255 if np.asarray(image).dtype == np.uint8 else 1),
-    )
+    """Float picture in [0, 1]: uint8, bool and floats in range keep their brightness, all else is stretched."""
+    dtype = np.asarray(image).dtype
+    values = checked_picture(image) / (255 if dtype == np.uint8 else 1)
     kept = dtype == np.uint8 or (dtype.kind in "bf" and values.min() >= 0 and values.max() <= 1)
     return values if kept else contrast_stretch(values)
 
 
 def vessel_channel(image) -> np.ndarray:
-    """(H, W) float32: the green channel of a colour image, where vessels have most contrast, or the image itself."""
+    """(H, W) float32: the green channel, where vessels have most contrast, or the gray image itself."""
     image = checked_picture(image)
     return image if image.ndim == 2 else image[..., 1]
 
@@ -77,20 +73,15 @@ def vessel_channel(image) -> np.ndarray:
 def _covered(fixed, warped, valid) -> np.ndarray:
     valid = np.ones(np.shape(fixed)[:2], bool) if valid is None else np.asarray(valid, bool)
     if not np.shape(fixed)[:2] == np.shape(warped)[:2] == valid.shape:
-        raise ValueError(
-            f"one frame means one size, not fixed {np.shape(fixed)}, warped {np.shape(warped)}, valid {valid.shape}"
-        )
+        sizes = f"fixed {np.shape(fixed)}, warped {np.shape(warped)}, valid {valid.shape}"
+        raise ValueError(f"one frame means one size, not {sizes}")
     return valid
 
 
 def _vessel_contrast(image, valid) -> np.ndarray:
-    """(H, W) in [0, 1]: local contrast inside the field of view, signed so that the thin structures (the skewed tail)
-    are bright."""
+    """(H, W) in [0, 1]: local contrast, signed so that thin structures (the skewed tail) are bright."""
     grey, sigma = vessel_channel(image), max(max(valid.shape) / 60, 1)
     grey = (grey - min(grey.min(), 0)) / max(np.percentile(grey, 99.5) - min(grey.min(), 0), 1e-6)
     mask = cv2.erode((valid & (grey > 0.05)).astype(np.float32), np.ones((5, 5), np.uint8))
-    weight = cv2.GaussianBlur(mask, (0, 0), sigma) + 1e-6
-    detail = (grey - cv2.GaussianBlur(grey * mask, (0, 0), sigma) / weight) * mask
-    detail /= np.sqrt(cv2.GaussianBlur(detail**2, (0, 0), sigma) / weight) + 0.01
-    detail = cv2.GaussianBlur(detail, (0, 0), max(sigma / 10, 0.5))
+    detail = cv2.GaussianBlur(local_contrast(grey, mask, sigma), (0, 0), max(sigma / 10, 0.5))
     return np.clip((detail * np.sign((detail**3).sum()) - 0.3) / 2, 0, 1)

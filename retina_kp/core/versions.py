@@ -27,12 +27,9 @@ def code_version(wings: tuple[str, ...] = ("",)) -> str:
 
 
 def commit() -> str:
-    """The git commit of the clone that this package is in, followed by "+ changes" where its sources differ from it; ""
-    where there is no git, or no clone."""
+    """The git commit of this package's clone, with "+ changes" where its sources differ; "" without git or clone."""
     try:
-        head, changes = (
-            _git(*words) for words in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--", "."))
-        )
+        head, changes = _git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain", "--", ".")
     except (OSError, subprocess.SubprocessError):
         return ""
     return head + (" + changes" if changes else "")
@@ -44,12 +41,6 @@ def _git(*words: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of this package and of what its figures depend on."""
-    return {
-        "retina_kp": __version__,
-        "commit": commit(),
-        "torch": torch.__version__,
-        "opencv": cv2.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
+    """Versions of this package and of what its results depend on."""
+    libraries = {"torch": torch.__version__, "opencv": cv2.__version__, "numpy": np.__version__}
+    return {"retina_kp": __version__, "commit": commit(), **libraries, "python": platform.python_version()}

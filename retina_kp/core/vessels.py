@@ -1,6 +1,8 @@
-"""Classical image analysis: field of view, vesselness, and junctions from a vessel mask."""
+"""Classical image analysis: field of view, local contrast, vesselness, and junctions from a vessel mask."""
 
 from __future__ import annotations
+
+from itertools import product
 
 import cv2
 import numpy as np
@@ -8,35 +10,22 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage import filters, morphology  # both load what is used when it is used: sato alone takes half a second
 
+from .images import resized
+
 BIFURCATION, CROSSING = 0, 1
 
 
 def field_of_view_mask(gray: np.ndarray, tolerance: float = 0.02) -> np.ndarray:
     """Where an image shows retina: (H, W) bool for gray (H, W) float in [0, 1], any size.
 
-    The outside is what is smooth, connected to a corner (or to the middle of a side that is painted one constant level)
-    and equal to it within ``tolerance``: black surrounds, gray pads, canvases of a turned image. Cameras' fields are
-    convex, so the inside is the hull of what remains. Without such an outside, or when it runs in between what remains
-    (dark retina with bright vessels, or beside pieces of more than a quarter of the largest), the whole frame counts.
-    Worked out on a copy of at most 256 px.
+    Cameras' fields are convex, so the inside is the hull of what the outside leaves. Without an outside, or when it
+    runs in between what remains (dark retina with bright vessels, or beside pieces of more than a quarter of the
+    largest), the whole frame counts. Worked out on a copy of at most 256 px.
     """
     h, w = gray.shape
     scale = min(1.0, 256 / max(h, w))
-    small_hw = (max(int(round(h * scale)), 8), max(int(round(w * scale)), 8))
-    small = cv2.resize(
-        gray.astype(np.float32), small_hw[::-1], interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    )
-    smooth = cv2.medianBlur(np.clip(small * 255, 0, 255).astype(np.uint8), 3).astype(np.float32) / 255
-    flat = cv2.morphologyEx(smooth, cv2.MORPH_GRADIENT, np.ones((3, 3))) < 2 * tolerance
-    outside = np.zeros(small_hw, bool)
-    middle_y, middle_x = small_hw[0] // 2, small_hw[1] // 2
-    for y, x in ((0, 0), (0, -1), (-1, 0), (-1, -1), (0, middle_x), (-1, middle_x), (middle_y, 0), (middle_y, -1)):
-        dark_corner = smooth[y, x] < 0.12 and y in (0, -1) and x in (0, -1)
-        if outside[y, x] or not (dark_corner or _is_pad(smooth, y, x)):
-            continue
-        labels, _ = ndimage.label((np.abs(smooth - smooth[y, x]) < tolerance) & flat)
-        if labels[y, x] and (dark_corner or smooth[labels == labels[y, x]].std() <= 1.5 / 255):
-            outside |= labels == labels[y, x]
+    small = resized(gray.astype(np.float32), (max(round(h * scale), 8), max(round(w * scale), 8)))[0]
+    outside = _outside(cv2.medianBlur(np.clip(small * 255, 0, 255).astype(np.uint8), 3), tolerance)
     if outside.mean() < 0.01:
         return np.ones((h, w), bool)
     outside = cv2.dilate(outside.astype(np.uint8), np.ones((3, 3)))
@@ -46,21 +35,47 @@ def field_of_view_mask(gray: np.ndarray, tolerance: float = 0.02) -> np.ndarray:
     if not count or sizes.max() < 0.04 * inside.size:
         return np.ones((h, w), bool)
     outline = np.argwhere(labels == 1 + np.argmax(sizes))[:, ::-1].astype(np.int32)
-    hull = cv2.fillConvexPoly(np.zeros(small_hw, np.float32), cv2.convexHull(outline), 1.0)
+    hull = cv2.fillConvexPoly(np.zeros(small.shape, np.float32), cv2.convexHull(outline), 1.0)
     if sizes.max() < max(0.7 * hull.sum(), 4 * (sizes.sum() - sizes.max())):
         return np.ones((h, w), bool)
     return cv2.resize(hull, (w, h), interpolation=cv2.INTER_LINEAR) > 0.5
 
 
+def _outside(levels: np.ndarray, tolerance: float) -> np.ndarray:
+    """What is smooth, connected to a dark corner or a painted border and equal to it within ``tolerance``, (h, w) bool:
+    black surrounds, gray pads, canvases of a turned image. levels: (h, w) uint8."""
+    smooth = levels.astype(np.float32) / 255
+    flat = cv2.morphologyEx(smooth, cv2.MORPH_GRADIENT, np.ones((3, 3))) < 2 * tolerance
+    outside = np.zeros(smooth.shape, bool)
+    middle_y, middle_x = smooth.shape[0] // 2, smooth.shape[1] // 2
+    for y, x in (*product((0, -1), (0, -1)), (0, middle_x), (-1, middle_x), (middle_y, 0), (middle_y, -1)):
+        dark_corner = smooth[y, x] < 0.12 and y in (0, -1) and x in (0, -1)
+        if outside[y, x] or not (dark_corner or _is_pad(smooth, y, x)):
+            continue
+        labels, _ = ndimage.label((np.abs(smooth - smooth[y, x]) < tolerance) & flat)
+        if labels[y, x] and (dark_corner or smooth[labels == labels[y, x]].std() <= 1.5 / 255):
+            outside |= labels == labels[y, x]
+    return outside
+
+
 def _is_pad(smooth: np.ndarray, y: int, x: int, span: int = 6) -> bool:
-    """Whether a bright corner is a painted border: exactly constant over span x span pixels."""
-    rows = slice(0, span) if y == 0 else slice(-span, None) if y == -1 else slice(y - span // 2, y + span // 2)
-    columns = slice(0, span) if x == 0 else slice(-span, None) if x == -1 else slice(x - span // 2, x + span // 2)
-    return float(np.ptp(smooth[rows, columns])) <= 1 / 255
+    """Whether the place at a border is painted: exactly constant over span x span pixels."""
+    top, left = (n - span if k == -1 else max(k - span // 2, 0) for k, n in zip((y, x), smooth.shape, strict=True))
+    return float(np.ptp(smooth[top : top + span, left : left + span])) <= 1 / 255
+
+
+def local_contrast(gray: np.ndarray, mask: np.ndarray, sigma_px: float) -> np.ndarray:
+    """(H, W): difference from the local mean over the local spread, both within the mask; 0 outside it.
+
+    gray, mask: (H, W) float32, the mask of 0 and 1; sigma_px: of the Gaussian neighbourhood.
+    """
+    weight = cv2.GaussianBlur(mask, (0, 0), sigma_px) + 1e-6
+    detail = (gray - cv2.GaussianBlur(gray * mask, (0, 0), sigma_px) / weight) * mask
+    return detail / (np.sqrt(cv2.GaussianBlur(detail**2, (0, 0), sigma_px) / weight) + 0.01)
 
 
 def vesselness(gray: np.ndarray, sigmas_px=(1.0, 1.5, 2.5, 4.0), polarity: str = "both") -> np.ndarray:
-    """Ridge strength (H, W) float32 in [0, 1] where no vessel mask exists (Sato et al. 1998, multi-scale Hessian).
+    """Ridge strength (H, W) float32 in [0, 1] (Sato et al. 1998, multi-scale Hessian).
 
     polarity: "dark" vessels (colour fundus, OCT), "bright" ones (FA, OCTA), or the stronger of "both".
     """
@@ -78,14 +93,9 @@ def vesselness(gray: np.ndarray, sigmas_px=(1.0, 1.5, 2.5, 4.0), polarity: str =
 
 
 def vessel_mask(
-    gray: np.ndarray,
-    valid: np.ndarray | None = None,
-    polarity: str = "both",
-    threshold: float = 0.25,
-    sigmas_px=(1.0, 1.5, 2.5, 4.0),
+    gray: np.ndarray, valid: np.ndarray | None = None, polarity="both", threshold=0.25, sigmas_px=(1.0, 1.5, 2.5, 4.0)
 ) -> np.ndarray:
-    """A rough vessel mask (H, W) bool from `vesselness`; specks smaller than 40 px and the edge of the field of view
-    are dropped."""
+    """A rough vessel mask (H, W) bool from `vesselness`, without specks below 40 px and the field of view's edge."""
     mask = vesselness(gray, sigmas_px, polarity) > threshold
     if valid is not None:
         mask &= cv2.erode(valid.astype(np.uint8), np.ones((9, 9)), borderValue=1) > 0
@@ -96,9 +106,8 @@ def vessel_mask(
 def skeleton_junctions(mask: np.ndarray, merge_px: float = 5.0, spur_px: int = 6) -> tuple[np.ndarray, np.ndarray]:
     """Bifurcations and crossings of a vessel mask (H, W) bool, from its skeleton.
 
-    Returns points (J, 2) xy px and kinds (J,): BIFURCATION for three branches, CROSSING for four or more. Branch cells
-    closer than merge_px are one junction (a crossing's skeleton is two bifurcations side by side); spurs shorter than
-    spur_px are cut first.
+    Returns points (J, 2) xy px and kinds (J,): BIFURCATION for three branches, CROSSING for four or more. Spurs shorter
+    than spur_px are cut first; branch cells closer than merge_px are one junction, as a crossing's skeleton is two.
     """
     skeleton = _cut_spurs(morphology.skeletonize(np.asarray(mask, bool)), spur_px)
     nodes = skeleton & (_neighbours(skeleton) >= 3)

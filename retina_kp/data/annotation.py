@@ -1,63 +1,145 @@
-"""Hand-picked point pairs as truth: the transform they define, how well they agree with it, and which pairs are too bad
-to train on."""
+"""Hand-picked point pairs as truth: reading and checking them, and the transform they define."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from ..core.geometry import as_homography, jacobian, warp_points
+from ..core.geometry import as_homography, inside, jacobian, warp_points
 from ..core.images import image_size
 from .records import PairRecord, Problem
 
+COLLINEAR_RMS_PX = 0.5
 HOMOGRAPHY_POINTS = 6  # with fewer point pairs, or with badly spread ones, a similarity is fitted
 MIN_SPREAD = 0.05  # rms distance of the points from their best line, over the longer side of image 1
-# of the longer side of image 1; at 0.01 clicks that are 2 px off bend the homography (measured)
-RANSAC_THRESHOLD = 0.02
-# a simpler model replaces the homography when its leave-one-out residual is below this share of the homography's
-SIMPLER_WINS = 0.95
+RANSAC_THRESHOLD = 0.02  # of the longer side of image 1; at 0.01 clicks that are 2 px off bend the homography
+SIMPLER_WINS = 0.95  # a simpler model wins when its leave-one-out residual is below this share of the other's
 LONGER_SIDE_PX = 768  # residuals are given as if the longer side of their image measured so much
 
 
-def true_homography(record: PairRecord) -> np.ndarray:
-    """(3, 3) original px of image 0 → original px of image 1: H_0to1 of the record, else fitted to its point pairs by
-    RANSAC.
+def read_number_rows(path: str | Path, columns: int) -> np.ndarray:
+    """Read a text file of numbers, (N, columns) float64; blanks, tabs or commas part them, empty lines are skipped.
 
-    From HOMOGRAPHY_POINTS well-spread pairs on a homography, unless leaving each point out in turn shows that a simpler
-    model predicts better (clicks are noisy, and noise bends homographies); below, a similarity (at least 3 pairs).
-    ValueError, with the pair's id, when there is neither matrix nor points, or when the points define no transform of a
-    retina (none found, or a mirrored one).
+    ValueError with file, line number and content for a row that is no ``columns`` finite numbers, or without a file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a plain text file ({error.reason}); save it as UTF-8 text") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                rows.append(parse_numbers(line, columns))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from None
+    return np.array(rows, np.float64).reshape(-1, columns)
+
+
+def parse_numbers(text: str, count: int) -> list[float]:
+    """The ``count`` finite numbers of a line, parted by blanks, tabs or single commas; else ValueError quotes it."""
+    cells = re.split(r"\s*,\s*|\s+", text.strip())
+    numeric = all(re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", cell, re.ASCII) for cell in cells)
+    if not numeric or len(cells) != count or not np.isfinite([float(cell) for cell in cells]).all():
+        raise ValueError(f"{count} numbers expected, found {text.strip()[:80]!r}")
+    return [float(cell) for cell in cells]
+
+
+def check_points(points0_xy: np.ndarray, points1_xy: np.ndarray, image0_hw, image1_hw, minimum: int = 4) -> None:
+    """Raise ValueError with the reason when point pairs (N, 2) px cannot define a transform.
+
+    Refused are unequal counts, fewer than ``minimum`` (4 for a homography, 3 for an affine), points more than half a
+    pixel outside the outermost pixel centres, two on one spot, and points on one line (from 4 on: all but one).
+    """
+    if len(points0_xy) != len(points1_xy):
+        raise ValueError(f"unequal point counts: {len(points0_xy)} in image 0, {len(points1_xy)} in image 1")
+    if len(points0_xy) < minimum:
+        raise ValueError(f"only {len(points0_xy)} point pairs, at least {minimum} are needed")
+    for number, points_xy, image_hw in ((0, points0_xy, image0_hw), (1, points1_xy, image1_hw)):
+        points_xy = np.asarray(points_xy, np.float64)
+        outside = np.flatnonzero(~inside(points_xy, image_hw, -0.5))
+        if len(outside):
+            x, y = points_xy[outside[0]]
+            frame = f"image {number}, {image_hw[1]} px wide and {image_hw[0]} px high"
+            first = f"the first is point {outside[0] + 1} at ({x:g}, {y:g})"
+            raise ValueError(f"{len(outside)} points outside {frame}, {first}")
+        _, first, counts = np.unique(points_xy, axis=0, return_index=True, return_counts=True)
+        if (counts > 1).any():
+            x, y = points_xy[first[counts > 1].min()]
+            spot = f"{counts.max()} points lie on one spot, ({x:g}, {y:g})"
+            raise ValueError(f"duplicate points in image {number}: {spot}")
+        if _spread(points_xy) < COLLINEAR_RMS_PX:
+            raise ValueError(f"collinear points in image {number}: all lie on one line")
+        without_one = [np.delete(points_xy, i, 0) for i in range(len(points_xy))]
+        if minimum >= 4 and min(map(_spread, without_one)) < COLLINEAR_RMS_PX:
+            raise ValueError(f"collinear points in image {number}: all but one lie on one line")
+
+
+def _spread(points_xy: np.ndarray) -> float:
+    """Root mean square distance (px) of points (N, 2) from the line that fits them best."""
+    return float(np.linalg.svd(points_xy - points_xy.mean(0), compute_uv=False)[-1] / np.sqrt(len(points_xy)))
+
+
+# ------------------------------------------------------------------ the transform
+
+
+def true_homography(record: PairRecord) -> np.ndarray:
+    """(3, 3) original px of image 0 → original px of image 1: H_0to1, else fitted to the point pairs by RANSAC.
+
+    The model is that of `fitted_model`: clicks are noisy, and noise bends homographies. ValueError, with the pair's id,
+    without matrix and points, and when the points define no transform of a retina (none found, or a mirrored one).
     """
     if record.H_0to1 is not None:
         return record.H_0to1
-    if record.points0_xy is None:
-        raise ValueError(
-            f"{record.pair_id}: has neither H_0to1 nor point pairs, so its true transform is unknown; leave it out"
-        )
-    if len(record.points0_xy) < 3:
-        raise ValueError(
-            f"{record.pair_id}: {len(record.points0_xy)} point pairs define no transform; at least 3 are needed"
-        )
+    points0, points1 = record.points0_xy, record.points1_xy
+    if points0 is None:
+        why = "has neither H_0to1 nor point pairs, so its true transform is unknown; leave it out"
+        raise ValueError(f"{record.pair_id}: {why}")
+    if len(points0) < 3:
+        raise ValueError(f"{record.pair_id}: {len(points0)} point pairs define no transform; at least 3 are needed")
     side_px = max(image_size(record.image1))
-    model, _ = _choose_model(record.points0_xy, record.points1_xy, side_px)
-    H = _fit(model, record.points0_xy, record.points1_xy, side_px)
+    H = _fit(_choose_model(points0, points1, side_px)[0], points0, points1, side_px)
     if H is None:
         raise ValueError(f"{record.pair_id}: no transform fits its point pairs; look at them on the images")
-    if np.linalg.det(jacobian(H, record.points0_xy.mean(0))) <= 0:
-        raise ValueError(
-            f"{record.pair_id}: its point pairs mirror the retina; check their order and which image is image 0"
-        )
+    if np.linalg.det(jacobian(H, points0.mean(0))) <= 0:
+        why = "its point pairs mirror the retina; check their order and which image is image 0"
+        raise ValueError(f"{record.pair_id}: {why}")
     return H
 
 
-def chosen_model(record: PairRecord) -> str:
-    """ "homography", "affine" or "similarity": what `true_homography` fits to a record's points; "none" for fewer than
-    three."""
-    if record.points0_xy is None or len(record.points0_xy) < 3:
-        return "none"
-    return _choose_model(record.points0_xy, record.points1_xy, max(image_size(record.image1)))[0]
+def fitted_model(record: PairRecord) -> tuple[str, float]:
+    """The model that fits a record's points, and its leave-one-out residual: how good the annotation is.
+
+    "homography", "affine" or "similarity", "none" for fewer than three points. The residual is the median distance (px,
+    image 1 at 768) between each point and where the transform of the others puts it; inf where they define none, NaN
+    without points.
+    """
+    if record.points0_xy is None:
+        return "none", float("nan")
+    side_px = max(image_size(record.image1))
+    model, residual_px = _choose_model(record.points0_xy, record.points1_xy, side_px)
+    return model if len(record.points0_xy) >= 3 else "none", residual_px * LONGER_SIDE_PX / side_px
+
+
+def fixed_residuals(record: PairRecord) -> np.ndarray:
+    """(N,) what the annotation leaves open in the fixed image, where registrations are judged; empty without points.
+
+    Distance between each point and where the transform of the others puts its partner, px of image 0 at 768; inf where
+    the others define no transform. The transform is that of `fitted_model`, from image 1 to image 0.
+    """
+    if record.points0_xy is None:
+        return np.zeros(0)
+    points0, points1, side_px = record.points0_xy, record.points1_xy, max(image_size(record.image1))
+    transforms = _without_each(_choose_model(points0, points1, side_px)[0], points0, points1, side_px)
+    back = [None if H is None else np.linalg.inv(H) for H in transforms]
+    return _gaps(points1, points0, back) * LONGER_SIDE_PX / max(image_size(record.image0))
 
 
 def _fit(model: str, points0: np.ndarray, points1: np.ndarray, side_px: float) -> np.ndarray | None:
@@ -77,23 +159,17 @@ def _fit(model: str, points0: np.ndarray, points1: np.ndarray, side_px: float) -
 
 
 def _choose_model(points0: np.ndarray, points1: np.ndarray, side_px: float) -> tuple[str, float]:
-    """The model of `true_homography` and its leave-one-out residual in px of image 1."""
+    """A model, and its leave-one-out residual in px of image 1.
+
+    A homography needs HOMOGRAPHY_POINTS well-spread pairs, and gives way where a simpler model predicts better.
+    """
     spread = len(points0) >= HOMOGRAPHY_POINTS and _spread(points1) >= MIN_SPREAD * side_px
     chosen, best = "similarity", np.inf
     for model in ("homography", "affine", "similarity") if spread else ("similarity",):
-        residual = _left_out(model, points0, points1, side_px)
+        residual = float(np.median(_gaps(points0, points1, _without_each(model, points0, points1, side_px))))
         if residual < SIMPLER_WINS * best:
             chosen, best = model, residual
     return chosen, best
-
-
-def _left_out(model: str, points0: np.ndarray, points1: np.ndarray, side_px: float) -> float:
-    """Median distance (px of image 1) between each point and where the transform of the others puts it; inf where they
-    define none."""
-    transforms = _without_each(model, points0, points1, side_px)
-    return float(
-        np.median([np.inf if H is None else _gap(points0[k], points1[k], H) for k, H in enumerate(transforms)])
-    )
 
 
 def _without_each(model: str, points0: np.ndarray, points1: np.ndarray, side_px: float) -> list[np.ndarray | None]:
@@ -102,68 +178,31 @@ def _without_each(model: str, points0: np.ndarray, points1: np.ndarray, side_px:
     return [_fit(model, points0[rest], points1[rest], side_px) for rest in others]
 
 
-def _gap(point_from: np.ndarray, point_to: np.ndarray, H: np.ndarray) -> float:
-    """Distance (px of the frame that H leads to) between a mapped point and its partner."""
-    return float(np.linalg.norm(warp_points(point_from[None], H) - point_to))
-
-
-def _spread(points: np.ndarray) -> float:
-    """Root mean square distance (px) of points (N, 2) from the line that fits them best."""
-    return float(np.linalg.svd(points - points.mean(0), compute_uv=False)[-1] / np.sqrt(len(points)))
-
-
-def leave_one_out_residual(record: PairRecord) -> float:
-    """Median distance (px, image 1 at 768) between each point and where the transform of the other points puts it: how
-    good an annotation is. inf when the rest defines no transform, NaN for a record without points."""
-    if record.points0_xy is None:
-        return float("nan")
-    side_px = max(image_size(record.image1))
-    return _choose_model(record.points0_xy, record.points1_xy, side_px)[1] * LONGER_SIDE_PX / side_px
-
-
-def fixed_residuals(record: PairRecord) -> np.ndarray:
-    """(N,) what the annotation leaves open where registrations are judged: distance between each point of the fixed
-    image and where the transform of the other points puts its partner, px of a fixed image (image 0) at 768. inf where
-    the others define no transform; empty for a record without points. The transform is the one whose residual
-    `leave_one_out_residual` gives in px of image 1."""
-    if record.points0_xy is None:
-        return np.zeros(0)
-    side_px = max(image_size(record.image1))
-    model, _ = _choose_model(record.points0_xy, record.points1_xy, side_px)
-    transforms = _without_each(model, record.points0_xy, record.points1_xy, side_px)
-    pairs = zip(record.points1_xy, record.points0_xy, transforms, strict=True)
-    gaps = [np.inf if H is None else _gap(point1, point0, np.linalg.inv(H)) for point1, point0, H in pairs]
-    return np.array(gaps) * LONGER_SIDE_PX / max(image_size(record.image0))
+def _gaps(points_from: np.ndarray, points_to: np.ndarray, transforms: list[np.ndarray | None]) -> np.ndarray:
+    """(N,) px between each point, mapped by its transform, and its partner; inf without a transform."""
+    triples = zip(points_from, points_to, transforms, strict=True)
+    return np.array([np.inf if H is None else np.linalg.norm(warp_points(a[None], H) - b) for a, b, H in triples])
 
 
 def screen(records: Iterable[PairRecord], max_residual_px: float) -> tuple[list[PairRecord], list[dict], list[Problem]]:
-    """Records fit for training, one row per record (pair_id, points, model of the transform, residual_px, used), and
-    why the others are left out.
+    """Records fit for training, one row per record (pair_id, points, model, residual_px, used), and why others are not.
 
     Left out: no transform, or a leave-one-out residual above max_residual_px (px at 768). The model is "given" where
-    the record holds a transform; below HOMOGRAPHY_POINTS well-spread points it stays a similarity.
+    the record holds a transform.
     """
     used, rows, problems = [], [], []
     for record in records:
-        residual, why, model = leave_one_out_residual(record), "", "given"
-        if record.H_0to1 is None:
-            model = chosen_model(record)
+        (model, residual_px), why = fitted_model(record), ""
         try:
             true_homography(record)
         except ValueError as error:
             why = str(error)
-        if not why and residual > max_residual_px:
-            why = f"{record.pair_id}: leave-one-out residual {residual:.1f} px is above {max_residual_px:g} px; check its points"
-        count = 0 if record.points0_xy is None else len(record.points0_xy)
-        rows.append(
-            {
-                "pair_id": record.pair_id,
-                "points": count,
-                "model": model,
-                "residual_px": round(residual, 2),
-                "used": not why,
-            }
-        )
+        if not why and residual_px > max_residual_px:
+            limit = f"leave-one-out residual {residual_px:.1f} px is above {max_residual_px:g} px"
+            why = f"{record.pair_id}: {limit}; check its points"
+        row = {"pair_id": record.pair_id, "points": 0 if record.points0_xy is None else len(record.points0_xy)}
+        row["model"] = model if record.H_0to1 is None else "given"
+        rows.append(row | {"residual_px": round(residual_px, 2), "used": not why})
         if why:
             problems.append(Problem(str(record.image1), why))
         else:

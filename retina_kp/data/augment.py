@@ -1,13 +1,13 @@
 """What cameras, exports and operators do to a picture: pure functions of a batch and an explicit generator.
 
-Every image of a batch gets its own draw. Geometry never changes here, so no label has to follow.
+Every image of a batch gets its own draw. No function here changes geometry, so no label has to follow.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -34,75 +34,89 @@ class AppearanceRange:
     text_probability: float = 0.1
 
 
+@dataclass(frozen=True)
+class FrameRange:
+    """Which part of a pair is shown, and how it is turned, before image 1 is transformed on its own."""
+
+    zoom: tuple[float, float] = (1.0, 1.0)  # log-uniform; a picture as a whole has zoom 1
+    turn_deg: float = 0.0  # at most, either way
+    # 0: another part every time; n: one of n parts per pair, so that a sample comes back as PKE needs it
+    per_pair: int = 0
+
+    def __post_init__(self):
+        if not 0 < self.zoom[0] <= self.zoom[1] or self.turn_deg < 0 or self.per_pair < 0:
+            raise ValueError(f"frames: takes zoom with 0 < least <= most, turn_deg and per_pair from 0; not {self}")
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything is shown as it lies."""
+        return self.zoom == (1.0, 1.0) and not self.turn_deg
+
+    def cached_px(self, size_px: int) -> int:
+        """Side of the squares from which frames of size_px are cut: large enough for the largest zoom."""
+        return round(size_px * max(self.zoom[1], 1.0))
+
+
+def random_place(
+    rng: np.random.Generator, points_xy: np.ndarray, zoom: tuple[float, float], turn_deg: float, side_px, shown_px
+) -> tuple[tuple[float, float], float, float]:
+    """A place (x, y) in a square of side_px to look at, a zoom at which shown_px fit in, and a turn in degrees.
+
+    Half of the places are near one of the points (N, 2), where there is something to see.
+    """
+    chosen = float(np.exp(rng.uniform(*np.log(zoom))))
+    reach = min(0.5 * shown_px / chosen, (side_px - 1) / 2)
+    center = rng.uniform(reach, side_px - 1 - reach, 2)
+    if len(points_xy) and rng.random() < 0.5:
+        center = 0.7 * points_xy[rng.integers(len(points_xy))] + 0.3 * center
+    return tuple(center), chosen, rng.uniform(-1, 1) * turn_deg
+
+
 def to_gray_batch(rgb: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """(B, 3, H, W) → (B, 1, H, W): mostly green, sometimes red-free or red-heavy, as exports differ."""
+    """(B, 3, H, W) → (B, 1, H, W): mostly green, sometimes red-heavy, as exports differ."""
     mix = torch.rand(len(rgb), 3, 1, 1, generator=generator) * torch.tensor([0.5, 1.0, 0.4]).reshape(1, 3, 1, 1)
     mix = mix + torch.tensor([0.0, 0.35, 0.0]).reshape(1, 3, 1, 1)
     mix = mix / mix.sum(1, keepdim=True)
     return torch.einsum("b c h w, b c -> b h w", rgb, mix[:, :, 0, 0])[:, None]
 
 
-class _Look(NamedTuple):
-    """The random numbers of `randomise_appearance`, (B, 1, 1, 1) or larger, in the order in which they are drawn."""
-
-    blur_sigma_px: torch.Tensor
-    gamma: torch.Tensor
-    light_stops: torch.Tensor
-    light: torch.Tensor
-    cloud: torch.Tensor
-    cloud_depth: torch.Tensor
-    vignetting: torch.Tensor
-    inverted: torch.Tensor
-    rows: torch.Tensor
-    columns: torch.Tensor
-    in_rows: torch.Tensor
-    banding: torch.Tensor
-    grain: torch.Tensor
-    speckle: torch.Tensor
-    speckle_sigma: torch.Tensor
-    noise_sigma: torch.Tensor
-    clipped: torch.Tensor
-    low: torch.Tensor
-    contrast: torch.Tensor
-
-    @classmethod
-    def draw(cls, g: torch.Generator, b: int, hw, r: AppearanceRange) -> _Look:
-        """Numbers for ``b`` images."""
-        return cls(
-            r.blur_sigma_px * torch.rand(b, 1, 1, 1, generator=g) ** 2,
-            r.gamma ** uniform(g, b, -1, 1),
-            r.bias_field * uniform(g, b, 0, 1),
-            noise_numbers(g, b, hw, max(hw) / 2.2),
-            noise_numbers(g, b, hw, max(hw) / 3),
-            chance(g, b, r.dropout_probability) * uniform(g, b, 0.3, 0.95),
-            r.vignetting * uniform(g, b, 0, 1) ** 2,
-            chance(g, b, r.invert_probability),
-            torch.randn(b, 1, hw[0], 1, generator=g),
-            torch.randn(b, 1, 1, hw[1], generator=g),
-            chance(g, b, 0.5),
-            r.banding * chance(g, b, 0.3) * uniform(g, b, 0, 1),
-            torch.randn(b, 1, *hw, generator=g),
-            torch.randn(b, 1, *hw, generator=g),
-            r.speckle_sigma * uniform(g, b, 0, 1) ** 2,
-            r.noise_sigma * uniform(g, b, 0, 1),
-            chance(g, b, r.saturation_probability) * uniform(g, b, 0.1, 0.35),
-            uniform(g, b, 0, 0.3),
-            uniform(g, b, 0.35, 1.0),
-        )
-
-
 def randomise_appearance(
     image: torch.Tensor, generator: torch.Generator, ranges: AppearanceRange = AppearanceRange()
 ) -> torch.Tensor:
     """Change the look of gray images (B, 1, H, W) in [0, 1], each in its own way; result in [0, 1]."""
-    look = _Look.draw(generator, len(image), image.shape[-2:], ranges)
-    changed = blur(image, look.blur_sigma_px)
+    looks = _draw_looks(generator, len(image), image.shape[-2:], ranges)
+    changed = blur(image, looks["blur_sigma_px"])
     for k in range(len(image)):  # one at a time stays in the processor's cache
-        _change(changed[k : k + 1], _Look(*(numbers[k : k + 1] for numbers in look)))
+        _change(changed[k : k + 1], SimpleNamespace(**{name: each[k : k + 1] for name, each in looks.items()}))
     return changed
 
 
-def _change(image: torch.Tensor, look: _Look) -> None:
+def _draw_looks(g: torch.Generator, b: int, hw, r: AppearanceRange) -> dict[str, torch.Tensor]:
+    """The random numbers of b images, (B, 1, 1, 1) or larger, in the order in which they are drawn."""
+    return {
+        "blur_sigma_px": r.blur_sigma_px * torch.rand(b, 1, 1, 1, generator=g) ** 2,
+        "gamma": r.gamma ** uniform(g, b, -1, 1),
+        "light_stops": r.bias_field * uniform(g, b, 0, 1),
+        "light": noise_numbers(g, b, hw, max(hw) / 2.2),
+        "cloud": noise_numbers(g, b, hw, max(hw) / 3),
+        "cloud_depth": chance(g, b, r.dropout_probability) * uniform(g, b, 0.3, 0.95),
+        "vignetting": r.vignetting * uniform(g, b, 0, 1) ** 2,
+        "inverted": chance(g, b, r.invert_probability),
+        "rows": torch.randn(b, 1, hw[0], 1, generator=g),
+        "columns": torch.randn(b, 1, 1, hw[1], generator=g),
+        "in_rows": chance(g, b, 0.5),
+        "banding": r.banding * chance(g, b, 0.3) * uniform(g, b, 0, 1),
+        "grain": torch.randn(b, 1, *hw, generator=g),
+        "speckle": torch.randn(b, 1, *hw, generator=g),
+        "speckle_sigma": r.speckle_sigma * uniform(g, b, 0, 1) ** 2,
+        "noise_sigma": r.noise_sigma * uniform(g, b, 0, 1),
+        "clipped": chance(g, b, r.saturation_probability) * uniform(g, b, 0.1, 0.35),
+        "low": uniform(g, b, 0, 0.3),
+        "contrast": uniform(g, b, 0.35, 1.0),
+    }
+
+
+def _change(image: torch.Tensor, look: SimpleNamespace) -> None:
     """Give one blurred image (1, 1, H, W) its look, in place; an effect of strength 0 is left out."""
     hw = image.shape[-2:]
     image.clamp_(0, 1).pow_(look.gamma)
@@ -128,12 +142,13 @@ def _distance_from_middle(hw: tuple[int, int]) -> torch.Tensor:
 
 
 def random_field_of_view(count: int, hw, generator: torch.Generator, whole: float = 0.35) -> torch.Tensor:
-    """(count, 1, H, W) bool: disc, disc cut at two sides, square or rectangle, placed so that it covers much of the
-    frame; a share ``whole`` of the images is not masked at all."""
+    """(count, 1, H, W) bool: disc, disc cut at two sides, or rectangle, covering much of the frame.
+
+    A share ``whole`` of the images is not masked at all.
+    """
     g = generator
-    angle = uniform(g, count, -0.2, 0.2) * chance(g, count, 0.3) + uniform(g, count, -3.14, 3.14) * chance(
-        g, count, 0.25
-    )
+    slight, any_turn = uniform(g, count, -0.2, 0.2) * chance(g, count, 0.3), uniform(g, count, -3.14, 3.14)
+    angle = slight + any_turn * chance(g, count, 0.25)
     middle_x, middle_y = uniform(g, count, -0.35, 0.35), uniform(g, count, -0.35, 0.35)
     radius, height = uniform(g, count, 0.8, 1.6), uniform(g, count, 0.65, 0.95)
     half_width, half_height = uniform(g, count, 0.5, 1.3), uniform(g, count, 0.5, 1.3)
@@ -154,9 +169,8 @@ def random_field_of_view(count: int, hw, generator: torch.Generator, whole: floa
 
 def apply_field_of_view(
     image: torch.Tensor, valid: torch.Tensor, generator: torch.Generator, ranges: AppearanceRange = AppearanceRange()
-):
-    """Paint the outside of the field of view (nearly always black), and burn text into some images. Returns the
-    image."""
+) -> torch.Tensor:
+    """The images with the outside of the field of view painted, nearly always black, and text burnt into some."""
     b = len(image)
     outside = uniform(generator, b, 0, 0.04) + chance(generator, b, 0.04) * uniform(generator, b, 0.3, 1.0)
     image = torch.where(valid, image, outside.expand_as(image))

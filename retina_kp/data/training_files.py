@@ -1,5 +1,4 @@
-"""A folder of image files as training data: which pairs are fit for it, which validate, and what is left out and
-why."""
+"""A folder of image files as training data: which pairs train, which validate, and what is left out and why."""
 
 from __future__ import annotations
 
@@ -7,18 +6,17 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
 from ..core.geometry import TransformRange
 from ..core.images import as_array, read_image, to_gray
 from .annotation import screen
-from .augment import AppearanceRange
-from .layout_files import MODALITIES
-from .layouts import load_layout
-from .records import Inventory, PairRecord, Problem, replace_record
-from .squares import FrameRange
+from .augment import AppearanceRange, FrameRange
+from .layouts import MODES, load_layout
+from .records import Inventory, PairRecord, Problem
 
 ALL_MODES = "all"
 FLAT = 2 / 255  # an image whose gray levels vary less shows nothing
@@ -43,20 +41,19 @@ class FileOptions:
 
     def __post_init__(self):
         if not 0 <= self.share <= 1 or (self.share > 0 and not self.root):
-            words = f"not {self.share!r} with {self.root!r}"
-            raise ValueError(f"files.share: takes a number from 0 to 1, and a root when it is above 0; {words}")
+            takes = "a number from 0 to 1, and a root when it is above 0"
+            raise ValueError(f"files.share: takes {takes}; not {self.share!r} with {self.root!r}")
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"files.validation_share: takes a number from 0 to below 1, not {self.validation_share!r}")
-        unknown = [name for name in self.mode if name not in (*MODALITIES, ALL_MODES)]
-        if unknown:
-            known = ", ".join(MODALITIES)
-            raise ValueError(f"files.mode: {unknown[0]!r} is unknown; name some of {known}, or {ALL_MODES!r}")
+        for name in self.mode:
+            if name not in (*MODES, ALL_MODES):
+                known = ", ".join(MODES)
+                raise ValueError(f"files.mode: {name!r} is unknown; name some of {known}, or {ALL_MODES!r}")
 
 
 @dataclass(frozen=True)
 class FileSplit:
-    """Screened records: train and validation hold no eye in common; annotation has one row per pair with clicked
-    points; problems say what was left out."""
+    """Screened records: train and validation hold no eye in common, annotation has one row per pair of `screen`."""
 
     train: list[PairRecord] = field(default_factory=list)
     validation: list[PairRecord] = field(default_factory=list)
@@ -69,8 +66,7 @@ class FileSplit:
         return {"train": [r.pair_id for r in self.train], "validation": [r.pair_id for r in self.validation]}
 
     def changes(self, before: dict[str, list[str]] | None) -> str:
-        """How these files differ from earlier `ids`, in words; "" when they do not, or nothing is known of earlier
-        ones."""
+        """How these files differ from earlier `ids`, in words; "" when they do not, or without earlier ones."""
         if before is None or before == self.ids:
             return ""
         old, new = ({name for part in ids.values() for name in part} for ids in (before, self.ids))
@@ -84,36 +80,27 @@ class FileSplit:
         return [self.validation[k] for k in sorted(order)]
 
     def counts(self) -> list[dict]:
-        """One row per kind of pair: how many pairs and eyes train and validate, how many have clicked points or a
-        vessel mask."""
-        kinds = dict.fromkeys(_kind(r) for r in [*self.train, *self.validation])
+        """One row per kind of pair: pairs and eyes of both parts, and how many have clicked points or a vessel mask."""
         rows = []
-        for kind in kinds:
+        for kind in dict.fromkeys(_kind(r) for r in [*self.train, *self.validation]):
             train, validation = ([r for r in part if _kind(r) == kind] for part in (self.train, self.validation))
-            rows.append(
-                {
-                    "kind": kind,
-                    "pairs to train on": len(train),
-                    "their eyes": len({r.eye_id for r in train}),
-                    "pairs to validate on": len(validation),
-                    "eyes to validate on": len({r.eye_id for r in validation}),
-                    "with clicked points": sum(r.points0_xy is not None for r in train + validation),
-                    "with a vessel mask": sum(r.vessel_mask0 is not None for r in train + validation),
-                }
-            )
+            row = {"kind": kind, "pairs to train on": len(train), "their eyes": len({r.eye_id for r in train})}
+            row |= {"pairs to validate on": len(validation), "eyes to validate on": len({r.eye_id for r in validation})}
+            row["with clicked points"] = sum(r.points0_xy is not None for r in train + validation)
+            rows.append(row | {"with a vessel mask": sum(r.vessel_mask0 is not None for r in train + validation)})
         return rows
 
 
 def load_files(options: FileOptions) -> FileSplit:
     """Read, screen and split by eye; eyes marked as test stay out. ValueError when nothing is left to train on."""
     found = _inventory(options)
-    tested = {r.eye_id for r in found.records if r.split == "test"}
-    records, problems = [r for r in found.records if r.eye_id not in tested], list(found.problems)
-    if kept_out := len(found.records) - len(records):
-        words = f"{kept_out} pairs of eyes marked as test: not trained on, nor validated on"
+    tested, problems = {r.eye_id for r in found.records if r.split == "test"}, list(found.problems)
+    kept = [r for r in found.records if r.eye_id not in tested]
+    if len(kept) < len(found.records):
+        words = f"{len(found.records) - len(kept)} pairs of eyes marked as test: not trained on, nor validated on"
         problems.append(Problem(options.root, words))
-    records, unfit = look_through(records)
-    used, rows, distrusted = screen(records, options.max_residual_px)
+    visible, unfit = look_through(kept)
+    used, rows, distrusted = screen(visible, options.max_residual_px)
     problems += [*unfit, *distrusted]
     if not used:
         reasons = "; ".join(f"{p.source}: {p.reason}" for p in problems[:3]) or "it holds no pairs"
@@ -129,15 +116,20 @@ def _kind(record: PairRecord) -> str:
 
 
 def _inventory(options: FileOptions) -> Inventory:
-    """The pairs of the wanted kinds; of those left out, how many there are becomes a problem."""
+    """The pairs of the wanted kinds; how many are left out becomes a problem."""
     if not options.mode or ALL_MODES in options.mode:
         found = load_layout(options.root, options.layout)
-        others = Counter(_kind(r) for r in found.records if r.modality0 != "CF") if not options.mode else Counter()
+        others = Counter(_kind(r) for r in found.records if r.modality0 != "CF" and not options.mode)
         for kind, count in others.items():
             words = f"{count} {kind} pairs left out, since a CF is the fixed image; to train on them name them in mode"
             found.problems.append(Problem(options.root, words))
         found.records = [r for r in found.records if _kind(r) not in others]
         return found
+    return _joined_modes(options)
+
+
+def _joined_modes(options: FileOptions) -> Inventory:
+    """The pairs of several modes, each once."""
     joined, failed = Inventory(), []
     for mode in dict.fromkeys(options.mode):
         try:
@@ -163,15 +155,16 @@ def _inventory(options: FileOptions) -> Inventory:
 
 
 def look_through(records: Sequence[PairRecord]) -> tuple[list[PairRecord], list[Problem]]:
-    """Records whose pixels can teach something, and why the others are left out: an image that cannot be decoded or is
-    of one level (black, say), a vessel mask without vessels, and no mask where other pairs of that kind have one and
-    nobody clicked points."""
+    """Records whose pixels can teach something, and why the others are left out.
+
+    Left out are an image that cannot be decoded or is of one level (black, say), a vessel mask without vessels, and no
+    mask where other pairs of that kind have one and nobody clicked points.
+    """
     masked = {_kind(r) for r in records if r.vessel_mask0 is not None}
-    images = list(dict.fromkeys(path for r in records for path in (r.image0, r.image1)))
-    masks = list(dict.fromkeys(r.vessel_mask0 for r in records if r.vessel_mask0 is not None))
+    is_mask = {path: False for r in records for path in (r.image0, r.image1)}
+    is_mask |= {r.vessel_mask0: True for r in records if r.vessel_mask0 is not None}
     with ThreadPoolExecutor(4) as pool:
-        why_not = dict(zip(images, pool.map(_flaw_of_image, images), strict=True))
-        why_not |= dict(zip(masks, pool.map(_flaw_of_mask, masks), strict=True))
+        why_not = dict(zip(is_mask, pool.map(_flaw, is_mask, is_mask.values()), strict=True))
     fit, problems = [], []
     for record in records:
         paths = (record.image0, record.image1, record.vessel_mask0)
@@ -186,21 +179,16 @@ def look_through(records: Sequence[PairRecord]) -> tuple[list[PairRecord], list[
     return fit, problems
 
 
-def _flaw_of_image(path) -> str:
+def _flaw(path: Path, is_mask: bool) -> str:
+    """Why nothing can be seen in a file, "" where something can."""
     try:
-        gray = to_gray(as_array(path))
+        image = read_image(path) if is_mask else to_gray(as_array(path))
     except (ValueError, OSError) as error:
         return str(error)
-    low, high = np.percentile(gray[::4, ::4], (0.5, 99.5))
+    if is_mask:
+        return "" if image.max() > image.min() else f"its vessel mask {path.name} shows no vessel"
+    low, high = np.percentile(image[::4, ::4], (0.5, 99.5))
     return "" if high - low >= FLAT else f"its image {path.name} is of one gray level ({high:.2f})"
-
-
-def _flaw_of_mask(path) -> str:
-    try:
-        mask = read_image(path)
-    except (ValueError, OSError) as error:
-        return str(error)
-    return "" if mask.max() > mask.min() else f"its vessel mask {path.name} shows no vessel"
 
 
 def _place(eye: str, seed: int) -> float:
@@ -209,18 +197,17 @@ def _place(eye: str, seed: int) -> float:
 
 
 def hold_out(records: list[PairRecord], share: float, seed: int) -> tuple[list[PairRecord], list[PairRecord]]:
-    """(training, validation) records without an eye in common. Eyes of which a pair is marked "val" validate; where
-    none is, about that share of all, each by its name alone: an eye that comes or goes moves no other to the other
-    side. At least one eye is on either side where there are two and the share is above 0. A lonely eye is trained
-    on."""
+    """(training, validation) records without an eye in common.
+
+    Eyes of which a pair is marked "val" validate. Where none is, about that share of all does, each by its name alone:
+    an eye that comes or goes moves no other. Both sides have an eye where there are two and the share is above 0.
+    """
     eyes = sorted({r.eye_id for r in records}, key=lambda eye: _place(eye, seed))
     held = {r.eye_id for r in records if r.split == "val"}
     if not held or len(held) == len(eyes):
-        held = {eye for eye in eyes if _place(eye, seed) < share}
-        # in their order, so these are the same but for the limits
-        held = set(eyes[: min(max(len(held), 1), len(eyes) - 1)])
+        count = sum(_place(eye, seed) < share for eye in eyes)
+        held = set(eyes[: min(max(count, 1), len(eyes) - 1)])
     if not share > 0 or len(eyes) < 2:
         held = set()
-    parts = {eye: "val" if eye in held else "train" for eye in eyes}
-    split = [replace_record(r, split=parts[r.eye_id]) for r in records]
-    return [r for r in split if r.split == "train"], [r for r in split if r.split == "val"]
+    train = [replace(r, split="train") for r in records if r.eye_id not in held]
+    return train, [replace(r, split="val") for r in records if r.eye_id in held]

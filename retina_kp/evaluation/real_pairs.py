@@ -17,7 +17,7 @@ from ..core.geometry import corners, pixel_grid, resize_matrix, translation, war
 from ..core.images import as_array, to_gray
 from ..core.vessels import field_of_view_mask, vessel_mask
 from ..data.annotation import fixed_residuals, true_homography
-from ..data.layouts import FIRE_PAIR
+from ..data.layouts.fire import FIRE_PAIR
 from ..data.records import PairRecord
 from ..registration.result import Registration
 from .metrics import LONGER_SIDE_PX, vessel_dice

@@ -20,10 +20,9 @@ import torch
 from joblib import Parallel, delayed, parallel_config
 from joblib.parallel import get_active_backend
 
-from ..core.compute import bfloat16_is_fast, decide_bfloat16
+from ..core.compute import bfloat16_is_fast, decide_bfloat16, progress
 from ..core.files import to_plain
 from ..core.geometry import describe
-from ..core.progress import progress
 from ..core.versions import code_version
 from ..data.records import PairRecord, Problem
 from ..registration.result import Registration, refused

@@ -1,4 +1,4 @@
-"""What both networks share: the output record, padding, and local contrast normalisation."""
+"""What networks share: the output record, padding, and local contrast normalisation."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 @dataclass(frozen=True)
 class DenseOutput:
     """detector: (B, 1, h, w) probability per cell of detector_stride px; descriptors: (B, D, h', w') unit vectors per
-    cell of descriptor_stride px. Maps may reach past the image (padding to a multiple of the network's coarsest
-    stride)."""
+    cell of descriptor_stride px. Maps may reach past the image, which networks pad."""
 
     detector: torch.Tensor
     descriptors: torch.Tensor
@@ -29,11 +28,9 @@ class DenseOutput:
 
 
 class LocalContrast(nn.Module):
-    """Subtract the local mean and divide by the local spread, both measured inside the field of view only.
+    """Subtract the local mean and divide by the local spread, both inside the field of view; within ±4, 0 outside.
 
-    It takes away illumination, gain and most of what differs between modalities but the polarity. cells of 8 px,
-    smoothed twice by a box of ``window_cells``: with 5 cells the neighbourhood is about 55 px wide. Output is clipped
-    to ±4 and 0 outside the field of view.
+    Cells of 8 px are smoothed twice by a box of ``window_cells``: with 5 the neighbourhood is about 55 px wide.
     """
 
     def __init__(self, window_cells: int = 5, floor: float = 0.01):
@@ -69,8 +66,7 @@ def check_input(image: torch.Tensor) -> None:
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """A copy for inference with every normalisation melted into the convolution before it: the same output, about a
-    tenth faster."""
+    """A copy for inference, its normalisations melted into the convolutions before them: same output, 10 % faster."""
     folded = copy.deepcopy(network).eval()
     for block in folded.modules():
         if isinstance(block, nn.Sequential):

@@ -13,12 +13,10 @@ from .common import DenseOutput, LocalContrast, check_input, pad_to_multiple
 
 
 def _conv(c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution, normalisation, ReLU. Strided kernels are even, so that cell k of a halved map looks at pixel 2k +
-    0.5, its centre."""
-    padding = (kernel - stride + 1) // 2
-    return nn.Sequential(
-        nn.Conv2d(c_in, c_out, kernel, stride, padding, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
-    )
+    """Convolution, normalisation, ReLU."""
+    # strided kernels are even, so that cell k of a halved map looks at pixel 2k + 0.5, its centre
+    convolution = nn.Conv2d(c_in, c_out, kernel, stride, (kernel - stride + 1) // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
 
 
 class _Up(nn.Module):
@@ -35,8 +33,7 @@ class _Up(nn.Module):
 
 
 class Lite(nn.Module):
-    """image (B, 1, H, W) in [0, 1] → detector at stride 2, descriptors (128-D) at stride 8. ``width`` scales every
-    layer."""
+    """Detector at stride 2, 128-D descriptors at stride 8; ``width`` scales every layer."""
 
     detector_stride, descriptor_stride, multiple = 2, 8, 32
 
@@ -57,7 +54,6 @@ class Lite(nn.Module):
         nn.init.constant_(self.detect.bias, -3.0)  # start nearly silent: keypoints are rare
 
     def forward(self, image: torch.Tensor, valid: torch.Tensor | None = None) -> DenseOutput:
-        """valid: (B, 1, H, W) bool field of view; None means the whole frame."""
         check_input(image)
         x1 = self.level1(pad_to_multiple(self.normalise(image, valid), self.multiple))
         x2 = self.level2(x1)
@@ -65,8 +61,6 @@ class Lite(nn.Module):
         x4 = self.level4(x3)
         y3 = self.up3(self.up4(self.level5(x4), x4), x3)
         y1 = self.up1(self.up2(y3, x2), x1)
-        detector, descriptors = (
-            torch.sigmoid(self.detect(y1).float()),
-            F.normalize(self.describe(y3).float().contiguous(), dim=1),
-        )
+        detector = torch.sigmoid(self.detect(y1).float())
+        descriptors = F.normalize(self.describe(y3).float().contiguous(), dim=1)
         return DenseOutput(detector, descriptors, self.detector_stride, self.descriptor_stride)

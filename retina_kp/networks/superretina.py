@@ -1,7 +1,7 @@
-"""The network of the SuperRetina paper (Liu et al., "Semi-supervised keypoint detector and descriptor for retinal image
-matching", ECCV 2022): VGG encoder 64-64-128-128, U-Net detector at full resolution, 256-D descriptors at 1/8.
+"""The network of Liu et al., "Semi-supervised keypoint detector and descriptor for retinal image matching", ECCV 2022.
 
-Parameter names and shapes are those of the authors' checkpoint, so its state dict loads as it is.
+VGG encoder 64-64-128-128, U-Net detector at full resolution, 256-D descriptors at 1/8. Parameter names and shapes are
+those of the authors' checkpoint, so its state dict loads as it is.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ def _double_conv(c_in: int, c_out: int) -> nn.Sequential:
 
 
 class SuperRetina(nn.Module):
-    """image (B, 1, H, W) in [0, 1] → detector at stride 1, descriptors (256-D) at stride 8.
+    """Detector at stride 1, 256-D descriptors at stride 8.
 
-    local_contrast: normalise the input as `lite` does; False for the authors' own weights, which were trained on plain
-    images.
+    local_contrast: normalise the input as `lite` does; False for the authors' own weights.
     """
 
     detector_stride, descriptor_stride, multiple = 1, 8, 16
@@ -39,17 +38,13 @@ class SuperRetina(nn.Module):
         self.convDb = nn.Conv2d(256, 256, 4, stride=2)
         self.convDc = nn.Conv2d(256, 256, 1)
         self.trans_conv = nn.ConvTranspose2d(256, 256, 2, stride=2)
-        self.dconv_up3, self.dconv_up2, self.dconv_up1 = (
-            _double_conv(256, 128),
-            _double_conv(192, 64),
-            _double_conv(128, 64),
-        )
+        self.dconv_up3 = _double_conv(256, 128)
+        self.dconv_up2, self.dconv_up1 = _double_conv(192, 64), _double_conv(128, 64)
         self.conv_last = nn.Conv2d(64, 1, 1)
         # start nearly silent: from 0.5 everywhere Adam overshoots into silence for good
         nn.init.constant_(self.conv_last.bias, -3.0)
 
     def forward(self, image: torch.Tensor, valid: torch.Tensor | None = None) -> DenseOutput:
-        """valid: (B, 1, H, W) bool field of view, used by the contrast normalisation; None means the whole frame."""
         check_input(image)
         x = pad_to_multiple(image if self.normalise is None else self.normalise(image, valid), self.multiple)
         skips = []
@@ -66,7 +61,6 @@ class SuperRetina(nn.Module):
         return torch.sigmoid(self.conv_last(x).float())
 
     def _descriptors(self, x: torch.Tensor) -> torch.Tensor:
-        """The unpadded 4x4 convolution loses one cell on each side; it is given back, so that cell k lies on the
-        stride-8 grid."""
+        # the unpadded 4x4 convolution loses a cell on each side; given back, cell k lies on the stride-8 grid
         y = F.normalize(self.convDc(F.relu(self.convDb(F.relu(self.convDa(x))))), dim=1)
         return F.normalize(F.pad(self.trans_conv(y).float(), (1, 1, 1, 1), mode="replicate"), dim=1)

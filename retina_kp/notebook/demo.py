@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..core.files import project_root
 from ..core.images import read_image, write_image
-from ..data.records import PairRecord, write_pairs_csv
+from ..data.layouts.pairs_csv import write_pairs_csv
+from ..data.records import PairRecord
 from ..evaluation.batch import find_jobs, run_job
 from ..registration.registrar import Registrar
 from ..synthetic.pairs import PairOptions, draw_pair

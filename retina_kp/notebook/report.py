@@ -19,6 +19,7 @@ from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
+from ..core.compute import HEADLESS, MARK
 from ..core.config import from_dict
 from ..core.files import (
     PACKAGE,
@@ -30,7 +31,6 @@ from ..core.files import (
     to_plain,
     write_text,
 )
-from ..core.progress import HEADLESS, MARK
 from .html import to_html
 from .privacy import share_notebook
 

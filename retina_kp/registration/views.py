@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from ..core.compute import bfloat16_is_fast
-from ..core.geometry import image_center, jacobian, resize_matrix, similarity, translation, warp_points
-from ..core.images import to_gray
+from ..core.geometry import image_center, jacobian, similarity, translation, warp_points
+from ..core.images import resized, to_gray
 from ..core.vessels import field_of_view_mask
 from .keypoints import Features, KeypointOptions, describe_points, extract
 
@@ -88,6 +88,5 @@ class ImageViews:
         level = max(int(-2 * np.log2(max(shrink, 1e-3)) + 0.2), 0)
         if level not in self._copies:
             hw = tuple(max(round(n * 0.5 ** (level / 2)), 1) for n in self.original_hw)
-            shrunk = cv2.resize(self.original, hw[::-1], interpolation=cv2.INTER_AREA)
-            self._copies[level] = shrunk, resize_matrix(self.original_hw, hw)
+            self._copies[level] = resized(self.original, hw)
         return self._copies[level]

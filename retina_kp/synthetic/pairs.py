@@ -1,5 +1,4 @@
-"""Whole synthetic image pairs with exact truth, drawn at full precision: for the demo, validation, benchmarks, and
-folders in layout 1."""
+"""Whole synthetic image pairs with exact truth, for the demo, validation and benchmarks, and folders in layout 1."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.geometry import image_center, inside, overlap_fraction, similarity, warp_points
+from ..core.geometry import image_center, inside, lattice, overlap_fraction, similarity, warp_points
 from ..core.images import write_image
 from ..data.augment import AppearanceRange, apply_field_of_view, random_field_of_view, randomise_appearance
 from .drawing import view_matrix, visible_junctions
@@ -34,18 +33,15 @@ CLINICAL = AppearanceRange(
 
 @dataclass(frozen=True)
 class PairOptions:
-    """How sample pairs are drawn."""
+    """How synthetic pairs are made."""
 
     size_px: int = 768  # side of both square images
-    # relative turn: its size is uniform between min_rotation_deg and this, its sense is either
-    rotation_deg: float = 180.0
+    rotation_deg: float = 180.0  # largest relative turn; its size is uniform, its sense either
     min_rotation_deg: float = 0.0
-    # size of a structure in the moving image over its size in the fixed one, log-uniform
-    scale: tuple[float, float] = (0.6, 1.7)
+    scale: tuple[float, float] = (0.6, 1.7)  # of a structure in the moving image over the fixed one, log-uniform
     min_overlap: float = 0.5  # common area over the smaller of the two fields
     max_overlap: float = 1.0
-    # of the middle of one image against the other's along either axis, in widths of the wider field
-    max_shift: float = 0.3
+    max_shift: float = 0.3  # of one image's middle against the other's along either axis, in widths of the wider field
     shear: float = 0.02
     fixed_field_deg: tuple[float, float] = (30.0, 55.0)
     macular_field_deg: tuple[float, float] = (14.0, 28.0)  # both images' fields when the moving one is OCTA
@@ -54,9 +50,11 @@ class PairOptions:
 
 @dataclass(frozen=True)
 class SamplePair:
-    """A pair with its truth. fixed: (H, W, 3) or (H, W) uint8, moving: (H, W) uint8; H_0to1 fixed px → moving px;
-    vessel_mask0 (H, W) bool; junctions in the field of view of the fixed image (J, 2) px; valid0, valid1 (H, W) bool
-    fields of view; overlap in [0, 1]."""
+    """A pair with its truth.
+
+    fixed: (H, W, 3) or (H, W) uint8; moving: (H, W) uint8; H_0to1: fixed px → moving px; vessel_mask0: (H, W) bool;
+    junctions0_xy: (J, 2) px, in the field of view; valid0, valid1: (H, W) bool fields of view; overlap in [0, 1].
+    """
 
     fixed: np.ndarray
     moving: np.ndarray
@@ -84,18 +82,12 @@ def draw_pair(
         if options.min_overlap <= common <= options.max_overlap:
             break
     else:
-        wanted = f"an overlap of {options.min_overlap:g} to {options.max_overlap:g}"
-        raise RuntimeError(
-            f"no cameras with {wanted} found in 200 tries: change the scale range, max_shift, or these limits"
-        )
-    scene = make_scene([retina, retina], [view0, view1], hw)
-    images = [
-        _photograph(m, scene[i : i + 1], valid[i : i + 1], g, options.appearance) for i, m in enumerate(modalities)
-    ]
-    layers = scene.layers[0]
+        wanted = f"no cameras with an overlap of {options.min_overlap:g} to {options.max_overlap:g} found in 200 tries"
+        raise RuntimeError(f"{wanted}: change the scale range, max_shift, or these limits")
+    scene, looks = make_scene([retina, retina], [view0, view1], hw), options.appearance
+    images = [_photograph(m, scene[i : i + 1], valid[i : i + 1], g, looks) for i, m in enumerate(modalities)]
     junctions = visible_junctions(retina, view0, hw, 1.2)[0]
-    mask = torch.maximum(layers[0], layers[1]).numpy() > 0.5
-    v0, v1 = valid[0, 0].numpy(), valid[1, 0].numpy()
+    mask, v0, v1 = scene.vessels[0, 0].numpy(), valid[0, 0].numpy(), valid[1, 0].numpy()
     junctions = junctions[_read(v0, junctions)]
     return SamplePair(*images, H_0to1 / H_0to1[2, 2], mask & v0, junctions, v0, v1, tuple(modalities), float(common))
 
@@ -123,7 +115,7 @@ def _common_area(H_0to1: np.ndarray, valid0: np.ndarray, valid1: np.ndarray, sam
     scale2 = abs(np.linalg.det(H_0to1[:2, :2]))
     if overlap_fraction(H_0to1, valid0.shape, valid1.shape) == 0:
         return 0.0
-    xy = np.stack(np.meshgrid(np.linspace(0, w - 1, samples), np.linspace(0, h - 1, samples)), -1).reshape(-1, 2)
+    xy = lattice(valid0.shape, samples)
     own = _read(valid0, xy)
     both = own & _read(valid1, warp_points(xy, H_0to1))
     area0, area1 = own.mean() * h * w, valid1.mean() * valid1.size / scale2
@@ -152,8 +144,10 @@ def _photograph(
 
 
 def write_aligned_folder(root: str | Path, count: int, seed: int = 0, size_px: int = 512) -> Path:
-    """Write ``count`` aligned retinas in the users' layout 1: ROOT/<n>_N/<n>_N_{cf,fa,oct,seg}.png, and the macula
-    drawn larger as {cf_clip,octa,seg_clip}.png. Each of the two groups shows one structure in one frame."""
+    """Write ``count`` aligned retinas in layout 1: ROOT/<n>_N/<n>_N_{cf,fa,oct,seg}.png. Returns ROOT.
+
+    The macula is drawn larger as {cf_clip,octa,seg_clip}.png. Each of the two groups shows one structure in one frame.
+    """
     root, hw = Path(root), (size_px, size_px)
     for index in range(count):
         rng = np.random.default_rng([seed, index, 8])
@@ -170,6 +164,5 @@ def write_aligned_folder(root: str | Path, count: int, seed: int = 0, size_px: i
             valid = random_field_of_view(1, hw, g, whole=1.0)
             for suffix, modality in images.items():
                 write_image(root / name / f"{name}_{suffix}.png", _photograph(modality, scene, valid, g, CLINICAL))
-            vessels = torch.maximum(scene.layers[0, 0], scene.layers[0, 1]).numpy() > 0.5
-            write_image(root / name / f"{name}_{mask}.png", vessels.astype(np.uint8) * 255)
+            write_image(root / name / f"{name}_{mask}.png", scene.vessels[0, 0].numpy())
     return root

@@ -1,8 +1,7 @@
-"""Render one retina as colour fundus, fluorescein angiogram, OCT and OCTA en-face: four pictures of exactly the same
-structure.
+"""Render one retina as colour fundus, fluorescein angiogram, OCT and OCTA en-face: pictures of the same structure.
 
-A `Scene` is a batch of layers drawn (or cut out of a cache) by `drawing.rasterise`; the renderers are plain torch, one
-random appearance per image from an explicit CPU generator. Everything that cameras add is in `augment`.
+A `Scene` is a batch of layers drawn by `drawing.rasterise`. Every image gets its own random appearance from an explicit
+CPU generator; what cameras add is in `augment`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 
 from ..core.geometry import pixel_grid, warp_points
 from ..core.noise import blur, chance, smooth_noise, uniform
-from .drawing import CALIBRE_UNIT_DEG, LAYERS, LESIONS, rasterise
+from .drawing import LESIONS, UNITS, rasterise
 from .vasculature import Retina
 
 MODALITIES = ("CF", "FA", "OCT", "OCTA")
@@ -23,18 +22,21 @@ MODALITIES = ("CF", "FA", "OCT", "OCTA")
 
 @dataclass(frozen=True)
 class Scene:
-    """A batch of B views ready to be rendered. deg_from_px: (B, 3, 3); layers: (B, 8, H, W), coverage in [0, 1], the
-    calibre layer in degrees, or uint8 as drawn; anatomy: (B, 4) = disc x, y and radius, radius of the foveal avascular
-    zone, degrees."""
+    """A batch of B views. layers: (B, 8, H, W) uint8 as drawn; deg_from_px: (B, 3, 3); anatomy: (B, 4) disc x, y and
+    radius, radius of the foveal avascular zone, degrees."""
 
     layers: torch.Tensor
     deg_from_px: torch.Tensor
     anatomy: torch.Tensor
 
     def layer(self, name: str) -> torch.Tensor:
-        """(B, 1, H, W) float32 layer by its name in LAYERS."""
-        layer = self.layers[:, LAYERS.index(name), None]
-        return layer if layer.is_floating_point() else layer.float().mul_(_unit(name))
+        """(B, 1, H, W) float32 layer by its name in UNITS: coverage in [0, 1], calibre in degrees."""
+        return self.layers[:, list(UNITS).index(name), None].float().mul_(UNITS[name])
+
+    @property
+    def vessels(self) -> torch.Tensor:
+        """(B, 1, H, W) bool, arteries and veins that cover more than half of a pixel."""
+        return torch.maximum(self.layers[:, :1], self.layers[:, 1:2]) > 127
 
     def __getitem__(self, index) -> Scene:
         return Scene(self.layers[index], self.deg_from_px[index], self.anatomy[index])
@@ -43,15 +45,6 @@ class Scene:
     def px_per_deg(self) -> torch.Tensor:
         """(B, 1, 1, 1) resolution at the middle of the view."""
         return torch.linalg.det(self.deg_from_px[:, :2, :2]).abs().rsqrt().float()[:, None, None, None]
-
-
-def unpack_layers(layers: torch.Tensor) -> torch.Tensor:
-    """uint8 layers (…, 8, H, W) as drawn → float32: coverage in [0, 1], calibre in degrees."""
-    return layers.float() * torch.tensor([_unit(name) for name in LAYERS])[:, None, None]
-
-
-def _unit(layer: str) -> float:
-    return CALIBRE_UNIT_DEG if layer == "calibre" else 1 / 255
 
 
 def anatomy_of(retina: Retina) -> list[float]:
@@ -63,15 +56,14 @@ def make_scene(retinas: list[Retina], px_from_deg: list[np.ndarray], image_hw) -
     """Draw one view per retina at full precision (no cache)."""
     layers = np.stack([rasterise(r, m, image_hw) for r, m in zip(retinas, px_from_deg, strict=True)])
     inverse = torch.from_numpy(np.linalg.inv(np.stack(px_from_deg)))
-    return Scene(unpack_layers(torch.from_numpy(layers)), inverse, torch.tensor([anatomy_of(r) for r in retinas]))
+    return Scene(torch.from_numpy(layers), inverse, torch.tensor([anatomy_of(r) for r in retinas]))
 
 
 # ------------------------------------------------------------------ what every modality needs
 
 
 class _Anatomy:
-    """Soft maps (B, 1, H, W) of disc, cup and macula, and vessels with the thin ones fading out below a random
-    width."""
+    """Soft maps (B, 1, H, W) of disc, cup and macula, and vessels, which fade out below a random width."""
 
     def __init__(self, scene: Scene, g: torch.Generator, thin_px: tuple[float, float]):
         b, hw = len(scene.layers), scene.layers.shape[-2:]
@@ -121,8 +113,7 @@ def _weighted_sum(*terms: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
 
 
 def _choroid(g, b, hw, px_per_deg):
-    """(B, 1, H, W) in [0, 1]: broad vessels of the choroid, which shine through where the pigment is thin: meandering
-    bands."""
+    """(B, 1, H, W) in [0, 1]: meandering bands, the choroid's vessels, which shine through where pigment is thin."""
     cell = round(float((1.3 * px_per_deg).mean().clamp(4.0, 40.0)))
     bands = torch.exp(-((smooth_noise(g, b, hw, cell) / uniform(g, b, 0.4, 0.8)) ** 2))
     return bands * torch.sigmoid(3 * smooth_noise(g, b, hw, 5 * cell))
@@ -145,16 +136,11 @@ def render_cf(scene: Scene, g: torch.Generator, thin_px=(0.3, 1.6)) -> torch.Ten
     absorb = _weighted_sum((a.artery, uniform(g, b, 0.55, 0.95)), (bled, uniform(g, b, 0.6, 1.6))).add_(a.vein)
     deposits = _weighted_sum((exudate, uniform(g, b, 0.4, 0.95)), (drusen, uniform(g, b, 0.15, 0.5)))
     image.lerp_(pale, deposits.addcmul_(scar, uniform(g, b, 0.1, 0.7)).clamp_max_(1))
-    _absorb(image, absorb, blood)
+    for channel, depth in zip(image.split(1, 1), blood.split(1, 1), strict=True):
+        channel.mul_((absorb * -depth).exp_())
     image.mul_(1 - 0.5 * (blur(scar, 2.0) - scar).clamp_min_(0))
     shine = _weighted_sum((scene.layer("artery"), uniform(g, b, 0, 0.35)), (scene.layer("vein"), uniform(g, b, 0, 0.1)))
     return image.addcmul_(shine.mul_(scene.layer("reflex")), base).clamp_(0, 1)
-
-
-def _absorb(image: torch.Tensor, depth: torch.Tensor, strength: torch.Tensor) -> None:
-    """Darken an image (B, C, H, W) in place: depth (B, 1, H, W), strength (B, C, 1, 1)."""
-    for channel, each in zip(image.split(1, 1), strength.split(1, 1), strict=True):
-        channel.mul_((depth * -each).exp_())
 
 
 def render_fa(scene: Scene, g: torch.Generator, thin_px=(0.2, 1.4)) -> torch.Tensor:
@@ -163,12 +149,10 @@ def render_fa(scene: Scene, g: torch.Generator, thin_px=(0.2, 1.4)) -> torch.Ten
     a = _Anatomy(scene, g, thin_px)
     base = uniform(g, b, 0.08, 0.5)
     flush = 1 + uniform(g, b, -0.4, 0.6) * chance(g, b, 0.35) * _choroid(g, b, hw, scene.px_per_deg)
-    image = (
-        base * flush * (1 + uniform(g, b, 0.05, 0.3) * _texture(g, b, hw)) * (1 - uniform(g, b, 0.2, 0.85) * a.macula)
-    )
-    image = (image + a.disc * uniform(g, b, -0.6, 0.35)).clamp_min(0.02) + uniform(g, b, 0, 0.2) * chance(
-        g, b, 0.4
-    ) * a.halo
+    image = base * flush * (1 + uniform(g, b, 0.05, 0.3) * _texture(g, b, hw))
+    image = image * (1 - uniform(g, b, 0.2, 0.85) * a.macula)
+    image = (image + a.disc * uniform(g, b, -0.6, 0.35)).clamp_min(0.02)
+    image = image + uniform(g, b, 0, 0.2) * chance(g, b, 0.4) * a.halo
     mesh = _capillaries(g, b, hw, scene.px_per_deg) * (1 - a.avascular) * (1 - a.disc)
     image = image + mesh * uniform(g, b, 0, 0.15) * chance(g, b, 0.5)
     leak = blur(scene.layer("exudate") + scene.layer("drusen"), uniform(g, b, 0.5, 4.0)) * uniform(g, b, -0.1, 0.6)
@@ -203,37 +187,30 @@ def render_oct(scene: Scene, g: torch.Generator, thin_px=(0.4, 2.0)) -> torch.Te
 
 
 def render_octa(scene: Scene, g: torch.Generator, thin_px=(0.1, 1.0)) -> torch.Tensor:
-    """OCT angiography en-face: bright vessels in a capillary mesh, dark avascular zone, motion lines: (B, 1, H, W) in
-    [0, 1]."""
+    """OCT angiography en-face: bright vessels in a capillary mesh, dark avascular zone: (B, 1, H, W) in [0, 1]."""
     b, hw = len(scene.layers), scene.layers.shape[-2:]
     a = _Anatomy(scene, g, thin_px)
     mesh = _capillaries(g, b, hw, scene.px_per_deg)
     dropout = torch.sigmoid(4 * smooth_noise(g, b, hw, 48) + uniform(g, b, 2, 8))
     flow = mesh * uniform(g, b, 0.15, 0.6) * (1 - a.avascular) * dropout
     vessels = torch.maximum(a.vein * uniform(g, b, 0.5, 1.0), a.artery * uniform(g, b, 0.5, 1.0)) * (1 - 0.3 * a.disc)
-    image = (
-        uniform(g, b, 0.02, 0.2)
-        + torch.maximum(flow, vessels)
-        + uniform(g, b, 0.0, 0.15) * torch.randn(b, 1, *hw, generator=g).abs()
-    )
-    image = (
-        image
-        * (1 - scene.layer("hemorrhage") * uniform(g, b, 0, 0.6))
-        * (1 - uniform(g, b, 0, 0.6) * scene.layer("scar"))
-    )
+    image = uniform(g, b, 0.02, 0.2) + torch.maximum(flow, vessels)
+    image = image + uniform(g, b, 0.0, 0.15) * torch.randn(b, 1, *hw, generator=g).abs()
+    image = image * (1 - scene.layer("hemorrhage") * uniform(g, b, 0, 0.6))
+    image = image * (1 - uniform(g, b, 0, 0.6) * scene.layer("scar"))
     return _with_motion_lines(image, g)
 
 
 def render_deep_octa(scene: Scene, g: torch.Generator, thin_px=(0.3, 1.6)) -> torch.Tensor:
-    """OCT angiography of a slab beneath the retina's vessels: grain of the choriocapillaris, and of the vessels above
-    only projection artefacts, patchy and bright, or dark where software has taken them away (Spaide et al., Retina
-    2015): (B, 1, H, W) in [0, 1]."""
+    """OCT angiography of a slab beneath the retina's vessels: (B, 1, H, W) in [0, 1].
+
+    It shows grain of the choriocapillaris, and of the vessels above only projection artefacts: patchy and bright, or
+    dark where software has taken them away (Spaide et al., Retina 2015).
+    """
     b, hw = len(scene.layers), scene.layers.shape[-2:]
     a = _Anatomy(scene, g, thin_px)
-    grain, voids = (
-        smooth_noise(g, b, hw, 2) + 0.7 * smooth_noise(g, b, hw, 4),
-        torch.sigmoid(3 * smooth_noise(g, b, hw, 5) - 4),
-    )
+    grain = smooth_noise(g, b, hw, 2) + 0.7 * smooth_noise(g, b, hw, 4)
+    voids = torch.sigmoid(3 * smooth_noise(g, b, hw, 5) - 4)
     image = uniform(g, b, 0.15, 0.5) * (1 + uniform(g, b, 0.05, 0.35) * grain) * (1 - uniform(g, b, 0.2, 0.8) * voids)
     image = image + _capillaries(g, b, hw, scene.px_per_deg) * uniform(g, b, 0.0, 0.3) * (1 - a.avascular)
     patchy = torch.sigmoid(3 * smooth_noise(g, b, hw, max(hw) / 8) + uniform(g, b, 1, 4))
@@ -242,11 +219,8 @@ def render_deep_octa(scene: Scene, g: torch.Generator, thin_px=(0.3, 1.6)) -> to
     edges = (blur(ghost, 1.5) - ghost).clamp_min(0)
     taken = image * (1 - (ghost * uniform(g, b, 0.8, 1.6)).clamp_max(0.95)) + edges * uniform(g, b, 0, 0.25)
     image = torch.where(chance(g, b, 0.5) > 0, taken, left) * (1 - 0.7 * a.disc)
-    image = (
-        image
-        * (1 - uniform(g, b, 0.2, 0.8) * scene.layer("drusen"))
-        * (1 - uniform(g, b, 0, 0.6) * scene.layer("hemorrhage"))
-    )
+    image = image * (1 - uniform(g, b, 0.2, 0.8) * scene.layer("drusen"))
+    image = image * (1 - uniform(g, b, 0, 0.6) * scene.layer("hemorrhage"))
     return _with_motion_lines(image + uniform(g, b, 0.0, 0.08) * torch.randn(b, 1, *hw, generator=g).abs(), g)
 
 

@@ -1,11 +1,10 @@
-"""Batches for training and validation. Batch number i of a run depends on (seed, i) and on nothing else, so resuming is
-exact.
+"""Synthetic batches for training and validation. Batch i depends on (seed, i) alone, so resuming is exact.
 
 Every batch is a dict: image0, image1 (B, 1, H, W) in [0, 1]; valid0, valid1 (B, 1, H, W) bool fields of view; H_0to1
-(B, 3, 3) float64; vessel_mask0 (B, 1, H, W); vessel_keypoints, vessel_keypoints1 (B, N, 2) px of image 0 and 1,
+(B, 3, 3) float64; vessel_mask0 (B, 1, H, W) bool; vessel_keypoints, vessel_keypoints1 (B, N, 2) px of image 0 and 1,
 NaN-padded, the annotated junctions; true_keypoints (B, N, 2) px of image 0, all junctions however thin, for judging
-only; modalities, a list of (fixed, moving); sample_ids, a list of names under which image 0's frame comes back ("" = it
-never does).
+only; modalities, a list of (fixed, moving); sample_ids, names under which image 0's frame comes back, "" if it never
+does.
 """
 
 from __future__ import annotations
@@ -15,27 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ..core.caches import ByteCache, pack, unpack
-from ..core.geometry import (
-    TransformRange,
-    image_center,
-    inside,
-    overlap_fraction,
-    random_homographies,
-    sample_map,
-    similarity,
-    warp_layers,
-    warp_points,
-)
-from ..data.augment import (
-    AppearanceRange,
-    apply_field_of_view,
-    random_field_of_view,
-    randomise_appearance,
-    to_gray_batch,
-)
-from ..data.sources import pad_points
-from .drawing import LAYERS, rasterise, view_matrix, visible_junctions
+from ..core import geometry
+from ..data import augment
+from ..data.sources import ByteCache, pack, unpack
+from .drawing import rasterise, view_matrix, visible_junctions
 from .render import Scene, anatomy_of, render
 from .vasculature import GrowthOptions, grow_retina
 
@@ -45,17 +27,16 @@ class SyntheticOptions:
     """What synthetic pairs look like. Sizes in px, angles in degrees."""
 
     size_px: int = 256  # side of the square images
-    relative: TransformRange = TransformRange()  # image 0 → image 1
+    relative: geometry.TransformRange = geometry.TransformRange()  # image 0 → image 1
     absolute_rotation_deg: float = 180.0  # turn of image 0 itself
     zoom: tuple[float, float] = (0.38, 1.5)  # image 0 is drawn at so much of the cached resolution, log-uniform
     field_deg: tuple[float, float] = (18.0, 60.0)  # field of view of the 640 px cache
     fixed: tuple[str, ...] = ("CF", "CF", "CF", "CF", "OCT")  # drawn with equal chances
     moving: tuple[str, ...] = ("FA", "OCT", "OCTA")
     annotated_share: float = 1.0  # of the junctions; the others are true but nobody marked them
-    # 0: image 0 looks elsewhere every time; n: one of n fixed frames per retina, so that a sample comes back
-    frames_per_retina: int = 0
+    frames_per_retina: int = 0  # 0: image 0 looks elsewhere every time; n: one of n frames, so that a sample comes back
     min_overlap: float = 0.25  # of image 1 inside image 0; otherwise another transform is drawn
-    appearance: AppearanceRange = AppearanceRange()
+    appearance: augment.AppearanceRange = augment.AppearanceRange()
     growth: GrowthOptions = GrowthOptions()
 
 
@@ -65,8 +46,8 @@ VIEW_CACHE_BYTES = 128 * 2**20  # of each process; some 1000 retinas
 
 @dataclass(frozen=True)
 class CachedView:
-    """One retina drawn once: layers (8, 640, 640) uint8, px_from_deg (3, 3), anatomy (4,), junctions (J, 2) px and
-    widths (J,) px, and which junctions are annotated, (J,) bool."""
+    """One retina drawn once: layers (8, 640, 640) uint8, px_from_deg (3, 3), anatomy (4,), and junctions (J, 2) px
+    with their widths and whether they are annotated, (J,) bool."""
 
     layers: np.ndarray
     px_from_deg: np.ndarray
@@ -94,26 +75,20 @@ _views = ByteCache(VIEW_CACHE_BYTES)  # of this process
 
 
 def draw_cached_view(seed: int, index: int, options: SyntheticOptions) -> CachedView:
-    """`draw_view`, kept in memory: compressed, since layers are mostly empty (.03 to .2 MB, 2 to 5 ms to restore)."""
+    """`draw_view`, kept in memory, compressed: .03 to .2 MB and 2 to 5 ms to restore."""
 
-    def draw() -> tuple[list[bytes], CachedView]:
+    def draw() -> tuple[list[tuple], CachedView]:
         view = draw_view(seed, index, options)
-        return pack(view.layers), replace(view, layers=np.zeros(0, np.uint8))
+        return [pack(layer) for layer in view.layers], replace(view, layers=np.zeros(0, np.uint8))
 
     packed, view = _views.get((seed, index, options), draw)
-    return replace(view, layers=unpack(packed, (CACHE_PX, CACHE_PX)))
+    return replace(view, layers=np.stack([unpack(*layer) for layer in packed]))
 
 
 class SyntheticPairs:
     """Endless pairs from a pool of ``pool_size`` retinas, drawn on first use (.1 s each), rendered anew every time."""
 
-    def __init__(
-        self,
-        seed: int,
-        pool_size: int = 600,
-        options: SyntheticOptions = SyntheticOptions(),
-        pool_seed: int | None = None,
-    ):
+    def __init__(self, seed: int, pool_size=600, options=SyntheticOptions(), pool_seed: int | None = None):
         self.seed, self.pool_size, self.options = seed, pool_size, options
         self.pool_seed = seed if pool_seed is None else pool_seed
 
@@ -129,24 +104,20 @@ class SyntheticPairs:
         retinas = rng.integers(0, self.pool_size, batch_size)
         frames = rng.integers(0, o.frames_per_retina, batch_size) if o.frames_per_retina else np.zeros(batch_size, int)
         views = [self.view(int(i)) for i in retinas]
-        fixed_frame = [np.random.default_rng([self.pool_seed, 2, i, k]) for i, k in zip(retinas, frames, strict=True)]
-        H_view_to_0 = np.stack(
-            [self._frame0(v, own if o.frames_per_retina else rng) for v, own in zip(views, fixed_frame, strict=True)]
-        )
-        valid = random_field_of_view(2 * batch_size, hw, g)
+        own = [np.random.default_rng([self.pool_seed, 2, i, k]) for i, k in zip(retinas, frames, strict=True)]
+        looks = own if o.frames_per_retina else [rng] * batch_size
+        H_view_to_0 = np.stack([self._frame0(view, look) for view, look in zip(views, looks, strict=True)])
+        valid = augment.random_field_of_view(2 * batch_size, hw, g)
         H_0to1 = self._relative(batch_size, hw, strength, g)
         H_view_to_1 = H_0to1.numpy() @ H_view_to_0
         fixed, moving = ([str(rng.choice(pool)) for _ in views] for pool in (o.fixed, o.moving))
         H = np.concatenate([H_view_to_0, H_view_to_1])
         image, vessels, known = self._render(views + views, H, fixed + moving, hw, g)
         valid = valid & known
-        image = apply_field_of_view(randomise_appearance(image, g, o.appearance), valid, g, o.appearance)
-        points = pad_points([_junctions(v, h, m) for v, h, m in zip(views + views, H, valid, strict=True)])
-        everything = [
-            _junctions(v, h, m, all_of_them=True)
-            for v, h, m in zip(views, H_view_to_0, valid[:batch_size], strict=True)
-        ]
-        b = batch_size
+        image = augment.randomise_appearance(image, g, o.appearance)
+        image = augment.apply_field_of_view(image, valid, g, o.appearance)
+        b, shown = batch_size, list(zip(views + views, H, valid, strict=True))
+        points = geometry.pad_points([_junctions(*each) for each in shown])
         return {
             "image0": image[:b],
             "image1": image[b:],
@@ -156,7 +127,7 @@ class SyntheticPairs:
             "vessel_mask0": vessels[:b] & valid[:b],
             "vessel_keypoints": points[:b],
             "vessel_keypoints1": points[b:],
-            "true_keypoints": pad_points(everything),
+            "true_keypoints": geometry.pad_points([_junctions(*each, all_of_them=True) for each in shown[:b]]),
             "modalities": list(zip(fixed, moving, strict=True)),
             "sample_ids": [f"{i}.{k}" if o.frames_per_retina else "" for i, k in zip(retinas, frames, strict=True)],
         }
@@ -164,45 +135,36 @@ class SyntheticPairs:
     def _frame0(self, view: CachedView, rng: np.random.Generator) -> np.ndarray:
         """(3, 3) cache px → image 0 px: any turn, a zoom, and a look at a junction-rich place."""
         o = self.options
-        zoom = float(np.exp(rng.uniform(*np.log(o.zoom))))
-        reach = min(0.5 * o.size_px / zoom, (CACHE_PX - 1) / 2)
-        center = rng.uniform(reach, CACHE_PX - 1 - reach, 2)
-        if len(view.junctions_xy) and rng.random() < 0.5:
-            center = view.junctions_xy[rng.integers(len(view.junctions_xy))] * 0.7 + center * 0.3
-        angle = rng.uniform(-1, 1) * o.absolute_rotation_deg
-        return similarity(angle, zoom, center, image_center((o.size_px, o.size_px)))
+        points, turn_deg = view.junctions_xy, o.absolute_rotation_deg
+        center, zoom, angle = augment.random_place(rng, points, o.zoom, turn_deg, CACHE_PX, o.size_px)
+        return geometry.similarity(angle, zoom, center, geometry.image_center((o.size_px, o.size_px)))
 
     def _relative(self, count: int, hw, strength: float, g: torch.Generator) -> torch.Tensor:
-        """(count, 3, 3) transforms with at least min_overlap; when 20 draws have it not, one at a third of the strength
-        is taken."""
+        """(count, 3, 3) transforms with at least min_overlap, or weak ones when 20 draws have it not."""
         ranges, chosen = self.options.relative.scaled(strength), []
         for _ in range(count):
-            draws = random_homographies(20, hw, ranges, g)
-            good = (H for H in draws if overlap_fraction(H.numpy(), hw, hw, 8) >= self.options.min_overlap)
+            draws = geometry.random_homographies(20, hw, ranges, g)
+            good = (H for H in draws if geometry.overlap_fraction(H.numpy(), hw, hw, 8) >= self.options.min_overlap)
             H = next(good, None)
-            chosen.append(random_homographies(1, hw, ranges.scaled(0.3), g)[0] if H is None else H)
+            chosen.append(geometry.random_homographies(1, hw, ranges.scaled(0.3), g)[0] if H is None else H)
         return torch.stack(chosen)
 
     def _render(self, views: list[CachedView], H_view_to_image: np.ndarray, modalities: list[str], hw, g):
-        """Pictures (B, 1, H, W); vessels and what the views cover, both (B, 1, H, W) bool.
-
-        Images of one modality are drawn together.
-        """
+        """Pictures (B, 1, H, W), vessels, and what the views cover, bool; images of one modality are drawn together."""
         image, vessels = torch.empty(len(views), 1, *hw), torch.empty(len(views), 1, *hw, dtype=torch.bool)
         known = torch.empty_like(vessels)
         for modality in sorted(set(modalities)):
             index = [i for i, m in enumerate(modalities) if m == modality]
             scene, known[index] = _scene([views[i] for i in index], H_view_to_image[index], hw)
             picture = render(modality, scene, g)
-            image[index] = to_gray_batch(picture, g) if modality == "CF" else picture
-            arteries, veins = (scene.layers[:, [LAYERS.index(kind)]] for kind in ("artery", "vein"))
-            vessels[index] = torch.maximum(arteries, veins) > 127
+            image[index] = augment.to_gray_batch(picture, g) if modality == "CF" else picture
+            vessels[index] = scene.vessels
         return image, vessels, known
 
 
 def _scene(views: list[CachedView], H_view_to_image: np.ndarray, hw) -> tuple[Scene, torch.Tensor]:
     """Views in the frames of images, and the (B, 1, H, W) bool mask of what they cover."""
-    warped = [warp_layers(v.layers, H, hw) for v, H in zip(views, H_view_to_image, strict=True)]
+    warped = [geometry.warp_layers(v.layers, H, hw) for v, H in zip(views, H_view_to_image, strict=True)]
     layers, known = (torch.from_numpy(np.stack(part)) for part in zip(*warped, strict=True))
     deg_from_px = np.linalg.inv(np.stack([v.px_from_deg for v in views])) @ np.linalg.inv(H_view_to_image)
     scene = Scene(layers, torch.from_numpy(deg_from_px), torch.tensor([v.anatomy for v in views]))
@@ -212,12 +174,10 @@ def _scene(views: list[CachedView], H_view_to_image: np.ndarray, hw) -> tuple[Sc
 def _junctions(
     view: CachedView, H: np.ndarray, valid: torch.Tensor, min_width_px: float = 1.2, all_of_them: bool = False
 ) -> torch.Tensor:
-    """Junctions of a view in an image's px that lie in its field of view: the annotated ones that are wide enough to be
-    seen, or all."""
-    xy = warp_points(view.junctions_xy, H)
-    scale = np.sqrt(abs(np.linalg.det(H[:2, :2])))
-    seen = inside(xy, valid.shape[-2:], 2.0) & (
-        all_of_them | (view.annotated & (view.junction_width_px * scale >= min_width_px))
-    )
-    xy = torch.from_numpy(xy[seen]).float()
-    return xy[sample_map(valid[None].float(), xy[None])[0, :, 0] > 0.99] if len(xy) else xy.reshape(0, 2)
+    """(N, 2) px: junctions in an image's field of view, either those annotated and wide enough to be seen, or all."""
+    xy = geometry.warp_points(view.junctions_xy, H)
+    width_px = view.junction_width_px * np.sqrt(abs(np.linalg.det(H[:2, :2])))
+    wanted = all_of_them | (view.annotated & (width_px >= min_width_px))
+    xy = xy[geometry.inside(xy, valid.shape[-2:], 2.0) & wanted]
+    xy = torch.from_numpy(xy).float()
+    return xy[geometry.sample_map(valid[None].float(), xy[None])[0, :, 0] > 0.99] if len(xy) else xy.reshape(0, 2)

@@ -1,7 +1,7 @@
 """Grow a retina as vectors: two vessel trees, disc, fovea and lesions, in degrees of visual angle.
 
-Coordinates are degrees with the fovea at (0, 0), x to the right and y down, so one retina can be drawn in any view and
-at any resolution (`drawing`) with exact junctions. All tips of both trees grow together, one step at a time, as arrays.
+The fovea is at (0, 0), x points to the right and y down, so `drawing` can show one retina in any view with exact
+junctions. All tips of both trees grow together, one step at a time, as arrays.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from ..core.vessels import BIFURCATION, CROSSING
+
 ARTERY, VEIN = 0, 1
-BIFURCATION, CROSSING = 0, 1
 REACH_DEG = 36.0  # vessels further than this from the fovea are not grown
 _TURNS_RAD, _REACH_STEPS = np.array([0.0, -0.3, 0.3, -0.65, 0.65]), np.array([2.2, 3.6, 5.5])  # where a tip looks ahead
-# cells that a passing vessel claims, in steps
-_AROUND = np.array([[x, y] for x in (-1.4, 0, 1.4) for y in (-1.4, 0, 1.4)])
+_AROUND = np.array([[x, y] for x in (-1.4, 0, 1.4) for y in (-1.4, 0, 1.4)])  # cells that a vessel claims, in steps
 _CENTER = (_AROUND == 0).all(1)
 
 
@@ -35,9 +35,8 @@ class GrowthOptions:
 
 @dataclass(frozen=True)
 class Retina:
-    """One retina as vectors (degrees). ``segments``: (N, 4) x0 y0 x1 y1, sorted thin to thick, with kind and width per
-    row; ``junctions_xy``: (J, 2) with kind (bifurcation, crossing) and width of the thinner vessel; lesions: (L, 5)
-    layer, x, y, r, seed."""
+    """One retina as vectors, degrees. segments: (N, 4) x0 y0 x1 y1, sorted thin to thick; junctions_xy: (J, 2), with
+    the width of the thinner vessel; lesions: (L, 5) layer, x, y, r, seed."""
 
     segments: np.ndarray
     segment_kind: np.ndarray
@@ -61,35 +60,22 @@ def grow_retina(rng: np.random.Generator, options: GrowthOptions = GrowthOptions
     junction_width = np.concatenate([fork_width, crossing_width])
     junction_kind = np.repeat([BIFURCATION, CROSSING], [len(junctions) - len(crossing_xy), len(crossing_xy)])
     radius = rng.uniform(2.4, 3.2)
-    # inside the disc vessels pile up: no landmark there
-    clear = np.linalg.norm(junctions - disc, axis=1) > 0.75 * radius
+    clear = np.linalg.norm(junctions - disc, axis=1) > 0.75 * radius  # vessels pile up inside: no landmark there
     order = np.argsort(widths, kind="stable")
     lesions = _lesions(rng, disc) if rng.random() < options.lesion_probability else np.zeros((0, 5))
-    return Retina(
-        segments[order],
-        kinds[order],
-        widths[order],
-        junctions[clear],
-        junction_kind[clear],
-        junction_width[clear],
-        lesions,
-        disc,
-        radius,
-        zone,
-    )
+    vessels = (part[order] for part in (segments, kinds, widths))
+    landmarks = (part[clear] for part in (junctions, junction_kind, junction_width))
+    return Retina(*vessels, *landmarks, lesions, disc, radius, zone)
 
 
 def _grow_trees(rng, options, disc, zone):
-    """Grow arteries and veins side by side. Returns segments (N, 4), widths and kinds (N,), bifurcations (J, 2), child
-    widths (J,)."""
+    """Segments (N, 4) of both trees, their widths, kinds and branches; bifurcations (J, 2) and child widths (J,)."""
     trunks = [_trunks(rng, options, disc, kind) for kind in (ARTERY, VEIN)]
     tips = {k: np.concatenate([t[k] for t in trunks]) for k in trunks[0]}
     tips["id"] = np.arange(len(tips["id"]))
-    h = options.step_deg
-    # of arteries, of veins
-    tortuosity, spacing = rng.uniform(*options.tortuosity, 2), rng.uniform(*options.branch_spacing, 2)
-    # per kind: which branch has passed through a cell
-    owner = np.full((2, int(2 * REACH_DEG / h), int(2 * REACH_DEG / h)), -1, np.int32)
+    h, cells = options.step_deg, int(2 * REACH_DEG / options.step_deg)
+    tortuosity, spacing = rng.uniform(*options.tortuosity, 2), rng.uniform(*options.branch_spacing, 2)  # per kind
+    owner = np.full((2, cells, cells), -1, np.int32)  # per kind: which branch has passed through a cell
     parents, births, steps = tips["id"].tolist(), [], []
     for _ in range(int(1.5 * REACH_DEG / h)):
         if not len(tips["id"]):
@@ -106,11 +92,8 @@ def _grow_trees(rng, options, disc, zone):
         if children:
             tips = {k: np.concatenate([tips[k], children[k]]) for k in tips}
         away = np.linalg.norm(tips["xy"], axis=1)
-        alive = (
-            (tips["radius"] > options.min_radius_deg)
-            & (away < REACH_DEG - 1)
-            & (away > zone * rng.uniform(0.85, 1.15, len(away)))
-        )
+        alive = (tips["radius"] > options.min_radius_deg) & (away < REACH_DEG - 1)
+        alive &= away > zone * rng.uniform(0.85, 1.15, len(away))
         alive[: len(blocked)] &= ~blocked
         if not alive.all():
             tips = {k: v[alive] for k, v in tips.items()}
@@ -126,51 +109,28 @@ def _trunks(rng, options, disc, kind):
         t = abs(disc[0]) * (y / apex) ** 2  # on the parabola t = t_fovea (y / apex)²
         rows.append((temporal * t, vertical * y, np.arctan2(vertical * y, temporal * 2 * t), 1.0))
         angle = np.radians(rng.uniform(25, 70))
-        rows.append(
-            (
-                -temporal * np.cos(angle),
-                vertical * np.sin(angle),
-                np.arctan2(vertical * np.sin(angle), -temporal * np.cos(angle)),
-                rng.uniform(0.55, 0.85),
-            )
-        )
+        x, y = -temporal * np.cos(angle), vertical * np.sin(angle)
+        rows.append((x, y, np.arctan2(y, x), rng.uniform(0.55, 0.85)))
     for _ in range(rng.integers(0, 4)):  # small vessels straight to the macula or to the nasal side
         angle = rng.uniform(-0.5, 0.5)
-        side = temporal * rng.choice([1, -1], p=[0.7, 0.3])
-        rows.append(
-            (
-                side * np.cos(angle),
-                np.sin(angle),
-                np.arctan2(np.sin(angle), side * np.cos(angle)),
-                rng.uniform(0.3, 0.5),
-            )
-        )
-    rows = np.array(rows)
-    n = len(rows)
-    radius = (
-        rng.uniform(*options.trunk_radius_deg)
-        * rows[:, 3]
-        * (1.15 if kind == VEIN else 1.0)
-        * rng.uniform(0.85, 1.1, n)
-    )
-    return {
-        "xy": disc + rows[:, :2],
-        "heading": rows[:, 2],
-        "radius": radius,
-        "id": np.arange(n),
-        "kind": np.full(n, kind),
-        "length": np.zeros(n),
-        "budget": np.where(rows[:, 3] > 0.5, 40.0, 14.0),
+        x, y = temporal * rng.choice([1, -1], p=[0.7, 0.3]) * np.cos(angle), np.sin(angle)
+        rows.append((x, y, np.arctan2(y, x), rng.uniform(0.3, 0.5)))
+    (x, y, heading, size), n = np.array(rows).T, len(rows)
+    width = rng.uniform(*options.trunk_radius_deg) * size * (1.15 if kind == VEIN else 1.0)
+    fresh = {"id": np.arange(n), "kind": np.full(n, kind), "length": np.zeros(n), "drift": np.zeros(n)}
+    return fresh | {
+        "xy": disc + np.stack([x, y], 1),
+        "heading": heading,
+        "radius": width * rng.uniform(0.85, 1.1, n),
+        "budget": np.where(size > 0.5, 40.0, 14.0),
         "countdown": rng.uniform(1.5, 4.0, n),
         "side": rng.choice([-1.0, 1.0], n),
-        "drift": np.zeros(n),
-        "trunk": np.where(rows[:, 3] > 0.5, 1.0, 0.3),
+        "trunk": np.where(size > 0.5, 1.0, 0.3),
     }
 
 
 def _steer(tips, rng, h, owner, parents, disc, tortuosity):
-    """Turn every tip along the retina's flow, with persistent random drift, away from vessels of its own kind; True =
-    blocked."""
+    """Turn every tip along the flow, drifting, away from vessels of its kind; (N,) True where it is blocked."""
     n = len(tips["id"])
     flow = _flow(tips["xy"], disc, tips["trunk"])
     wanted = np.angle(np.exp(1j * (flow - tips["heading"])))
@@ -189,16 +149,13 @@ def _steer(tips, rng, h, owner, parents, disc, tortuosity):
 
 
 def _flow(xy, disc, trunk):
-    """Direction (rad) in which vessels run: arcades are parabolas about the disc-fovea axis (t along it, y across),
-    nasal ones are radial, side branches run to the fovea inside the arcades and away from it outside."""
+    """Direction (rad) in which vessels run at xy: arcades are parabolas about the disc-fovea axis (t along it, y
+    across), nasal vessels are radial, side branches run to the fovea inside the arcades and away from it outside."""
     temporal = -np.sign(disc[0])
     t, y = (xy[:, 0] - disc[0]) * temporal, xy[:, 1] - disc[1]
     inwards = np.clip((t - abs(disc[0])) / 20, 0, 0.35)  # beyond the fovea arcades bend back to the horizontal raphe
-    along = np.where(
-        t > 0.2,
-        np.arctan2(y - inwards * np.sign(y) * t, temporal * 2 * np.maximum(t, 0.2)),
-        np.arctan2(y, temporal * t),
-    )
+    parabola = np.arctan2(y - inwards * np.sign(y) * t, temporal * 2 * np.maximum(t, 0.2))
+    along = np.where(t > 0.2, parabola, np.arctan2(y, temporal * t))
     arcade = 8.5 * np.sqrt(np.maximum(t, 0) / abs(disc[0]))
     inner = (np.abs(y) < arcade) & (t > 1.0)
     to_fovea = np.arctan2(-xy[:, 1], -xy[:, 0])
@@ -224,27 +181,16 @@ def _branch(tips, rng, spacing, parents, births):
     tips["side"][index] = side
     tips["countdown"][index] = spacing * (1.3 + 6 * radius) * rng.uniform(0.6, 1.7, n)
     ids = len(parents) + np.arange(n)
-    parents.extend(tips["id"][index].tolist())
-    parent = (
-        tips["id"][index].tolist(),
-        tips["xy"][index].copy(),
-        (2 * child_radius).tolist(),
-        tips["length"][index].tolist(),
-    )
-    births.extend(zip(ids.tolist(), *parent, strict=True))
-    return {
-        "xy": tips["xy"][index],
-        "heading": base + child_angle,
-        "radius": child_radius,
-        "id": ids,
-        "kind": tips["kind"][index],
-        "length": np.zeros(n),
-        "budget": 4 + 110 * child_radius * rng.uniform(0.6, 1.4, n),
-        "countdown": spacing * (1.2 + 5 * child_radius) * rng.uniform(0.6, 1.7, n),
-        "side": rng.choice([-1.0, 1.0], n),
-        "drift": np.zeros(n),
-        "trunk": np.where(fork & (rng.random(n) < 0.35), tips["trunk"][index], 0.3),
-    }
+    born = {key: tips[key][index] for key in tips}
+    parents.extend(born["id"].tolist())
+    births.extend(zip(ids, born["id"], born["xy"], 2 * child_radius, born["length"], strict=True))
+    born |= {"id": ids, "heading": base + child_angle, "radius": child_radius}
+    born |= {"length": np.zeros(n), "drift": np.zeros(n)}
+    born["budget"] = 4 + 110 * child_radius * rng.uniform(0.6, 1.4, n)
+    born["countdown"] = spacing * (1.2 + 5 * child_radius) * rng.uniform(0.6, 1.7, n)
+    born["side"] = rng.choice([-1.0, 1.0], n)
+    born["trunk"] = np.where(fork & (rng.random(n) < 0.35), born["trunk"], 0.3)
+    return born
 
 
 def _collect(steps, parents, births, h, shortest_deg=0.9):
@@ -259,8 +205,8 @@ def _collect(steps, parents, births, h, shortest_deg=0.9):
 
 
 def _crossings(segments, widths, branches, forks, min_angle_deg=20.0, clear_deg=0.35):
-    """Exact points where two branches of any kind cross at more than min_angle_deg, clear_deg or more away from every
-    bifurcation (a child touches its parent where it is born): (C, 2) and the thinner one's width (C,)."""
+    """Exact points (C, 2) where two branches cross at more than min_angle_deg, and the thinner one's width (C,). None
+    is nearer than clear_deg to a bifurcation, because a child touches its parent where it is born."""
     start, step = segments[:, :2], segments[:, 2:] - segments[:, :2]
     reach = np.linalg.norm(step, axis=1).max()
     pairs = cKDTree(start + step / 2).query_pairs(reach, output_type="ndarray")
@@ -277,8 +223,7 @@ def _crossings(segments, widths, branches, forks, min_angle_deg=20.0, clear_deg=
 
 
 def _lesions(rng, disc):
-    """(L, 5) rows of index in drawing.LESIONS, x, y, radius (deg), outline seed: a random mixture of pathologies in
-    clusters."""
+    """(L, 5) index in drawing.LESIONS, x, y, radius (deg), outline seed: random pathologies in clusters."""
     rows = []
     recipes = {0: (0.5, 25, 0.15, 2.2), 1: (0.45, 40, 0.08, 0.7), 2: (0.35, 60, 0.07, 0.4), 3: (0.35, 60, 0.3, 1.0)}
     for layer, (chance, most, small, large) in recipes.items():
@@ -288,17 +233,13 @@ def _lesions(rng, disc):
             center, spread = rng.normal(0, 8, 2) - 0.1 * disc, rng.uniform(0.6, 9)
             n = rng.integers(1, most)
             radius = np.exp(rng.uniform(np.log(small), np.log(large), n)) * rng.uniform(0.5, 1.2)
-            rows.append(
-                np.column_stack(
-                    [np.full(n, layer), center + rng.normal(0, spread, (n, 2)), radius, rng.integers(0, 2**31, n)]
-                )
-            )
+            places, seeds = center + rng.normal(0, spread, (n, 2)), rng.integers(0, 2**31, n)
+            rows.append(np.column_stack([np.full(n, layer), places, radius, seeds]))
     return np.concatenate(rows) if rows else np.zeros((0, 5))
 
 
 def _mark(owner, tips, h):
-    """Write branch ids into the cells at the tips and, where still free, into the cells around: vessels of a kind keep
-    their distance."""
+    """Write branch ids into the cells at the tips and the free ones around: vessels of a kind keep their distance."""
     where = (tips["kind"][:, None], *_cell(tips["xy"][:, None] + h * _AROUND, h, owner.shape[1]))
     ids = np.broadcast_to(tips["id"][:, None], where[1].shape)
     owner[where] = np.where((owner[where] < 0) | _CENTER, ids, owner[where])

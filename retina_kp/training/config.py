@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from ..data.squares import FrameRange
+from ..data.augment import FrameRange
 from ..data.training_files import FileOptions
 from ..synthetic.render import DEEP_OCTA
 from ..synthetic.training_pairs import CACHE_PX, SyntheticOptions

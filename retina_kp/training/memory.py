@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ..core.geometry import warp_points
-from .pke import ROUNDING, PkeOptions, PkeRound, annotation_filter, pad_rows, point_distances, view_filter
+from ..core.geometry import pad_points, warp_points
+from .pke import ROUNDING, PkeOptions, PkeRound, annotation_filter, point_distances, view_filter
 
 WATCHED_SAMPLES, MAX_PAGES = 4, 200  # of a label history, which takes 1 to 10 MB of state.pt when it is full
 
@@ -100,7 +100,7 @@ def expand(value_map: ValueMap, batch: dict) -> tuple[torch.Tensor, int]:
         promoted = promoted[view_filter(promoted, valid0) & annotation_filter(promoted, annotated, value_map.options)]
         labels.append(torch.cat([annotated[torch.isfinite(annotated).all(-1)], promoted]))
         count += len(promoted)
-    return pad_rows(labels), count
+    return pad_points(labels), count
 
 
 # ------------------------------------------------------------------ the history of a few samples, for notebook 05

@@ -12,9 +12,8 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch.nn.utils.rnn import pad_sequence
 
-from ..core.geometry import inside, sample_map, warp_points
+from ..core.geometry import inside, pad_points, sample_map, warp_points
 from ..networks import DenseOutput
 from ..registration.keypoints import KeypointOptions, find_keypoints, seen_cells
 
@@ -104,7 +103,7 @@ def mine(out0: DenseOutput, out1: DenseOutput, batch: dict, options: PkeOptions 
     with torch.autocast(out0.detector.device.type, enabled=False):
         out0, out1 = (DenseOutput(x.detector.float(), x.descriptors.float(), *strides(x)) for x in (out0, out1))
         found = find_keypoints(out0, batch["valid0"], picking)
-        points0, probability0 = pad_rows([xy for xy, _ in found]), pad_rows([p[:, None] for _, p in found])[..., 0]
+        points0, probability0 = pad_points([xy for xy, _ in found]), pad_points([p[:, None] for _, p in found])[..., 0]
         points1 = warp_points(points0.double(), batch["H_0to1"].double()).float()
         probability1, in_view = peak_probability(out1, points1), view_filter(points1, batch["valid1"])
         confidence = (probability0 * probability1).sqrt()
@@ -157,11 +156,6 @@ def content_ratio(out0, out1, points0, points1, pool, options: PkeOptions) -> to
     least = torch.minimum(*nearest)
     proved = torch.isfinite(nearest[0]) & (least > MIN_OTHER_DISTANCE) & (own < least)
     return (own / nearest[0]).masked_fill(~proved, torch.inf)
-
-
-def pad_rows(rows: list[torch.Tensor]) -> torch.Tensor:
-    """Lists of (N_i, D) → (B, max N, D), the rest NaN; at least one row."""
-    return pad_sequence([*rows, rows[0].new_full((1, rows[0].shape[1]), torch.nan)], True, torch.nan)[:-1]
 
 
 def mined_precision(points_xy: torch.Tensor, true_xy: torch.Tensor, radius_px: float = TRUE_RADIUS_PX) -> float:
