@@ -20,7 +20,7 @@ from retina_kp.networks.checkpoints import SHIPPED, save_network
 from retina_kp.notebook import report, runs
 from retina_kp.notebook.runs import Settings, find_checkpoint, plan, training_config
 from retina_kp.synthetic.pairs import write_aligned_folder
-from retina_kp.training.config import RATES, RECIPES, get_recipe
+from retina_kp.training.config import RATES, RECIPES, get_recipe, rate_of
 from retina_kp.training.losses import PHASES
 from retina_kp.training.processes import REASON, read_history, write_state
 from retina_kp.training.trainer import Trainer
@@ -147,7 +147,7 @@ def test_recipes_are_complete(name):
 
 
 def test_every_network_has_a_rate_and_keeps_it():
-    assert set(RATES) == set(NETWORKS)
+    assert set(RATES) == set(NETWORKS) and rate_of("one of my own") == min(RATES.values())
     assert config_of("warmup", recipe="full").learning_rate == 1e-4
     assert config_of("warmup", recipe="lite", network="superretina").learning_rate == pytest.approx(1e-4)
     assert config_of("warmup", recipe="full", network="lite").learning_rate == pytest.approx(1e-3)

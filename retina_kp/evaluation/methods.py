@@ -31,7 +31,7 @@ ORACLE = ", oracle keypoints"  # what follows the name of a method where the tru
 NOT_FOUND = "found no transform"
 _FAMILIES = [import_module(f".{m.name}", baselines.__name__) for m in pkgutil.iter_modules(baselines.__path__)]
 BASELINES = {name: function for family in (*_FAMILIES, baselines) for name, function in family.BASELINES.items()}
-MISSING = {name: why for family in _FAMILIES for name, why in family.MISSING.items()}
+MISSING = {name: why for family in _FAMILIES for name, why in getattr(family, "MISSING", {}).items()}
 
 
 @runtime_checkable

@@ -11,9 +11,10 @@ from pathlib import Path
 from ..core.config import from_dict, to_dict
 from ..core.files import in_project, new_run_folder, project_root, runs_root, write_json, write_text
 from ..data.training_files import FileOptions
+from ..networks import NETWORKS
 from ..networks.checkpoints import SHIPPED, find_weights, read_metadata
 from ..synthetic import pseudo_real
-from ..training.config import RATES, STAND_IN, TrainConfig
+from ..training.config import STAND_IN, TrainConfig, rate_of
 from ..training.losses import PHASES
 from ..training.processes import launch, read_state
 from ..training.settings import Settings, folder_of, of_data, of_scale, read_settings, training_config, with_given
@@ -83,7 +84,7 @@ def plan(phase: str, settings: Settings | Mapping, before: TrainConfig | None = 
     if s.init_from:
         start, said = find_weights(s.init_from).resolve(), f"{s.init_from}, as asked"
         network = read_metadata(start)["network"]
-        if not s.network and network in RATES:
+        if not s.network and network in NETWORKS:
             config = training_config(phase, replace(s, network=network))
     elif config.init_from and not planned and not found:
         start, said = find_weights(config.init_from), f"{config.init_from}, as the recipe says"
@@ -183,7 +184,7 @@ def _train_stand_in(config: TrainConfig, folder: Path, device: str) -> None:
     """A few steps of the previous phase on synthetic pairs; of all phases before where no weights are shipped."""
     previous = list(PHASES)[: list(PHASES).index(config.phase)]
     start = SHIPPED / f"{config.network}.safetensors" if config.network in SHIPPED_NETWORKS else ""
-    rate = {"learning_rate": 0.3 * RATES[config.network], "rise_steps": 4, "weights": {}}
+    rate = {"learning_rate": 0.3 * rate_of(config.network), "rise_steps": 4, "weights": {}}
     rate |= {"epochs": 1, "steps_per_epoch": STAND_IN_STEPS, "validation_pairs": 0}
     for phase in previous[-1:] if start else previous:
         data = replace(config.data, frames_per_retina=1 if PHASES[phase].pke else 0)

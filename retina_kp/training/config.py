@@ -144,8 +144,14 @@ class TrainConfig:
 # Fields from a small OCT square to a wide camera; of vessels sometimes only the projection artefacts
 SYNTHETIC = SyntheticOptions(field_deg=(14.0, 60.0), moving=("FA", "FA", "OCT", "OCTA", "OCTA", DEEP_OCTA))
 RATES = {"lite": 1e-3, "superretina": 1e-4}  # the highest that a network takes from nothing; the second is its authors'
+CAREFUL_RATE = 1e-4  # of a network that nobody has measured
 REAL_SHARE = 0.8  # of phase 4's batches
 FRAMES = 4  # parts of a pair of files that PKE keeps apart
+
+
+def rate_of(network: str) -> float:
+    """The learning rate to begin a network with from nothing."""
+    return RATES.get(network, CAREFUL_RATE)
 
 
 def sized(data: SyntheticOptions, size_px: int) -> SyntheticOptions:

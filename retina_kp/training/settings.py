@@ -12,7 +12,8 @@ from typing import TypeVar
 from ..core.config import from_dict
 from ..core.files import in_project
 from ..data.training_files import FileOptions
-from .config import RATES, REAL_SHARE, TrainConfig, framed, get_recipe, sized
+from ..networks import NETWORKS
+from .config import REAL_SHARE, TrainConfig, framed, get_recipe, rate_of, sized
 from .losses import PHASES
 
 SYNTHETIC = "synthetic"  # as a folder's name: no folder, but synthetic pairs
@@ -135,9 +136,9 @@ def _given(s: Settings, *names: str) -> dict:
 def of_scale(config: TrainConfig, s: Settings) -> TrainConfig:
     """The configuration with what the settings give but for data. The learning rate suits the network."""
     network, same = s.network or config.network, s.network in ("", config.network)
-    if network not in RATES:
-        raise ValueError(f"network: takes {' or '.join(RATES)}, not {network!r}")
-    suited = config.learning_rate if same else config.learning_rate * RATES[network] / RATES[config.network]
+    if network not in NETWORKS:
+        raise ValueError(f"network: takes {' or '.join(NETWORKS)}, not {network!r}")
+    suited = config.learning_rate if same else config.learning_rate * rate_of(network) / rate_of(config.network)
     given = _given(s, *SCALE, "clicked_anchor_px")
     given |= {name: getattr(s, name) for name in ("extra_points", "seed") if getattr(s, name) >= 0}
     given |= {"network": network, "network_options": config.network_options if same else {}}

@@ -8,20 +8,18 @@ without polarity, because vessels are dark in one modality and bright in another
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
-from ...core.geometry import as_homography, image_center, resize_matrix, similarity
+from ...core.geometry import as_homography, image_center, similarity
+from ...core.images import fitted_hw, resized
 from ...registration.transforms import implausible
 
 SIDE_PX = 512  # longer side of the copies that most methods work on
 
 
-def resized(image: np.ndarray, side_px: float) -> tuple[np.ndarray, np.ndarray]:
+def copied(image: np.ndarray, side_px: float) -> tuple[np.ndarray, np.ndarray]:
     """Copy with its longer side side_px; matrix px of the image → px of the copy."""
-    hw = tuple(max(round(n * side_px / max(image.shape)), 1) for n in image.shape)
-    way = cv2.INTER_AREA if side_px < max(image.shape) else cv2.INTER_LINEAR
-    return cv2.resize(image, hw[::-1], interpolation=way), resize_matrix(image.shape, hw)
+    return resized(image, fitted_hw(image.shape, side_px))
 
 
 def checked(H_1to0: np.ndarray, moving: np.ndarray) -> np.ndarray | None:

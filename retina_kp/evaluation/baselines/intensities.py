@@ -14,7 +14,7 @@ from skimage.transform import warp_polar
 from ...core.geometry import image_center, similarity, translation
 from ...core.images import to_gray
 from ...core.vessels import field_of_view_mask
-from . import SIDE_PX, checked, resized
+from . import SIDE_PX, checked, copied
 
 # of mutual information
 BINS = 8  # of the joint histogram: few, because little is left to count at 32 px
@@ -41,9 +41,9 @@ class Detail:
 
 def _detail(image: np.ndarray) -> Detail:
     gray = to_gray(image)
-    field, _ = resized(field_of_view_mask(gray).astype(np.float32), SIDE_PX)
+    field, _ = copied(field_of_view_mask(gray).astype(np.float32), SIDE_PX)
     valid = cv2.erode(field, np.ones((9, 9)), borderValue=0) > 0.5
-    (gray, S), mask = resized(gray, SIDE_PX), valid.astype(np.float32)
+    (gray, S), mask = copied(gray, SIDE_PX), valid.astype(np.float32)
 
     def local_mean(values):
         total, weight = (cv2.GaussianBlur(x, (0, 0), SIDE_PX / 30) for x in (values * mask, mask))
@@ -71,7 +71,7 @@ def ecc(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
     offsets = np.linspace(-0.3, 0.3, 5) * SIDE_PX
     found, kept = [translation(x, y) for x in offsets for y in offsets], 3
     for size in (32, 64, 128, 256, 512):
-        (a, R0), (b, R1) = resized(d0.strength, size), resized(d1.strength, size)
+        (a, R0), (b, R1) = copied(d0.strength, size), copied(d1.strength, size)
         valid1 = cv2.resize(d1.valid * 255, b.shape[::-1], interpolation=cv2.INTER_NEAREST)
         motion = cv2.MOTION_EUCLIDEAN if size == 32 else cv2.MOTION_AFFINE
         climbed = [_climb(a, b, valid1, R1 @ start @ np.linalg.inv(R0), motion) for start in found]

@@ -10,7 +10,7 @@ from ...core.vessels import field_of_view_mask, vesselness
 from ...registration.keypoints import Features
 from ...registration.matching import mutual_matches
 from ...registration.transforms import Fit, fit_transform
-from . import SIDE_PX, checked, resized
+from . import SIDE_PX, checked, copied
 
 
 def sift_magsac(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
@@ -34,7 +34,7 @@ def ridges_sift(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
 
 def _ridges(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ridge strength inside the field of view, uint8, longer side SIDE_PX; matrix original px → its px."""
-    gray, S = resized(to_gray(image), SIDE_PX)
+    gray, S = copied(to_gray(image), SIDE_PX)
     inside = cv2.erode(field_of_view_mask(gray).astype(np.uint8), np.ones((9, 9)), borderValue=0)
     return (vesselness(gray, sigmas_px=(1.5, 2.5)) * inside * 255).astype(np.uint8), S
 
@@ -67,7 +67,7 @@ def _keypoints(detector, gray: np.ndarray) -> Features:
 
 def _equalised(image: np.ndarray, side_px: int) -> tuple[np.ndarray, np.ndarray]:
     """Gray copy with local contrast equalised, uint8, longer side side_px; matrix original px → its px."""
-    gray, S = resized(to_gray(image), side_px)
+    gray, S = copied(to_gray(image), side_px)
     return cv2.createCLAHE(4.0, (8, 8)).apply((gray * 255).astype(np.uint8)), S
 
 
