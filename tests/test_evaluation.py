@@ -16,6 +16,7 @@ from retina_kp.evaluation.runner import measure
 from retina_kp.evaluation.summary import SYNTHETIC, summarise
 from retina_kp.registration.confidence import DEFAULT_CALIBRATION, confidence
 from retina_kp.registration.result import Registration
+from retina_kp.registration.transforms import Quadratic
 from retina_kp.synthetic.pairs import draw_pair
 
 
@@ -161,10 +162,7 @@ def test_a_quadratic_answer_is_judged_with_what_bends_it():
     one = Registration(
         "ok", H, 1.0, *[np.zeros((0, 2))] * 2, np.zeros(0, bool), (96, 96), (96, 96), "quadratic", H_tried=H
     )
-    bent = replace(
-        one,
-        quadratic={"forward": terms, "backward": terms, "frame_from_original1": H, "original0_from_frame": np.eye(3)},
-    )
+    bent = replace(one, quadratic=Quadratic(np.eye(3), H, terms, terms))
     answers = (one, bent, bent.refuse("no"))
     found = [measure([SyntheticPair(given=pair)], [lambda fixed, moving, r=result: r]).iloc[0] for result in answers]
     assert [(t.mean_px, t.tried_px) for t in found] == [

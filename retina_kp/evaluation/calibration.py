@@ -114,7 +114,7 @@ def fit_steerers(registrar: Registrar, pairs: int = 8) -> np.ndarray:
     those at the same places of the picture turned (Procrustes), over ``pairs`` synthetic pairs of each kind; pictures
     of the size that the search begins with. After Bökman, Edstedt, Felsberg and Kahl, "Steerers" (CVPR 2024); here they
     are found for a network trained without. `keypoints.Features.steered` applies them."""
-    scale, product = registrar.options.coarse, [0.0] * len(STEERED_DEG)
+    scale, product = registrar.options.search.coarse, [0.0] * len(STEERED_DEG)
     for index in range(pairs):
         for moving in MOVING:
             pair = draw_pair(STEERING_SEED, index, ("CF", moving))

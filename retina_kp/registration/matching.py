@@ -10,9 +10,11 @@ from .keypoints import Features
 
 
 def similarities(features0: Features, features1: Features) -> np.ndarray:
-    """(N0, N1) cosine of every pair of descriptors.
+    """(N0, N1) cosine of every pair of descriptors; N may be 0.
 
     In torch: threads of numpy's BLAS spin on after a product and then halve the speed of the network."""
+    if not len(features0) or not len(features1):  # features without keypoints need not know the length of a descriptor
+        return np.zeros((len(features0), len(features1)), np.float32)
     return (torch.from_numpy(features0.descriptors) @ torch.from_numpy(features1.descriptors).T).numpy()
 
 

@@ -174,7 +174,7 @@ class Registration:
 
     def to_dict(self) -> dict:
         """Everything as plain JSON types; what is missing is null."""
-        known = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "H_tried"}
+        known = {f.name: getattr(self, f.name) for f in fields(Registration) if f.name != "H_tried"}
         known |= {"ok": self.ok, "H_0to1": self.H_0to1, "quadratic": self.quadratic and asdict(self.quadratic)}
         known |= {"matches0": np.round(self.matches0, 3), "matches1": np.round(self.matches1, 3)}
         known |= {"confidence": round(self.confidence, 6), "angle_deg": round(self.angle_deg, 4)}
