@@ -444,15 +444,15 @@ def test_a_layout_of_ones_own_is_detected_and_loaded(tmp_path, monkeypatch):
             return any(root.glob("*_cf.png"))
 
         def load(self, root, mode=None):
-            stems = [str(path)[: -len("_cf.png")] for path in sorted(root.glob("*_cf.png"))]
-            return Inventory([PairRecord(s, s, "CF", "FA", f"{s}_cf.png", f"{s}_fa.png") for s in stems])
+            stems = [str(path)[: -len("_left.png")] for path in sorted(root.glob("*_left.png"))]
+            return Inventory([PairRecord(s, s, "CF", "FA", f"{s}_left.png", f"{s}_right.png") for s in stems])
 
-    image(tmp_path / "7_cf.png", CF_HW)
+    image(tmp_path / "7_left.png", CF_HW)
     with pytest.raises(ValueError, match="nothing known"):
         load_layout(tmp_path)
     monkeypatch.setitem(LAYOUTS, "flat", Flat())
     assert len(load_layout(tmp_path).records) == 1 and not load_layout(tmp_path, mode="cfoct").records
-    with pytest.raises(ValueError, match="flat .*_cf.png"):
+    with pytest.raises(ValueError, match="flat .*_left.png"):
         load_layout(tmp_path, "unknown")
 
 

@@ -269,7 +269,7 @@ def test_wrong_input_is_refused_with_its_shape(bad):
 
 
 def test_unknown_network_and_option_are_refused():
-    with pytest.raises(ValueError, match="lite, superretina"):
+    with pytest.raises(ValueError, match="there are lite, superretina"):
         build_network("resnet")
     with pytest.raises(ValueError, match="depth"):
         build_network("lite", depth=3)

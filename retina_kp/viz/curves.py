@@ -192,7 +192,7 @@ def plot_course(course: pd.DataFrame) -> Figure:
     axes = left, right = figure.subplots(1, 2)
     for stage, part in course.groupby("stage", sort=False):
         phase, steps = PHASES[stage.partition("_")[2]], begin + part["step"].to_numpy(float)
-        lines = [(left, k.name, COURSE_LOSSES.get(k.name, "0.4"), k.name) for k in phase.losses]
+        lines = [(left, k.name, COURSE_LOSSES.get(k.name, "0.4"), k.name) for k in phase.losses if k.name in part]
         lines += [(right, key, *told) for key, told in COURSE_SHARES.items()]
         for ax, key, color, label in lines:
             values = part.get(key, pd.Series(np.nan, part.index)).to_numpy(float)

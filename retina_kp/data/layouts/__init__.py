@@ -28,7 +28,13 @@ class Layout(Protocol):
         """All pairs of a root that fits. It may ignore the mode: `load_layout` drops records of other modalities."""
 
 
-NAMES = ("pairs_csv", "generated", "operation", "cf_octa_v2", "fire")  # modules beside this one
+NAMES = (  # modules beside this one
+    "pairs_csv",
+    "generated",
+    "operation",
+    "cf_octa_v2",
+    "fire",
+)
 LAYOUTS: dict[str, Layout] = {name: import_module(f".{name}", __name__) for name in NAMES}
 EYE_COLUMNS = ("pair_id", "eye_id")
 
