@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
@@ -63,12 +63,12 @@ def promises_bfloat16(device: torch.device) -> bool:
 
 
 @torch.inference_mode()
-def _bfloat16_gains(repeats: int = 8) -> bool:
+def _bfloat16_gains() -> bool:
     """Whether a layer like those of our networks is faster in bfloat16, by CPU time, both kinds measured in turn."""
     times = {torch.bfloat16: [], torch.float32: []}
     layers = {kind: torch.nn.Conv2d(64, 64, 3, padding=1).to(kind, memory_format=torch.channels_last) for kind in times}
     images = {kind: torch.zeros(1, 64, 96, 96, dtype=kind).to(memory_format=torch.channels_last) for kind in times}
-    for _ in range(repeats + 1):  # the first calls also prepare
+    for _ in range(9):  # the first calls also prepare
         for kind in times:
             started = time.process_time()
             layers[kind](images[kind])
@@ -80,15 +80,15 @@ def _bfloat16_gains(repeats: int = 8) -> bool:
 
 
 @contextmanager
-def worker_pool(processes: int, start: Callable | None = None, *arguments) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     """New processes that share this one's threads, compute in its precision and end with it.
 
-    Each calls start(*arguments) first. An exception within the block, Ctrl-C too, drops the jobs that have not begun.
+    An exception within the block, Ctrl-C too, drops the jobs that have not begun.
     """
     if processes < 1:
         raise ValueError(f"processes: takes a whole number from 1, not {processes}")
     threads = max(torch.get_num_threads() // processes, 1)
-    how = (threads, bfloat16_is_fast(torch.device("cpu")), start, arguments)
+    how = (threads, bfloat16_is_fast(torch.device("cpu")))
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker, how)
     done = False
     try:
@@ -105,14 +105,12 @@ def from_one(text: str) -> int:
     return int(text)
 
 
-def _start_worker(threads: int, bfloat16: bool, start: Callable | None, arguments: tuple) -> None:
+def _start_worker(threads: int, bfloat16: bool) -> None:
     # a worker waits for its next job for ever, so it must end as soon as its parent is gone, however that went
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     torch.set_num_threads(threads)
     decide_bfloat16("cpu", bfloat16)
-    if start is not None:
-        start(*arguments)
 
 
 # ------------------------------------------------------------------ progress

@@ -41,6 +41,7 @@ CALIBRATION_SETS = (
     PairOptions(scale=(0.4, 2.5), min_overlap=0.25, appearance=AppearanceRange()),
 )
 RIDGE = 0.05  # weak, on terms of equal spread
+BINS = 10  # of confidence, equally wide
 
 
 def publish(
@@ -128,12 +129,12 @@ def fit_steerers(registrar: Registrar, pairs: int = 8) -> np.ndarray:
     return np.stack([u @ v for u, _, v in map(np.linalg.svd, product)]).astype(np.float32)
 
 
-def calibration_error(confidence: Sequence[float], right: Sequence[float], bins: int = 10) -> float:
+def calibration_error(confidence: Sequence[float], right: Sequence[float]) -> float:
     """Expected calibration error: mean |share right - mean confidence| over equal-width bins, weighted by their size
     (Guo et al. 2017)."""
     told, right = np.asarray(confidence, float), np.asarray(right, float)
-    index = np.minimum((told * bins).astype(int), bins - 1)
-    filled = [index == b for b in range(bins) if (index == b).any()]
+    index = np.minimum((told * BINS).astype(int), BINS - 1)
+    filled = [index == b for b in range(BINS) if (index == b).any()]
     return float(sum(abs(np.mean(right[own]) - np.mean(told[own])) * np.mean(own) for own in filled))
 
 

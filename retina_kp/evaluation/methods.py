@@ -18,6 +18,7 @@ import numpy as np
 from ..core.files import in_project
 from ..core.geometry import describe
 from ..networks.checkpoints import SHIPPED, find_weights, weights_sha256
+from ..registration.options import registrar_options
 from ..registration.registrar import Registrar
 from ..registration.result import Registration, refused
 from ..synthetic.pairs import draw_pair
@@ -68,7 +69,7 @@ class Ours(Method):
     ours = True
 
     def fingerprint(self) -> str:
-        return f"{weights_sha256(self.weights)} {Registrar.options_for(model=self.model)}"
+        return f"{weights_sha256(self.weights)} {registrar_options(model=self.model)}"
 
     def provenance(self) -> dict:
         return {"model": self.model, "sha256": weights_sha256(self.weights)[:12]}

@@ -12,7 +12,7 @@ from ..data.layouts.pairs_csv import write_pairs_csv
 from ..data.records import PairRecord
 from ..evaluation.batch import find_jobs, run_job
 from ..registration.registrar import Registrar
-from ..synthetic.pairs import PairOptions, draw_pair
+from ..synthetic.pairs import draw_pair
 from ..viz.registrations import image_grid
 from .report import run_notebook
 
@@ -21,11 +21,11 @@ SAMPLES = ((3, "FA"), (10, "OCT"), (5, "OCTA"), (9, "FA"))
 SAMPLE_SEED = 2026
 
 
-def write_samples(folder: str | Path, size_px: int = 768) -> Path:
+def write_samples(folder: str | Path) -> Path:
     """Write the sample pairs and a pairs.csv that knows their truth; returns the csv. Existing files are replaced."""
     folder, records = Path(folder), []
     for index, modality in SAMPLES:
-        pair = draw_pair(SAMPLE_SEED, index, ("CF", modality), PairOptions(size_px=size_px))
+        pair = draw_pair(SAMPLE_SEED, index, ("CF", modality))
         name = f"sample-{index}-cf-{modality.lower()}"
         fixed, moving = (folder / f"{name}_{side}.png" for side in ("fixed", "moving"))
         write_image(fixed, pair.fixed)

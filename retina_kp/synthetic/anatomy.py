@@ -9,7 +9,6 @@ import pandas as pd
 
 from .vasculature import ARTERY, BIFURCATION, VEIN, Retina
 
-MM_PER_DEG = 0.29  # of the retina of an emmetropic eye
 # What is measured → what is known of real eyes, with its source
 REAL = {
     "fovea to disc centre, °": "15.5 ± 1.1 (Rohrschneider 2004)",

@@ -180,9 +180,9 @@ def _legend_below(ax: Axes, title: str) -> Axes:
 # ------------------------------------------------------------------ the course of the shipped weights
 
 
-def shipped_course(name: str = "lite") -> pd.DataFrame:
+def shipped_course() -> pd.DataFrame:
     """The history of the shipped weights, a row per epoch of all stages in their order."""
-    return pd.read_csv(SHIPPED / f"{name}.csv")
+    return pd.read_csv(SHIPPED / "lite.csv")
 
 
 def plot_course(course: pd.DataFrame) -> Figure:
