@@ -133,7 +133,7 @@ def inspect(folder: str, layout: str, everything: bool) -> None:
         click.echo("split: " + ", ".join(f"{name} {count}" for name, count in splits.items()))
     click.echo(f"problems: {len(found.problems)}")
     shown = found.problems if everything else found.problems[:20]
-    click.echo("".join(f"  {problem.source}: {problem.reason}\n" for problem in shown), nl=False)
+    click.echo("".join(f"  {problem}\n" for problem in shown), nl=False)
     if len(shown) < len(found.problems):
         click.echo(f"  … and {len(found.problems) - len(shown)} more; --all names them")
     if not found.records:

@@ -144,6 +144,11 @@ def pad_points(points: list[torch.Tensor]) -> torch.Tensor:
     return pad_sequence([*points, points[0].new_full((1, points[0].shape[1]), torch.nan)], True, torch.nan)[:-1]
 
 
+def known_points(points: torch.Tensor) -> torch.Tensor:
+    """(N, D) the rows of a NaN-padded list that are points."""
+    return points[torch.isfinite(points).all(-1)]
+
+
 # ------------------------------------------------------------------ grids and images
 
 

@@ -103,7 +103,7 @@ def load_files(options: FileOptions) -> FileSplit:
     used, rows, distrusted = screen(visible, options.max_residual_px)
     problems += [*unfit, *distrusted]
     if not used:
-        reasons = "; ".join(f"{p.source}: {p.reason}" for p in problems[:3]) or "it holds no pairs"
+        reasons = "; ".join(map(str, problems[:3])) or "it holds no pairs"
         raise ValueError(f"{options.root}: no pair to train on ({reasons})")
     train, validation = hold_out(used, options.validation_share, options.split_seed)
     if not validation and options.validation_share > 0:

@@ -113,9 +113,9 @@ def _data_set(path: Path) -> list[Job]:
         told = error if table else f"moving: no path given, so fixed must be a data set, but {error}"
         raise ValueError(told) from None
     for problem in found.problems:
-        log.warning("%s: %s", problem.source, problem.reason)
+        log.warning("%s", problem)
     if not found.records:
-        reasons = "; ".join(f"{p.source}: {p.reason}" for p in found.problems[:3])
+        reasons = "; ".join(map(str, found.problems[:3]))
         raise ValueError(f"{path} holds no usable pair: {reasons}")
     left_out = [Job(p.pair, None, None, error=f"{Path(p.source).name}: {p.reason}") for p in found.problems if p.pair]
     return [Job(r.pair_id, r.image0, r.image1, r) for r in found.records] + left_out

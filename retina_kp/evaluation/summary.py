@@ -41,8 +41,7 @@ def claims_nothing(method: str) -> bool:
 
 
 def trusted(rows: pd.DataFrame, accept_confidence: float = 0.5) -> pd.Series:
-    """Whether each row's transform was given without a warning, which a confidence below accept_confidence is. Methods
-    without confidence are trusted; oracles claim nothing."""
+    """Whether a row's transform came without a warning (confidence below accept_confidence) and without the truth."""
     return ~rows.method.map(claims_nothing).astype(bool) & ~(rows.confidence.astype(float) < accept_confidence)
 
 

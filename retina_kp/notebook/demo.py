@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-from ..core.files import project_root
+from ..core.files import project_root, read_json
 from ..core.images import read_image, write_image
 from ..data.layouts.pairs_csv import write_pairs_csv
 from ..data.records import PairRecord
@@ -40,7 +39,7 @@ def run_demo(tell: Callable[[str], None] = print) -> Path:
     table = write_samples(project_root() / "data" / "demo")
     tell(f"Registering {len(SAMPLES)} synthetic pairs on the CPU ...")
     run = run_notebook("07_register", {"fixed": str(table), "device": "cpu", "run_name": "demo"})
-    for row in json.loads(run.html.with_name("metrics.json").read_text(encoding="utf-8"))["pairs"]:
+    for row in read_json(run.html.with_name("metrics.json"))["pairs"]:
         found = "refused"
         if row["turn_deg"] is not None:
             found = f"turned {row['turn_deg']:6.1f}°  mean corner error {row['mean_error_px']} px"

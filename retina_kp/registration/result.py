@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..core.files import to_plain
+from ..core.files import read_json, to_plain
 from ..core.geometry import as_homography, describe, pixel_grid, rescale_homography, resize_matrix, warp_points
 from ..core.images import as_array
 from ..core.overlays import overlay
@@ -194,7 +193,7 @@ class Registration:
     @classmethod
     def load(cls, path: str | Path) -> Registration:
         """Read a result written by `save`; ValueError when the file is something else."""
-        d = json.loads(Path(path).read_text(encoding="utf-8"))
+        d = read_json(path)
         wanted = {f.name for f in fields(cls)} - {"H_tried"}
         missing = sorted(wanted - set(d)) if isinstance(d, dict) else ["everything"]
         if missing:

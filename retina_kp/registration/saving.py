@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.files import write_json, write_text
-from ..core.geometry import inside
+from ..core.geometry import inside, lattice
 
 
 def write_result(path: str | Path, result) -> list[Path]:
@@ -39,8 +39,7 @@ def itk_text(result) -> str:
     H, note = result.H_0to1, "affine"
     if np.abs(H[2, :2]).max() > 1e-12 or result.quadratic is not None:
         note = f"best affine of a {result.model}"
-        h, w = result.fixed_hw
-        grid = np.stack(np.meshgrid(np.linspace(0, w - 1, 25), np.linspace(0, h - 1, 25)), -1).reshape(-1, 2)
+        grid = lattice(result.fixed_hw, 25)
         target = result.map_to_moving(grid)
         seen = inside(target, result.moving_hw)
         seen = seen if seen.sum() >= 6 else np.isfinite(target).all(1)

@@ -99,11 +99,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"{args.root}: no pair with two readable images; notebook 00 names what is wrong")
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    problems = [f"{p.source}: {p.reason}" for p in found.problems] + problems
+    problems = [*found.problems, *problems]
     print("".join(f"left out, {problem}\n" for problem in problems), end="")
     method, kept = Ours(args.weights, args.weights), args.out / "impostors.jsonl"
     rows = accepted(measure(draw_impostors(records, args.most), [method], kept, args.processes))
-    write_csv(args.out / "impostors.csv", rows[list(SHOWN)].to_dict("records"))
+    write_csv(args.out / "impostors.csv", rows[list(SHOWN)])
     print(as_text(table_of(rows)))
     for row in rows[rows.failed].itertuples():
         print(f"failed: {row.fixed} with {row.moving}, {row.what}: {row.status}")

@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with worker_pool(args.processes) as pool:
             chosen = list(pool.map(train_ingredient, INGREDIENTS, [args.folder] * len(INGREDIENTS)))
     table = measure_variants(chosen, args.pairs, args.folder, calibration, args.processes)
-    write_csv(args.folder / ("ingredients.csv" if args.ingredients else "ladder.csv"), table.to_dict("records"))
+    write_csv(args.folder / ("ingredients.csv" if args.ingredients else "ladder.csv"), table)
     print(as_text(table))
 
 

@@ -10,7 +10,6 @@ own-look   what training on one's own folders brings, for a look that the shippe
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,12 +21,13 @@ import pandas as pd
 import torch
 
 from ..core.compute import from_one, worker_pool
-from ..core.files import write_csv, write_json
+from ..core.files import read_json, write_csv, write_json
 from ..core.geometry import image_center, similarity
 from ..core.versions import code_version
 from ..evaluation.metrics import FOUND_PX, RIGHT_PX
 from ..evaluation.pairs import SyntheticPair, synthetic_pairs
 from ..evaluation.runner import measure
+from ..evaluation.summary import as_text
 from ..networks.checkpoints import find_weights, load_network, read_metadata
 from ..notebook.runs import NOTEBOOKS, Settings, plan
 from ..registration.keypoints import KeypointOptions, find_keypoints
@@ -47,7 +47,7 @@ def kept(path: Path, about: dict, make: Callable[..., dict], *arguments) -> dict
     """A row of a study, measured once."""
     if not path.is_file():
         write_json(path, about | make(*arguments))
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def summarise(rows: list[dict], by: list[str], shown: Sequence[str], form: str) -> pd.DataFrame:
@@ -243,7 +243,7 @@ def main(words: Sequence[str] | None = None) -> None:
     table, name = summarise(rows, *told), args.study.replace("-", "_")
     write_csv(folder / f"{name}.csv", rows)
     write_json(folder / f"{name}.json", table.to_dict("records"))
-    print(table.to_string(index=False))
+    print(as_text(table))
 
 
 if __name__ == "__main__":

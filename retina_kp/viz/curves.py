@@ -110,10 +110,11 @@ def _column(rows: Sequence[Mapping], key: str) -> np.ndarray:
     return np.array([np.nan if row.get(key) in (None, "") else float(row[key]) for row in rows])
 
 
-def quiet(ax: Axes) -> Axes:
-    """Axes without box, with a faint grid."""
+def quiet(ax: Axes, grid: str = "both") -> Axes:
+    """Axes without box, with a faint grid behind what is drawn."""
     ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(True, color="0.9", linewidth=0.8)
+    ax.grid(True, axis=grid, color="0.9", linewidth=0.8)
+    ax.set_axisbelow(True)
     return ax
 
 

@@ -18,7 +18,8 @@ from matplotlib.transforms import ScaledTranslation
 from ..evaluation.benchmark import MEASURES, OURS, crossed_table
 from ..evaluation.methods import BASELINES
 from ..evaluation.timing import STAGES
-from .evaluation import bare, looks
+from .curves import quiet
+from .evaluation import looks
 from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW
 
 _SHAPES = zip((BLUE, RED, ORANGE, GREEN, PURPLE, BLACK, SKY, "0.55"), "osD^vXP*", strict=True)
@@ -60,7 +61,7 @@ def plot_grid(cells: pd.DataFrame, factor: str, measure: str = "success") -> Fig
         ax.set_xticks(range(len(bins)), bins)
         ax.set(ylim=(-0.04, 1.04), xlim=(-0.4, len(bins) - 0.6))
         ax.yaxis.set_major_formatter("{x:.0%}" if measure != "auc25" else "{x:.1f}")
-        bare(ax, "y")
+        quiet(ax, "y")
     axes[0].set_ylabel(MEASURES[measure])
     figure.supxlabel(AXIS[factor], fontsize=10)
     columns = 6 if kinds > 1 else 4 if len(methods) <= 4 else 3
@@ -150,7 +151,7 @@ def plot_stress(table: pd.DataFrame, oracle: float | None = None) -> Figure | st
             ax.minorticks_off()
         ax.margins(x=0.05 + 0.012 * len(styles))  # room for those that stand apart
         ax.set_xticks(values, _spaced(values, ax.get_xscale() == "log"))
-        bare(ax).set(xlabel=FACTORS.get(factor, factor), ylim=(-0.03, 1.05))
+        quiet(ax).set(xlabel=FACTORS.get(factor, factor), ylim=(-0.03, 1.05))
     for ax in axes[len(factors) :]:
         ax.set_visible(False)
     for ax in axes[::columns]:

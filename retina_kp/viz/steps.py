@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from ..core.geometry import similarity, warp_points
+from ..core.geometry import resize_matrix, warp_points
 from ..core.overlays import contrast_stretch
 from ..registration.closeup import Warped, Window
 from ..registration.confidence import calibration_inputs, confidence
@@ -19,7 +20,7 @@ from ..registration.search import Hypothesis
 from ..registration.transforms import Fit
 from ..registration.views import ImageViews
 from ..synthetic.vasculature import ARTERY, BIFURCATION, Retina
-from .registrations import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW, plot_keypoints, show
+from .registrations import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW, axes_row, plot_keypoints, show
 
 TERMS = {
     "bias": "constant",
@@ -32,11 +33,9 @@ TERMS = {
 MAGNIFY = 5  # of arrows
 
 
-def _row(count: int, aspect: float, titled: bool = True) -> tuple[Figure, np.ndarray]:
-    """A report-wide figure with ``count`` axes side by side, each ``aspect`` times as high as wide."""
-    width = WIDTH_IN / count
-    figure = plt.figure(figsize=(WIDTH_IN, width * aspect + 0.3 * titled), layout="constrained")
-    return figure, figure.subplots(1, count, squeeze=False)[0]
+def _row(count: int, aspect: float) -> tuple[Figure, Sequence[Axes]]:
+    """``count`` axes with titles, each ``aspect`` times as high as wide."""
+    return axes_row(count, WIDTH_IN / count * aspect + 0.3)
 
 
 def plot_fields(views0: ImageViews, views1: ImageViews) -> Figure:
@@ -113,9 +112,9 @@ def plot_maps(warped: Warped, steps: Mapping[str, np.ndarray], stride: int) -> F
     """The detector's maps, fixed in green and moving in magenta, as each step (3, 3), window px, lays them: white where they agree."""
     maps = [relief(m).clip(0) / max(np.percentile(relief(m), 99.5), 1e-6) for m in _detectors(warped)]
     figure, axes = _row(len(steps), maps[0].shape[0] / maps[0].shape[1])
-    px_from_cells = similarity(0, stride, (0, 0), ((stride - 1) / 2, (stride - 1) / 2))
+    to_px = resize_matrix((1, 1), (stride, stride))  # from cells
     for ax, (name, step) in zip(axes, steps.items(), strict=True):
-        in_cells = np.linalg.inv(px_from_cells) @ step @ px_from_cells
+        in_cells = np.linalg.inv(to_px) @ step @ to_px
         moved = cv2.warpPerspective(maps[1].astype(np.float32), in_cells, maps[0].shape[::-1])
         seen = cv2.warpPerspective(np.ones_like(moved), in_cells, maps[0].shape[::-1]) > 0.5
         together = np.corrcoef(maps[0][seen], moved[seen])[0, 1]

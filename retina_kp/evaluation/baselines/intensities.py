@@ -13,7 +13,7 @@ from skimage.transform import warp_polar
 
 from ...core.geometry import image_center, similarity, translation
 from ...core.images import to_gray
-from ...core.vessels import field_of_view_mask
+from ...core.vessels import field_of_view_mask, local_contrast
 from . import SIDE_PX, checked, copied
 
 # of mutual information
@@ -44,13 +44,7 @@ def _detail(image: np.ndarray) -> Detail:
     field, _ = copied(field_of_view_mask(gray).astype(np.float32), SIDE_PX)
     valid = cv2.erode(field, np.ones((9, 9)), borderValue=0) > 0.5
     (gray, S), mask = copied(gray, SIDE_PX), valid.astype(np.float32)
-
-    def local_mean(values):
-        total, weight = (cv2.GaussianBlur(x, (0, 0), SIDE_PX / 30) for x in (values * mask, mask))
-        return total / (weight + 1e-6)
-
-    signed = (gray - local_mean(gray)) * mask
-    signed = np.clip(signed / (np.sqrt(local_mean(signed**2)) + 0.01), -3, 3) * mask
+    signed = np.clip(local_contrast(gray, mask, SIDE_PX / 30), -3, 3)
     strength = (np.abs(signed) - np.abs(signed[valid]).mean() if valid.any() else signed) * mask
     return Detail(signed, strength, valid.astype(np.uint8), S)
 
