@@ -76,7 +76,7 @@ def has_truth(record: PairRecord) -> bool:
 
 def find_jobs(fixed: str | Path, moving: str | Path = "") -> list[Job]:
     """Jobs from two image files, or from two folders whose images belong together in the order of their names (2 before
-    10); without ``moving`` from a pairs.csv or a folder of any layout (`layouts.load_layout`), where a pair that cannot
+    10); without ``moving`` from a pairs.csv or a folder of any layout (`load_layout`), where a pair that cannot
     be used is a job with an error.
 
     Names of jobs differ and are fit for files. FileNotFoundError or ValueError says what was missing or unequal.

@@ -25,7 +25,7 @@ SIMPLER = ("quadratic", "homography", "affine", "similarity")  # each needs fewe
 def align_true_points(
     points0, points1, descriptors0, descriptors1, model: str, threshold_px: float
 ) -> tuple[np.ndarray, Fit | None]:
-    """Match true points by their descriptors and fit a model (of `matching.MODELS`) that maps points1 to points0.
+    """Match true points by their descriptors and fit a model (of `transforms.MODELS`) that maps points1 to points0.
 
     points0, points1: (N, 2) px, row by row one spot of the retina; descriptors: (N, D) unit vectors. Returns (M, 2)
     indices of mutually nearest ones, of which [k, k] is right, and the fit, None where the matches define none.

@@ -49,7 +49,7 @@ class Features:
 
     def steered(self, steerers: np.ndarray, angle_deg: float) -> Features:
         """The same features with descriptors as they would be, about, had the picture been turned clockwise by
-        angle_deg, a multiple of 45. steerers: (4, D, D), for STEERED_DEG, see `steering`. In torch for the reason given
+        angle_deg, a multiple of 45. steerers: (4, D, D), for STEERED_DEG, see `calibration.fit_steerers`. In torch for the reason given
         in `matching.similarities`."""
         turn = angle_deg % 360
         if turn % 45:

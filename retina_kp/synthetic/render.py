@@ -1,7 +1,7 @@
 """Render one retina as colour fundus, fluorescein angiogram, OCT and OCTA en-face: pictures of the same structure.
 
 A `Scene` is a batch of layers drawn by `drawing.rasterise`. Every image gets its own random appearance from an explicit
-CPU generator; what cameras add is in `augment`.
+CPU generator; what cameras add is in `data.augment`.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class LossContext:
 
     out0: DenseOutput
     out1: DenseOutput
-    batch: dict  # as in `dataset`
+    batch: dict  # as in `synthetic.training_pairs`
     labels_xy: torch.Tensor  # (B, N, 2) of image 0: what det0 is taught; annotated points, with PKE promoted ones too
     anchors0_xy: torch.Tensor | None = None  # (B, A, 2) of image 0: where descriptors are held to the truth
     anchors1_xy: torch.Tensor | None = None  # (B, A, 2) of image 1, where known better than by H_0to1; NaN elsewhere

@@ -40,7 +40,7 @@ class Trainer:
 
     on_validation(trainer, prefix, validation set) is called after each validation, by the main process.
     data: a source of batches in place of what the configuration says: it answers ``batch(index, batch_size, strength)``
-    with batches as in `dataset`, where T_0to1 is taken for H_0to1, too."""
+    with batches as in `synthetic.training_pairs`, where T_0to1 is taken for H_0to1, too."""
 
     def __init__(
         self, config: TrainConfig, run_dir: str | Path, device="cpu", data=None, workers=0, on_validation=None
