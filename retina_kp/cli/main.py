@@ -105,7 +105,7 @@ def apply(result: str, file: str, to: str, mask: bool, out: str | None) -> None:
     RESULT is a result.json. FILE is an image of the size of the other frame, or a .txt or .csv file of points: one x y
     per line, in pixels.
     """
-    from .carry import carry_file
+    from .pair import carry_file
 
     click.echo(carry_file(result, file, to, mask, out))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..core.compute import versions
 from ..core.files import in_project, new_run_folder, project_root, to_plain, write_csv, write_json
-from ..core.versions import versions
 from ..data.layouts import detect_layout, load_layout
 from ..data.records import Inventory, PairRecord, Problem
 from ..evaluation.documents import NOT_FINITE, metrics_document, pair_table

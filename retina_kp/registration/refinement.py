@@ -62,10 +62,10 @@ def refine(
     inliers counted anew; and the correlation of the maps then, at most 1.
 
     drawn: (3, 3) px of the moving picture → px of points1. Maximises the enhanced correlation coefficient of
-    Evangelidis & Psarakis 2008 between the maps' `relief`, for the models of MOTIONS. The fit comes back as it is for
-    another model, with the correlation of the maps as it lays them, and with correlation 0 where the search fails or
-    strays; for another model an affine search that ends MISFIT_PX away says that the model does not fit this pair.
-    Inliers have no veto: matches near a poor fit speak against a better one far away.
+    Evangelidis & Psarakis 2008 between the maps' `relief`, for the models of MOTIONS. A fit of another model comes back
+    as it is, with the correlation of the maps as it lays them. The correlation is 0 where the search fails or strays.
+    For another model that is an affine search which ends MISFIT_PX away: the model does not fit this pair. Inliers have
+    no veto: matches near a poor fit speak against a better one far away.
     """
     to_px = resize_matrix((1, 1), (stride, stride))  # from cells
     start = np.linalg.inv(np.linalg.inv(to_px) @ fit.H_1to0 @ drawn @ to_px)  # OpenCV asks for 0 → 1
@@ -86,9 +86,11 @@ def refine(
 
 
 def relief(detector: np.ndarray, blur: float = 0.0) -> np.ndarray:
-    """What is compared of a detector map (h, w), 0 outside the field of view: cube roots, so that faint junctions weigh
-    beside bright ones, blurred (σ in cells), less their mean farther around, so that neither the outline of the field
-    of view nor a diffuse answer to noise is structure; 0 outside."""
+    """What is compared of a detector map (h, w), 0 outside the field of view: blurred (σ in cells), less a wider mean.
+
+    Cube roots let faint junctions weigh beside bright ones. Without the mean around, neither the outline of the field
+    of view nor a diffuse answer to noise is structure.
+    """
     roots, seen = np.cbrt(np.maximum(detector, 0), dtype=np.float32), (detector > 0).astype(np.float32)
 
     def mean(sigma: float) -> np.ndarray:

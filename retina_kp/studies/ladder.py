@@ -23,10 +23,9 @@ import pandas as pd
 import torch
 
 from ..cli.train import train_phase
-from ..core.compute import from_one, worker_pool
+from ..core.compute import code_version, from_one, worker_pool
 from ..core.files import write_csv
 from ..core.geometry import TransformRange
-from ..core.versions import code_version
 from ..evaluation.benchmark import TABLES
 from ..evaluation.methods import Method
 from ..evaluation.metrics import RIGHT_PX
