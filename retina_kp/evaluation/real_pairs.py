@@ -176,7 +176,7 @@ class RealPair(Pair):
         return digest([*self.about().values()], files, r.points0_xy, r.points1_xy, r.H_0to1)
 
     def dice(self, result: Registration) -> float | None:
-        """Dice of vessel maps; the mask that a record has goes before the ridges of its fixed image. None without a
+        """Dice of vessel maps; a record's mask is taken rather than the ridges of its fixed image. None without a
         transform, and where the mask cannot be read."""
         mask0, problem = self._mask()
         if not result.ok or problem:

@@ -129,8 +129,11 @@ def _line_axes(ax: Axes | None) -> Axes:
 
 
 def plot_run(history: Sequence[Mapping[str, float]], losses: Sequence[str] = ()) -> Figure:
-    """A run at a glance: losses (the named ones, default all), alignment oracle beside the real detector (on validation
-    pairs, and on those that must not be forgotten), repeatability and matching score, points, and the PKE funnel."""
+    """A run at a glance: losses (the named ones, default all), keypoints, the PKE funnel, and shares on validation
+    pairs.
+
+    Shares: the oracle beside the real detector, also on pairs not to be forgotten; repeatability and matching score.
+    """
     shares = {"validation: oracle and detector": ORACLE}
     if any(f"{REPLAY}gt_success" in row for row in history):
         shares["replay, not to be forgotten: the same"] = {f"{REPLAY}{k}": v for k, v in ORACLE.items()}

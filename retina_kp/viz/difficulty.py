@@ -131,8 +131,11 @@ def _line(ax: Axes, places, values, method: str) -> None:
 
 
 def plot_stress(table: pd.DataFrame, oracle: float | None = None) -> Figure | str:
-    """One panel per factor of `summary.stress_table`: the acceptable share of each method against its values, with intervals, as a
-    band for the first method and as bars for the others, which stand a little apart; dotted: the oracle as taken."""
+    """One panel per factor of `summary.stress_table`: the acceptable share of each method against its values.
+
+    Intervals are a band for the first method and bars for the others, which stand a little apart. Dotted: the oracle as
+    taken.
+    """
     factors = list(table.groupby("factor", sort=False))
     if not factors:
         return "No stress was asked for, or no pair has a truth."

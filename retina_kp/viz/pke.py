@@ -47,8 +47,9 @@ REASONS = {
 
 
 def plot_round(batch: Mapping, found: PkeRound, promoted: Sequence, count: int = 2) -> Figure:
-    """One look of PKE at a batch, the pairs with most mined points first: mined ones green, rejected ones in the colour
-    of their reason, annotated points as rings, labels promoted so far (a list of (N, 2) px) as yellow crosses."""
+    """One look of PKE at a batch, the pairs with most mined points first. Mined points are green, rejected ones have
+    the colour of their reason. Rings are annotated points, yellow crosses labels promoted so far (a list of (N, 2)
+    px)."""
     mined, rejected = found.points0_xy, found.rejected
     chosen = sorted(range(len(mined)), key=lambda i: -len(mined[i]))[:count]
     used = [name for name in REASONS if any(len(rejected[i][name]) for i in chosen)]
@@ -185,9 +186,9 @@ def plot_lives(sample: WatchedSample, told: Mapping[str, pd.DataFrame], options:
 
 
 def plot_precision(history: Sequence, grown: Sequence, points: pd.DataFrame, images: int, o: PkeOptions, chance: float):
-    """Precision of mined points, numbers of points below: over the epochs, with that of the watched samples' labels,
-    and against the two thresholds that decide it, from a table of `judge` on so many images. Dashed: chance, a blind
-    guess on a vessel."""
+    """Precision of mined points, their numbers below. Left, over the epochs, beside the watched samples' labels; then
+    against the two thresholds that decide it, from a table of `judge` on so many images. Dashed: chance, a blind guess
+    on a vessel."""
     figure = plt.figure(figsize=(WIDTH_IN, 5.2), layout="constrained")
     uppers, lowers = figure.subplots(2, 3, height_ratios=(1.5, 1), sharex="col")
     _plot_over_epochs(uppers[0], lowers[0], history, grown)

@@ -103,8 +103,8 @@ def most_misaligned(records: Sequence[PairRecord], registrar: Registrar, at_most
 
 
 def plot_before_after(record: PairRecord, registrars: Mapping[str, Registrar]) -> Figure:
-    """Checkerboards of a pair as its images lie, by its annotation, and registered by each registrar, with the median
-    distance of its point pairs (px of image 1 at its own size) or the reason of refusal."""
+    """Checkerboards of a pair as its images lie, by its annotation, and by each registrar. Titles: median distance of
+    its point pairs (px of image 1 at its own size), or the reason of refusal."""
     fixed, moving = read_image(record.image0), read_image(record.image1)
     hw, rows = fixed.shape[:2], 1 + len(registrars) // 2
     figure = plt.figure(figsize=(WIDTH_IN, (0.5 * WIDTH_IN * hw[0] / hw[1] + 0.3) * rows), layout="constrained")

@@ -114,8 +114,8 @@ def _spectrum(image: np.ndarray) -> np.ndarray:
 
 
 def mutual_information(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
-    """SimpleITK Mattes mutual information from many starts: 24 turns x 49 shifts are scored at 32 px, the best 24
-    optimised there as similarities, the best six as affine transforms, up to 512 px. Needs the package SimpleITK."""
+    """SimpleITK Mattes mutual information from 24 turns x 49 shifts, scored at 32 px. The best 24 are optimised there
+    as similarities; the best six of these as affine transforms, up to 512 px. Needs the package SimpleITK."""
     d0, d1 = _detail(fixed), _detail(moving)
     H_0to1 = None if d0.blank or d1.blank else _multi_start(d0.strength, d1.strength, d0.valid)
     return None if H_0to1 is None else checked(np.linalg.inv(np.linalg.inv(d1.S) @ H_0to1 @ d0.S), moving)
