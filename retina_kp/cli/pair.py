@@ -20,7 +20,6 @@ from ..core.files import write_text
 from ..core.geometry import describe, inside
 from ..core.images import as_array, shrink, write_image
 from ..core.overlays import checkerboard, displayable
-from ..data.annotation import read_number_rows
 from ..registration.registrar import Registrar
 from ..registration.result import Registration, saved_files
 
@@ -156,6 +155,8 @@ def carry_file(result: str, file: str, to: str = "fixed", mask: bool = False, ou
     A .txt or .csv file holds points, anything else is an image; mask: nearest pixels instead of means. ValueError for
     a refused result, a file that is none, or an image of another size.
     """
+    from ..data.annotation import read_number_rows  # which loads pandas; a pair needs none
+
     source = Path(file).expanduser()
     registration = _read_result(result)
     if not registration.ok:
