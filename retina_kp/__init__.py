@@ -5,7 +5,7 @@ from importlib import import_module
 # Public names and the modules that hold them. A name is imported when it is first used, so that a command that
 # registers one pair does not wait for what trains networks.
 _HOMES = {
-    "__version__": "core.versions",
+    "__version__": "core.compute",
     "MODALITIES": "synthetic.render",
     "Features": "registration.keypoints",
     "Inventory": "data.records",

@@ -24,9 +24,9 @@ def centroid(image):
     return np.array([(x * image).sum(), (y * image).sum()]) / image.sum()
 
 
-def warp(image, H, out_hw, mode="bilinear"):
+def warp(image, H, out_hw):
     warped, valid = g.warp_image(
-        torch.from_numpy(image)[None, None], torch.from_numpy(np.asarray(H, float))[None], out_hw, mode
+        torch.from_numpy(image)[None, None], torch.from_numpy(np.asarray(H, float))[None], out_hw
     )
     return warped[0, 0].numpy(), valid[0, 0].numpy()
 

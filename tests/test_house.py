@@ -18,10 +18,10 @@ from retina_kp.cli.main import cli
 ROOT = Path(__file__).resolve().parents[1]
 # How large the package may be. Lower a limit as soon as the house is smaller; nobody raises one.
 LIMITS = {
-    "Python files": 127,
-    "lines": 17930,
-    "lines of a file": 314,
-    "files of a wing": 25,
+    "Python files": 108,
+    "lines": 15500,
+    "lines of a file": 250,
+    "files of a wing": 17,
     "words of the README": 700,
 }
 # files with real tables of constants, which may keep their columns by `fmt: skip`

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from retina_kp.core.geometry import similarity, warp_points
-from retina_kp.registration.keypoints import Features
-from retina_kp.registration.matching import guided_matches, mutual_matches, spread_count
+from retina_kp.registration.keypoints import Features, guided_matches, mutual_matches, spread_count
 from retina_kp.registration.transforms import (
     apply_quadratic,
     choose_model,

@@ -14,7 +14,7 @@ import pytest
 from evaluation_trees import GRID, HW, fire_tree, octa_tree, operation_pair, picture, write_points
 from joblib import parallel_config
 
-from retina_kp.core import versions
+from retina_kp.core import compute
 from retina_kp.core.files import to_plain
 from retina_kp.core.geometry import translation, warp_points
 from retina_kp.core.images import write_image
@@ -446,19 +446,19 @@ def test_rows_of_other_code_are_computed_again(clinic, monkeypatch):
 
 def test_the_codes_version_is_that_of_every_source_and_of_torch(tmp_path, monkeypatch):
     found = set()
-    monkeypatch.setattr(versions, "PACKAGE", tmp_path)
+    monkeypatch.setattr(compute, "PACKAGE", tmp_path)
     for name, text in (("a.py", "1"), ("a.py", "2"), ("networks/b.py", "2"), ("notes.txt", "3")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-        found.add(versions.code_version.__wrapped__())
+        found.add(compute.code_version.__wrapped__())
     assert len(found) == 3, "two texts of one file, a file more, and a text that is no source"
-    wing = versions.code_version.__wrapped__(("networks",))
+    wing = compute.code_version.__wrapped__(("networks",))
     (tmp_path / "a.py").write_text("3")
-    assert versions.code_version.__wrapped__() not in found, "a source of the package"
-    assert versions.code_version.__wrapped__(("networks",)) == wing, "and not of this wing"
+    assert compute.code_version.__wrapped__() not in found, "a source of the package"
+    assert compute.code_version.__wrapped__(("networks",)) == wing, "and not of this wing"
     (tmp_path / "a.py").write_text("2")
-    monkeypatch.setattr(versions.torch, "__version__", "9.9")
-    assert versions.code_version.__wrapped__() not in found
+    monkeypatch.setattr(compute.torch, "__version__", "9.9")
+    assert compute.code_version.__wrapped__() not in found
 
 
 def test_the_ledger_passes_over_torn_lines(tmp_path):

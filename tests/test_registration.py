@@ -9,6 +9,7 @@ from skimage.data import camera, coins
 from retina_kp import PairOptions, Registrar, draw_pair
 from retina_kp.core.geometry import corner_error, inside, similarity, translation, warp_points
 from retina_kp.core.images import ImageError, write_image
+from retina_kp.registration.options import registrar_options
 
 EASY = PairOptions(size_px=512, rotation_deg=12, scale=(0.9, 1.1), min_overlap=0.7)
 
@@ -68,7 +69,7 @@ def test_equal_input_gives_equal_output(registrar, pair):
 
 @pytest.mark.parametrize("model", ["similarity", "affine", "homography", "quadratic", "auto"])
 def test_every_model(registrar, pair, model):
-    other = Registrar(registrar.network, Registrar.options_for(model=model), "cpu", registrar.calibration)
+    other = Registrar(registrar.network, registrar_options(model=model), "cpu", registrar.calibration)
     result = other(pair.fixed, pair.moving)
     y, x = np.nonzero(pair.valid1)
     seen = np.stack([x, y], 1)[::997]
@@ -81,9 +82,7 @@ def test_every_model(registrar, pair, model):
 
 def test_a_similarity_is_not_sure_of_a_sheared_pair(registrar):
     """No similarity can fit it: corners farther off than the confidence speaks of must not be accepted."""
-    other = Registrar(
-        registrar.network, Registrar.options_for(model="similarity", stages=1), "cpu", registrar.calibration
-    )
+    other = Registrar(registrar.network, registrar_options(model="similarity", stages=1), "cpu", registrar.calibration)
     options = PairOptions(size_px=512, rotation_deg=12, scale=(0.9, 1.1), min_overlap=0.7, shear=0.12)
     for index in range(3):
         pair = draw_pair(12, index, ("CF", "FA"), options)
@@ -94,7 +93,7 @@ def test_a_similarity_is_not_sure_of_a_sheared_pair(registrar):
 def test_few_matches_fall_back_from_quadratic_to_affine(registrar, pair):
     small = cv2.resize(pair.moving, (110, 110), interpolation=cv2.INTER_AREA)
     shrink = similarity(0, 110 / 512, (-0.5, -0.5), (-0.5, -0.5))
-    other = Registrar(registrar.network, Registrar.options_for(model="quadratic"), "cpu", registrar.calibration)
+    other = Registrar(registrar.network, registrar_options(model="quadratic"), "cpu", registrar.calibration)
     result = other(pair.fixed, small)
     assert result.ok and result.model == "affine"
     assert corner_error(result.H_1to0 @ shrink, np.linalg.inv(pair.H_0to1), pair.moving.shape[:2]) < 8

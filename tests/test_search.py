@@ -7,7 +7,7 @@ from retina_kp import PairOptions, draw_pair
 from retina_kp.core.geometry import corner_error, similarity, warp_points
 from retina_kp.registration import search
 from retina_kp.registration.closeup import common_window
-from retina_kp.registration.options import SearchOptions
+from retina_kp.registration.options import SearchOptions, registrar_options
 from retina_kp.registration.search import STEP, hypotheses, search_stages, settle, try_view
 
 
@@ -75,7 +75,7 @@ def test_a_clear_hypothesis_ends_the_search_and_others_are_settled_only_on_deman
 
 def test_nothing_promising_still_ends_with_the_best_of_all_stages(registrar, upright):
     views0, views1, truth = views_and_truth(registrar, upright)
-    options = registrar.options_for(promising_strength=1e6, judged_at_end=2).search
+    options = registrar_options(promising_strength=1e6, judged_at_end=2).search
     found = list(hypotheses(views0, views1, options, search_stages(options.coarse)[:1]))
     assert len(found) == 2 and found[0].strength >= found[1].strength
     assert corner_error(found[0].fit.H_1to0, truth, views1.base_hw) < 8

@@ -10,7 +10,6 @@ from retina_kp.registration.closeup import Warped, Window, common_window
 from retina_kp.registration.keypoints import Features
 from retina_kp.registration.search import Hypothesis
 from retina_kp.registration.transforms import Fit
-from retina_kp.synthetic.anatomy import measure_anatomy
 from retina_kp.synthetic.vasculature import ARTERY, BIFURCATION, CROSSING, VEIN, Retina
 from retina_kp.viz import steps
 
@@ -102,6 +101,6 @@ def test_anatomy_is_measured_as_told():
         3.0,
         0.9,
     )
-    table = measure_anatomy([retina, retina])
+    table = steps.measure_anatomy([retina, retina])
     assert table["mean"].tolist() == table["max"].tolist() == [15.0, 6.0, 1.8, 0.4, 0.75, 2.0, 1.0]
     assert steps.plot_retina(retina).axes[0].get_legend().get_texts()[0].get_text() == "2 bifurcations"

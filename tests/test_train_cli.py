@@ -19,9 +19,9 @@ import torch
 import yaml
 
 from retina_kp.cli import train
+from retina_kp.core.compute import code_version
 from retina_kp.core.config import to_dict
 from retina_kp.core.files import write_json
-from retina_kp.core.versions import code_version
 from retina_kp.evaluation import calibration
 from retina_kp.evaluation.calibration import fit_steerers
 from retina_kp.networks.checkpoints import find_weights, load_network, read_metadata

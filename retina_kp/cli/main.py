@@ -105,7 +105,7 @@ def apply(result: str, file: str, to: str, mask: bool, out: str | None) -> None:
     RESULT is a result.json. FILE is an image of the size of the other frame, or a .txt or .csv file of points: one x y
     per line, in pixels.
     """
-    from .carry import carry_file
+    from .pair import carry_file
 
     click.echo(carry_file(result, file, to, mask, out))
 
@@ -133,7 +133,7 @@ def inspect(folder: str, layout: str, everything: bool) -> None:
         click.echo("split: " + ", ".join(f"{name} {count}" for name, count in splits.items()))
     click.echo(f"problems: {len(found.problems)}")
     shown = found.problems if everything else found.problems[:20]
-    click.echo("".join(f"  {problem.source}: {problem.reason}\n" for problem in shown), nl=False)
+    click.echo("".join(f"  {problem}\n" for problem in shown), nl=False)
     if len(shown) < len(found.problems):
         click.echo(f"  … and {len(found.problems) - len(shown)} more; --all names them")
     if not found.records:

@@ -1,22 +1,67 @@
-"""Register one pair and write what people want of it. No notebook and no plotting library is loaded."""
+"""Register one pair, write what people want of it and a page to mail; carry more by a saved result.
+
+No notebook and no plotting library is loaded.
+"""
 
 from __future__ import annotations
 
+import base64
+import json
 import time
+from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
+from string import Template
 
+import cv2
 import numpy as np
 
 from ..core.files import write_text
-from ..core.geometry import describe
+from ..core.geometry import describe, inside
 from ..core.images import as_array, shrink, write_image
-from ..core.overlays import checkerboard
+from ..core.overlays import checkerboard, displayable
 from ..registration.registrar import Registrar
-from ..registration.result import Registration
-from ..registration.saving import saved_files
-from .page import pair_page
+from ..registration.result import Registration, saved_files
 
-PICTURE_PX = 1600  # longer side of overlay.png and of the page's pictures
+PICTURE_PX = 1600  # longer side of overlay.png
+SHOWN_PX = 900  # longer side of a picture
+PAGE = Template("""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>$title</title><style>
+body {font: 16px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; color: #222}
+.verdict {padding: .6em 1em; border-left: 6px solid; font-weight: 600}
+.good {background: #e6f4ea; border-color: #188038} .bad {background: #fff3cd; border-color: #d39e00}
+.pictures {display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 1em}
+figure {margin: 0} img {width: 100%; display: block; background: #000}
+.flicker {position: relative} .flicker img + img {position: absolute; inset: 0; opacity: 0}
+.flicker:hover img + img {opacity: 1}
+figcaption {font-size: .9em; color: #555} th {text-align: left; font-weight: 400; color: #555; padding-right: 1.5em}
+td {overflow-wrap: anywhere} pre {background: #f5f5f5; padding: .8em; overflow-x: auto}
+</style></head><body>
+<h1>$title</h1>
+<p class="verdict $kind">$verdict</p>
+$body
+<h2>The run</h2><table>$about</table>
+</body></html>
+""")
+CAPTIONS = {
+    "overlay": "Vessels of the fixed image in green, of the registered one in magenta: white where they coincide.",
+    "flicker": "The fixed image; hold the pointer on it to see the registered one.",
+    "checkerboard": "Tiles of both images in turn: vessels must run on across the edges.",
+    "fixed": "The fixed image.",
+    "moving": "The moving image, as it was given.",
+}
+RESULT = Template("""<p>The confidence is the probability that the corners lie within 20 px of the truth on average,
+for a fixed image whose longer side is scaled to 768 px.</p>
+<div class="pictures">$pictures</div>
+<h2>The matrix</h2><pre>$matrix</pre>
+<p>It maps a pixel (x, y, 1) of the moving image to the fixed one. The centre of the top-left pixel is (0, 0).</p>
+<p>Written beside this page: $files. Carry other images, masks or points with
+<code>retina-kp apply result.json FILE</code>.</p>""")
+ADVICE = Template("""<p>Nothing was registered. Do both images show the same eye, and the same part of it? Are vessels
+in focus? Is one of them mirrored? Where little is shared, a model with less freedom can help:
+<code>--model similarity</code>.</p>
+<div class="pictures">$pictures</div>""")
 
 
 def register_pair(
@@ -64,3 +109,78 @@ def told(result: Registration) -> str:
     scale = describe(result.H_1to0, result.moving_hw).scale
     agree = f"{result.inliers.sum()} of {len(result.inliers)} matches agree"
     return f"registered: confidence {result.confidence:.2f}, turn {result.angle_deg:.1f}°, scale {scale:.2f}, {agree}"
+
+
+# ------------------------------------------------------------------ the page, one HTML file without scripts
+
+
+def pair_page(
+    result: Registration, verdict: str, about: Mapping[str, str], pictures: dict[str, np.ndarray], files: Sequence[Path]
+) -> str:
+    """The page's HTML. pictures: "fixed", "moving" and, where registered, "registered", "overlay", "checkerboard"."""
+    shown = {name: [picture] for name, picture in pictures.items()}
+    if result.ok:
+        shown["flicker"] = [*shown.pop("fixed"), pictures["registered"]]
+    figures = "".join(_figure(name, shown[name]) for name in CAPTIONS if name in shown)
+    body = ADVICE.substitute(pictures=figures)
+    if result.ok:
+        matrix = np.array2string(result.H_1to0, precision=6, suppress_small=True)
+        names = ", ".join(f"<code>{path.name}</code>" for path in files)
+        body = RESULT.substitute(pictures=figures, matrix=matrix, files=names)
+    title = f"{Path(about['moving image']).name} on {Path(about['fixed image']).name}"
+    rows = "".join(f"<tr><th>{name}</th><td>{escape(str(value))}</td></tr>" for name, value in about.items())
+    kind = "good" if result.ok else "bad"
+    return PAGE.substitute(title=escape(title), kind=kind, verdict=escape(verdict), body=body, about=rows)
+
+
+def _figure(name: str, pictures: Sequence[np.ndarray]) -> str:
+    """One picture with its caption, or two on one place."""
+    images = "".join(f'<img alt="{name}" src="data:image/jpeg;base64,{_jpeg(picture)}">' for picture in pictures)
+    return f'<figure><div class="{name}">{images}</div><figcaption>{CAPTIONS[name]}</figcaption></figure>'
+
+
+def _jpeg(picture: np.ndarray) -> str:
+    """A picture (H, W) or (H, W, 3) RGB of any type as JPEG in base64."""
+    pixels = np.rint(displayable(shrink(picture, SHOWN_PX)) * 255).astype(np.uint8)
+    pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.ndim == 3 else cv2.COLOR_GRAY2BGR)
+    return base64.b64encode(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()).decode()
+
+
+# ------------------------------------------------------------------ apply
+
+
+def carry_file(result: str, file: str, to: str = "fixed", mask: bool = False, out: str | None = None) -> str:
+    """Write ``file`` carried by the result file into the frame of "fixed" or "moving"; returns a line about it.
+
+    A .txt or .csv file holds points, anything else is an image; mask: nearest pixels instead of means. ValueError for
+    a refused result, a file that is none, or an image of another size.
+    """
+    from ..data.annotation import read_number_rows  # which loads pandas; a pair needs none
+
+    source = Path(file).expanduser()
+    registration = _read_result(result)
+    if not registration.ok:
+        raise ValueError(f"{result}: nothing to carry by, this registration was refused ({registration.status})")
+    registration = registration if to == "fixed" else registration.inverse()
+    target = Path(out).expanduser() if out else Path(result).expanduser().parent / f"{source.stem}_in_{to}.png"
+    if source.suffix.lower() in (".txt", ".csv"):
+        target = target if out else target.with_suffix(source.suffix)
+        points = registration.map_to_fixed(read_number_rows(source, 2))
+        write_text(target, "".join(f"{x:.3f} {y:.3f}\n" for x, y in points))
+        outside = int((~inside(points, registration.fixed_hw, -0.5)).sum())
+        return f"{target}: {len(points)} points, {outside} of them outside the {to} image"
+    image = as_array(source)
+    if image.shape[:2] != registration.moving_hw:
+        (height, width), (h, w) = image.shape[:2], registration.moving_hw
+        raise ValueError(f"{source} is {width} x {height} px, but the result is for an image of {w} x {h} px")
+    carried = registration.warp(image, labels=mask)
+    write_image(target, carried)
+    return f"{target}: {carried.shape[1]} x {carried.shape[0]} px, {'nearest' if mask else 'interpolated'} pixels"
+
+
+def _read_result(path: str) -> Registration:
+    """A saved registration; ValueError where the file is something else."""
+    try:
+        return Registration.load(Path(path).expanduser())
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ValueError(f"{path} is no result: give the result.json that retina-kp register has written") from None

@@ -21,9 +21,9 @@ import torch
 import yaml
 from accelerate import PartialState
 
+from ..core.compute import code_version, commit, share
 from ..core.config import from_dict
 from ..core.files import write_csv, write_json
-from ..core.versions import code_version, commit
 from ..evaluation.calibration import publish
 from ..training.config import TrainConfig, get_recipe
 from ..training.processes import is_main, read_history
@@ -116,7 +116,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--workers", type=int, default=0, help="processes that prepare data; the result does not depend on it")
     add("--tensorboard", action="store_true", help="write scalars and pictures for TensorBoard into the run folder")
     add = parser.add_argument_group("of a recipe only").add_argument
-    add("--shorten", type=float, default=1.0, help="fraction of the steps, for trying out")
+    add("--shorten", type=share, default=1.0, help="fraction of the steps, for trying out")
     add("--target", default="", help="where the finished weights go; default: <run folder>/<recipe>.safetensors")
     add("--calibration-pairs", type=int, default=20, help="per kind and set")
     return parser
@@ -127,8 +127,6 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     level = logging.INFO if is_main() else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
-    if not 0 < args.shorten <= 1:
-        parser.error(f"--shorten: takes a fraction of the steps, above 0 and up to 1, not {args.shorten:g}")
     if args.recipe:
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             parser.error("a recipe runs in one process, on one device; several train a phase each: --config")

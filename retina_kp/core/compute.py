@@ -1,20 +1,29 @@
-"""What computes and how far it is: the device, its precision, worker processes, and progress of long work."""
+"""What computes and how far it is: the code's version, the device, worker processes, and progress of long work."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import multiprocessing
 import os
+import platform
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 
+import cv2
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from .files import PACKAGE
+
+__version__ = "0.1.0"
 HEADLESS = "RETINA_KP_HEADLESS"  # environment variable by which the runner of notebooks asks for lines
 MARK = "progress: "  # what such a line begins with; the runner passes it on and keeps it out of the executed copy
 EVERY_S = 10.0  # between two lines
@@ -63,12 +72,12 @@ def promises_bfloat16(device: torch.device) -> bool:
 
 
 @torch.inference_mode()
-def _bfloat16_gains(repeats: int = 8) -> bool:
+def _bfloat16_gains() -> bool:
     """Whether a layer like those of our networks is faster in bfloat16, by CPU time, both kinds measured in turn."""
     times = {torch.bfloat16: [], torch.float32: []}
     layers = {kind: torch.nn.Conv2d(64, 64, 3, padding=1).to(kind, memory_format=torch.channels_last) for kind in times}
     images = {kind: torch.zeros(1, 64, 96, 96, dtype=kind).to(memory_format=torch.channels_last) for kind in times}
-    for _ in range(repeats + 1):  # the first calls also prepare
+    for _ in range(9):  # the first calls also prepare
         for kind in times:
             started = time.process_time()
             layers[kind](images[kind])
@@ -76,19 +85,52 @@ def _bfloat16_gains(repeats: int = 8) -> bool:
     return min(times[torch.bfloat16][1:]) < min(times[torch.float32][1:])
 
 
+# ------------------------------------------------------------------ which code, so that results of two are never mixed
+
+
+@lru_cache
+def code_version(wings: tuple[str, ...] = ("",)) -> str:
+    """Changes with any source file of these wings (all of the package without them), and with the versions of what it
+    computes with."""
+    digest = hashlib.sha256(f"torch {torch.__version__}, OpenCV {cv2.__version__}, NumPy {np.__version__}".encode())
+    for path in sorted(path for wing in wings for path in (PACKAGE / wing).rglob("*.py")):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def commit() -> str:
+    """The git commit of this package's clone, with "+ changes" where its sources differ; "" without git or clone."""
+    try:
+        head, changes = _git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain", "--", ".")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return head + (" + changes" if changes else "")
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", "-C", str(PACKAGE), *words], capture_output=True, text=True, check=True, timeout=20)
+    return done.stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what its results depend on."""
+    libraries = {"torch": torch.__version__, "opencv": cv2.__version__, "numpy": np.__version__}
+    return {"retina_kp": __version__, "commit": commit(), **libraries, "python": platform.python_version()}
+
+
 # ------------------------------------------------------------------ worker processes
 
 
 @contextmanager
-def worker_pool(processes: int, start: Callable | None = None, *arguments) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     """New processes that share this one's threads, compute in its precision and end with it.
 
-    Each calls start(*arguments) first. An exception within the block, Ctrl-C too, drops the jobs that have not begun.
+    An exception within the block, Ctrl-C too, drops the jobs that have not begun.
     """
     if processes < 1:
         raise ValueError(f"processes: takes a whole number from 1, not {processes}")
     threads = max(torch.get_num_threads() // processes, 1)
-    how = (threads, bfloat16_is_fast(torch.device("cpu")), start, arguments)
+    how = (threads, bfloat16_is_fast(torch.device("cpu")))
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker, how)
     done = False
     try:
@@ -105,14 +147,19 @@ def from_one(text: str) -> int:
     return int(text)
 
 
-def _start_worker(threads: int, bfloat16: bool, start: Callable | None, arguments: tuple) -> None:
-    # a worker waits for its next job for ever, so it must end as soon as its parent is gone, however that went
+def share(text: str) -> float:
+    """A fraction of the steps of a training, of an argument of a command."""
+    if not 0 < (value := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"takes a fraction of the steps, above 0 and up to 1, not {text}")
+    return value
+
+
+def _start_worker(threads: int, bfloat16: bool) -> None:
+    # a worker would wait for its next job without end: it ends with its parent, however that ended
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     torch.set_num_threads(threads)
     decide_bfloat16("cpu", bfloat16)
-    if start is not None:
-        start(*arguments)
 
 
 # ------------------------------------------------------------------ progress

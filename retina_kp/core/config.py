@@ -67,7 +67,7 @@ def _convert(kind, value, where: str):
 
 
 def _convert_any(kinds, value, where: str):
-    """value as the first of several kinds that takes it; an exact type goes before a converted one."""
+    """value as the first of several kinds that takes it; its exact type is tried first."""
     errors = []
     for kind in sorted(kinds, key=lambda k: k is not type(value)):
         try:

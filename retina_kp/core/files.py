@@ -55,6 +55,11 @@ def write_json(path: str | Path, obj: Any) -> Path:
     return write_text(path, json.dumps(to_plain(obj, lambda name: None), indent=2, ensure_ascii=False) + "\n")
 
 
+def read_json(path: str | Path) -> Any:
+    """What `write_json` wrote."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     """Write a DataFrame, or rows, as CSV, atomically; NaN, None and missing values are empty cells."""
     import pandas as pd  # slow to import, and who registers a pair needs no tables

@@ -144,6 +144,11 @@ def pad_points(points: list[torch.Tensor]) -> torch.Tensor:
     return pad_sequence([*points, points[0].new_full((1, points[0].shape[1]), torch.nan)], True, torch.nan)[:-1]
 
 
+def known_points(points: torch.Tensor) -> torch.Tensor:
+    """(N, D) the rows of a NaN-padded list that are points."""
+    return points[torch.isfinite(points).all(-1)]
+
+
 # ------------------------------------------------------------------ grids and images
 
 
@@ -173,7 +178,7 @@ def sample_map(values: torch.Tensor, points_xy: torch.Tensor, stride: float = 1.
     return rearrange(read, "b c 1 n -> b n c")
 
 
-def warp_image(image: torch.Tensor, H_src_to_dst: torch.Tensor, out_hw, mode: str = "bilinear") -> tuple:
+def warp_image(image: torch.Tensor, H_src_to_dst: torch.Tensor, out_hw) -> tuple:
     """Draw images (B, C, H, W) in other frames; H_src_to_dst: (B, 3, 3) px → px.
 
     Returns the warped (B, C, *out_hw) and a bool mask (B, 1, *out_hw) of the pixels that the source covers; the rest is
@@ -184,7 +189,7 @@ def warp_image(image: torch.Tensor, H_src_to_dst: torch.Tensor, out_hw, mode: st
     valid = rearrange(inside(source, image.shape[-2:], -1e-3), "b (h w) -> b 1 h w", h=out_hw[0])
     source = rearrange(torch.nan_to_num(source, nan=-1e6), "b (h w) d -> b h w d", h=out_hw[0])
     grid = _normalised(source, image.shape[-2:]).to(image.dtype)
-    return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=False) * valid, valid
+    return F.grid_sample(image, grid, padding_mode="border", align_corners=False) * valid, valid
 
 
 def warp_layers(layers: np.ndarray, H_src_to_dst: np.ndarray, out_hw) -> tuple[np.ndarray, np.ndarray]:

@@ -18,9 +18,9 @@ BIFURCATION, CROSSING = 0, 1
 def field_of_view_mask(gray: np.ndarray, tolerance: float = 0.02) -> np.ndarray:
     """Where an image shows retina: (H, W) bool for gray (H, W) float in [0, 1], any size.
 
-    Cameras' fields are convex, so the inside is the hull of what the outside leaves. Without an outside, or when it
-    runs in between what remains (dark retina with bright vessels, or beside pieces of more than a quarter of the
-    largest), the whole frame counts. Worked out on a copy of at most 256 px.
+    Cameras' fields are convex, so the inside is the hull of what the outside leaves. The whole frame counts where there
+    is no outside, or where what it leaves is in pieces (dark retina between bright vessels). Works on a copy of at most
+    256 px.
     """
     h, w = gray.shape
     scale = min(1.0, 256 / max(h, w))
@@ -130,8 +130,10 @@ def skeleton_junctions(mask: np.ndarray, merge_px: float = 5.0, spur_px: int = 6
 
 
 def junction_widths(mask: np.ndarray, junctions_xy: np.ndarray, reach_px: float = 14.0) -> np.ndarray:
-    """(J,) px: how wide the thinner vessels are that meet at each junction (J, 2) px of a mask (H, W) bool, read off
-    its skeleton within reach_px. What is thinner than a pixel in a picture cannot be seen there."""
+    """(J,) px: width of the thinner vessels that meet at each junction (J, 2) px of a mask (H, W) bool.
+
+    It is read off the mask's skeleton within reach_px. It is at least 1: thinner vessels cannot be seen.
+    """
     rows, columns = np.nonzero(morphology.skeletonize(np.asarray(mask, bool)))
     if not len(rows) or not len(junctions_xy):
         return np.zeros(len(junctions_xy))

@@ -55,8 +55,8 @@ def parse_numbers(text: str, count: int) -> list[float]:
 def check_points(points0_xy: np.ndarray, points1_xy: np.ndarray, image0_hw, image1_hw, minimum: int = 4) -> None:
     """Raise ValueError with the reason when point pairs (N, 2) px cannot define a transform.
 
-    Refused are unequal counts, fewer than ``minimum`` (4 for a homography, 3 for an affine), points more than half a
-    pixel outside the outermost pixel centres, two on one spot, and points on one line (from 4 on: all but one).
+    Refused are unequal counts, fewer than ``minimum`` (4 for a homography, 3 for an affine), and two points on one
+    spot. So are points outside the image, and points on one line (from 4 on: all but one).
     """
     if len(points0_xy) != len(points1_xy):
         raise ValueError(f"unequal point counts: {len(points0_xy)} in image 0, {len(points1_xy)} in image 1")

@@ -1,9 +1,9 @@
 """Image files as training pairs: records → batches of square images of one size.
 
-A batch holds what a batch of `synthetic.training_pairs` holds, but for true_keypoints, which nobody knows. Beside
-these, points0 and points1 (B, N, 2) are annotated point pairs in px of image 0 and 1, perhaps outside the frame of
-image 1, NaN-padded and all NaN where a record has none. vessel_keypoints1 are the vessel_keypoints that image 1 sees
-too. Batch number i depends on records, options and seed alone.
+A batch holds what a batch of `synthetic.training_pairs` holds, but for true_keypoints, which nobody knows. It also has
+points0 and points1 (B, N, 2), annotated point pairs in px of image 0 and 1, NaN-padded. Those of image 1 may lie
+outside its frame. vessel_keypoints1 are the vessel_keypoints that image 1 sees too. Batch number i depends on records,
+options and seed alone.
 """
 
 from __future__ import annotations

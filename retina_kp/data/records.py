@@ -74,6 +74,9 @@ class Problem:
     reason: str
     pair: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.source}: {self.reason}"
+
 
 @dataclass
 class Inventory:

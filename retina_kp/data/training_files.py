@@ -103,7 +103,7 @@ def load_files(options: FileOptions) -> FileSplit:
     used, rows, distrusted = screen(visible, options.max_residual_px)
     problems += [*unfit, *distrusted]
     if not used:
-        reasons = "; ".join(f"{p.source}: {p.reason}" for p in problems[:3]) or "it holds no pairs"
+        reasons = "; ".join(map(str, problems[:3])) or "it holds no pairs"
         raise ValueError(f"{options.root}: no pair to train on ({reasons})")
     train, validation = hold_out(used, options.validation_share, options.split_seed)
     if not validation and options.validation_share > 0:
@@ -157,8 +157,8 @@ def _joined_modes(options: FileOptions) -> Inventory:
 def look_through(records: Sequence[PairRecord]) -> tuple[list[PairRecord], list[Problem]]:
     """Records whose pixels can teach something, and why the others are left out.
 
-    Left out are an image that cannot be decoded or is of one level (black, say), a vessel mask without vessels, and no
-    mask where other pairs of that kind have one and nobody clicked points.
+    Left out are pairs with an image that cannot be decoded or has one gray level, or with a mask without vessels. So is
+    a pair without mask and clicked points where others of its kind have masks.
     """
     masked = {_kind(r) for r in records if r.vessel_mask0 is not None}
     is_mask = {path: False for r in records for path in (r.image0, r.image1)}

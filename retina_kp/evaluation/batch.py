@@ -19,8 +19,7 @@ from ..core.images import ImageError, read_image, shrink, write_image
 from ..data.layouts import load_layout
 from ..data.records import PairRecord
 from ..registration.registrar import Registrar
-from ..registration.result import Registration
-from ..registration.saving import saved_files
+from ..registration.result import Registration, saved_files
 from .metrics import judge, point_errors
 from .real_pairs import truth_points
 
@@ -75,10 +74,9 @@ def has_truth(record: PairRecord) -> bool:
 
 
 def find_jobs(fixed: str | Path, moving: str | Path = "") -> list[Job]:
-    """Jobs from two image files, or from two folders whose images belong together in the order of their names (2 before
-    10); without ``moving`` from a pairs.csv or a folder of any layout (`layouts.load_layout`), where a pair that cannot
-    be used is a job with an error.
+    """Jobs from two image files, or from two folders whose images pair up in the order of their names (2 before 10).
 
+    Without ``moving`` they come from a pairs.csv or a folder of any layout; an unusable pair is a job with an error.
     Names of jobs differ and are fit for files. FileNotFoundError or ValueError says what was missing or unequal.
     """
     if not str(fixed):
@@ -113,9 +111,9 @@ def _data_set(path: Path) -> list[Job]:
         told = error if table else f"moving: no path given, so fixed must be a data set, but {error}"
         raise ValueError(told) from None
     for problem in found.problems:
-        log.warning("%s: %s", problem.source, problem.reason)
+        log.warning("%s", problem)
     if not found.records:
-        reasons = "; ".join(f"{p.source}: {p.reason}" for p in found.problems[:3])
+        reasons = "; ".join(map(str, found.problems[:3]))
         raise ValueError(f"{path} holds no usable pair: {reasons}")
     left_out = [Job(p.pair, None, None, error=f"{Path(p.source).name}: {p.reason}") for p in found.problems if p.pair]
     return [Job(r.pair_id, r.image0, r.image1, r) for r in found.records] + left_out
@@ -127,8 +125,7 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def _named(jobs: list[Job]) -> list[Job]:
-    """The jobs with names that are fit for files and differ, also where capitals do not count, and from that of the
-    run's metrics.json."""
+    """The jobs with names fit for files. They differ, whatever their capitals, also from the run's metrics.json."""
     named, taken = [], {"metrics"}
     for job in jobs:
         name = plain = re.sub(r"[^\w.+ -]+", "_", job.name).strip(". ")[:80] or "pair"
@@ -154,9 +151,9 @@ def run_job(registrar: Registrar, job: Job) -> Outcome:
 
 
 def run_jobs(registrar: Registrar, jobs: Iterable[Job], folder: str | Path) -> list[Outcome]:
-    """Register every job and write per pair <name>.json, the transform files and <name>_registered.png into ``folder``,
-    in place of what an earlier run has left there for it.
+    """Register every job; write <name>.json, the transform files and <name>_registered.png into ``folder``.
 
+    They replace the files of an earlier run.
     ValueError when two jobs bear one name: their files would overwrite each other.
     """
     jobs, outcomes = list(jobs), []

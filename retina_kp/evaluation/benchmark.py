@@ -9,7 +9,6 @@ Every row is kept as soon as it is measured; a second call goes on.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ import pandas as pd
 import torch
 
 from ..core.compute import choose_device, from_one
-from ..core.files import in_project, write_csv, write_json
+from ..core.files import in_project, read_json, write_csv, write_json
 from ..networks.checkpoints import find_weights
 from ..synthetic.pairs import PairOptions, draw_pair
 from .calibration import calibration_error
@@ -97,8 +96,8 @@ def save_tables(folder: Path, rows: pd.DataFrame, missing: Mapping[str, str], st
     found = {"methods": method_table(rows, missing), "stages_s": stage_table(rows), "cells": cells}
     columns = ["factor", "bin", "kind", "index", "eye", "method", "outcome", "mean_px", "tried_px", "confidence"]
     columns += ["seconds", *(f"{stage}_s" for stage in STAGES), "angle_deg", "scale", "overlap"]
-    write_csv(folder / "trials.csv", rows.reindex(columns=columns).to_dict("records"))
-    write_csv(folder / "cells.csv", cells.to_dict("records"))
+    write_csv(folder / "trials.csv", rows.reindex(columns=columns))
+    write_csv(folder / "cells.csv", cells)
     records = {name: table.to_dict("records") for name, table in found.items()}
     write_json(folder / "summary.json", {**records, "cold_start": dict(start)})
     return {**found, "cold_start": dict(start)}
@@ -108,7 +107,7 @@ def earlier_run(trials: str | Path) -> tuple[pd.DataFrame, dict[str, float]]:
     """The rows of a trials.csv, and the cold start that was measured with them; {} where no summary.json tells it."""
     rows = pd.read_csv(trials, dtype={"factor": str, "bin": str, "eye": str}).assign(stress=AS_TAKEN)
     summary = Path(trials).with_name("summary.json")
-    return rows, json.loads(summary.read_text(encoding="utf-8"))["cold_start"] if summary.is_file() else {}
+    return rows, read_json(summary)["cold_start"] if summary.is_file() else {}
 
 
 # ------------------------------------------------------------------ tables

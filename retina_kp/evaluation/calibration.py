@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
-from ..core.compute import choose_device, from_one
+from ..core.compute import choose_device, code_version, commit, from_one
 from ..core.geometry import image_center, similarity, warp_points
-from ..core.versions import code_version, commit
 from ..data.augment import AppearanceRange
 from ..networks.checkpoints import find_weights, load_network, read_metadata, save_network
 from ..registration.confidence import calibration_inputs, confidence
@@ -41,6 +40,7 @@ CALIBRATION_SETS = (
     PairOptions(scale=(0.4, 2.5), min_overlap=0.25, appearance=AppearanceRange()),
 )
 RIDGE = 0.05  # weak, on terms of equal spread
+BINS = 10  # of confidence, equally wide
 
 
 def publish(
@@ -110,10 +110,12 @@ def fit_calibration(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def fit_steerers(registrar: Registrar, pairs: int = 8) -> np.ndarray:
-    """(4, D, D) float32: for each of STEERED_DEG the orthogonal matrix that best carries descriptors of keypoints to
-    those at the same places of the picture turned (Procrustes), over ``pairs`` synthetic pairs of each kind; pictures
-    of the size that the search begins with. After Bökman, Edstedt, Felsberg and Kahl, "Steerers" (CVPR 2024); here they
-    are found for a network trained without. `keypoints.Features.steered` applies them."""
+    """(4, D, D) float32: for each of STEERED_DEG the orthogonal matrix that best turns descriptors (Procrustes).
+
+    It carries descriptors of keypoints to those at the same places of the turned picture. ``pairs``: synthetic ones of
+    each kind, at the size that the search begins with. After Bökman, Edstedt, Felsberg and Kahl, "Steerers" (CVPR
+    2024); here the network was trained without. `keypoints.Features.steered` applies them.
+    """
     scale, product = registrar.options.search.coarse, [0.0] * len(STEERED_DEG)
     for index in range(pairs):
         for moving in MOVING:
@@ -128,19 +130,21 @@ def fit_steerers(registrar: Registrar, pairs: int = 8) -> np.ndarray:
     return np.stack([u @ v for u, _, v in map(np.linalg.svd, product)]).astype(np.float32)
 
 
-def calibration_error(confidence: Sequence[float], right: Sequence[float], bins: int = 10) -> float:
+def calibration_error(confidence: Sequence[float], right: Sequence[float]) -> float:
     """Expected calibration error: mean |share right - mean confidence| over equal-width bins, weighted by their size
     (Guo et al. 2017)."""
     told, right = np.asarray(confidence, float), np.asarray(right, float)
-    index = np.minimum((told * bins).astype(int), bins - 1)
-    filled = [index == b for b in range(bins) if (index == b).any()]
+    index = np.minimum((told * BINS).astype(int), BINS - 1)
+    filled = [index == b for b in range(BINS) if (index == b).any()]
     return float(sum(abs(np.mean(right[own]) - np.mean(told[own])) * np.mean(own) for own in filled))
 
 
 def risk_coverage(confidence: Sequence[float], right: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """(K,) coverage, share of all answers that are given, and (K,) risk, share of the given ones that are wrong, for
-    every limit of confidence from the highest down (El-Yaniv & Wiener 2010). confidence: (N,) in [0, 1]; right: (N,) of
-    0 and 1; K: different values."""
+    """(K,) coverage and (K,) risk for each of K limits of confidence, the highest first (El-Yaniv & Wiener 2010).
+
+    Coverage is the share of answers that are given, risk the share of these that are wrong. confidence: (N,) in [0, 1];
+    right: (N,) of 0 and 1.
+    """
     told, right = np.asarray(confidence, float), np.asarray(right, float)
     order = np.argsort(-told, kind="stable")
     given, wrong = np.arange(1, len(order) + 1), np.cumsum(1 - right[order])

@@ -4,13 +4,13 @@ Meanings of scores stand beside them in `metrics.SCORES`, all others in glossary
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from ..core.files import read_json
 from .intervals import LEVEL, ROUNDS
 from .methods import ORACLE
 from .metrics import AREAS, FIRE_SIDE_PX, LONGER_SIDE_PX, RATES, SCORES
@@ -33,7 +33,7 @@ NOT_FINITE = {"NaN": None, "Infinity": "inf", "-Infinity": "-inf"}  # in metrics
 
 def _meanings() -> dict[str, dict[str, str]]:
     """Of every column, by table: those of glossary.json, where null stands for the shared one or for a score's."""
-    tables = json.loads(Path(__file__).with_name("glossary.json").read_text(encoding="utf-8"))
+    tables = read_json(Path(__file__).with_name("glossary.json"))
     shared = tables.pop("shared") | {name: score.meaning for name, score in SCORES.items()}
     for name in ("methods", "stress"):
         tables[name] |= dict.fromkeys((*RATES, *AREAS))

@@ -35,8 +35,8 @@ def _eye_weights(eyes: tuple[str, ...], rounds: int, seed: int) -> np.ndarray:
 def interval(values, eyes: Sequence[str], seed: int = 0, verdicts: bool = False, level: float = LEVEL):
     """Percentile interval (low, high) of the mean of ``values`` (P,), finite.
 
-    verdicts: the values are 0 or 1. Resampling says too little about those when nearly all pairs agree, so the interval
-    is its union with `binomial_limits` for as many trials as there are eyes.
+    verdicts: the values are 0 or 1. Resampling says too little when nearly all of those agree. The interval is then its
+    union with `binomial_limits` for as many trials as there are eyes.
     """
     values, n_eyes = np.asarray(values, np.float64), len(set(eyes))
     if n_eyes < 2:
@@ -71,9 +71,9 @@ def median_interval(values, eyes: Sequence[str], seed: int = 0) -> tuple[float, 
 def paired_difference(a, b, eyes: Sequence[str], seed: int = 0, verdicts: bool = False) -> tuple[float, float, float]:
     """Mean of a - b over pairs (P,) that both methods saw, and its interval.
 
-    verdicts: both are 0 or 1, and the interval is the union with the one that follows from the exact limits of two
-    shares, of the pairs on which only a is 1 and of those on which only b is (square-and-add: Zou and Donner 2008):
-    methods that never differ on a few eyes may yet do so on others.
+    verdicts: both are 0 or 1. The interval is then the union with a second one: methods that never differ on a few eyes
+    may do so on others. That one follows from the exact limits of two shares: of pairs on which only a is 1, and of
+    those on which only b is (square-and-add: Zou and Donner 2008).
     """
     gap, n_eyes = np.asarray(a, np.float64) - np.asarray(b, np.float64), len(set(eyes))
     middle = float(gap.mean()) if gap.size else float("nan")

@@ -1,5 +1,4 @@
-"""What is measured: our checkpoints, their oracles, baselines, and functions of the user's own, each answering a pair
-with a `Registration`."""
+"""What is measured: checkpoints, their oracles, baselines, and functions of one's own. Each answers a pair."""
 
 from __future__ import annotations
 
@@ -16,8 +15,9 @@ import cv2
 import numpy as np
 
 from ..core.files import in_project
-from ..core.geometry import describe
+from ..core.geometry import describe, lattice
 from ..networks.checkpoints import SHIPPED, find_weights, weights_sha256
+from ..registration.options import registrar_options
 from ..registration.registrar import Registrar
 from ..registration.result import Registration, refused
 from ..synthetic.pairs import draw_pair
@@ -68,7 +68,7 @@ class Ours(Method):
     ours = True
 
     def fingerprint(self) -> str:
-        return f"{weights_sha256(self.weights)} {Registrar.options_for(model=self.model)}"
+        return f"{weights_sha256(self.weights)} {registrar_options(model=self.model)}"
 
     def provenance(self) -> dict:
         return {"model": self.model, "sha256": weights_sha256(self.weights)[:12]}
@@ -172,7 +172,7 @@ def as_registration(answer, fixed_hw, moving_hw) -> Registration:
         return none
     H_1to0 = answer
     if callable(answer):
-        grid = np.stack(np.meshgrid(*[np.linspace(0, n - 1, 9) for n in moving_hw[::-1]]), -1).reshape(-1, 2)
+        grid = lattice(moving_hw, 9)
         none = Mapped(**vars(none), function=answer)
         H_1to0 = cv2.findHomography(grid, none.map_to_fixed(grid))[0]
     H_1to0 = np.asarray(H_1to0, np.float64)

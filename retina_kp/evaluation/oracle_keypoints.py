@@ -1,5 +1,4 @@
-"""GT alignment, the oracle of a network: what it would find if its detector were perfect, with the true points for
-keypoints.
+"""GT alignment, the oracle of a network: what it would find if its detector were perfect.
 
 Descriptors are read at the true points of both images, matched, and a transform is fitted to the matches; what is then
 still wrong is not the detector's fault.
@@ -12,8 +11,7 @@ import numpy as np
 from ..core.geometry import inside, warp_points
 from ..data.annotation import RANSAC_THRESHOLD
 from ..registration.closeup import Window, common_window
-from ..registration.keypoints import Features
-from ..registration.matching import mutual_matches
+from ..registration.keypoints import Features, matched_points, mutual_matches
 from ..registration.registrar import FEW_MATCHES, Registrar
 from ..registration.result import Registration, refused
 from ..registration.transforms import MIN_MATCHES, Fit, fit_transform
@@ -25,7 +23,7 @@ SIMPLER = ("quadratic", "homography", "affine", "similarity")  # each needs fewe
 def align_true_points(
     points0, points1, descriptors0, descriptors1, model: str, threshold_px: float
 ) -> tuple[np.ndarray, Fit | None]:
-    """Match true points by their descriptors and fit a model (of `matching.MODELS`) that maps points1 to points0.
+    """Match true points by their descriptors and fit a model (of `transforms.MODELS`) that maps points1 to points0.
 
     points0, points1: (N, 2) px, row by row one spot of the retina; descriptors: (N, D) unit vectors. Returns (M, 2)
     indices of mutually nearest ones, of which [k, k] is right, and the fit, None where the matches define none.
@@ -33,7 +31,7 @@ def align_true_points(
     nowhere = (0, 0)
     features = [Features(p, np.ones(len(p)), d, nowhere) for p, d in ((points0, descriptors0), (points1, descriptors1))]
     index = mutual_matches(*features)
-    return index, fit_transform(points0[index[:, 0]], points1[index[:, 1]], model, threshold_px)
+    return index, fit_transform(*matched_points(*features, index), model, threshold_px)
 
 
 def register_true_points(
@@ -43,14 +41,12 @@ def register_true_points(
     H_1to0,
     points: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Registration:
-    """The registration of two images HxW(x3) with a perfect detector and a perfect search: true points for keypoints,
-    and the moving image warped into the fixed frame by the true H_1to0, as the registrar warps it once its search has
-    ended.
+    """The registration of two images HxW(x3) with a perfect detector and a perfect search.
 
-    points: annotated ones of the fixed and of the moving image, (N, 2) original px each, row by row one spot; without
-    them the keypoints of the fixed image and where H_1to0 has them in the moving one. Those that a window cuts off do
-    not count. The registrar's model is fitted, or a simpler one where the points are too few for it; matches agree
-    within RANSAC_THRESHOLD of the longer side, as clicks do.
+    The keypoints are true points, and the true H_1to0 warps the moving image into the fixed frame. points: annotated
+    ones of the fixed and of the moving image, (N, 2) original px each, row by row one spot. Without them they are the
+    keypoints of the fixed image, mapped by H_1to0. Those that a window cuts off do not count. The registrar's model is
+    fitted, or a simpler one for few points. Matches agree within RANSAC_THRESHOLD of the longer side, as clicks do.
     """
     views0, views1 = registrar.views(fixed), registrar.views(moving)
     sizes = (views0.original_hw, views1.original_hw)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ..core.geometry import corners, pixel_grid, resize_matrix, translation, warp_points
-from ..core.images import as_array, to_gray
+from ..core.images import as_array, fitted_hw, resized, to_gray
 from ..core.vessels import field_of_view_mask, vessel_mask
 from ..data.annotation import fixed_residuals, true_homography
 from ..data.layouts.fire import FIRE_PAIR
@@ -176,7 +176,7 @@ class RealPair(Pair):
         return digest([*self.about().values()], files, r.points0_xy, r.points1_xy, r.H_0to1)
 
     def dice(self, result: Registration) -> float | None:
-        """Dice of vessel maps; the mask that a record has goes before the ridges of its fixed image. None without a
+        """Dice of vessel maps; a record's mask is taken rather than the ridges of its fixed image. None without a
         transform, and where the mask cannot be read."""
         mask0, problem = self._mask()
         if not result.ok or problem:
@@ -233,8 +233,7 @@ Maps = tuple[np.ndarray, np.ndarray]  # field of view and vessels, (h, w) bool e
 def _maps(path: str, changed_ns: int) -> Maps:
     """Of an image, by ridges of both polarities, on a copy whose longer side is DICE_SIDE_PX."""
     gray = to_gray(_image(path, changed_ns))
-    size = tuple(max(round(n * DICE_SIDE_PX / max(gray.shape)), 8) for n in gray.shape)[::-1]
-    gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA if DICE_SIDE_PX < max(gray.shape) else cv2.INTER_LINEAR)
+    gray, _ = resized(gray, fitted_hw(gray.shape, DICE_SIDE_PX))
     valid = field_of_view_mask(gray)
     return valid, vessel_mask(gray, valid, sigmas_px=DICE_SIGMAS_PX)
 

@@ -20,10 +20,9 @@ import torch
 from joblib import Parallel, delayed, parallel_config
 from joblib.parallel import get_active_backend
 
-from ..core.compute import bfloat16_is_fast, decide_bfloat16, progress
+from ..core.compute import bfloat16_is_fast, code_version, decide_bfloat16, progress
 from ..core.files import to_plain
 from ..core.geometry import describe
-from ..core.versions import code_version
 from ..data.records import PairRecord, Problem
 from ..registration.result import Registration, refused
 from .methods import NOT_FOUND, AnnotationFit, Method, Oracle, as_methods
@@ -47,8 +46,8 @@ def measure(
     """Every method on every pair: one row each, see `run_unit`.
 
     methods: functions too, see `methods.Function`. keep: a JSONL file, or a folder for one, to which each finished row
-    is appended at once; its rows are not computed again, unless images, truth, weights, options, a function's source or
-    the code have changed, or the method had raised an error. processes: side by side here; without it as joblib says.
+    is appended at once. Its rows are computed again only if images, truth, weights, options, a function's source or the
+    code have changed, or after an error. processes: side by side here; without it as joblib says.
     """
     named = as_methods(methods)
     units = [(pair, method) for pair in pairs for method in named]
@@ -64,7 +63,7 @@ def run(units: Sequence[Unit], keep: str | Path | None = None, what: str = "regi
     done, keys = read_ledger(keep), _keys(units) if keep else list(map(str, range(len(units))))
     rest = {key: unit for key, unit in zip(keys, units, strict=True) if key not in done}
     bar = progress(len(units), len(units) - sum(key in rest for key in keys), what)
-    # a worker gets the methods of one pair together, which so is read or drawn once
+    # a worker gets all methods of a pair at once, so the pair is read or drawn once
     batch, how = len({method.name for _, method in units}) or 1, _of_this_process()
     parallel = Parallel(return_as="generator_unordered", batch_size=batch)
     for row in parallel(delayed(run_unit)(*unit, key, how) for key, unit in rest.items()):

@@ -19,6 +19,7 @@ from .real_pairs import NEUTRAL, in_words
 
 ALL, FLOOR = "all", "annotation residual"
 OUTCOMES = ("acceptable", "inaccurate, warned of", "wrongly accepted", "refused", "failed")  # exclusive and complete
+EDGES = (0, 0.1, 0.5, 0.9, 0.97, 1.0)  # of bins of confidence
 SYNTHETIC = ("success", "within_2px", "auc25", "wrong", "far", "failed")
 
 # ------------------------------------------------------------------ which rows
@@ -40,8 +41,7 @@ def claims_nothing(method: str) -> bool:
 
 
 def trusted(rows: pd.DataFrame, accept_confidence: float = 0.5) -> pd.Series:
-    """Whether each row's transform was given without a warning, which a confidence below accept_confidence is. Methods
-    without confidence are trusted; oracles claim nothing."""
+    """Whether a row's transform came without a warning (confidence below accept_confidence) and without the truth."""
     return ~rows.method.map(claims_nothing).astype(bool) & ~(rows.confidence.astype(float) < accept_confidence)
 
 
@@ -205,14 +205,14 @@ def answered_with_confidence(rows: pd.DataFrame) -> pd.DataFrame:
     return judged[answered & judged.confidence.notna()]
 
 
-def reliability(rows: pd.DataFrame, edges: Sequence[float] = (0, 0.1, 0.5, 0.9, 0.97, 1.0)) -> pd.DataFrame:
+def reliability(rows: pd.DataFrame) -> pd.DataFrame:
     """Confidence against truth, pairs as taken, refused answers included as they would have been: per bin the number,
     the mean confidence, and the share that was right with its binomial limits for as many trials as there are eyes."""
     judged = answered_with_confidence(as_taken(rows))
     judged = judged.assign(right=was_right(judged))
     lines = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
-        top = judged.confidence <= high if high == edges[-1] else judged.confidence < high
+    for low, high in zip(EDGES[:-1], EDGES[1:], strict=True):
+        top = judged.confidence <= high if high == EDGES[-1] else judged.confidence < high
         own = judged[(judged.confidence >= low) & top]
         if len(own):
             line = {"from": low, "to": high, "n": len(own), "confidence": own.confidence.mean()}

@@ -64,9 +64,11 @@ def peak_memory_gb() -> float:
 
 
 def cold_start(weights: str | Path, fixed: np.ndarray, moving: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    """What a new process needs, on as many threads as here: seconds to load the weights, of the first call on a pair
-    and of a later one, of the same pair at LARGE_PX, and of a refusal (other: an image of another eye); its peak memory
-    after all that (GiB, with Python and torch in it)."""
+    """What a new process needs, on as many threads as here, and its peak memory (GiB, with Python and torch in it).
+
+    Seconds to load the weights, of the first call on a pair, of a later one, and of the pair at LARGE_PX. The last is a
+    refusal: other is an image of another eye.
+    """
     with worker_pool(1) as pool:
         return pool.submit(_start_cold, str(weights), fixed, moving, other).result()
 

@@ -78,9 +78,7 @@ def rehearse(chosen: Mapping[str, Mapping[str, Any]], tell: Callable[[str], None
 def _check(settings: Settings, config: TrainConfig) -> None:
     """ValueError for a GPU that is not there, processes that cannot share the work, or weights of another network."""
     device, processes, start = choose_device(settings.device), settings.processes, config.init_from
-    if processes > 1 and config.micro_batches % processes:
-        words = f"{config.micro_batches} cannot be shared out among {processes} processes; take a multiple"
-        raise ValueError(f"micro_batches: {words}")
+    config.own_batches(max(processes, 1))
     if device.type == "cuda" and processes > torch.cuda.device_count():
         raise ValueError(f"processes: {processes}, but PyTorch sees {torch.cuda.device_count()} GPUs")
     if Path(start or ".").is_file() and (network := read_metadata(start)["network"]) != config.network:

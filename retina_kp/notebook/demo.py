@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-from ..core.files import project_root
+from ..core.files import project_root, read_json
 from ..core.images import read_image, write_image
 from ..data.layouts.pairs_csv import write_pairs_csv
 from ..data.records import PairRecord
 from ..evaluation.batch import find_jobs, run_job
 from ..registration.registrar import Registrar
-from ..synthetic.pairs import PairOptions, draw_pair
+from ..synthetic.pairs import draw_pair
 from ..viz.registrations import image_grid
 from .report import run_notebook
 
@@ -21,11 +20,11 @@ SAMPLES = ((3, "FA"), (10, "OCT"), (5, "OCTA"), (9, "FA"))
 SAMPLE_SEED = 2026
 
 
-def write_samples(folder: str | Path, size_px: int = 768) -> Path:
+def write_samples(folder: str | Path) -> Path:
     """Write the sample pairs and a pairs.csv that knows their truth; returns the csv. Existing files are replaced."""
     folder, records = Path(folder), []
     for index, modality in SAMPLES:
-        pair = draw_pair(SAMPLE_SEED, index, ("CF", modality), PairOptions(size_px=size_px))
+        pair = draw_pair(SAMPLE_SEED, index, ("CF", modality))
         name = f"sample-{index}-cf-{modality.lower()}"
         fixed, moving = (folder / f"{name}_{side}.png" for side in ("fixed", "moving"))
         write_image(fixed, pair.fixed)
@@ -40,7 +39,7 @@ def run_demo(tell: Callable[[str], None] = print) -> Path:
     table = write_samples(project_root() / "data" / "demo")
     tell(f"Registering {len(SAMPLES)} synthetic pairs on the CPU ...")
     run = run_notebook("07_register", {"fixed": str(table), "device": "cpu", "run_name": "demo"})
-    for row in json.loads(run.html.with_name("metrics.json").read_text(encoding="utf-8"))["pairs"]:
+    for row in read_json(run.html.with_name("metrics.json"))["pairs"]:
         found = "refused"
         if row["turn_deg"] is not None:
             found = f"turned {row['turn_deg']:6.1f}°  mean corner error {row['mean_error_px']} px"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..core.compute import versions
 from ..core.files import in_project, new_run_folder, project_root, to_plain, write_csv, write_json
-from ..core.versions import versions
 from ..data.layouts import detect_layout, load_layout
 from ..data.records import Inventory, PairRecord, Problem
 from ..evaluation.documents import NOT_FINITE, metrics_document, pair_table
@@ -100,7 +100,7 @@ def prepare(s: EvaluationSettings, own_methods: Sequence[Callable] = ()) -> Plan
     inventory = load_layout(root, layout, s.mode or None)
     records = [record for record in inventory.records if s.split in ("", record.split)]
     if not records:
-        reasons = "; ".join(f"{p.source}: {p.reason}" for p in inventory.problems[:3])
+        reasons = "; ".join(map(str, inventory.problems[:3]))
         raise ValueError(f"{root}: no pair to evaluate ({reasons or f'no pair of split {s.split!r}'})")
     runs = project_root() / (Path(s.runs_root).expanduser() if s.runs_root else Path("outputs") / "runs")
     methods, missing = choose_methods(s.weights, s.baselines, runs, s.model, s.device, own_methods)
@@ -140,7 +140,7 @@ def save(plan: Plan, done: Evaluation) -> dict:
     about |= {"left_out": left_out(plan, done), "incomplete": incomplete(plan, done)}
     document = metrics_document(about, done.rows, plan.first, s.accept_confidence, s.seed)
     write_json(plan.folder / "metrics.json", to_plain(document, NOT_FINITE.get))
-    write_csv(plan.folder / "pairs.csv", pair_table(done.rows, s.accept_confidence).to_dict("records"))
+    write_csv(plan.folder / "pairs.csv", pair_table(done.rows, s.accept_confidence))
     return document
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..core.images import read_image
 from ..viz.curves import plot_run
-from ..viz.output import as_png
+from ..viz.widgets import as_png
 
 OnEpoch = Callable[[list[dict]], None]
 # What one line tells, in this order, where the history has it.
@@ -28,8 +28,8 @@ GROUPS |= dict.fromkeys(
 
 
 def live_figure(losses: Sequence[str] = ()) -> OnEpoch:
-    """`plot_run` as one picture that is replaced in place, a single figure in an executed notebook. Outside of notebooks
-    nothing is drawn."""
+    """`plot_run` as one picture that is replaced in place, a single figure in an executed notebook. Outside of
+    notebooks nothing is drawn."""
     shown = None
 
     def on_epoch(history: list[dict]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..core.config import from_dict, to_dict
 from ..core.files import in_project, new_run_folder, project_root, runs_root, write_json, write_text
 from ..data.training_files import FileOptions
+from ..evaluation.methods import PHASE_NOTEBOOKS
 from ..networks import NETWORKS
 from ..networks.checkpoints import SHIPPED, find_weights, read_metadata
 from ..synthetic import pseudo_real
@@ -23,7 +24,7 @@ from ..viz.training import keep_keypoint_figures
 from .monitoring import in_short, live_figure, tensorboard
 
 PREVIOUS = dict(zip(list(PHASES)[1:], PHASES, strict=False))
-NOTEBOOKS = {"warmup": "01_warmup", "geometric": "02_geometric", "pke": "03_pke", "sim2real": "04_sim2real"}
+NOTEBOOKS = dict(zip(PHASES, PHASE_NOTEBOOKS, strict=True))
 SHIPPED_NETWORKS = [path.stem for path in SHIPPED.glob("*.safetensors")]
 STAND_IN_STEPS, CHECKPOINT = 8, "checkpoint.safetensors"
 

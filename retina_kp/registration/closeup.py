@@ -16,8 +16,7 @@ import cv2
 import numpy as np
 
 from ..core.geometry import corners, similarity, translation, warp_points
-from .keypoints import Features
-from .matching import guided_matches, matched_points
+from .keypoints import Features, guided_matches, matched_points
 from .result import Registration
 from .transforms import fit_transform
 from .views import ImageViews

@@ -9,9 +9,11 @@ from .transforms import Fit
 
 
 def measure_evidence(settled_share: float, fit: Fit, features0: Features, aligned: Features) -> dict[str, float]:
-    """What speaks for a registration, as numbers: share of matches that agree in a wide neighbourhood, inliers of
-    the fit of matches close by, before the maps refine it, their share of these matches and of the keypoints that could
-    have matched. `refinement.refine` tells map_correlation, which belongs to it."""
+    """What speaks for a registration, as numbers, before the maps refine it.
+
+    Share of matches that agree in a wide neighbourhood; inliers among matches close by; their share of these matches,
+    and of the keypoints that could have matched. `refinement.refine` adds map_correlation.
+    """
     return {
         "settled_share": settled_share,
         "inliers": float(fit.n_inliers),
@@ -34,9 +36,8 @@ def checked(calibration: dict[str, float] | None) -> dict[str, float]:
     """A calibration, or DEFAULT_CALIBRATION instead of none; ValueError when it is one of other terms."""
     differing = sorted(set(calibration or DEFAULT_CALIBRATION) ^ set(DEFAULT_CALIBRATION))
     if differing:
-        raise ValueError(
-            f"calibration of another version ({', '.join(differing)}): fit it anew, python -m retina_kp.evaluation.calibration"
-        )
+        anew = "fit it anew, python -m retina_kp.evaluation.calibration"
+        raise ValueError(f"calibration of another version ({', '.join(differing)}): {anew}")
     return calibration or DEFAULT_CALIBRATION
 
 
@@ -49,10 +50,12 @@ def calibration_inputs(evidence: dict[str, float]) -> dict[str, float]:
 
 
 def confidence(evidence: dict[str, float], calibration: dict[str, float] | None) -> float:
-    """Probability in [0, 1] that a registration with this evidence is right: its corners within 20 px on average, at
-    768. A logistic model, fitted by `calibration.publish` on synthetic pairs, or DEFAULT_CALIBRATION (set by hand) for
-    weights that carry no fit (model card). 0 where the detector's maps do not correlate at all: then they could not be
-    laid on each other, or the model does not fit. ValueError for a fit to other evidence."""
+    """Probability in [0, 1] that a registration with this evidence is right: corners within 20 px on average, at 768.
+
+    A logistic model, fitted by `calibration.publish` on synthetic pairs; DEFAULT_CALIBRATION, set by hand, for weights
+    without a fit. 0 where the detector's maps do not correlate: they could not be laid on each other, or the model does
+    not fit. ValueError for a fit to other evidence.
+    """
     if evidence["map_correlation"] <= 0:
         return 0.0
     weights = checked(calibration)

@@ -1,5 +1,4 @@
-"""From dense maps to keypoints: field-of-view gate, non-maximum suppression, sub-pixel refinement, descriptor
-reading."""
+"""From dense maps to keypoints with descriptors, and from two sets of these to correspondences."""
 
 from __future__ import annotations
 
@@ -27,10 +26,9 @@ class KeypointOptions:
 
 @dataclass(frozen=True)
 class Features:
-    """Keypoints of one image. keypoints_xy: (N, 2) float32 px; scores: (N,) detector probability, falling; descriptors:
-    (N, D) unit vectors; image_hw: size of the image the pixels belong to. N may be 0. detector: (h, w) float32, the
-    whole map in the network's cells, 0 outside the field of view, as long as the places are those of the picture that
-    the network saw."""
+    """Keypoints of one image; N may be 0. keypoints_xy: (N, 2) float32 px; scores: (N,) detector probability, falling;
+    descriptors: (N, D) unit vectors; image_hw: size of the image the pixels belong to. detector: (h, w) float32, the
+    map in the network's cells, 0 outside the field of view; None once the places were mapped."""
 
     keypoints_xy: np.ndarray
     scores: np.ndarray
@@ -49,8 +47,8 @@ class Features:
 
     def steered(self, steerers: np.ndarray, angle_deg: float) -> Features:
         """The same features with descriptors as they would be, about, had the picture been turned clockwise by
-        angle_deg, a multiple of 45. steerers: (4, D, D), for STEERED_DEG, see `steering`. In torch for the reason given
-        in `matching.similarities`."""
+        angle_deg, a multiple of 45. steerers: (4, D, D), for STEERED_DEG, see `calibration.fit_steerers`. In torch for
+        the reason given in `similarities`."""
         turn = angle_deg % 360
         if turn % 45:
             raise ValueError(f"descriptors are steered by multiples of 45°, not by {angle_deg:g}°")
@@ -141,37 +139,85 @@ def _refine(probability: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torc
 def extract(
     network, image: torch.Tensor, valid: torch.Tensor, options: KeypointOptions = KeypointOptions(), fast: bool = False
 ):
-    """Features of a batch of gray images (B, 1, H, W) in [0, 1] with their fields of view (B, 1, H, W) bool, in px of
-    that batch: a list. fast: layers in bfloat16, which costs about a tenth of a pixel."""
+    """A list of `Features` of gray images (B, 1, H, W) in [0, 1], given fields of view (B, 1, H, W) bool.
+    fast: layers in bfloat16, which costs about a tenth of a pixel."""
     with torch.autocast(image.device.type, torch.bfloat16, enabled=fast):
         output = network(image, valid)
     features = []
     masked = gated(output, valid, options)
     for i, (points, scores) in enumerate(_pick(output, masked, valid, options)):
-        descriptors = F.normalize(
-            sample_map(output.descriptors[i, None], points[None], output.descriptor_stride)[0], dim=-1
-        )
-        features.append(
-            Features(
-                points.cpu().numpy().astype(np.float32),
-                scores.float().cpu().numpy(),
-                descriptors.float().cpu().numpy(),
-                tuple(image.shape[-2:]),
-                masked[i, 0].float().cpu().numpy(),
-            )
-        )
+        keypoints, strengths = points.cpu().numpy().astype(np.float32), scores.float().cpu().numpy()
+        detector = masked[i, 0].float().cpu().numpy()
+        features.append(Features(keypoints, strengths, _read(output, i, points), tuple(image.shape[-2:]), detector))
     return features
+
+
+def _read(output: DenseOutput, i: int, points: torch.Tensor) -> np.ndarray:
+    """(N, D) unit descriptors of image i at points (N, 2) px."""
+    vectors = sample_map(output.descriptors[i, None], points[None], output.descriptor_stride)[0]
+    return F.normalize(vectors, dim=-1).float().cpu().numpy()
 
 
 @torch.inference_mode()
 def describe_points(
     network, image: torch.Tensor, valid: torch.Tensor, points_xy: np.ndarray, fast: bool = False
 ) -> np.ndarray:
-    """(N, D) unit descriptors of one gray image (1, 1, H, W) in [0, 1] with its field of view, bool, at given points
-    (N, 2) px."""
+    """(N, D) unit descriptors at points (N, 2) px of one gray image (1, 1, H, W) with its field of view, bool."""
     with torch.autocast(image.device.type, torch.bfloat16, enabled=fast):
         output = network(image, valid)
-    points = torch.from_numpy(np.asarray(points_xy, np.float32))[None].to(image.device)
-    return (
-        F.normalize(sample_map(output.descriptors, points, output.descriptor_stride)[0], dim=-1).float().cpu().numpy()
-    )
+    return _read(output, 0, torch.from_numpy(np.asarray(points_xy, np.float32)).to(image.device))
+
+
+# ------------------------------------------------------------------ matches
+
+
+def similarities(features0: Features, features1: Features) -> np.ndarray:
+    """(N0, N1) cosine of every pair of descriptors; N may be 0.
+
+    In torch: threads of numpy's BLAS spin on after a product and then halve the speed of the network."""
+    if not len(features0) or not len(features1):  # features without keypoints need not know the length of a descriptor
+        return np.zeros((len(features0), len(features1)), np.float32)
+    return (torch.from_numpy(features0.descriptors) @ torch.from_numpy(features1.descriptors).T).numpy()
+
+
+def mutual_matches(features0: Features, features1: Features, ratio_max: float = 1.0) -> np.ndarray:
+    """(M, 2) index pairs that are each other's nearest descriptor (cosine).
+
+    ratio_max < 1 adds Lowe's test: distance of the best over that of the second best in image 1 (Lowe 2004, 7.1)."""
+    similarity = similarities(features0, features1)
+    index = _mutual(similarity, -np.inf)
+    if ratio_max < 1 and similarity.shape[1] > 1:
+        top = -np.partition(-similarity[index[:, 0]], 1, axis=1)[:, :2]
+        distance = np.sqrt(np.maximum(2 - 2 * top, 0))
+        index = index[distance[:, 0] < ratio_max * distance[:, 1]]
+    return index
+
+
+def guided_matches(
+    features0: Features, features1: Features, H_1to0: np.ndarray, radius_px: float, min_similarity: float = 0.2
+):
+    """(M, 2) index pairs, mutually best among those within radius_px of each other once H_1to0 has mapped image 1."""
+    mapped = np.nan_to_num(warp_points(features1.keypoints_xy, H_1to0), nan=-1e6).astype(np.float32)
+    distance2 = sum(np.subtract.outer(features0.keypoints_xy[:, k], mapped[:, k]) ** 2 for k in (0, 1))
+    near = np.where(distance2 <= radius_px**2, similarities(features0, features1), -1.0)
+    return _mutual(near, min_similarity)
+
+
+def _mutual(similarity: np.ndarray, least: float) -> np.ndarray:
+    """(M, 2) index pairs that are each other's best and above ``least``."""
+    if not similarity.size:
+        return np.zeros((0, 2), int)
+    best1, best0 = similarity.argmax(1), similarity.argmax(0)
+    index0 = np.flatnonzero(best0[best1] == np.arange(len(best1)))
+    index0 = index0[similarity[index0, best1[index0]] > least]
+    return np.stack([index0, best1[index0]], 1)
+
+
+def matched_points(features0: Features, features1: Features, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points (N, 2) of index pairs (N, 2)."""
+    return features0.keypoints_xy[index[:, 0]], features1.keypoints_xy[index[:, 1]]
+
+
+def spread_count(points_xy: np.ndarray, cell_px: float) -> int:
+    """How many cells of a cell_px grid hold a point: inliers that sit in one clump prove little."""
+    return len(np.unique(np.floor(np.asarray(points_xy) / cell_px).astype(int), axis=0)) if len(points_xy) else 0

@@ -53,7 +53,7 @@ class RefinementOptions:
 class RegistrarOptions:
     """All settings. The fields of the groups are known by their own names, too: see `registrar_options`."""
 
-    model: str = "affine"  # one of matching.MODELS
+    model: str = "affine"  # one of transforms.MODELS
     base_px: float = 460.0
     sure_confidence: float = 0.97  # a candidate this sure ends the search
     min_confidence: float = 0.5  # below it a result is refused: it is more likely wrong than right

@@ -9,7 +9,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from ..core.geometry import as_homography, corners, from_cells, inside, pixel_grid, similarity, to_cells, warp_points
+from ..core.geometry import as_homography, corners, from_cells, inside, pixel_grid, resize_matrix, to_cells, warp_points
 from .transforms import MIN_MATCHES, Fit, apply_quadratic, fit_transform, invertible, least_squares, tukey_weights
 
 # OpenCV has no such search for the other models
@@ -62,19 +62,19 @@ def refine(
     inliers counted anew; and the correlation of the maps then, at most 1.
 
     drawn: (3, 3) px of the moving picture → px of points1. Maximises the enhanced correlation coefficient of
-    Evangelidis & Psarakis 2008 between the maps' `relief`, for the models of MOTIONS. The fit comes back as it is for
-    another model, with the correlation of the maps as it lays them, and with correlation 0 where the search fails or
-    strays; for another model an affine search that ends MISFIT_PX away says that the model does not fit this pair.
-    Inliers have no veto: matches near a poor fit speak against a better one far away.
+    Evangelidis & Psarakis 2008 between the maps' `relief`, for the models of MOTIONS. A fit of another model comes back
+    as it is, with the correlation of the maps as it lays them. The correlation is 0 where the search fails or strays.
+    For another model that is an affine search which ends MISFIT_PX away: the model does not fit this pair. Inliers have
+    no veto: matches near a poor fit speak against a better one far away.
     """
-    px_from_cells = similarity(0, stride, (0, 0), ((stride - 1) / 2, (stride - 1) / 2))
-    start = np.linalg.inv(np.linalg.inv(px_from_cells) @ fit.H_1to0 @ drawn @ px_from_cells)  # OpenCV asks for 0 → 1
+    to_px = resize_matrix((1, 1), (stride, stride))  # from cells
+    start = np.linalg.inv(np.linalg.inv(to_px) @ fit.H_1to0 @ drawn @ to_px)  # OpenCV asks for 0 → 1
     places = corners([n * stride for n in maps[0].shape])
     for blurs, far_px in ATTEMPTS if fit.model in MOTIONS else ((ATTEMPTS[0][0], MISFIT_PX),):
         found, correlation = _climb(start, maps, MOTIONS.get(fit.model, cv2.MOTION_AFFINE), blurs)
         if correlation <= 0:
             continue
-        H = px_from_cells @ np.linalg.inv(found) @ np.linalg.inv(px_from_cells) @ np.linalg.inv(drawn)
+        H = to_px @ np.linalg.inv(found) @ np.linalg.inv(to_px) @ np.linalg.inv(drawn)
         moved = np.linalg.norm(warp_points(places, H) - warp_points(places, fit.H_1to0), axis=1)
         if not moved.max() <= far_px:  # also where it is not a number
             continue
@@ -86,9 +86,11 @@ def refine(
 
 
 def relief(detector: np.ndarray, blur: float = 0.0) -> np.ndarray:
-    """What is compared of a detector map (h, w), 0 outside the field of view: cube roots, so that faint junctions weigh
-    beside bright ones, blurred (σ in cells), less their mean farther around, so that neither the outline of the field
-    of view nor a diffuse answer to noise is structure; 0 outside."""
+    """What is compared of a detector map (h, w), 0 outside the field of view: blurred (σ in cells), less a wider mean.
+
+    Cube roots let faint junctions weigh beside bright ones. Without the mean around, neither the outline of the field
+    of view nor a diffuse answer to noise is structure.
+    """
     roots, seen = np.cbrt(np.maximum(detector, 0), dtype=np.float32), (detector > 0).astype(np.float32)
 
     def mean(sigma: float) -> np.ndarray:

@@ -51,14 +51,9 @@ class Registrar:
 
     @classmethod
     def from_pretrained(cls, weights: str | Path = "lite", device: str = "auto", **options) -> Registrar:
-        """Load shipped weights by name ("lite") or a checkpoint by path; options are those of `options_for`."""
+        """Load shipped weights by name ("lite") or a checkpoint by path; options: see `registrar_options`."""
         network, metadata = load_network(weights)
-        return cls(network, cls.options_for(**options), device, metadata.get("calibration"))
-
-    @staticmethod
-    def options_for(**options) -> RegistrarOptions:
-        """`RegistrarOptions` from fields of it and of its groups; ValueError names an unknown one."""
-        return registrar_options(**options)
+        return cls(network, registrar_options(**options), device, metadata.get("calibration"))
 
     def views(self, image: np.ndarray, fast: bool = True) -> ImageViews:
         """Pictures of an image, HxW or HxWx3, as this registrar looks at them."""

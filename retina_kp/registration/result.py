@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -10,11 +9,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..core.files import to_plain
-from ..core.geometry import as_homography, describe, pixel_grid, rescale_homography, resize_matrix, warp_points
+from ..core.files import read_json, to_plain, write_json, write_text
+from ..core.geometry import (
+    as_homography,
+    describe,
+    inside,
+    lattice,
+    pixel_grid,
+    rescale_homography,
+    resize_matrix,
+    warp_points,
+)
 from ..core.images import as_array
 from ..core.overlays import overlay
-from .saving import write_result
 from .transforms import Fit, Quadratic
 
 FINER = 0.7  # fixed px per moving px, below which bilinear reading would skip pixels
@@ -53,21 +60,13 @@ class Registration:
         """From a fit in a frame between the images, the matrices into and out of it, and the points, px of the
         frame."""
         H = as_homography(original0_from_frame @ fit.H_1to0 @ frame_from_original1)
-        bent = fit.quadratic_1to0 is not None
-        frames = original0_from_frame, frame_from_original1
-        return cls(
-            status="ok",
-            H_1to0=H,
-            confidence=0.0,
-            matches0=warp_points(points0, original0_from_frame),
-            matches1=warp_points(points1, np.linalg.inv(frame_from_original1)),
-            inliers=fit.inliers.copy(),
-            fixed_hw=tuple(fixed_hw),
-            moving_hw=tuple(moving_hw),
-            model=fit.model,
-            quadratic=Quadratic(*frames, fit.quadratic_1to0, fit.quadratic_0to1) if bent else None,
-            H_tried=H,
-        )
+        frames, quadratic = (original0_from_frame, frame_from_original1), None
+        if fit.quadratic_1to0 is not None:
+            quadratic = Quadratic(*frames, fit.quadratic_1to0, fit.quadratic_0to1)
+        matches0 = warp_points(points0, original0_from_frame)
+        matches1 = warp_points(points1, np.linalg.inv(frame_from_original1))
+        found = (matches0, matches1, fit.inliers.copy(), tuple(fixed_hw), tuple(moving_hw))
+        return cls("ok", H, 0.0, *found, model=fit.model, quadratic=quadratic, H_tried=H)
 
     def refuse(self, reason: str) -> Registration:
         """The same matches and evidence without a transform."""
@@ -132,17 +131,10 @@ class Registration:
     def inverse(self) -> Registration:
         """The same registration seen from the other side: what was fixed moves. ValueError for a refused result."""
         self._need_ok("invert")
-        return replace(
-            self,
-            H_1to0=self.H_0to1,
-            H_tried=self.H_0to1,
-            quadratic=self.quadratic and self.quadratic.inverse(),
-            angle_deg=-self.angle_deg,
-            fixed_hw=self.moving_hw,
-            moving_hw=self.fixed_hw,
-            matches0=self.matches1,
-            matches1=self.matches0,
-        )
+        H, quadratic = self.H_0to1, self.quadratic and self.quadratic.inverse()
+        turned = replace(self, H_1to0=H, H_tried=H, quadratic=quadratic, angle_deg=-self.angle_deg)
+        sizes, matches = (self.moving_hw, self.fixed_hw), (self.matches1, self.matches0)
+        return turned._between(*sizes, *matches)
 
     def resized(self, fixed_hw, moving_hw) -> Registration:
         """The same registration between copies of both images at other sizes (h, w), such as small ones to look at."""
@@ -151,16 +143,15 @@ class Registration:
         def moved(H):
             return None if H is None else as_homography(rescale_homography(H, resize1, resize0))
 
-        return replace(
-            self,
-            H_1to0=moved(self.H_1to0),
-            H_tried=moved(self.H_tried),
-            quadratic=self.quadratic and self.quadratic.resized(resize0, resize1),
-            fixed_hw=tuple(fixed_hw),
-            moving_hw=tuple(moving_hw),
-            matches0=warp_points(self.matches0, resize0),
-            matches1=warp_points(self.matches1, resize1),
-        )
+        quadratic = self.quadratic and self.quadratic.resized(resize0, resize1)
+        small = replace(self, H_1to0=moved(self.H_1to0), H_tried=moved(self.H_tried), quadratic=quadratic)
+        matches = warp_points(self.matches0, resize0), warp_points(self.matches1, resize1)
+        return small._between(fixed_hw, moving_hw, *matches)
+
+    def _between(self, fixed_hw, moving_hw, matches0: np.ndarray, matches1: np.ndarray) -> Registration:
+        """With other sizes and matches."""
+        sizes = {"fixed_hw": tuple(fixed_hw), "moving_hw": tuple(moving_hw)}
+        return replace(self, **sizes, matches0=matches0, matches1=matches1)
 
     def covered(self) -> np.ndarray:
         """(H, W) bool in the fixed frame: where the warped moving image has data."""
@@ -194,7 +185,7 @@ class Registration:
     @classmethod
     def load(cls, path: str | Path) -> Registration:
         """Read a result written by `save`; ValueError when the file is something else."""
-        d = json.loads(Path(path).read_text(encoding="utf-8"))
+        d = read_json(path)
         wanted = {f.name for f in fields(cls)} - {"H_tried"}
         missing = sorted(wanted - set(d)) if isinstance(d, dict) else ["everything"]
         if missing:
@@ -205,7 +196,20 @@ class Registration:
         """Write ``path`` (JSON) and, when ok, beside it an ITK transform (.tfm) and ``<stem>_transformation.txt``, the
         matrix moving → fixed as i2k tools read it. Returns the files; none is left over from an earlier result of that
         name. ValueError for a path in .tfm or .txt."""
-        return write_result(path, self)
+        path = Path(path).expanduser()
+        if path.suffix.lower() in (".tfm", ".txt"):
+            name = path.with_suffix(".json").name
+            raise ValueError(
+                f"{path}: give the name of the JSON file, such as {name}; the others are written beside it"
+            )
+        path, itk, matrix = saved_files(path)
+        written = [write_json(path, self.to_dict())]
+        for old in (itk, matrix):
+            old.unlink(missing_ok=True)
+        if self.ok:
+            rows = [" ".join(f"{v:.10g}" for v in row) for row in self.H_1to0]
+            written += [write_text(itk, itk_text(self)), write_text(matrix, "\n".join(rows) + "\n")]
+        return written
 
     def _need_ok(self, what: str) -> None:
         if not self.ok:
@@ -216,3 +220,29 @@ def refused(reason: str, fixed_hw, moving_hw) -> Registration:
     """A registration that did not get as far as matches."""
     none = np.zeros((0, 2))
     return Registration(reason, None, 0.0, none, none, np.zeros(0, bool), tuple(fixed_hw), tuple(moving_hw))
+
+
+def saved_files(path: str | Path) -> tuple[Path, Path, Path]:
+    """What `Registration.save` may write for ``path``: JSON, ITK transform, matrix."""
+    path = Path(path).expanduser()
+    path = path if path.suffix.lower() == ".json" else path.with_name(path.name + ".json")
+    return path, path.with_name(path.stem + ".tfm"), path.with_name(path.stem + "_transformation.txt")
+
+
+def itk_text(result: Registration) -> str:
+    """ITK resamples by mapping fixed points to moving ones: the affine H_0to1. Another model is replaced by its best
+    affine over the part of the fixed frame that the moving image covers, which a comment says."""
+    H, note = result.H_0to1, "affine"
+    if np.abs(H[2, :2]).max() > 1e-12 or result.quadratic is not None:
+        note = f"best affine of a {result.model}"
+        grid = lattice(result.fixed_hw, 25)
+        target = result.map_to_moving(grid)
+        seen = inside(target, result.moving_hw)
+        seen = seen if seen.sum() >= 6 else np.isfinite(target).all(1)
+        terms = np.column_stack([grid, np.ones(len(grid))])
+        H = np.vstack([np.linalg.lstsq(terms[seen], target[seen], rcond=None)[0].T, [0, 0, 1]])
+    numbers = " ".join(f"{v:.12g}" for v in (*H[0, :2], *H[1, :2], H[0, 2], H[1, 2]))
+    about = f"# fixed to moving, {note}, unit spacing, origin at the first pixel centre"
+    kind = "Transform: AffineTransform_double_2_2"
+    lines = ("#Insight Transform File V1.0", about, "#Transform 0", kind, f"Parameters: {numbers}")
+    return "\n".join((*lines, "FixedParameters: 0 0")) + "\n"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .closeup import whole_window
-from .matching import matched_points, mutual_matches, spread_count
+from .keypoints import matched_points, mutual_matches, spread_count
 from .options import SearchOptions
 from .transforms import Fit, fit_transform, implausible
 from .views import ImageViews

@@ -17,6 +17,7 @@ ESTIMATORS = {  # OpenCV's function, its method, and how many rounds it may take
     "affine": (cv2.estimateAffine2D, cv2.USAC_MAGSAC, 5000),
     "homography": (cv2.findHomography, cv2.USAC_MAGSAC, 5000),
 }
+FOLDS = 5  # of cross-validation
 MAX_SCALE, MAX_ANISOTROPY, MAX_PERSPECTIVE = 4.0, 1.5, 0.25  # beyond them no two pictures of one eye differ
 
 
@@ -191,14 +192,12 @@ def choose_model(points0: np.ndarray, points1: np.ndarray, threshold_px: float) 
     return best
 
 
-def cross_validated_residual(
-    points0, points1, model: str, inliers: np.ndarray, threshold_px: float, folds: int = 5
-) -> float:
+def cross_validated_residual(points0, points1, model: str, inliers: np.ndarray, threshold_px: float) -> float:
     """Mean distance (px, each clipped to threshold_px) of held-out matches from a fit of the other inliers (N,) bool;
     inf when too few are left."""
     errors = []
-    for k in range(folds):
-        test = np.arange(len(points0)) % folds == k
+    for k in range(FOLDS):
+        test = np.arange(len(points0)) % FOLDS == k
         used = inliers & ~test
         if used.sum() < MIN_MATCHES[model]:
             return float("inf")

@@ -21,7 +21,7 @@ class ImageViews:
     Places are told in base px: those of the image scaled so that its field of view covers base_px² pixels, whatever
     black canvas surrounds it and however it is turned. Every picture is drawn from a copy of the original that is
     hardly finer than the picture, which keeps it free of aliasing. fast: layers in bfloat16 where the device computes
-    in it. steerers: of `steering`, for turned views without a picture.
+    in it. steerers: of `calibration.fit_steerers`, for turned views without a picture.
     """
 
     def __init__(

@@ -1,11 +1,10 @@
-"""How often would a registrar take images of two different eyes for a pair, or an image and a mirrored one? Measured on
-pairs of one's own.
+"""How often a registrar takes images of two eyes, or a mirrored image, for a pair: measured on pairs of one's own.
 
 python -m retina_kp.studies.impostors data/clinic --processes 2
 
-Fixed images are tried with the moving images of other eyes of the same kind of pair, as they are and mirrored, and with
-their own one mirrored; by default with 200 of each kind and sort. Eyes are told apart as in every layout, see
-data/README.md; two names for one eye would count as a mistake. A second call continues.
+Fixed images are tried with moving images of other eyes, as they are and mirrored, and with their own one mirrored. By
+default 200 of each kind of pair and sort are drawn. Eyes are told apart as in every layout, see data/README.md; two
+names for one eye would count as a mistake. A second call continues.
 """
 
 from __future__ import annotations
@@ -99,11 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"{args.root}: no pair with two readable images; notebook 00 names what is wrong")
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    problems = [f"{p.source}: {p.reason}" for p in found.problems] + problems
+    problems = [*found.problems, *problems]
     print("".join(f"left out, {problem}\n" for problem in problems), end="")
     method, kept = Ours(args.weights, args.weights), args.out / "impostors.jsonl"
     rows = accepted(measure(draw_impostors(records, args.most), [method], kept, args.processes))
-    write_csv(args.out / "impostors.csv", rows[list(SHOWN)].to_dict("records"))
+    write_csv(args.out / "impostors.csv", rows[list(SHOWN)])
     print(as_text(table_of(rows)))
     for row in rows[rows.failed].itertuples():
         print(f"failed: {row.fixed} with {row.moving}, {row.what}: {row.status}")

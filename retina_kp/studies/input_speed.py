@@ -22,6 +22,7 @@ from ..data.augment import AppearanceRange
 from ..data.file_pairs import PairDataset
 from ..data.sources import MixedPairs, stream, use_one_core
 from ..data.training_files import FileOptions, load_files
+from ..evaluation.summary import as_text
 from ..evaluation.timing import peak_memory_gb
 from ..synthetic.pairs import write_aligned_folder
 from ..synthetic.training_pairs import SyntheticOptions, SyntheticPairs
@@ -96,7 +97,7 @@ def main(words: Sequence[str] | None = None) -> None:
         try:
             eyes = math.ceil(args.batches * args.batch / PAIRS_PER_EYE)
             root = args.root or write_aligned_folder(place, eyes, size_px=args.size)
-            print(measure(root, args.size, args.batch, args.workers, args.batches).to_string(index=False))
+            print(as_text(measure(root, args.size, args.batch, args.workers, args.batches)))
         except (ValueError, OSError) as error:
             parser.error(str(error))
 

@@ -23,10 +23,9 @@ import pandas as pd
 import torch
 
 from ..cli.train import train_phase
-from ..core.compute import from_one, worker_pool
+from ..core.compute import code_version, from_one, worker_pool
 from ..core.files import write_csv
 from ..core.geometry import TransformRange
-from ..core.versions import code_version
 from ..evaluation.benchmark import TABLES
 from ..evaluation.methods import Method
 from ..evaluation.metrics import RIGHT_PX
@@ -196,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with worker_pool(args.processes) as pool:
             chosen = list(pool.map(train_ingredient, INGREDIENTS, [args.folder] * len(INGREDIENTS)))
     table = measure_variants(chosen, args.pairs, args.folder, calibration, args.processes)
-    write_csv(args.folder / ("ingredients.csv" if args.ingredients else "ladder.csv"), table.to_dict("records"))
+    write_csv(args.folder / ("ingredients.csv" if args.ingredients else "ladder.csv"), table)
     print(as_text(table))
 
 

@@ -10,7 +10,6 @@ own-look   what training on one's own folders brings, for a look that the shippe
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,13 +20,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core.compute import from_one, worker_pool
-from ..core.files import write_csv, write_json
+from ..core.compute import code_version, from_one, share, worker_pool
+from ..core.files import read_json, write_csv, write_json
 from ..core.geometry import image_center, similarity
-from ..core.versions import code_version
 from ..evaluation.metrics import FOUND_PX, RIGHT_PX
 from ..evaluation.pairs import SyntheticPair, synthetic_pairs
 from ..evaluation.runner import measure
+from ..evaluation.summary import as_text
 from ..networks.checkpoints import find_weights, load_network, read_metadata
 from ..notebook.runs import NOTEBOOKS, Settings, plan
 from ..registration.keypoints import KeypointOptions, find_keypoints
@@ -47,7 +46,7 @@ def kept(path: Path, about: dict, make: Callable[..., dict], *arguments) -> dict
     """A row of a study, measured once."""
     if not path.is_file():
         write_json(path, about | make(*arguments))
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def summarise(rows: list[dict], by: list[str], shown: Sequence[str], form: str) -> pd.DataFrame:
@@ -179,9 +178,9 @@ def run_own_look(arm: str, seed: int, shorten: float, pairs: int, folder: Path) 
 
 
 def measure_look(checkpoint: Path, seed: int, pairs: int) -> dict[str, float | None]:
-    """Shares of held-out real pairs, of ``pairs`` generated and a third as many synthetic ones whose best transform,
-    refused or not, is right (RIGHT_PX) and found (FOUND_PX), and the median error of the right ones (px at 768). Every
-    turn is tried, by the shipped calibration and turned pictures: new weights have neither that nor steerers."""
+    """Of held-out real pairs, ``pairs`` generated and a third as many synthetic ones: the shares that are right
+    (RIGHT_PX) and found (FOUND_PX), refused or not, and the right ones' median error (px at 768). Every turn is tried
+    by turned pictures, with the shipped calibration: new weights have no steerers and no fit."""
     registrar = Registrar.from_pretrained(checkpoint, device="cpu", stages=1)
     registrar.calibration, registrar.steerers = read_metadata(find_weights("lite"))["calibration"], None
     sets = {
@@ -220,15 +219,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("study", choices=("ablation", "own-look"))
     parser.add_argument("--seeds", type=from_one, default=3)
     parser.add_argument("--steps", type=int, default=400, help="of the ablation: per stage; an arm has three")
-    parser.add_argument("--shorten", type=float, default=1.0, help="of own-look: fraction of the steps, for trying out")
+    parser.add_argument("--shorten", type=share, default=1.0, help="of own-look: fraction of the steps, for trying out")
     parser.add_argument("--pairs", type=from_one, default=0, help="to measure on; default: 48, and 24 of own-look")
     parser.add_argument("--processes", type=from_one, default=2)
     parser.add_argument("--folder", type=Path, help="default: outputs/<study>")
     args = parser.parse_args(words)
     if args.steps < 100 or args.steps % 100:
         parser.error(f"--steps: takes whole epochs of {BASE.steps_per_epoch} steps, not {args.steps}")
-    if not 0 < args.shorten <= 1:
-        parser.error(f"--shorten: takes a fraction of the steps, above 0 and up to 1, not {args.shorten:g}")
     if args.study == "ablation":
         length, pairs, calls = args.steps, args.pairs or 48, [partial(run_ablation, seed) for seed in range(args.seeds)]
         of, told = f"{length} steps, {pairs} pairs", (["arm"], SHOWN, "{:.3g} ± {:.2g}")
@@ -243,7 +240,7 @@ def main(words: Sequence[str] | None = None) -> None:
     table, name = summarise(rows, *told), args.study.replace("-", "_")
     write_csv(folder / f"{name}.csv", rows)
     write_json(folder / f"{name}.json", table.to_dict("records"))
-    print(table.to_string(index=False))
+    print(as_text(table))
 
 
 if __name__ == "__main__":

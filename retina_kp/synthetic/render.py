@@ -1,7 +1,7 @@
 """Render one retina as colour fundus, fluorescein angiogram, OCT and OCTA en-face: pictures of the same structure.
 
 A `Scene` is a batch of layers drawn by `drawing.rasterise`. Every image gets its own random appearance from an explicit
-CPU generator; what cameras add is in `augment`.
+CPU generator; what cameras add is in `data.augment`.
 """
 
 from __future__ import annotations
@@ -119,10 +119,10 @@ def _choroid(g, b, hw, px_per_deg):
     return bands * torch.sigmoid(3 * smooth_noise(g, b, hw, 5 * cell))
 
 
-def render_cf(scene: Scene, g: torch.Generator, thin_px=(0.3, 1.6)) -> torch.Tensor:
+def render_cf(scene: Scene, g: torch.Generator) -> torch.Tensor:
     """Colour fundus photograph: (B, 3, H, W) RGB in [0, 1]."""
     b, hw = len(scene.layers), scene.layers.shape[-2:]
-    a = _Anatomy(scene, g, thin_px)
+    a = _Anatomy(scene, g, (0.3, 1.6))
     base = torch.cat([uniform(g, b, 0.5, 0.9), uniform(g, b, 0.22, 0.5), uniform(g, b, 0.06, 0.3)], 1)
     grain = uniform(g, b, 0.01, 0.08)
     mottle = _texture(g, b, hw).mul_(grain).add_(1).addcmul_(a.macula, -uniform(g, b, 0.05, 0.45))
@@ -143,10 +143,10 @@ def render_cf(scene: Scene, g: torch.Generator, thin_px=(0.3, 1.6)) -> torch.Ten
     return image.addcmul_(shine.mul_(scene.layer("reflex")), base).clamp_(0, 1)
 
 
-def render_fa(scene: Scene, g: torch.Generator, thin_px=(0.2, 1.4)) -> torch.Tensor:
+def render_fa(scene: Scene, g: torch.Generator) -> torch.Tensor:
     """Fluorescein angiogram, any phase: (B, 1, H, W) in [0, 1]."""
     b, hw = len(scene.layers), scene.layers.shape[-2:]
-    a = _Anatomy(scene, g, thin_px)
+    a = _Anatomy(scene, g, (0.2, 1.4))
     base = uniform(g, b, 0.08, 0.5)
     flush = 1 + uniform(g, b, -0.4, 0.6) * chance(g, b, 0.35) * _choroid(g, b, hw, scene.px_per_deg)
     image = base * flush * (1 + uniform(g, b, 0.05, 0.3) * _texture(g, b, hw))
@@ -168,10 +168,10 @@ def render_fa(scene: Scene, g: torch.Generator, thin_px=(0.2, 1.4)) -> torch.Ten
     return image.clamp(0, 1)
 
 
-def render_oct(scene: Scene, g: torch.Generator, thin_px=(0.4, 2.0)) -> torch.Tensor:
+def render_oct(scene: Scene, g: torch.Generator) -> torch.Tensor:
     """OCT en-face projection (or infrared reflectance): vessels are shadows, seldom bright: (B, 1, H, W) in [0, 1]."""
     b, hw = len(scene.layers), scene.layers.shape[-2:]
-    a = _Anatomy(scene, g, thin_px)
+    a = _Anatomy(scene, g, (0.4, 2.0))
     level, grain = uniform(g, b, 0.35, 0.75), uniform(g, b, 0.03, 0.2)
     image = _texture(g, b, hw, (2, 6, 50)).mul_(grain).add_(1).mul_(level)
     image.mul_(1 - uniform(g, b, -0.3, 0.75) * a.macula)
@@ -186,10 +186,10 @@ def render_oct(scene: Scene, g: torch.Generator, thin_px=(0.4, 2.0)) -> torch.Te
     return image.clamp_(0, 1)
 
 
-def render_octa(scene: Scene, g: torch.Generator, thin_px=(0.1, 1.0)) -> torch.Tensor:
+def render_octa(scene: Scene, g: torch.Generator) -> torch.Tensor:
     """OCT angiography en-face: bright vessels in a capillary mesh, dark avascular zone: (B, 1, H, W) in [0, 1]."""
     b, hw = len(scene.layers), scene.layers.shape[-2:]
-    a = _Anatomy(scene, g, thin_px)
+    a = _Anatomy(scene, g, (0.1, 1.0))
     mesh = _capillaries(g, b, hw, scene.px_per_deg)
     dropout = torch.sigmoid(4 * smooth_noise(g, b, hw, 48) + uniform(g, b, 2, 8))
     flow = mesh * uniform(g, b, 0.15, 0.6) * (1 - a.avascular) * dropout
@@ -201,14 +201,14 @@ def render_octa(scene: Scene, g: torch.Generator, thin_px=(0.1, 1.0)) -> torch.T
     return _with_motion_lines(image, g)
 
 
-def render_deep_octa(scene: Scene, g: torch.Generator, thin_px=(0.3, 1.6)) -> torch.Tensor:
+def render_deep_octa(scene: Scene, g: torch.Generator) -> torch.Tensor:
     """OCT angiography of a slab beneath the retina's vessels: (B, 1, H, W) in [0, 1].
 
     It shows grain of the choriocapillaris, and of the vessels above only projection artefacts: patchy and bright, or
     dark where software has taken them away (Spaide et al., Retina 2015).
     """
     b, hw = len(scene.layers), scene.layers.shape[-2:]
-    a = _Anatomy(scene, g, thin_px)
+    a = _Anatomy(scene, g, (0.3, 1.6))
     grain = smooth_noise(g, b, hw, 2) + 0.7 * smooth_noise(g, b, hw, 4)
     voids = torch.sigmoid(3 * smooth_noise(g, b, hw, 5) - 4)
     image = uniform(g, b, 0.15, 0.5) * (1 + uniform(g, b, 0.05, 0.35) * grain) * (1 - uniform(g, b, 0.2, 0.8) * voids)

@@ -1,7 +1,7 @@
 """Grow a retina as vectors: two vessel trees, disc, fovea and lesions, in degrees of visual angle.
 
-The fovea is at (0, 0), x points to the right and y down, so `drawing` can show one retina in any view with exact
-junctions. All tips of both trees grow together, one step at a time, as arrays.
+The fovea is at (0, 0), x points to the right and y down. `drawing` shows a retina in any view with exact junctions.
+All tips of both trees grow together, one step at a time, as arrays.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ def _steer(tips, rng, h, owner, parents, disc, tortuosity):
 
 
 def _flow(xy, disc, trunk):
-    """Direction (rad) in which vessels run at xy: arcades are parabolas about the disc-fovea axis (t along it, y
-    across), nasal vessels are radial, side branches run to the fovea inside the arcades and away from it outside."""
+    """Direction (rad) in which vessels run at xy. Arcades are parabolas about the disc-fovea axis (t along it, y
+    across); nasal vessels are radial. Side branches run to the fovea inside the arcades, and away from it outside."""
     temporal = -np.sign(disc[0])
     t, y = (xy[:, 0] - disc[0]) * temporal, xy[:, 1] - disc[1]
     inwards = np.clip((t - abs(disc[0])) / 20, 0, 0.35)  # beyond the fovea arcades bend back to the horizontal raphe

@@ -120,6 +120,13 @@ class TrainConfig:
     def losses(self) -> list[Loss]:
         return weighted_losses(self.phase, self.weights)
 
+    def own_batches(self, processes: int) -> int:
+        """How many micro-batches of a step each of several processes takes; ValueError where they cannot share."""
+        if self.micro_batches % processes:
+            words = f"{self.micro_batches} cannot be shared out among {processes} processes; take a multiple"
+            raise ValueError(f"micro_batches: {words}")
+        return self.micro_batches // processes
+
     def strength(self, step: int) -> float:
         """How wide the random transforms are at a step, in [0, 1]."""
         if self.curriculum_steps == 0:

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from ..core.config import from_dict
-from ..core.geometry import pixel_grid, sample_map
+from ..core.geometry import known_points, pixel_grid, sample_map
 from ..data.sources import join_batches
 from ..networks import DenseOutput
 from .config import TrainConfig
@@ -84,7 +84,7 @@ def judge(out0: DenseOutput, out1: DenseOutput, batch: Mapping, options: PkeOpti
 def _truth(batch: Mapping, i: int) -> torch.Tensor:
     """(M, 2) px: the true junctions of image 0, none where nobody knows."""
     points = batch["true_keypoints"][i] if "true_keypoints" in batch else torch.zeros(0, 2)
-    return points[torch.isfinite(points).all(-1)]
+    return known_points(points)
 
 
 def truth_of(points_xy: torch.Tensor, true_xy: torch.Tensor) -> np.ndarray:
@@ -109,7 +109,7 @@ def current_labels(value_map: ValueMap, batch: Mapping) -> list[torch.Tensor]:
     """Of each pair of a batch, the promoted points (N, 2) px that count as labels there, annotated ones left out."""
     labels = expand(value_map, batch)[0]
     known = torch.isfinite(batch["vessel_keypoints"]).all(-1).sum(1)
-    return [row[n:][torch.isfinite(row[n:]).all(-1)] for row, n in zip(labels, known, strict=True)]
+    return [known_points(row[n:]) for row, n in zip(labels, known, strict=True)]
 
 
 def vessel_chance(batch: Mapping, options: PkeOptions) -> float:
@@ -117,8 +117,7 @@ def vessel_chance(batch: Mapping, options: PkeOptions) -> float:
     shares = []
     for i, mask in enumerate(batch["vessel_mask0"]):
         pixels = pixel_grid(mask.shape[-2:])[mask[0] > 0.5]
-        annotated = batch["vessel_keypoints"][i]
-        annotated = annotated[torch.isfinite(annotated).all(-1)]
+        annotated = known_points(batch["vessel_keypoints"][i])
         free = (torch.cdist(pixels, annotated) > options.annotation_radius_px).all(1)
         shares.append(truth_of(pixels[free], _truth(batch, i)))
     shares = np.concatenate(shares)
@@ -170,8 +169,7 @@ def watched_samples(run: Trainer, visits: int = 3) -> dict[int | str, WatchedSam
 
 def _watched(pages: list[Page], views: list[dict]) -> WatchedSample:
     def points(key: str) -> torch.Tensor:
-        rows = torch.cat([view.get(key, torch.zeros(0, 2)) for view in views])
-        return rows[torch.isfinite(rows).all(-1)].unique(dim=0)
+        return known_points(torch.cat([view.get(key, torch.zeros(0, 2)) for view in views])).unique(dim=0)
 
     best = max(views, key=lambda view: int(view["valid0"].sum()))
     seen = torch.stack([view["valid0"][0] for view in views]).any(0)

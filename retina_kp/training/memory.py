@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ..core.geometry import pad_points, warp_points
+from ..core.geometry import known_points, pad_points, warp_points
 from .pke import ROUNDING, PkeOptions, PkeRound, annotation_filter, point_distances, view_filter
 
 WATCHED_SAMPLES, MAX_PAGES = 4, 200  # of a label history, which takes 1 to 10 MB of state.pt when it is full
@@ -98,7 +98,7 @@ def expand(value_map: ValueMap, batch: dict) -> tuple[torch.Tensor, int]:
         annotated, valid0 = batch["vessel_keypoints"][i, None], batch["valid0"][i, None]
         promoted = value_map.promoted(sample_id)[None].to(annotated)
         promoted = promoted[view_filter(promoted, valid0) & annotation_filter(promoted, annotated, value_map.options)]
-        labels.append(torch.cat([annotated[torch.isfinite(annotated).all(-1)], promoted]))
+        labels.append(torch.cat([known_points(annotated), promoted]))
         count += len(promoted)
     return pad_points(labels), count
 

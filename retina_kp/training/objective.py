@@ -122,11 +122,11 @@ def anchor_points(batch: dict, clicked_px: float = 0.0) -> tuple[torch.Tensor, t
     return anchors, torch.cat([clicked, torch.full_like(junctions, torch.nan)], 1)
 
 
-# ------------------------------------------------------------------ whether a run can still come to any good
+# ------------------------------------------------------------------ when a run is stopped
 
 
 class TrainingStopped(RuntimeError):
-    """A run that cannot come to any good; the message says why and what to do."""
+    """A run that cannot succeed any more; the message says why and what to do."""
 
 
 class DetectorWatch:

@@ -174,9 +174,11 @@ def allowed_drop(options: PkeOptions, synthetic: bool, points: int) -> float:
 
 
 class PkeGuard:
-    """Pauses PKE (active = False) when the accuracy on pairs that the run trains on falls farther below its best than
-    is allowed, and resumes it when all are back within half of that. Meanwhile labels are the annotation alone. best
-    begins with the first value, measured ahead of the phase; reason says why."""
+    """Pauses PKE (active = False) when an accuracy falls farther below its best than is allowed.
+
+    It resumes when all are back within half of that. Meanwhile labels are the annotation alone. Accuracies are those on
+    pairs that the run trains on; the first is measured ahead of the phase. reason says why.
+    """
 
     def __init__(self):
         self.active, self.reason, self.best = True, "active: no accuracy measured yet", {}

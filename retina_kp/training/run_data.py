@@ -17,8 +17,7 @@ from ..data.sources import MixedPairs
 from ..data.training_files import FileOptions, FileSplit, load_files
 from ..evaluation.metrics import inlier_rate, matching_score, repeatability
 from ..evaluation.oracle_keypoints import align_true_points
-from ..registration.keypoints import KeypointOptions, extract
-from ..registration.matching import mutual_matches
+from ..registration.keypoints import KeypointOptions, extract, matched_points, mutual_matches
 from ..registration.transforms import Fit, fit_transform
 from ..synthetic.training_pairs import SyntheticOptions, SyntheticPairs
 from .config import TrainConfig
@@ -142,7 +141,7 @@ def _detected(batch: dict, features, i: int) -> dict[str, float]:
     f0, f1 = features[0][i], features[1][i]
     H, hw = batch["H_0to1"][i].cpu().numpy(), f0.image_hw
     index = mutual_matches(f0, f1)
-    p0, p1 = f0.keypoints_xy[index[:, 0]], f1.keypoints_xy[index[:, 1]]
+    p0, p1 = matched_points(f0, f1, index)
     found = {
         "repeatability": repeatability(f0.keypoints_xy, f1.keypoints_xy, H, hw, hw),
         "matching_score": matching_score(p0, p1, f0.keypoints_xy, f1.keypoints_xy, H, hw, hw),

@@ -1,7 +1,7 @@
 """One trainer for every phase, on one device or many. A run is a folder: config.json, history.csv, metrics.json,
 checkpoint.safetensors, state.pt, figures.
 
-A step is made of ``micro_batches`` batches, numbered through the run and shared out among the processes, so one process
+A step is made of ``micro_batches`` batches, numbered through the run and shared out among the processes. So one process
 and several take the same steps on the same pairs.
 """
 
@@ -50,10 +50,7 @@ class Trainer:
         # A begun run goes on in the precision that it has
         kept = read_state(self.state).get("precision", "") if self.state.is_file() else ""
         self.accelerator = new_accelerator(device, config.precision, kept)
-        self.device, processes = self.accelerator.device, self.accelerator.num_processes
-        if config.micro_batches % processes:
-            words = f"{config.micro_batches} cannot be shared out among {processes} processes; take a multiple"
-            raise ValueError(f"micro_batches: {words}")
+        self.device, self.share = self.accelerator.device, config.own_batches(self.accelerator.num_processes)
         torch.manual_seed(config.seed)  # initial weights
         self.network = self._initial_network().to(memory_format=torch.channels_last).train()
         how = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": True}
@@ -94,9 +91,8 @@ class Trainer:
 
     def own_numbers(self, step: int) -> list[int]:
         """Numbers of the micro-batches of a step that this process works on."""
-        share = self.config.micro_batches // self.accelerator.num_processes
-        first = step * self.config.micro_batches + self.accelerator.process_index * share
-        return list(range(first, first + share))
+        first = step * self.config.micro_batches + self.accelerator.process_index * self.share
+        return list(range(first, first + self.share))
 
     def _next_batch(self) -> dict:
         pin = self.device.type == "cuda"  # pinned memory is copied while the GPU computes

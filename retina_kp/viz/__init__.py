@@ -1,20 +1,12 @@
 """Pictures, all drawn into given axes: those of one registration here, of everything else in the modules of this
 wing."""
 
-from ..core.overlays import GREEN_MAGENTA, checkerboard, contrast_stretch, overlay
+from ..core.overlays import checkerboard, contrast_stretch, overlay
 from .registrations import (
-    BLUE,
     GREEN,
-    MODALITY_COLORS,
-    ORANGE,
-    PURPLE,
-    RED,
-    SKY,
-    WIDTH_IN,
     YELLOW,
     file_table,
     image_grid,
-    new_axes,
     picture,
     plot_detector,
     plot_keypoints,

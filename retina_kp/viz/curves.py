@@ -110,10 +110,11 @@ def _column(rows: Sequence[Mapping], key: str) -> np.ndarray:
     return np.array([np.nan if row.get(key) in (None, "") else float(row[key]) for row in rows])
 
 
-def quiet(ax: Axes) -> Axes:
-    """Axes without box, with a faint grid."""
+def quiet(ax: Axes, grid: str = "both") -> Axes:
+    """Axes without box, with a faint grid behind what is drawn."""
     ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(True, color="0.9", linewidth=0.8)
+    ax.grid(True, axis=grid, color="0.9", linewidth=0.8)
+    ax.set_axisbelow(True)
     return ax
 
 
@@ -128,8 +129,11 @@ def _line_axes(ax: Axes | None) -> Axes:
 
 
 def plot_run(history: Sequence[Mapping[str, float]], losses: Sequence[str] = ()) -> Figure:
-    """A run at a glance: losses (the named ones, default all), alignment oracle beside the real detector (on validation
-    pairs, and on those that must not be forgotten), repeatability and matching score, points, and the PKE funnel."""
+    """A run at a glance: losses (the named ones, default all), keypoints, the PKE funnel, and shares on validation
+    pairs.
+
+    Shares: the oracle beside the real detector, also on pairs not to be forgotten; repeatability and matching score.
+    """
     shares = {"validation: oracle and detector": ORACLE}
     if any(f"{REPLAY}gt_success" in row for row in history):
         shares["replay, not to be forgotten: the same"] = {f"{REPLAY}{k}": v for k, v in ORACLE.items()}
@@ -180,9 +184,9 @@ def _legend_below(ax: Axes, title: str) -> Axes:
 # ------------------------------------------------------------------ the course of the shipped weights
 
 
-def shipped_course(name: str = "lite") -> pd.DataFrame:
+def shipped_course() -> pd.DataFrame:
     """The history of the shipped weights, a row per epoch of all stages in their order."""
-    return pd.read_csv(SHIPPED / f"{name}.csv")
+    return pd.read_csv(SHIPPED / "lite.csv")
 
 
 def plot_course(course: pd.DataFrame) -> Figure:

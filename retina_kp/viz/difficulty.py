@@ -15,11 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-from ..evaluation.benchmark import MEASURES as GRID_MEASURES
-from ..evaluation.benchmark import OURS, crossed_table
+from ..evaluation.benchmark import MEASURES, OURS, crossed_table
 from ..evaluation.methods import BASELINES
 from ..evaluation.timing import STAGES
-from .evaluation import MEASURES, bare, looks
+from .curves import quiet
+from .evaluation import looks
 from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW
 
 _SHAPES = zip((BLUE, RED, ORANGE, GREEN, PURPLE, BLACK, SKY, "0.55"), "osD^vXP*", strict=True)
@@ -61,8 +61,8 @@ def plot_grid(cells: pd.DataFrame, factor: str, measure: str = "success") -> Fig
         ax.set_xticks(range(len(bins)), bins)
         ax.set(ylim=(-0.04, 1.04), xlim=(-0.4, len(bins) - 0.6))
         ax.yaxis.set_major_formatter("{x:.0%}" if measure != "auc25" else "{x:.1f}")
-        bare(ax, "y")
-    axes[0].set_ylabel(GRID_MEASURES[measure])
+        quiet(ax, "y")
+    axes[0].set_ylabel(MEASURES[measure])
     figure.supxlabel(AXIS[factor], fontsize=10)
     columns = 6 if kinds > 1 else 4 if len(methods) <= 4 else 3
     where = {"loc": "outside upper center", "ncols": columns, "frameon": False, "markerscale": 0.8}
@@ -97,7 +97,7 @@ def plot_crossed(cells: pd.DataFrame, measure: str = "success") -> Figure:
     for ax, method in zip(axes[0], methods, strict=True):
         words, weight = method.replace("+", "\n+").replace(" ", "\n", 1), "bold" if method == OURS else "normal"
         ax.set_title(words, fontsize=9, fontweight=weight)
-    figure.supxlabel(f"{AXIS['scale']}   (rows: turn; numbers: {GRID_MEASURES[measure]}, %)", fontsize=9)
+    figure.supxlabel(f"{AXIS['scale']}   (rows: turn; numbers: {MEASURES[measure]}, %)", fontsize=9)
     return figure
 
 
@@ -130,9 +130,12 @@ def _line(ax: Axes, places, values, method: str) -> None:
 # ------------------------------------------------------------------ real pairs under stress
 
 
-def plot_stress(table: pd.DataFrame, oracle: float | None = None, measure: str = "acceptable") -> Figure | str:
-    """One panel per factor of `summary.stress_table`: a measure of each method against its values, with intervals, as a
-    band for the first method and as bars for the others, which stand a little apart; dotted: the oracle as taken."""
+def plot_stress(table: pd.DataFrame, oracle: float | None = None) -> Figure | str:
+    """One panel per factor of `summary.stress_table`: the acceptable share of each method against its values.
+
+    Intervals are a band for the first method and bars for the others, which stand a little apart. Dotted: the oracle as
+    taken.
+    """
     factors = list(table.groupby("factor", sort=False))
     if not factors:
         return "No stress was asked for, or no pair has a truth."
@@ -144,30 +147,30 @@ def plot_stress(table: pd.DataFrame, oracle: float | None = None, measure: str =
     for ax, (factor, own) in zip(axes, factors, strict=False):
         if oracle is not None:
             ax.axhline(oracle, color=BLACK, linestyle=(0, (1, 1)), linewidth=1.2, label="oracle, as taken", zorder=1.5)
-        _curves(ax, own, styles, measure)
+        _curves(ax, own, styles)
         values = sorted(own.value.unique())
         if factor in ("scale", "gamma"):
             ax.set_xscale("log")
             ax.minorticks_off()
         ax.margins(x=0.05 + 0.012 * len(styles))  # room for those that stand apart
         ax.set_xticks(values, _spaced(values, ax.get_xscale() == "log"))
-        bare(ax).set(xlabel=FACTORS.get(factor, factor), ylim=(-0.03, 1.05))
+        quiet(ax).set(xlabel=FACTORS.get(factor, factor), ylim=(-0.03, 1.05))
     for ax in axes[len(factors) :]:
         ax.set_visible(False)
     for ax in axes[::columns]:
-        ax.set_ylabel(MEASURES[measure])
+        ax.set_ylabel("acceptable")
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=5, frameon=False)
     return figure
 
 
-def _curves(ax: Axes, table: pd.DataFrame, styles: dict[str, tuple], measure: str) -> None:
+def _curves(ax: Axes, table: pd.DataFrame, styles: dict[str, tuple]) -> None:
     """One factor's curves; each method after the first is moved by 2 points, so that bars do not cover each other."""
     for k, (method, own) in enumerate(table.groupby(pd.Categorical(table.method, list(styles)), observed=False)):
         if not len(own):
             continue
         own, (color, marker, dash) = own.sort_values("value"), styles[method]
-        x, (middle, low, high) = own.value.to_numpy(), np.array([list(cell) for cell in own[measure]]).T[:3]
+        x, (middle, low, high) = own.value.to_numpy(), np.array([list(cell) for cell in own.acceptable]).T[:3]
         style = {"color": color, "marker": marker, "linestyle": dash, "markeredgecolor": "white", "label": method}
         if k == 0:
             ax.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0, zorder=1.2)

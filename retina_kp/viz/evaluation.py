@@ -29,7 +29,7 @@ from ..evaluation.summary import (
     with_truth,
 )
 from ..registration.options import RegistrarOptions
-from .curves import plot_error_cdf, plot_risk_coverage
+from .curves import plot_error_cdf, plot_risk_coverage, quiet
 from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW
 
 # colour, marker and dash of methods: no two alike, each told apart by its marker and dash alone; black is for what was
@@ -51,14 +51,6 @@ NO_TRANSFORM_PX = 400.0  # where pairs without a transform stand on an axis of e
 def looks(methods: Sequence[str]) -> dict[str, tuple]:
     """Color, marker and dash of each method, in their order."""
     return {name: SERIES[k % len(SERIES)] for k, name in enumerate(methods)}
-
-
-def bare(ax: Axes, grid: str = "both") -> Axes:
-    """Without the lines on top and right, and with a faint grid behind what is drawn."""
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(True, axis=grid, color="0.92", linewidth=0.8)
-    ax.set_axisbelow(True)
-    return ax
 
 
 def plot_outcomes(rows: pd.DataFrame, accept_confidence: float = 0.5) -> Figure | str:
@@ -112,7 +104,6 @@ def plot_cdf(rows: pd.DataFrame, limit_px: float = 25) -> Figure | str:
     residuals = judged.residual_px.dropna() if "residual_px" in judged else []
     if len(residuals):
         plot_error_cdf(ax, {FLOOR: residuals}, limit_px).lines[-1].set(color="0.55", linewidth=4, alpha=0.6, zorder=1)
-    ax.set_axisbelow(True)
     ax.set(xlabel="mean error of a pair (px, longer side of the fixed image 768)")
     ax.yaxis.set_major_formatter("{x:.0%}")
     ax.legend(frameon=False, fontsize=10, loc="center left", bbox_to_anchor=(1.0, 0.5), title="within the axis")
@@ -134,7 +125,7 @@ def plot_differences(table: pd.DataFrame, first: str) -> Figure | str:
         ax.set(title=title, xlim=(-1.05, 1.05), ylim=(len(table) - 0.5, -0.5))
         ax.xaxis.set_major_formatter("{x:+.1f}")
         ax.set_yticks(range(len(table)), [f"{first} − {name}" for name in table.against])
-        bare(ax, "x").spines["left"].set_visible(False)
+        quiet(ax, "x").spines["left"].set_visible(False)
         ax.tick_params(axis="y", length=0)
     figure.supxlabel("difference of shares, 95 % interval over eyes", fontsize=10)
     return figure
@@ -161,7 +152,7 @@ def plot_against_pose(rows: pd.DataFrame, method: str) -> Figure | str:
         ax.axhline(20, color="0.4", linewidth=1, linestyle="--")
         ax.axhspan(NO_TRANSFORM_PX / 1.3, NO_TRANSFORM_PX * 1.3, color="0.92", zorder=0)
         ax.set(xlabel=label, yscale="log", ylim=(0.25, NO_TRANSFORM_PX * 1.3))
-        bare(ax)
+        quiet(ax)
     ticks = {f"{tick:g}": tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100)}
     ticks |= {f"≥ {top:g}": top, "no transform": NO_TRANSFORM_PX}
     axes[0].set_yticks(list(ticks.values()), list(ticks))
@@ -204,7 +195,7 @@ def plot_reliability(table: pd.DataFrame, rows: pd.DataFrame) -> Figure | str:
     asked = asked[asked.confidence.notna()]
     plot_risk_coverage(risk, asked.confidence, was_right(asked), RegistrarOptions().min_confidence)
     for ax in (left, middle, risk):
-        bare(ax)
+        quiet(ax)
     return figure
 
 

@@ -152,7 +152,7 @@ def _box(ax: Axes, part: Part, x: float, y: float) -> None:
 
 def colour_basis(descriptors: torch.Tensor) -> tuple[Callable[[torch.Tensor], torch.Tensor], float]:
     """The three main directions of descriptors (N, D) as red, green and blue: a function (..., D) → (..., 3) in [0, 1],
-    one scale from the 2nd to the 98th percentile of each, and the share of the variance that they hold."""
+    and the share of the variance that they hold. Each is scaled from its 2nd to its 98th percentile."""
     descriptors = descriptors.double()
     centre = descriptors.mean(0)
     values, basis = torch.linalg.eigh((descriptors - centre).T @ (descriptors - centre))  # rising

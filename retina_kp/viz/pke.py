@@ -13,12 +13,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ..core.geometry import known_points
 from ..core.overlays import contrast_stretch
 from ..training.diagnosis import MIN_POINTS, WatchedSample, label_precision, precision_curve
 from ..training.pke import PkeOptions, PkeRound
 from .curves import plot_pke_funnel, quiet
-from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW, plot_keypoints, show
-from .training import known_points, rings
+from .registrations import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    WIDTH_IN,
+    YELLOW,
+    axes_row,
+    plot_keypoints,
+    show,
+)
+from .training import rings
 
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY)
 FATE = {"kept": GREEN, "label lost": ORANGE, "never a label": PURPLE}
@@ -33,12 +47,13 @@ REASONS = {
 
 
 def plot_round(batch: Mapping, found: PkeRound, promoted: Sequence, count: int = 2) -> Figure:
-    """One look of PKE at a batch, the pairs with most mined points first: mined ones green, rejected ones in the colour
-    of their reason, annotated points as rings, labels promoted so far (a list of (N, 2) px) as yellow crosses."""
+    """One look of PKE at a batch, the pairs with most mined points first. Mined points are green, rejected ones have
+    the colour of their reason. Rings are annotated points, yellow crosses labels promoted so far (a list of (N, 2)
+    px)."""
     mined, rejected = found.points0_xy, found.rejected
     chosen = sorted(range(len(mined)), key=lambda i: -len(mined[i]))[:count]
     used = [name for name in REASONS if any(len(rejected[i][name]) for i in chosen)]
-    figure, axes = _row(len(chosen), WIDTH_IN / len(chosen) + 0.9)
+    figure, axes = axes_row(len(chosen), WIDTH_IN / len(chosen) + 0.9)
     for i, ax in zip(chosen, axes, strict=True):
         lost = sum(map(len, rejected[i].values()))
         title = f"{len(mined[i])} mined, {lost} rejected, {len(promoted[i])} promoted"
@@ -56,7 +71,7 @@ def plot_round(batch: Mapping, found: PkeRound, promoted: Sequence, count: int =
 def plot_value_map(image, record: torch.Tensor, promotion_value: float, demotion_value: float) -> Figure:
     """What PKE remembers of one sample: record (N, 4) of `ValueMap` over its image (H, W), size and colour by value,
     and the histogram of the values with the two thresholds."""
-    figure, (left, right) = _row(2, 0.52 * WIDTH_IN)
+    figure, (left, right) = axes_row(2, 0.52 * WIDTH_IN)
     x, y, value, is_label = np.asarray(record, float).T
     show(0.6 * np.asarray(image), left, f"{len(value)} places remembered, {int(is_label.sum())} of them labels")
     top = max(promotion_value + 1, value.max(initial=0))
@@ -74,7 +89,7 @@ def plot_value_map(image, record: torch.Tensor, promotion_value: float, demotion
 
 def plot_funnel(rows: Sequence[Mapping], history: Sequence[Mapping]) -> Figure:
     """The funnel now, from `stage_rows`, and over the epochs of the run."""
-    figure, (left, right) = _row(2, 4.6)
+    figure, (left, right) = axes_row(2, 4.6)
     places = [*range(len(rows) - 1), len(rows) - 0.6]  # labels come from many visits: they stand apart
     points, true = (np.array([row[key] for row in rows], float) for key in ("points", "true"))
     known = bool(np.isfinite(true).all())
@@ -108,11 +123,10 @@ def reason_table(points: pd.DataFrame, images: int) -> pd.DataFrame:
 
 def plot_growth(grown: Mapping[str, pd.DataFrame]) -> Figure:
     """Labels and remembered places of the watched samples over the epochs, from `diagnosis.growth` by sample."""
-    figure, axes = _row(2, 3.4)
+    figure, axes = axes_row(2, 3.4)
     last = max(g["epoch"].iloc[-1] for g in grown.values())
-    for ax, (key, title) in zip(
-        axes, {"labels": "promoted labels", "places": "places remembered"}.items(), strict=True
-    ):
+    titles = {"labels": "promoted labels", "places": "places remembered"}
+    for ax, (key, title) in zip(axes, titles.items(), strict=True):
         quiet(ax)
         for color, (name, g) in zip(SERIES, grown.items(), strict=False):
             steps = ([*g["epoch"], last], [*g[key], *g[key][-1:]])
@@ -127,14 +141,11 @@ def plot_growth(grown: Mapping[str, pd.DataFrame]) -> Figure:
 def plot_label_strip(sample: WatchedSample, count: int = 4) -> Figure:
     """One sample after ``count`` of its visits, from the first to the last page."""
     chosen = sorted({round(k) for k in np.linspace(0, len(sample.pages) - 1, count)})
-    figure, axes = _row(count, WIDTH_IN / count + 0.75)
+    figure, axes = axes_row(count, WIDTH_IN / count + 0.75)
     for ax in axes[len(chosen) :]:
         ax.set_axis_off()
-    told = {
-        "label at a true junction": (GREEN, 1),
-        "label elsewhere": (RED, 0),
-        "label, truth unknown": (YELLOW, np.nan),
-    }
+    told = {"label at a true junction": (GREEN, 1), "label elsewhere": (RED, 0)}
+    told["label, truth unknown"] = (YELLOW, np.nan)
     for k, ax in zip(chosen, axes, strict=False):
         page = sample.pages[k]
         points, is_label = page.record[:, :2], page.record[:, 3] > 0
@@ -151,7 +162,7 @@ def plot_label_strip(sample: WatchedSample, count: int = 4) -> Figure:
 def plot_lives(sample: WatchedSample, told: Mapping[str, pd.DataFrame], options: PkeOptions) -> Figure:
     """Values of a few places over the visits of a sample, from `telling_lives`, with the thresholds, and where the
     places lie. Filled marks: the place is a label; a cross: it is forgotten."""
-    figure, (left, right) = _row(2, 4.2, width_ratios=(1, 1.5))
+    figure, (left, right) = axes_row(2, 4.2, width_ratios=(1, 1.5))
     quiet(right)
     _sample_image(left, sample, "where they lie")
     for k, (name, life) in enumerate(told.items()):
@@ -175,9 +186,9 @@ def plot_lives(sample: WatchedSample, told: Mapping[str, pd.DataFrame], options:
 
 
 def plot_precision(history: Sequence, grown: Sequence, points: pd.DataFrame, images: int, o: PkeOptions, chance: float):
-    """Precision of mined points, numbers of points below: over the epochs, with that of the watched samples' labels,
-    and against the two thresholds that decide it, from a table of `judge` on so many images. Dashed: chance, a blind
-    guess on a vessel."""
+    """Precision of mined points, their numbers below. Left, over the epochs, beside the watched samples' labels; then
+    against the two thresholds that decide it, from a table of `judge` on so many images. Dashed: chance, a blind guess
+    on a vessel."""
     figure = plt.figure(figsize=(WIDTH_IN, 5.2), layout="constrained")
     uppers, lowers = figure.subplots(2, 3, height_ratios=(1.5, 1), sharex="col")
     _plot_over_epochs(uppers[0], lowers[0], history, grown)
@@ -219,12 +230,6 @@ def _plot_over_epochs(upper: Axes, lower: Axes, history: Sequence[Mapping], grow
             ax.plot(rows["epoch"], rows[key].astype(float), color=color, marker="o", markersize=size, label=name)
     lower.locator_params(axis="x", integer=True)
     upper.legend(loc="lower left", frameon=False, fontsize=9)
-
-
-def _row(count: int, height_in: float, **how) -> tuple[Figure, Sequence[Axes]]:
-    """A figure of report width with so many axes beside each other."""
-    figure = plt.figure(figsize=(WIDTH_IN, height_in), layout="constrained")
-    return figure, figure.subplots(1, count, squeeze=False, **how)[0]
 
 
 def _sample_image(ax: Axes, sample: WatchedSample, title: str) -> None:

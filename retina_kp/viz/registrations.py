@@ -162,6 +162,12 @@ def new_axes(image_hw, titled: bool = False, width_in: float = WIDTH_IN / 2) -> 
     ).add_subplot()
 
 
+def axes_row(count: int, height_in: float, **how) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of report width with so many axes beside each other."""
+    figure = plt.figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+    return figure, figure.subplots(1, count, squeeze=False, **how)[0]
+
+
 def _show_grey(image, ax: Axes | None, title: str = "") -> Axes:
     """The image as dimmed grey, so that coloured marks stand out."""
     return show(

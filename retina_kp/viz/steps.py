@@ -1,4 +1,5 @@
-"""Pictures of the steps from a pair to a matrix, for notebook 10, and of a synthetic eye, for notebook 11."""
+"""The steps from a pair to a matrix in pictures, for notebook 10, and a synthetic eye beside real ones, for notebook
+11."""
 
 from __future__ import annotations
 
@@ -7,10 +8,12 @@ from collections.abc import Mapping, Sequence
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from ..core.geometry import similarity, warp_points
+from ..core.geometry import resize_matrix, warp_points
 from ..core.overlays import contrast_stretch
 from ..registration.closeup import Warped, Window
 from ..registration.confidence import calibration_inputs, confidence
@@ -18,8 +21,8 @@ from ..registration.refinement import relief
 from ..registration.search import Hypothesis
 from ..registration.transforms import Fit
 from ..registration.views import ImageViews
-from ..synthetic.vasculature import ARTERY, BIFURCATION, Retina
-from .registrations import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW, plot_keypoints, show
+from ..synthetic.vasculature import ARTERY, BIFURCATION, VEIN, Retina
+from .registrations import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW, axes_row, plot_keypoints, show
 
 TERMS = {
     "bias": "constant",
@@ -30,13 +33,21 @@ TERMS = {
     "log_correlation": "log of the maps' correlation",
 }
 MAGNIFY = 5  # of arrows
+# What is measured of a retina → what is known of real eyes, with its source
+REAL = {
+    "fovea to disc centre, °": "15.5 ± 1.1 (Rohrschneider 2004)",
+    "optic disc, diameter, °": "6.0 to 6.4: 1.75 × 1.86 mm (Kolb et al., Webvision)",
+    "avascular zone of the fovea, diameter, °": "about 1.7: 0.5 mm (AAO, Basic and Clinical Science Course)",
+    "widest vein, °": "",
+    "artery over vein, width": "about 0.85 (Hubbard et al. 1999, six largest of each)",
+    "bifurcations": "",
+    "crossings": "",
+}
 
 
-def _row(count: int, aspect: float, titled: bool = True) -> tuple[Figure, np.ndarray]:
-    """A report-wide figure with ``count`` axes side by side, each ``aspect`` times as high as wide."""
-    width = WIDTH_IN / count
-    figure = plt.figure(figsize=(WIDTH_IN, width * aspect + 0.3 * titled), layout="constrained")
-    return figure, figure.subplots(1, count, squeeze=False)[0]
+def _row(count: int, aspect: float) -> tuple[Figure, Sequence[Axes]]:
+    """``count`` axes with titles, each ``aspect`` times as high as wide."""
+    return axes_row(count, WIDTH_IN / count * aspect + 0.3)
 
 
 def plot_fields(views0: ImageViews, views1: ImageViews) -> Figure:
@@ -55,7 +66,8 @@ def plot_fields(views0: ImageViews, views1: ImageViews) -> Figure:
 
 
 def plot_search(tries: Sequence[tuple[tuple[float, float, float], Hypothesis | None]]) -> Figure:
-    """Strength of every view that was tried: turn of the moving image across, scale of its picture over the fixed one's down."""
+    """Strength of every view that was tried: turn of the moving image across, scale of its picture over the fixed one's
+    down."""
     turns = sorted({turn for (turn, _, _), _ in tries})
     pictures = sorted({(round(scale1 / scale0, 3), scale0) for (_, scale0, scale1), _ in tries})
     strength = np.full((len(pictures), len(turns)), np.nan)
@@ -110,12 +122,13 @@ def plot_warped(views0: ImageViews, views1: ImageViews, warped: Warped, fit: Fit
 
 
 def plot_maps(warped: Warped, steps: Mapping[str, np.ndarray], stride: int) -> Figure:
-    """The detector's maps, fixed in green and moving in magenta, as each step (3, 3), window px, lays them: white where they agree."""
+    """The detector's maps, fixed in green and moving in magenta, as each step (3, 3), window px, lays them: white where
+    they agree."""
     maps = [relief(m).clip(0) / max(np.percentile(relief(m), 99.5), 1e-6) for m in _detectors(warped)]
     figure, axes = _row(len(steps), maps[0].shape[0] / maps[0].shape[1])
-    px_from_cells = similarity(0, stride, (0, 0), ((stride - 1) / 2, (stride - 1) / 2))
+    to_px = resize_matrix((1, 1), (stride, stride))  # from cells
     for ax, (name, step) in zip(axes, steps.items(), strict=True):
-        in_cells = np.linalg.inv(px_from_cells) @ step @ px_from_cells
+        in_cells = np.linalg.inv(to_px) @ step @ to_px
         moved = cv2.warpPerspective(maps[1].astype(np.float32), in_cells, maps[0].shape[::-1])
         seen = cv2.warpPerspective(np.ones_like(moved), in_cells, maps[0].shape[::-1]) > 0.5
         together = np.corrcoef(maps[0][seen], moved[seen])[0, 1]
@@ -169,3 +182,18 @@ def plot_retina(retina: Retina, reach_deg: float = 24.0) -> Figure:
     )
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=9)
     return ax.figure
+
+
+def measure_anatomy(retinas: Sequence[Retina]) -> pd.DataFrame:
+    """One row per fact: mean, lowest and highest of these retinas, and what is known of real eyes."""
+    values = pd.DataFrame([_facts(retina) for retina in retinas])
+    table = values.agg(["mean", "min", "max"]).T.round(2)
+    return table.assign(real=[REAL[name] for name in table.index]).reset_index(names="what")
+
+
+def _facts(retina: Retina) -> dict[str, float]:
+    widest = {kind: np.percentile(retina.segment_width_deg[retina.segment_kind == kind], 99) for kind in (ARTERY, VEIN)}
+    forks = int((retina.junction_kind == BIFURCATION).sum())
+    places = np.linalg.norm(retina.disc_xy), 2 * retina.disc_radius_deg, 2 * retina.foveal_zone_deg
+    vessels = widest[VEIN], widest[ARTERY] / widest[VEIN], forks, len(retina.junction_kind) - forks
+    return dict(zip(REAL, (*places, *vessels), strict=True))

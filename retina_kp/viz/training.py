@@ -12,7 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..core.geometry import resize_matrix, warp_image, warp_points
+from ..core.geometry import known_points, resize_matrix, warp_image, warp_points
 from ..core.images import read_image
 from ..core.overlays import checkerboard, contrast_stretch
 from ..data.annotation import true_homography
@@ -103,8 +103,8 @@ def most_misaligned(records: Sequence[PairRecord], registrar: Registrar, at_most
 
 
 def plot_before_after(record: PairRecord, registrars: Mapping[str, Registrar]) -> Figure:
-    """Checkerboards of a pair as its images lie, by its annotation, and registered by each registrar, with the median
-    distance of its point pairs (px of image 1 at its own size) or the reason of refusal."""
+    """Checkerboards of a pair as its images lie, by its annotation, and by each registrar. Titles: median distance of
+    its point pairs (px of image 1 at its own size), or the reason of refusal."""
     fixed, moving = read_image(record.image0), read_image(record.image1)
     hw, rows = fixed.shape[:2], 1 + len(registrars) // 2
     figure = plt.figure(figsize=(WIDTH_IN, (0.5 * WIDTH_IN * hw[0] / hw[1] + 0.3) * rows), layout="constrained")
@@ -122,12 +122,7 @@ def plot_before_after(record: PairRecord, registrars: Mapping[str, Registrar]) -
     return figure
 
 
-def known_points(points: torch.Tensor) -> np.ndarray:
-    """The rows of a NaN-padded list that are points."""
-    return points[torch.isfinite(points).all(-1)].cpu().numpy()
-
-
-def rings(ax: Axes, points_xy: np.ndarray, size: float = 60, color: str = RED) -> Axes:
+def rings(ax: Axes, points_xy, size: float = 60, color: str = RED) -> Axes:
     """Draw points (N, 2) px as open circles."""
     ax.scatter(*points_xy.T, s=size, facecolors="none", edgecolors=color, linewidths=1.2)
     return ax
@@ -147,7 +142,7 @@ def save_keypoint_figures(network, validation: ValidationSet, folder: Path, devi
         found = extract(network, images.to(device), batch[f"valid{side}"][:count].to(device), how)
         figure = Figure(figsize=(3.0 * count, 3.3), layout="constrained")
         for i, ax in enumerate(figure.subplots(1, count, squeeze=False)[0]):
-            known = known_points(truth[i])
+            known = known_points(truth[i]).cpu()
             if name == "vessel_keypoints_extracted":
                 plot_keypoints(show(images[i, 0].numpy(), ax, batch["modalities"][i][0]), known, "red", 10)
             else:

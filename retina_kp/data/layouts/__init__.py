@@ -42,7 +42,7 @@ EYE_COLUMNS = ("pair_id", "eye_id")
 def load_layout(root: str | Path, layout: str = "auto", mode: str | None = None) -> Inventory:
     """Load a data set of any known layout: "auto" or a name out of LAYOUTS.
 
-    mode keeps one kind of pair, e.g. "cffa" (a key of MODES). A pairs.csv in a folder goes before its other contents;
+    mode keeps one kind of pair, e.g. "cffa" (a key of MODES). A pairs.csv in a folder wins over its other contents;
     an eyes.csv there says which pairs are of one eye, see `name_eyes`. ValueError, with the shapes looked for, when
     root is missing, unknown or fits several layouts.
     """

@@ -13,7 +13,7 @@ from skimage.transform import warp_polar
 
 from ...core.geometry import image_center, similarity, translation
 from ...core.images import to_gray
-from ...core.vessels import field_of_view_mask
+from ...core.vessels import field_of_view_mask, local_contrast
 from . import SIDE_PX, checked, copied
 
 # of mutual information
@@ -44,13 +44,7 @@ def _detail(image: np.ndarray) -> Detail:
     field, _ = copied(field_of_view_mask(gray).astype(np.float32), SIDE_PX)
     valid = cv2.erode(field, np.ones((9, 9)), borderValue=0) > 0.5
     (gray, S), mask = copied(gray, SIDE_PX), valid.astype(np.float32)
-
-    def local_mean(values):
-        total, weight = (cv2.GaussianBlur(x, (0, 0), SIDE_PX / 30) for x in (values * mask, mask))
-        return total / (weight + 1e-6)
-
-    signed = (gray - local_mean(gray)) * mask
-    signed = np.clip(signed / (np.sqrt(local_mean(signed**2)) + 0.01), -3, 3) * mask
+    signed = np.clip(local_contrast(gray, mask, SIDE_PX / 30), -3, 3)
     strength = (np.abs(signed) - np.abs(signed[valid]).mean() if valid.any() else signed) * mask
     return Detail(signed, strength, valid.astype(np.uint8), S)
 
@@ -120,8 +114,8 @@ def _spectrum(image: np.ndarray) -> np.ndarray:
 
 
 def mutual_information(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
-    """SimpleITK Mattes mutual information from many starts: 24 turns x 49 shifts are scored at 32 px, the best 24
-    optimised there as similarities, the best six as affine transforms, up to 512 px. Needs the package SimpleITK."""
+    """SimpleITK Mattes mutual information from 24 turns x 49 shifts, scored at 32 px. The best 24 are optimised there
+    as similarities; the best six of these as affine transforms, up to 512 px. Needs the package SimpleITK."""
     d0, d1 = _detail(fixed), _detail(moving)
     H_0to1 = None if d0.blank or d1.blank else _multi_start(d0.strength, d1.strength, d0.valid)
     return None if H_0to1 is None else checked(np.linalg.inv(np.linalg.inv(d1.S) @ H_0to1 @ d0.S), moving)

@@ -7,8 +7,7 @@ import numpy as np
 
 from ...core.images import to_gray
 from ...core.vessels import field_of_view_mask, vesselness
-from ...registration.keypoints import Features
-from ...registration.matching import mutual_matches
+from ...registration.keypoints import Features, matched_points, mutual_matches
 from ...registration.transforms import Fit, fit_transform
 from . import SIDE_PX, checked, copied
 
@@ -41,7 +40,7 @@ def _ridges(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _match(features0: Features, features1: Features) -> Fit | None:
     index = mutual_matches(features0, features1, ratio_max=0.9)
-    return fit_transform(features0.keypoints_xy[index[:, 0]], features1.keypoints_xy[index[:, 1]], "affine", 3.0)
+    return fit_transform(*matched_points(features0, features1, index), "affine", 3.0)
 
 
 def _by_keypoints(detector, fixed: np.ndarray, moving: np.ndarray, side_px: int) -> np.ndarray | None:
