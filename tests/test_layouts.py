@@ -438,10 +438,10 @@ def test_unknown_or_ambiguous_roots_list_the_shapes(tmp_path):
 
 def test_a_layout_of_ones_own_is_detected_and_loaded(tmp_path, monkeypatch):
     class Flat:
-        SHAPE = "<id>_cf.png + <id>_fa.png"
+        SHAPE = "<id>_left.png + <id>_right.png"
 
         def fits(self, root, mode=None):
-            return any(root.glob("*_cf.png"))
+            return any(root.glob("*_left.png"))
 
         def load(self, root, mode=None):
             stems = [str(path)[: -len("_left.png")] for path in sorted(root.glob("*_left.png"))]
