@@ -31,7 +31,7 @@ PAGE = Template("""<!DOCTYPE html>
 body {font: 16px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; color: #222}
 .verdict {padding: .6em 1em; border-left: 6px solid; font-weight: 600}
 .good {background: #e6f4ea; border-color: #188038} .bad {background: #fff3cd; border-color: #d39e00}
-.pictures {display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 1em}
+.pictures {display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 1em}
 figure {margin: 0} img {width: 100%; display: block; background: #000}
 .flicker {position: relative} .flicker img + img {position: absolute; inset: 0; opacity: 0}
 .flicker:hover img + img {opacity: 1}
@@ -72,6 +72,8 @@ def register_pair(
     ImageError, ValueError or OSError for what cannot be used.
     """
     out, started = Path(folder).expanduser(), time.perf_counter()
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: name a folder for the results")
     image0, image1 = _image(fixed, "fixed"), _image(moving, "moving")
     result = Registrar.from_pretrained(weights, device=device, model=model)(image0, image1)
     registered, overlay = out / "registered.png", out / "overlay.png"
@@ -162,7 +164,7 @@ def carry_file(result: str, file: str, to: str = "fixed", mask: bool = False, ou
     if not registration.ok:
         raise ValueError(f"{result}: nothing to carry by, this registration was refused ({registration.status})")
     registration = registration if to == "fixed" else registration.inverse()
-    target = Path(out).expanduser() if out else Path(result).expanduser().parent / f"{source.stem}_in_{to}.png"
+    target = Path(out).expanduser() if out else _folder_of(result) / f"{source.stem}_in_{to}.png"
     if source.suffix.lower() in (".txt", ".csv"):
         target = target if out else target.with_suffix(source.suffix)
         points = registration.map_to_fixed(read_number_rows(source, 2))
@@ -178,9 +180,18 @@ def carry_file(result: str, file: str, to: str = "fixed", mask: bool = False, ou
     return f"{target}: {carried.shape[1]} x {carried.shape[0]} px, {'nearest' if mask else 'interpolated'} pixels"
 
 
+def _folder_of(result: str) -> Path:
+    path = Path(result).expanduser()
+    return path if path.is_dir() else path.parent
+
+
 def _read_result(path: str) -> Registration:
-    """A saved registration; ValueError where the file is something else."""
+    """A saved registration, or that in a folder of `register_pair`; ValueError where the file is something else."""
+    file = Path(path).expanduser()
+    file = file / "result.json" if file.is_dir() else file
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file: give the result.json that retina-kp register has written")
     try:
-        return Registration.load(Path(path).expanduser())
+        return Registration.load(file)
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise ValueError(f"{path} is no result: give the result.json that retina-kp register has written") from None

@@ -6,12 +6,14 @@ be 0.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -25,6 +27,12 @@ WIDTH_IN = 10.0  # report width
 # of vessels in overlays, bright on black and told apart by colour-blind readers; where two images agree the overlay is
 # white
 MODALITY_COLORS = {"CF": (0.0, 0.85, 0.55), "FA": (1.0, 0.55, 0.0), "OCT": (0.4, 0.6, 1.0), "OCTA": (1.0, 0.4, 0.85)}
+
+# File names may be Chinese or Japanese: the first fonts that this machine has take over where the usual one has no sign.
+_WIDE = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "SimHei")
+_KNOWN = {font.name for font in font_manager.fontManager.ttflist} & {*_WIDE, "PingFang SC", "Hiragino Sans GB"}
+plt.rcParams["font.family"] = [*plt.rcParams["font.family"], *sorted(_KNOWN)]
+warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)  # a box in a title is enough
 
 
 def show(image, ax: Axes | None = None, title: str = "") -> Axes:
