@@ -133,7 +133,7 @@ def test_stages_follow_each_other_on_one_axis():
     assert [list(line.get_xdata()) for line in detector] == [[10, 20], [25]]
     assert "loss_geo" not in {line.get_label() for line in left.lines}, "it did not count in phase 1"
     legend = [text.get_text() for text in left.get_legend().get_texts()]
-    assert legend == ["loss_det", "loss_des", "loss_geo_pke"]
+    assert legend == ["loss_det", "loss_geo_pke"], "loss_des is not in this history"
     assert {text.get_text() for text in right.texts} == {"1", "3"}
 
 
