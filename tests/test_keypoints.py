@@ -205,7 +205,7 @@ def test_drawn_features_are_told_in_px_of_the_frame():
     views = ImageViews(spotted(), Brightness(), OPTIONS, 300.0)
     H = similarity(33, 0.7, (100, 100), (150, 120))
     truth = warp_points(warp_points(SPOTS, views.base_from_original), H)
-    found = views.drawn(H, (300, 400)).keypoints_xy
+    found = views.warped(H, (300, 400)).keypoints_xy
     assert nearest(found, truth[inside(truth, (300, 400), 5)]).max() < 0.25
 
 

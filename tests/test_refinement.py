@@ -1,4 +1,4 @@
-"""The gradual fit on matches with a known truth, and refinement on the detector's maps: drawn blobs at known places,
+"""The gradual fit on matches with a known truth, and refinement on the detector's maps: painted blobs at known places,
 and starts from which it must keep its hands off."""
 
 from dataclasses import replace
@@ -41,17 +41,17 @@ def away(H, other=TRUE):
 
 
 @pytest.mark.parametrize("model", ["affine", "homography"])
-@pytest.mark.parametrize("drawn", [UNTURNED, translation(5, 1) @ similarity(10, 1.1, (200, 200), (200, 200))])
-def test_a_start_two_px_off_is_brought_home(blobs, model, drawn):
-    """Also when the moving picture was drawn elsewhere: its map then differs, and TRUE is told from where ``drawn``
+@pytest.mark.parametrize("step", [UNTURNED, translation(5, 1) @ similarity(10, 1.1, (200, 200), (200, 200))])
+def test_a_start_two_px_off_is_brought_home(blobs, model, step):
+    """Also when the moving picture was warped elsewhere: its map then differs, and TRUE is told from where ``step``
     puts it."""
-    maps, places1 = blobs(TRUE @ drawn)
-    points1 = warp_points(places1, drawn)
+    maps, places1 = blobs(TRUE @ step)
+    points1 = warp_points(places1, step)
     start = fit_transform(warp_points(points1, translation(1.6, -1.2) @ TRUE), points1, model, 3.0)
     assert away(start.H_1to0) == pytest.approx(2.0, abs=0.1)
-    better, correlation = refine(start, warp_points(points1, TRUE), points1, maps, drawn, STRIDE, 1.0)
+    better, correlation = refine(start, warp_points(points1, TRUE), points1, maps, step, STRIDE, 1.0)
     assert away(better.H_1to0) < 0.15 and better.n_inliers == 60 and better.model == model
-    assert correlation > (0.98 if drawn is UNTURNED else 0.96)  # a turned map is read between its cells
+    assert correlation > (0.98 if step is UNTURNED else 0.96)  # a turned map is read between its cells
 
 
 def test_a_start_far_off_is_brought_home_by_blurred_maps(blobs):
@@ -85,11 +85,11 @@ def test_correlation_tells_the_same_places_from_others(blobs):
     assert found[0] > 0.99 and 0.4 < found[1] < 0.85 and found[2] < 0.3
 
 
-@pytest.mark.parametrize("drawn", [UNTURNED, translation(5, 1) @ similarity(10, 1.1, (200, 200), (200, 200))])
-def test_correlation_of_other_models_is_that_of_the_fit_as_it_lies(blobs, drawn):
+@pytest.mark.parametrize("step", [UNTURNED, translation(5, 1) @ similarity(10, 1.1, (200, 200), (200, 200))])
+def test_correlation_of_other_models_is_that_of_the_fit_as_it_lies(blobs, step):
     """Not of a better transform nearby: it would speak for a fit that is 30 px off."""
-    maps, places1 = blobs(TRUE @ drawn)
-    points1 = warp_points(places1, drawn)
+    maps, places1 = blobs(TRUE @ step)
+    points1 = warp_points(places1, step)
     points0 = warp_points(points1, TRUE)
     for model in ("similarity", "quadratic"):
         found = {}
@@ -98,8 +98,8 @@ def test_correlation_of_other_models_is_that_of_the_fit_as_it_lies(blobs, drawn)
             fit = Fit(model, moved, np.ones(60, bool))
             if model == "quadratic":
                 fit = _polish(replace(fit, H_1to0=TRUE), warp_points(points1, moved), points1, 2 * off_px + 3.0)
-            found[off_px] = refine(fit, points0, points1, maps, drawn, STRIDE, 3.0)[1]
-        assert found[0] > (0.98 if drawn is UNTURNED else 0.96) and 0.2 < found[3] < 0.9 and found[30] < 0.2
+            found[off_px] = refine(fit, points0, points1, maps, step, STRIDE, 3.0)[1]
+        assert found[0] > (0.98 if step is UNTURNED else 0.96) and 0.2 < found[3] < 0.9 and found[30] < 0.2
 
 
 def test_an_outline_is_no_structure():

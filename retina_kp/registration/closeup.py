@@ -2,7 +2,7 @@
 use it.
 
     original px ──base_from_original──▶ base px ──window.from_base──▶ window px ──stride──▶ cells of the network's maps
-    as given                            field of view               drawn for              detector, descriptors
+    as given                            field of view               seen by                detector, descriptors
                                         covers base_px²             the network
 
 H always leads from the moving image's base px to the fixed one's; a step leads from window px to window px.
@@ -26,7 +26,7 @@ MIN_COMMON_PX, MARGIN_PX = 40.0, 12.0  # base px: least side of what both images
 
 @dataclass(frozen=True)
 class Window:
-    """A part of the fixed image, drawn for the network. from_base: (3, 3) fixed base px → window px; zoom: px per base
+    """A part of the fixed image, as the network sees it. from_base: (3, 3) fixed base px → window px; zoom: px per base
     px."""
 
     from_base: np.ndarray
@@ -36,7 +36,7 @@ class Window:
 
     def warped(self, views1: ImageViews, H: np.ndarray) -> Warped:
         """The moving image in this window, by H."""
-        return Warped(self, H, views1.drawn(self.from_base @ H, self.hw))
+        return Warped(self, H, views1.warped(self.from_base @ H, self.hw))
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ class Warped:
         return matched_points(self.window.features0, self.features1, index)
 
     def fit(self, model: str, radius_px: float, threshold_px: float, start: np.ndarray = np.eye(3)):
-        """(`Fit` or None, its points) of matches within radius_px that agree to threshold_px; both in base px."""
+        """(`Fit` or None, its points) of matches within radius_px that agree to threshold_px.
+
+        Radius and threshold are base px, points and fit window px."""
         zoom = self.window.zoom
         points = self.matches(radius_px * zoom, start)
         return fit_transform(*points, model, threshold_px * zoom), points
@@ -94,7 +96,7 @@ def common_window(views0: ImageViews, views1: ImageViews, H: np.ndarray, close_p
     finest1 = views1.finest / np.sqrt(abs(np.linalg.det(H[:2, :2])))
     zoom = min(close_px / float(np.sqrt(np.prod(high - low))), views0.finest, finest1)
     from_base, hw = similarity(0, zoom, low, (0, 0)), tuple(int(n) + 1 for n in ((high - low) * zoom)[::-1])
-    return Window(from_base, hw, zoom, views0.drawn(from_base, hw))
+    return Window(from_base, hw, zoom, views0.warped(from_base, hw))
 
 
 @dataclass(frozen=True)

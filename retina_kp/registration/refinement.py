@@ -54,32 +54,32 @@ def refine(
     points0: np.ndarray,
     points1: np.ndarray,
     maps: tuple[np.ndarray, np.ndarray],
-    drawn: np.ndarray,
+    step: np.ndarray,
     stride: int,
     threshold_px: float,
 ) -> tuple[Fit, float]:
     """A fit of matches (N, 2) px refined on the detector's maps (h, w) of both pictures, cells of ``stride`` px,
     inliers counted anew; and the correlation of the maps then, at most 1.
 
-    drawn: (3, 3) px of the moving picture → px of points1. Maximises the enhanced correlation coefficient of
+    step: (3, 3) px of the moving picture → px of points1. Maximises the enhanced correlation coefficient of
     Evangelidis & Psarakis 2008 between the maps' `relief`, for the models of MOTIONS. A fit of another model comes back
     as it is, with the correlation of the maps as it lays them. The correlation is 0 where the search fails or strays.
     For another model that is an affine search which ends MISFIT_PX away: the model does not fit this pair. Inliers have
     no veto: matches near a poor fit speak against a better one far away.
     """
     to_px = resize_matrix((1, 1), (stride, stride))  # from cells
-    start = np.linalg.inv(np.linalg.inv(to_px) @ fit.H_1to0 @ drawn @ to_px)  # OpenCV asks for 0 → 1
+    start = np.linalg.inv(np.linalg.inv(to_px) @ fit.H_1to0 @ step @ to_px)  # OpenCV asks for 0 → 1
     places = corners([n * stride for n in maps[0].shape])
     for blurs, far_px in ATTEMPTS if fit.model in MOTIONS else ((ATTEMPTS[0][0], MISFIT_PX),):
         found, correlation = _climb(start, maps, MOTIONS.get(fit.model, cv2.MOTION_AFFINE), blurs)
         if correlation <= 0:
             continue
-        H = to_px @ np.linalg.inv(found) @ np.linalg.inv(to_px) @ np.linalg.inv(drawn)
+        H = to_px @ np.linalg.inv(found) @ np.linalg.inv(to_px) @ np.linalg.inv(step)
         moved = np.linalg.norm(warp_points(places, H) - warp_points(places, fit.H_1to0), axis=1)
         if not moved.max() <= far_px:  # also where it is not a number
             continue
         if fit.model not in MOTIONS:
-            return fit, _correlation(fit, tuple(relief(m) for m in maps), drawn, stride)
+            return fit, _correlation(fit, tuple(relief(m) for m in maps), step, stride)
         better = replace(fit, H_1to0=H / H[2, 2])
         return replace(better, inliers=better.residuals_px(points0, points1) < threshold_px), correlation
     return fit, 0.0
@@ -99,7 +99,7 @@ def relief(detector: np.ndarray, blur: float = 0.0) -> np.ndarray:
     return ((mean(blur) if blur else roots) - mean(AROUND_CELLS * (1 + blur))) * seen
 
 
-def _correlation(fit: Fit, maps: tuple[np.ndarray, np.ndarray], drawn: np.ndarray, stride: int) -> float:
+def _correlation(fit: Fit, maps: tuple[np.ndarray, np.ndarray], step: np.ndarray, stride: int) -> float:
     """Of map 0 and map 1 where both have cells once the fit has moved map 1; 0 where they have no structure or no
     common part."""
     map0, map1 = maps
@@ -108,9 +108,7 @@ def _correlation(fit: Fit, maps: tuple[np.ndarray, np.ndarray], drawn: np.ndarra
     places1 = (
         warp_points(places0, np.linalg.inv(fit.H_1to0)) if quadratic is None else apply_quadratic(places0, quadratic)
     )
-    cells = np.nan_to_num(to_cells(warp_points(places1, np.linalg.inv(drawn)), stride), nan=-1e6).reshape(
-        *map0.shape, 2
-    )
+    cells = np.nan_to_num(to_cells(warp_points(places1, np.linalg.inv(step)), stride), nan=-1e6).reshape(*map0.shape, 2)
     known = inside(cells, map1.shape)
     values0, values1 = map0[known], cv2.remap(map1, cells.astype(np.float32), None, cv2.INTER_LINEAR)[known]
     flat = known.sum() < 2 or min(values0.std(), values1.std()) < 1e-9

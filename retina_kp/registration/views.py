@@ -1,4 +1,4 @@
-"""One image made ready for the network: gray, field of view, and drawn turned, scaled or in another frame on demand."""
+"""One image made ready for the network: gray, field of view, and warped into any frame on demand."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class ImageViews:
         self._copies: dict[int, tuple[np.ndarray, np.ndarray]] = {0: (self.original, np.eye(3))}
 
     def features(self, angle_deg: float = 0.0, scale: float = 1.0) -> Features:
-        """Features of the view turned by angle_deg (clockwise) and drawn at ``scale`` px per base px, given in base px;
-        kept. With steerers it is drawn upright alone and its descriptors are steered, which asks for a multiple of
+        """Features of the view turned by angle_deg (clockwise) at ``scale`` px per base px, given in base px;
+        kept. With steerers only the upright view is warped and its descriptors are steered, which asks for a multiple of
         45."""
         key = (angle_deg, scale)
         if key not in self._features and angle_deg and self.steerers is not None:
@@ -58,22 +58,22 @@ class ImageViews:
             box = warp_points(self.outline, turn)
             low, high = np.floor(box.min(0)), np.ceil(box.max(0))
             view_from_base = translation(*-low) @ turn
-            features = self.drawn(view_from_base, tuple(int(n) + 1 for n in (high - low)[::-1]))
+            features = self.warped(view_from_base, tuple(int(n) + 1 for n in (high - low)[::-1]))
             self._features[key] = features.mapped(np.linalg.inv(view_from_base), self.base_hw)
         return self._features[key]
 
-    def drawn(self, H_frame_from_base: np.ndarray, frame_hw) -> Features:
-        """Features of this image drawn in another frame of frame_hw, given in px of that frame; H: base px → px of the
+    def warped(self, H_frame_from_base: np.ndarray, frame_hw) -> Features:
+        """Features of this image warped into a frame of frame_hw, given in px of that frame; H: base px → px of the
         frame."""
         return extract(self.network, *self.picture(H_frame_from_base, frame_hw), self.options, self.fast)[0]
 
     def described(self, H_frame_from_base: np.ndarray, frame_hw, points_xy: np.ndarray) -> np.ndarray:
-        """(N, D) unit descriptors at points (N, 2), px of the frame, of this image drawn as in `drawn`."""
+        """(N, D) unit descriptors at points (N, 2), px of the frame, of this image as in `warped`."""
         picture, mask = self.picture(H_frame_from_base, frame_hw)
         return describe_points(self.network, picture, mask, points_xy, self.fast)
 
     def picture(self, H_frame_from_base: np.ndarray, frame_hw) -> tuple[torch.Tensor, torch.Tensor]:
-        """This image, gray in [0, 1], and its field of view, bool, drawn in another frame: (1, 1, h, w) each, on the
+        """This image, gray in [0, 1], and its field of view, bool, warped into a frame: (1, 1, h, w) each, on the
         network's device."""
         H, size = H_frame_from_base @ self.base_from_original, (frame_hw[1], frame_hw[0])
         gray, copy_from_original = self._copy(H)
