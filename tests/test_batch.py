@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from retina_kp import PairOptions, draw_pair
+from retina_kp.cli.main import cli
 from retina_kp.core.images import read_image, shrink, write_image
 from retina_kp.data.layouts.pairs_csv import write_pairs_csv
 from retina_kp.data.records import PairRecord
 from retina_kp.evaluation.batch import _truth_errors, display_copies, find_jobs, has_truth, run_job, run_jobs
 from retina_kp.notebook import report
+from retina_kp.registration.registrar import WHAT_TO_TRY
 from retina_kp.synthetic.pairs import write_aligned_folder
 
 EASY = PairOptions(size_px=512, rotation_deg=12, scale=(0.9, 1.1), min_overlap=0.7)
@@ -37,12 +39,12 @@ def folder(tmp_path_factory):
 
 def test_two_folders_pair_by_order(folder):
     jobs = find_jobs(folder / "fixed", folder / "moving")
-    assert [(j.name, j.moving.name) for j in jobs] == [("a", "a-fa.png"), ("b", "b-fa.png")]
+    assert [(j.name, j.moving.name) for j in jobs] == [("a-fa-on-a", "a-fa.png"), ("b-fa-on-b", "b-fa.png")]
 
 
 def test_two_files(folder):
     (job,) = find_jobs(folder / "fixed" / "a.png", folder / "moving" / "b-fa.png")
-    assert job.name == "a" and job.record is None
+    assert job.name == "b-fa-on-a" and job.record is None
 
 
 def test_numbers_in_names_count_as_numbers(tmp_path):
@@ -51,7 +53,7 @@ def test_numbers_in_names_count_as_numbers(tmp_path):
             write_image(tmp_path / side / f"{name}.png", np.zeros((40, 40), np.uint8))
     jobs = find_jobs(tmp_path / "fixed", tmp_path / "moving")
     assert [job.row() for job in jobs][1:] == [
-        {"pair": "2", "fixed": "fixed/2.png", "moving": "moving/02.png"},
+        {"pair": "02-on-2", "fixed": "fixed/2.png", "moving": "moving/02.png"},
         {"pair": "10", "fixed": "fixed/10.png", "moving": "moving/10.png"},
     ]
 
@@ -77,7 +79,7 @@ def test_names_of_files_differ(tmp_path):
 
 def test_jobs_of_one_name_are_refused(registrar, folder, tmp_path):
     jobs = find_jobs(folder / "fixed", folder / "moving")
-    with pytest.raises(ValueError, match="called 'a'"):
+    with pytest.raises(ValueError, match="called 'a-fa-on-a'"):
         run_jobs(registrar, [*jobs, *jobs], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -238,16 +240,18 @@ def test_a_refused_pair_leaves_its_reason_and_no_transform(folder, registrar, tm
         registrar, find_jobs(tmp_path / "blank.png", folder / "moving" / "a-fa.png"), tmp_path / "out"
     )
     assert not outcome.result.ok and outcome.row()["turn_deg"] is None
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["blank.json"]
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a-fa-on-blank.json"]
 
 
-@pytest.mark.parametrize(("image", "left"), [(b"no image", []), (np.full((200, 200), 90, np.uint8), ["a.json"])])
+@pytest.mark.parametrize(
+    ("image", "left"), [(b"no image", []), (np.full((200, 200), 90, np.uint8), ["a-fa-on-a.json"])]
+)
 def test_a_second_run_of_a_name_leaves_nothing_of_the_first(folder, registrar, tmp_path, image, left):
     """Registered at first; then the moving image can no longer be read, or shows nothing."""
     shutil.copytree(folder / "moving", tmp_path / "moving")
     (job, _) = find_jobs(folder / "fixed", tmp_path / "moving")
     run_jobs(registrar, [job], tmp_path / "out")
-    assert (tmp_path / "out" / "a_registered.png").is_file()
+    assert (tmp_path / "out" / "a-fa-on-a_registered.png").is_file()
     job.moving.write_bytes(image) if isinstance(image, bytes) else write_image(job.moving, image)
     run_jobs(registrar, [job], tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").iterdir()] == left
@@ -295,6 +299,17 @@ def test_the_notebook_keeps_failed_pairs_and_writes_into_one_folder(table, tmp_p
 
 
 def test_the_notebook_names_the_range_of_pair_index(table, tmp_path):
-    with pytest.raises(report.NotebookError, match="pair_index: takes 0 to 1, as there are 2 pairs; not 2"):
+    with pytest.raises(ValueError, match="^07_register: pair_index: takes 0 to 1, as there are 2 pairs; not 2$"):
         report.run_notebook("07_register", {"fixed": str(table), "device": "cpu", "pair_index": 2}, tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["executed.ipynb"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_of_refusals_has_no_empty_section_and_exit_code_1(folder, tmp_path, capsys):
+    write_image(tmp_path / "blank.png", np.full((200, 200), 90, np.uint8))
+    files = (f"-p fixed {tmp_path / 'blank.png'} -p moving {folder / 'moving' / 'a-fa.png'}").split()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["report", "07_register", *files, "-o", str(tmp_path / "out")])
+    assert ended.value.code == 1 and "no pair was registered" in capsys.readouterr().err
+    html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "a-fa-on-blank" in html and "no structure visible" in html and WHAT_TO_TRY in html
+    assert not any(title in html for title in ("at a glance", "checkerboard<", "Swipe<", "The matrix,"))

@@ -202,8 +202,9 @@ passed_on("benchmark", f"{EVALUATION}.benchmark", "Measure success and time on s
 def report(notebook: str, given, file: str | None, out: str | None, timeout: int | None) -> None:
     """Run a notebook and write its HTML report.
 
-    NOTEBOOK is a name in notebooks/, such as 07_register, or a path.
+    NOTEBOOK is a name in notebooks/, such as 07_register, or a path. Exit code 1: 07 has registered no pair.
     """
+    from ..core.files import read_json
     from ..notebook import report as runner
 
     try:
@@ -213,6 +214,10 @@ def report(notebook: str, given, file: str | None, out: str | None, timeout: int
         raise BadInput(str(error)) from None
     figures = runner.count_figures(result.executed)
     click.echo(f"{result.html}\n{figures} figures, {result.seconds:.0f} s; executed copy: {result.executed}")
+    metrics = result.html.with_name("metrics.json")
+    if metrics.is_file() and read_json(metrics).get("registered") == 0:
+        click.echo("no pair was registered: the report says why", err=True)
+        raise click.exceptions.Exit(1)
 
 
 @cli.command()

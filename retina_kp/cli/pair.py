@@ -20,7 +20,7 @@ from ..core.files import write_text
 from ..core.geometry import describe, inside
 from ..core.images import as_array, shrink, write_image
 from ..core.overlays import checkerboard, displayable
-from ..registration.registrar import Registrar
+from ..registration.registrar import WHAT_TO_TRY, Registrar
 from ..registration.result import Registration, saved_files
 
 PICTURE_PX = 1600  # longer side of overlay.png
@@ -58,9 +58,7 @@ for a fixed image whose longer side is scaled to 768 px.</p>
 <p>It maps a pixel (x, y, 1) of the moving image to the fixed one. The centre of the top-left pixel is (0, 0).</p>
 <p>Written beside this page: $files. Carry other images, masks or points with
 <code>retina-kp apply result.json FILE</code>.</p>""")
-ADVICE = Template("""<p>Nothing was registered. Do both images show the same eye, and the same part of it? Are vessels
-in focus? Is one of them mirrored? Where little is shared, a model with less freedom can help:
-<code>--model similarity</code>.</p>
+ADVICE = Template(f"""<p>Nothing was registered. {WHAT_TO_TRY}</p>
 <div class="pictures">$pictures</div>""")
 
 

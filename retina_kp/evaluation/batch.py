@@ -54,13 +54,17 @@ class Outcome:
     seconds: float
     errors_px: np.ndarray | None  # at truth points, fixed px rescaled to a longer side of 768
 
+    @property
+    def ok(self) -> bool:
+        """Whether the pair was registered: neither refused nor failed."""
+        return self.result is not None and self.result.ok
+
     def row(self) -> dict:
         """One line of the table."""
         r = self.result
         row = {"pair": self.job.name, "status": f"failed: {self.error}" if self.error else r.status}
-        row |= {"confidence": round(r.confidence, 3) if r else 0.0, "turn_deg": None}
-        if r is not None and r.ok:
-            row["turn_deg"] = round(r.angle_deg, 1)
+        row |= {"confidence": round(r.confidence, 3) if r else 0.0}
+        row |= {"turn_deg": round(r.angle_deg, 1) if self.ok else None}
         row |= {"inliers": int(r.inliers.sum()) if r else 0, "seconds": round(self.seconds, 2)}
         if self.job.record is not None and has_truth(self.job.record):
             mean = None if self.errors_px is None else round(float(self.errors_px.mean()), 2)
@@ -92,12 +96,17 @@ def find_jobs(fixed: str | Path, moving: str | Path = "") -> list[Job]:
     if fixed.is_dir() != moving.is_dir():
         raise ValueError(f"fixed and moving are both files or both folders; here {fixed} and {moving} differ")
     if fixed.is_file():
-        return _named([Job(fixed.stem, fixed, moving)])
+        return _named([_job(fixed, moving)])
     left, right = _images_in(fixed), _images_in(moving)
     if len(left) != len(right) or not left:
         counts = f"{fixed} holds {len(left)} images and {moving} {len(right)}"
         raise ValueError(f"{counts}: there must be as many, in the same order by name")
-    return _named([Job(a.stem, a, b) for a, b in zip(left, right, strict=True)])
+    return _named(list(map(_job, left, right)))
+
+
+def _job(fixed: Path, moving: Path) -> Job:
+    """The job of two files, named after both."""
+    return Job(fixed.stem if fixed.stem == moving.stem else f"{moving.stem}-on-{fixed.stem}", fixed, moving)
 
 
 def _data_set(path: Path) -> list[Job]:
@@ -167,7 +176,7 @@ def run_jobs(registrar: Registrar, jobs: Iterable[Job], folder: str | Path) -> l
             old.unlink(missing_ok=True)
         if outcome.result is not None:
             outcome.result.save(result)
-            if outcome.result.ok:
+            if outcome.ok:
                 write_image(registered, outcome.result.warp(read_image(job.moving)))
         log.info("%s: %s", job.name, outcome.error or outcome.result.status)
         outcomes.append(outcome)

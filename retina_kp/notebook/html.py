@@ -13,6 +13,7 @@ import nbformat
 from ..core.files import write_text
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+OPTIONAL = "when-shown"  # tag of a cell that may show nothing
 # Text stands above its figures. Wide tables scroll on a screen, and are small on paper, with all of their columns.
 STYLE = """<style>
 .jp-InputPrompt, .jp-OutputPrompt {display: none}
@@ -47,18 +48,23 @@ NOTEBOOK_LINK = re.compile(r"\[([^\]]*)\]\((?![a-z]+:)[^)\s]*\.ipynb\)")
 def to_html(executed: str | Path, html: str | Path) -> Path:
     """Write an executed notebook as such a file, without its code.
 
-    Live widgets are left out, links to other notebooks become their words, and formulas become pictures.
+    Live widgets are left out, and so are cells tagged OPTIONAL that show nothing, with the text above them. Links to
+    other notebooks become their words, and formulas become pictures.
     """
     from nbconvert import HTMLExporter
 
     notebook = nbformat.read(executed, 4)
     notebook.metadata.pop("widgets", None)
     title = next((c.source.partition("\n")[0].lstrip("# ") for c in notebook.cells if c.cell_type == "markdown"), "")
-    for cell in notebook.cells:
+    empty: set[int] = set()
+    for k, cell in enumerate(notebook.cells):
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if WIDGET_VIEW not in output.get("data", {})]
+            if not cell.outputs and OPTIONAL in cell.metadata.get("tags", []):
+                empty |= {k - 1, k}
         else:
             cell.source = FORMULA.sub(_formula_picture, NOTEBOOK_LINK.sub(r"\1", cell.source))
+    notebook.cells = [cell for k, cell in enumerate(notebook.cells) if k not in empty]
     exporter = HTMLExporter(raw_template=TEMPLATE, embed_images=True, exclude_input=True, exclude_output_prompt=True)
     return write_text(html, exporter.from_notebook_node(notebook, {"metadata": {"name": title or "report"}})[0])
 

@@ -27,6 +27,10 @@ from .search import Hypothesis, hypotheses, search_stages
 from .transforms import Fit, implausible
 from .views import ImageViews
 
+WHAT_TO_TRY = (
+    "Do both images show the same eye, and the same part of it? Are vessels in focus? Is one of them mirrored? "
+    "Where little is shared, a model with less freedom can help: similarity."
+)
 NO_RETINA, FEW_KEYPOINTS, FEW_MATCHES = "no structure visible", "too few keypoints", "too few matches"
 INCONSISTENT, UNCERTAIN, MIRRORED = "inconsistent geometry", "low confidence", "mirrored"
 MAX_SLIMNESS = 6.0  # of a field of view; noise in strips was taken for a match

@@ -66,9 +66,8 @@ def plot_matches(
     matches0, matches1 = _points(matches0), _points(matches1)
     is_inlier = np.ones(len(matches0), bool) if inliers is None else np.asarray(inliers, bool).reshape(-1)
     if not len(matches0) == len(matches1) == len(is_inlier):
-        raise ValueError(
-            f"{len(matches0)} and {len(matches1)} points with {len(is_inlier)} inlier flags do not make matches"
-        )
+        told = f"{len(matches0)} and {len(matches1)} points with {len(is_inlier)} inlier flags"
+        raise ValueError(f"{told} do not make matches")
     (h, w), hw1 = image0.shape[:2], image1.shape[:2]
     left, w1 = 1.02 * w, hw1[1] * h / hw1[0]
     ax = show(image0, new_axes((h, left + w1), True, WIDTH_IN) if ax is None else ax)
@@ -79,21 +78,11 @@ def plot_matches(
     for flag, color, alpha in ((False, YELLOW, 0.5), (True, GREEN, 0.9)):
         pick = chosen[is_inlier[chosen] == flag]
         lines = np.stack([matches0[pick], ends1[pick]])  # (2, N, 2)
-        ax.plot(
-            lines[..., 0],
-            lines[..., 1],
-            color=color,
-            linewidth=0.8,
-            alpha=alpha,
-            marker="o",
-            markersize=2.5,
-            markeredgewidth=0,
-        )
+        how = {"linewidth": 0.8, "marker": "o", "markersize": 2.5, "markeredgewidth": 0}
+        ax.plot(lines[..., 0], lines[..., 1], color=color, alpha=alpha, **how)
     drawn = f" ({len(chosen)} drawn)" if len(chosen) < len(matches0) else ""
-    ax.set_title(
-        f"{len(matches0)} matches" + (f", {is_inlier.sum()} inliers" if inliers is not None else "") + drawn,
-        fontsize=11,
-    )
+    agree = f", {is_inlier.sum()} inliers" if inliers is not None else ""
+    ax.set_title(f"{len(matches0)} matches{agree}{drawn}", fontsize=11)
     return ax
 
 
@@ -103,15 +92,8 @@ def plot_detector(image, detector_map, ax: Axes | None = None) -> Axes:
     heat = np.clip(np.nan_to_num(np.asarray(detector_map, np.float32)), 0, 1)
     ax = _show_grey(image, ax, f"detector, largest value {heat.max():.2f}")
     edges = (*ax.get_xlim(), *ax.get_ylim())
-    ax.imshow(
-        0.35 + 0.65 * heat,
-        cmap="inferno",
-        vmin=0,
-        vmax=1,
-        alpha=np.minimum(1, 2 * heat),
-        extent=edges,
-        interpolation="nearest",
-    )
+    how = {"cmap": "inferno", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
+    ax.imshow(0.35 + 0.65 * heat, alpha=np.minimum(1, 2 * heat), extent=edges, **how)
     return ax
 
 
@@ -148,10 +130,8 @@ def image_grid(images: Sequence, titles: Sequence[str] | None = None, columns: i
     rows = -(-len(images) // columns)
     columns = -(-len(images) // rows)
     aspects = [np.shape(image)[0] / np.shape(image)[1] for image in images]
-    heights = [
-        max(aspects[k : k + columns]) * WIDTH_IN / columns + (0.3 if titles else 0.05)
-        for k in range(0, len(images), columns)
-    ]
+    starts, gap = range(0, len(images), columns), 0.3 if titles else 0.05
+    heights = [max(aspects[k : k + columns]) * WIDTH_IN / columns + gap for k in starts]
     figure = plt.figure(figsize=(WIDTH_IN, sum(heights)), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
@@ -165,9 +145,8 @@ def _points(points_xy) -> np.ndarray:
 
 
 def new_axes(image_hw, titled: bool = False, width_in: float = WIDTH_IN / 2) -> Axes:
-    return plt.figure(
-        figsize=(width_in, width_in * image_hw[0] / image_hw[1] + 0.26 * titled), layout="constrained"
-    ).add_subplot()
+    size = (width_in, width_in * image_hw[0] / image_hw[1] + 0.26 * titled)
+    return plt.figure(figsize=size, layout="constrained").add_subplot()
 
 
 def axes_row(count: int, height_in: float, **how) -> tuple[Figure, Sequence[Axes]]:
@@ -178,11 +157,8 @@ def axes_row(count: int, height_in: float, **how) -> tuple[Figure, Sequence[Axes
 
 def _show_grey(image, ax: Axes | None, title: str = "") -> Axes:
     """The image as dimmed grey, so that coloured marks stand out."""
-    return show(
-        0.65 * contrast_stretch(vessel_channel(image), 0, 99.5),
-        new_axes(np.shape(image), True) if ax is None else ax,
-        title,
-    )
+    ax = new_axes(np.shape(image), True) if ax is None else ax
+    return show(0.65 * contrast_stretch(vessel_channel(image), 0, 99.5), ax, title)
 
 
 def file_table(folder: Path):
@@ -195,11 +171,8 @@ def picture(path: Path, width: int = 900):
     """A picture that lies on disk, for notebooks; a sentence where there is none."""
     from IPython.display import HTML, Image
 
-    return (
-        Image(str(path), width=width)
-        if Path(path).is_file()
-        else HTML(f"<p><i>no {Path(path).name}: nothing to show</i></p>")
-    )
+    nothing = HTML(f"<p><i>no {Path(path).name}: nothing to show</i></p>")
+    return Image(str(path), width=width) if Path(path).is_file() else nothing
 
 
 def table(rows: pd.DataFrame | Sequence[dict]):
@@ -219,6 +192,5 @@ def table(rows: pd.DataFrame | Sequence[dict]):
         texts = [escape("–" if c is None or c != c else str(c)) for c in cells]
         return "<tr>" + "".join(f"{opening}{text}</{tag}>" for text in texts) + "</tr>"
 
-    return HTML(
-        "<table>" + line(keys, "th") + "".join(line([row.get(k) for k in keys], "td") for row in rows) + "</table>"
-    )
+    lines = [line(keys, "th"), *(line([row.get(k) for k in keys], "td") for row in rows)]
+    return HTML(f"<table>{''.join(lines)}</table>")
