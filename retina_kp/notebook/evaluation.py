@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.compute import versions
-from ..core.files import in_project, new_run_folder, project_root, to_plain, write_csv, write_json
+from ..core.files import in_project, new_run_folder, project_root, runs_root, to_plain, write_csv, write_json
 from ..data.layouts import detect_layout, load_layout
 from ..data.records import Inventory, PairRecord, Problem
 from ..evaluation.documents import NOT_FINITE, metrics_document, pair_table
@@ -92,6 +92,8 @@ class Plan:
 def prepare(s: EvaluationSettings, own_methods: Sequence[Callable] = ()) -> Plan:
     """Load the pairs and choose methods; makes the run folder. own_methods: functions, see `methods.Function`.
     ValueError or FileNotFoundError says what does not exist."""
+    runs = runs_root(s.runs_root)
+    methods, missing = choose_methods(s.weights, s.baselines, runs, s.model, s.device, own_methods)
     root = s.root and str(in_project(s.root))
     if not root:  # pairs to try out the notebook with; an evaluation of refusals alone would show little
         samples = project_root() / "data" / "pseudo_real" / f"{s.sample_pairs}_pairs_seed_{s.seed}_no_choroid"
@@ -102,8 +104,6 @@ def prepare(s: EvaluationSettings, own_methods: Sequence[Callable] = ()) -> Plan
     if not records:
         reasons = "; ".join(map(str, inventory.problems[:3]))
         raise ValueError(f"{root}: no pair to evaluate ({reasons or f'no pair of split {s.split!r}'})")
-    runs = project_root() / (Path(s.runs_root).expanduser() if s.runs_root else Path("outputs") / "runs")
-    methods, missing = choose_methods(s.weights, s.baselines, runs, s.model, s.device, own_methods)
     wanted = {factor: getattr(s, f"{factor}s") for factor in NEUTRAL}
     folder = new_run_folder(NOTEBOOK, s.run_name, runs)
     names = privacy.pseudonyms(records) if s.hide_names else {r.pair_id: (r.pair_id, r.eye_id) for r in records}

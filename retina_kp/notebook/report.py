@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from .html import to_html
 from .privacy import share_notebook
 
 WORDS = ("run_name", "recipe", "network", "layout", "precision", "device", "mode")  # parameters that are no paths
+REFUSALS = ("ValueError", "FileNotFoundError")
 PRIVATE = "private-paths"  # cell tag of notebooks whose executed copies are passed on
 
 
@@ -143,9 +145,9 @@ def run_notebook(
     """Run a notebook with the given parameters and write executed.ipynb and report.html.
 
     They go to out_dir, and so does what the notebook writes; by default to the folder that run_name and runs_root say,
-    or to a new one. timeout: seconds per cell. ValueError for wrong parameters, FileNotFoundError for no such notebook,
-    NotebookError when a cell raises, takes too long or kills its kernel. A copy with a cell tagged PRIVATE keeps of
-    every path the last part alone.
+    or to a new one. timeout: seconds per cell. ValueError for wrong parameters, also where the cell below them tells,
+    FileNotFoundError for no such notebook, NotebookError when another cell raises, or one takes too long or kills its
+    kernel. A copy with a cell tagged PRIVATE keeps of every path the last part alone.
     """
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
@@ -162,6 +164,9 @@ def run_notebook(
     try:
         execute_notebook(source, executed, parameters, cwd=here, progress_bar=False, stderr_file=sys.stderr, **how)
     except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as error:
+        if getattr(error, "ename", "") in REFUSALS and error.source == _settings_cell(source):
+            executed.unlink()
+            raise ValueError(f"{source.stem}: {error.evalue}") from None
         raise _stopped(source, executed, error) from None
     finally:
         if not any(out_dir.iterdir()):
@@ -170,6 +175,13 @@ def run_notebook(
     if any(PRIVATE in cell.metadata.get("tags", []) for cell in nbformat.read(source, 4).cells):
         share_notebook(executed, executed)
     return RunResult(executed, to_html(executed, out_dir / "report.html"), time.monotonic() - start)
+
+
+def _settings_cell(source: Path) -> str:
+    """The code cell below the parameters, which checks them."""
+    code = [cell for cell in nbformat.read(source, 4).cells if cell.cell_type == "code"]
+    after = [below for cell, below in pairwise(code) if "parameters" in cell.metadata.get("tags", [])]
+    return after[0].source if after else ""
 
 
 def _forget_progress(executed: Path) -> None:
