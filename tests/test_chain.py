@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from evaluation_trees import fire_tree, octa_tree, operation_pair
 
+from retina_kp.cli.main import cli
 from retina_kp.core.config import from_dict
 from retina_kp.data.layouts import load_layout
 from retina_kp.data.layouts.pairs_csv import write_pairs_csv
@@ -118,9 +119,10 @@ def test_a_stopped_chain_is_not_told_to_go_on(monkeypatch, capsys, tmp_path):
         )
 
     monkeypatch.setattr(chain, "run_notebook", stopped)
-    assert chain.main(["-p", "runs_root", str(tmp_path)]) == 2
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "-p", "runs_root", str(tmp_path)])
     said = capsys.readouterr().err
-    assert "gone silent" in said and "To continue" not in said
+    assert ended.value.code == 2 and "gone silent" in said and "To continue" not in said
 
 
 def test_the_check_tells_what_each_phase_trains_on(tmp_path, aligned):

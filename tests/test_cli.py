@@ -176,13 +176,20 @@ def test_inspect_counts_and_names_problems(pair, tmp_path, capsys):
     assert "layout pairs_csv" in said and "CF-FA" in said and "problems: 1" in said and "gone.png" in said
 
 
-def test_arguments_are_passed_on(monkeypatch):
+def test_finetuning_is_training_by_its_recipe(monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setattr("retina_kp.notebook.chain.main", lambda: seen.append(sys.argv))
-    assert command("finetune", "--real", "data/clinic", "-p", "epochs", "3") == 0 and command("train", "--help") == 0
-    tuned = ["retina-kp finetune", "-p", "recipe", "finetune", "--real", "data/clinic", "-p", "epochs", "3"]
-    assert seen == [tuned, ["retina-kp train", "--help"]]
+    monkeypatch.setattr("retina_kp.notebook.chain.run_all", lambda *given: seen.append(given))
+    arguments = ("--name", "a", "--real", tmp_path, "-p", "epochs", "3")
+    assert command("finetune", *arguments) == command("train", *arguments) == 0
+    assert seen == [("a", more | {"epochs": "3"}, "", str(tmp_path)) for more in ({"recipe": "finetune"}, {})]
+
+
+@pytest.mark.parametrize("name", main.cli.commands)
+def test_every_command_tells_of_itself_in_one_style(name, capsys):
+    assert command(name, "--help") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    about = " ".join((main.cli.commands[name].help or "").partition("\n")[0].split())
+    assert said.startswith(f"Usage: retina-kp {name} ") and f" {about}" in said and "-h, --help Show this" in said
 
 
 def test_every_command_is_in_a_section_with_a_line_about_it(capsys):

@@ -18,6 +18,9 @@ SECTIONS = {
 }
 
 
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
 class BadInput(click.ClickException):
     exit_code = 2
 
@@ -44,7 +47,7 @@ class Commands(click.Group):
                 formatter.write_dl([(name, self.commands[name].get_short_help_str(70)) for name in names])
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Commands, context_settings=SETTINGS)
 @click.version_option(package_name="retina-kp")
 def cli() -> None:
     """Register retinal images across modalities (colour fundus, FA, OCT, OCTA).
@@ -171,26 +174,25 @@ def evaluate(context: click.Context, folder: str, given, **options) -> None:
     context.invoke(report, notebook="06_real_evaluation", given=(("root", str(root)), *given), **options)
 
 
-# ------------------------------------------------------------------ commands that parse their own arguments
+# ------------------------------------------------------------------ commands that stand beside what they do
 
 
-def passed_on(name: str, module: str, about: str, *first: str) -> None:
-    """Add a command whose arguments are those of a module with ``main()``; the given first ones go before them."""
+def defined_in(module: str, name: str, about: str) -> None:
+    """Add a command that a module of the package defines under this name; it is loaded when it runs."""
 
     def run(arguments: tuple[str, ...]) -> None:
-        sys.argv = [f"retina-kp {name}", *first, *arguments]
-        sys.exit(import_module(module, __package__).main())
+        command = getattr(import_module(module, __package__), name)
+        command.main(arguments, f"retina-kp {name}", standalone_mode=False, **SETTINGS)
 
-    arguments = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS]")
+    arguments = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)
     settings = {"ignore_unknown_options": True, "help_option_names": []}
-    cli.add_command(click.Command(name, callback=run, params=[arguments], help=about, context_settings=settings))
+    cli.add_command(Command(name, callback=run, params=[arguments], help=about, context_settings=settings))
 
 
-CHAIN, EVALUATION = "..notebook.chain", "..evaluation"
-passed_on("finetune", CHAIN, "Train on from the shipped weights with your own pairs.", "-p", "recipe", "finetune")
-passed_on("calibrate", f"{EVALUATION}.calibration", "Fit the confidence of new weights, once after training.")
-passed_on("train", CHAIN, "Train a network of your own in four phases.")
-passed_on("benchmark", f"{EVALUATION}.benchmark", "Measure success and time on synthetic pairs.")
+defined_in("..notebook.chain", "finetune", "Train on from the shipped weights with your own pairs.")
+defined_in("..evaluation.calibration", "calibrate", "Fit the confidence of new weights, once after training.")
+defined_in("..notebook.chain", "train", "Train a network of your own in four phases.")
+defined_in("..evaluation.benchmark", "benchmark", "Measure success and time on synthetic pairs.")
 
 
 # ------------------------------------------------------------------ notebooks

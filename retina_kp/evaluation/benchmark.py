@@ -1,24 +1,20 @@
-"""``make benchmark``: success, error and time on synthetic pairs, ours beside other methods on the same pairs.
-
-python -m retina_kp.evaluation.benchmark                                    grids of turn, scale and overlap
-python -m retina_kp.evaluation.benchmark --tables usual,wide --pairs 500    instead tables of pairs at any turn
-
-Every row is kept as soon as it is measured; a second call goes on.
-"""
+"""``retina-kp benchmark``: success, error and time on synthetic pairs, ours beside other methods on the same pairs.
+Every row is kept as soon as it is measured; a second call goes on."""
 
 from __future__ import annotations
 
-import argparse
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import click
 import cv2
 import pandas as pd
 import torch
 
-from ..core.compute import choose_device, from_one
+from ..core.compute import choose_device
 from ..core.files import in_project, read_json, write_csv, write_json
 from ..networks.checkpoints import find_weights
 from ..synthetic.pairs import PairOptions, draw_pair
@@ -192,42 +188,43 @@ def run_grids(args, baselines: Sequence[Function], missing: Mapping[str, str], s
     print(f"\nin pictures: retina-kp report 09_benchmark -p trials {args.out / 'trials.csv'}")
 
 
-def _names(text: str) -> list[str]:
+def names(text: str) -> list[str]:
     return list(dict.fromkeys(part.strip().removeprefix("CF-") for part in text.split(",") if part.strip()))
 
 
-def read_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command's arguments, checked; lists are lists."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--grid", type=_names, default=list(FACTORS), help=f"which grids, of {', '.join(FACTORS)}")
-    add("--tables", type=_names, default=[], help=f"instead of grids: {', '.join(TABLES)}")
-    add("--pairs", type=from_one, help="per kind and table (12), or per kind and cell of a grid (2)")
-    add("--moving", type=_names, default=list(MOVING), help="moving images beside CF, or pairs such as OCT-FA")
-    add("--baselines", type=_names, help=f"of {', '.join(BASELINES)}; default: SIFT+MAGSAC for tables, all for grids")
-    add("--ours-only", action="store_true", help="leave the baselines out")
-    add("--processes", type=from_one, default=1, help="side by side; times are then longer")
-    add("--out", type=Path, default=Path("outputs/benchmark"), help="of results; a second call goes on with them")
-    add("--weights", default="lite")
-    add("--seed", type=int)
-    args = parser.parse_args(argv)
+def checked(given: Mapping) -> SimpleNamespace:
+    """The command's options, with the defaults that depend on others. ValueError for names that there are not."""
+    args = SimpleNamespace(**given)
     usual = (12, VALIDATION_SEED, ["SIFT+MAGSAC"]) if args.tables else (2, GRID_SEED, list(BASELINES))
     args.pairs, args.seed = args.pairs or usual[0], usual[1] if args.seed is None else args.seed
     args.baselines = [] if args.ours_only else args.baselines or usual[2]
     for name, known in (("grid", FACTORS), ("tables", TABLES)):
         if unknown := [given for given in getattr(args, name) if given not in known]:
-            parser.error(f"--{name}: no {unknown[0]!r}; there are {', '.join(known)}")
+            raise ValueError(f"--{name}: no {unknown[0]!r}; there are {', '.join(known)}")
     if not args.moving or not (args.grid or args.tables):
-        parser.error("--moving and --grid take at least one name")
-    try:
-        find_weights(args.weights), choose_baselines(args.baselines), [modalities(kind) for kind in args.moving]
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+        raise ValueError("--moving and --grid take at least one name")
+    find_weights(args.weights), choose_baselines(args.baselines), [modalities(kind) for kind in args.moving]
     return args
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    args = read_arguments(argv)
+@click.command()
+@click.option("--grid", type=names, default=",".join(FACTORS), show_default=True, help="Which grids.")
+@click.option("--tables", type=names, default="", help=f"Instead of grids pairs at any turn: {', '.join(TABLES)}.")
+@click.option("--pairs", type=click.IntRange(1), help="Per kind and table [12], or per kind and cell of a grid [2].")
+@click.option("--moving", type=names, default=",".join(MOVING), show_default=True, help="Beside CF; or as OCT-FA.")
+@click.option("--baselines", type=names, help=f"Of {', '.join(BASELINES)} [SIFT+MAGSAC for tables, all for grids].")
+@click.option("--ours-only", is_flag=True, help="Leave the baselines out.")
+@click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Times grow with them.")
+@click.option("--out", type=Path, default="outputs/benchmark", show_default=True, help="Folder of the results.")
+@click.option("--weights", default="lite", show_default=True, help="A shipped name or a checkpoint.")
+@click.option("--seed", type=int, help="Of the pairs.")
+def benchmark(**given) -> None:
+    """Measure success and time on synthetic pairs.
+
+    Grids of turn, scale and overlap, or tables of pairs at any turn: --tables usual,wide --pairs 500. Rows are kept as
+    soon as they are measured: a second call goes on. Names are parted by commas.
+    """
+    args = checked(given)
     baselines, missing = choose_baselines(args.baselines)
     machine = f"{platform.machine()}, {choose_device('auto').type}, {torch.get_num_threads()} threads"
     print(f"{machine}, torch {torch.__version__}, OpenCV {cv2.__version__}")
@@ -235,7 +232,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     start = start_seconds(args.weights, args.seed)
     run_tables(args, baselines) if args.tables else run_grids(args, baselines, missing, start)
     print("\na new process: " + ", ".join(f"{name} {value:.2f}" for name, value in start.items()))
-
-
-if __name__ == "__main__":
-    main()

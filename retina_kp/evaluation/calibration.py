@@ -1,21 +1,19 @@
 """What trained weights still lack: steerers, and the confidence of a registration, fitted to what came out right on
-synthetic pairs and on images of two different eyes.
-
-python -m retina_kp.evaluation.calibration --weights RUN/checkpoint.safetensors --target mine.safetensors
+synthetic pairs and on images of two different eyes: ``retina-kp calibrate``.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
-from ..core.compute import choose_device, code_version, commit, from_one
+from ..core.compute import choose_device, code_version, commit
 from ..core.geometry import image_center, similarity, warp_points
 from ..data.augment import AppearanceRange
 from ..networks.checkpoints import find_weights, load_network, read_metadata, save_network
@@ -153,23 +151,20 @@ def risk_coverage(confidence: Sequence[float], right: Sequence[float]) -> tuple[
     return given[last] / max(len(order), 1), wrong[last] / given[last]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="lite", help="a shipped name or a checkpoint")
-    parser.add_argument("--target", required=True, help="file for the result; the rows measured stay in its folder")
-    parser.add_argument("--pairs", type=from_one, default=20, help="per kind and set; nearly as many impostors")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    args = parser.parse_args(argv)
-    try:
-        path = find_weights(args.weights)
-        fitted = ("retina_kp", "network", "options", "calibration", "calibration_figures", "phase")
-        about = {key: value for key, value in read_metadata(path).items() if key not in fitted}
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+@click.command()
+@click.option("--weights", default="lite", show_default=True, help="A shipped name or a checkpoint.")
+@click.option("--target", required=True, help="File for the result; the rows measured stay in its folder.")
+@click.option("--pairs", type=click.IntRange(1), default=20, show_default=True, help="Per kind of pair and set.")
+@click.option("--device", default="auto", show_default=True, help="Or cpu, cuda, cuda:1.")
+def calibrate(weights: str, target: str, pairs: int, device: str) -> None:
+    """Fit the confidence of new weights, once after training.
+
+    Measures synthetic pairs, and nearly as many of two different eyes; also fits the matrices that turn descriptors.
+    Needed for weights of your own: retina-kp calibrate --weights RUN/checkpoint.safetensors --target mine.safetensors
+    """
+    path = find_weights(weights)
+    fitted = ("retina_kp", "network", "options", "calibration", "calibration_figures", "phase")
+    about = {key: value for key, value in read_metadata(path).items() if key not in fitted}
     # what the weights came with speaks of their training
     about |= {"calibration_commit": commit(), "calibration_code": code_version()}
-    print(publish(path, args.target, args.pairs, about, Path(args.target).parent, args.device))
-
-
-if __name__ == "__main__":
-    main()
+    click.echo(publish(path, target, pairs, about, Path(target).parent, device))

@@ -1,10 +1,8 @@
-"""``make train``: the four training notebooks one after the other, each from the checkpoint of the one before it, with
+"""``retina-kp train`` and ``finetune``: the four training notebooks one after the other, each from the checkpoint of the one before it, with
 reports. All four configurations and both folders are looked at before the first step."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -12,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 
 from ..core.compute import choose_device
@@ -108,37 +107,44 @@ def run_all(name: str, given: Mapping[str, Any], generated: str = "", real: str 
     return reports
 
 
-HELP = {
-    "-p": "a parameter of the notebooks, e.g. -p recipe lite",
-    "-f": "YAML file of parameters, or its name in notebooks/params, such as full; -p overrules it",
-    "--generated": "folder of aligned pairs for phases 1 to 3, which phase 4 must not forget (default: synthetic)",
-    "--real": "folder of pairs with point files for phase 4 (default: pseudo-real ones, a rehearsal)",
-    "--name": "run name; the same name again continues (default: the time)",
-}
+def _options(command):
+    for option in (
+        click.option("--name", default="", help="Run name; the same name again continues [the time]."),
+        click.option("--real", default="", metavar="FOLDER", help="Pairs with point files, for phase 4 [a rehearsal]."),
+        click.option("--generated", default="", metavar="FOLDER", help="Aligned pairs, for all phases [synthetic]."),
+        click.option("-f", "file", metavar="FILE", help="YAML file of parameters, or its name in notebooks/params."),
+        click.option("-p", "given", nargs=2, multiple=True, metavar="NAME VALUE", help="One parameter; overrules -f."),
+    ):
+        command = option(command)
+    return command
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns 0, or 2 after a short account of what went wrong."""
-    parser = argparse.ArgumentParser(description="Train all four phases.")
-    for option, about in HELP.items():
-        how = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")} if option == "-p" else {}
-        parser.add_argument(option, help=about, **({"default": ""} | how))
-    options = parser.parse_args(argv)
-    name = options.name or f"{datetime.now():train_%Y-%m-%d_%H%M%S}"
+@click.command()
+@_options
+def train(given: Sequence[tuple[str, str]], file: str | None, generated: str, real: str, name: str) -> None:
+    """Train a network of your own in four phases.
+
+    Runs the notebooks 01 to 04, each from the weights of the one before, each with its report. Without options it is a
+    try of a few minutes; -f full is the paper's training, for a GPU.
+    """
+    name = name or f"{datetime.now():train_%Y-%m-%d_%H%M%S}"
     print(f"run {name}; to continue after an interruption: the same command with --name {name}", flush=True)
-    if (options.f or options.generated) and not options.real:
+    if (file or generated) and not real:
         print("phase 4 takes a few pseudo-real pairs, a rehearsal; name your own with --real FOLDER", flush=True)
+    parameters = read_parameter_file(file) if file else {}
+    parameters |= {key: from_here(value, "") if key == "init_from" else value for key, value in given}
     try:
-        given = read_parameter_file(options.f) if options.f else {}
-        given |= {key: from_here(value, "") if key == "init_from" else value for key, value in options.p}
-        folders = (str(Path(f).expanduser().resolve()) if f else "" for f in (options.generated, options.real))
-        run_all(name, given, *folders)
-    except (OSError, ValueError, NotebookError) as error:
-        goes_on = isinstance(error, NotebookError) and "TrainingStopped" not in str(error)
-        print(error, f"To continue: the same command with --name {name}" * goes_on, sep="\n", file=sys.stderr)
-        return 2
-    return 0
+        run_all(name, parameters, *(str(Path(f).expanduser().resolve()) if f else "" for f in (generated, real)))
+    except NotebookError as error:
+        goes_on = "" if "TrainingStopped" in str(error) else f"\nTo continue: the same command with --name {name}"
+        raise ValueError(f"{error}{goes_on}") from None
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+@click.command()
+@_options
+def finetune(given: Sequence[tuple[str, str]], **options) -> None:
+    """Train on from the shipped weights with your own pairs.
+
+    The same four phases as retina-kp train, but few steps at a low rate, on a CPU too. Afterwards: retina-kp calibrate.
+    """
+    train.callback(given=(("recipe", "finetune"), *given), **options)

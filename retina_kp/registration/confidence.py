@@ -36,7 +36,7 @@ def checked(calibration: dict[str, float] | None) -> dict[str, float]:
     """A calibration, or DEFAULT_CALIBRATION instead of none; ValueError when it is one of other terms."""
     differing = sorted(set(calibration or DEFAULT_CALIBRATION) ^ set(DEFAULT_CALIBRATION))
     if differing:
-        anew = "fit it anew, python -m retina_kp.evaluation.calibration"
+        anew = "fit it anew, retina-kp calibrate"
         raise ValueError(f"calibration of another version ({', '.join(differing)}): {anew}")
     return calibration or DEFAULT_CALIBRATION
 
