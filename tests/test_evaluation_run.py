@@ -188,7 +188,7 @@ def test_provenance_says_what_was_measured_with_what(tmp_path):
     )
     assert set(known["versions"]) >= {"retina_kp", "commit", "torch", "opencv"} and known["accept_confidence"] == 0.5
     words = dict(provenance_table(plan).to_numpy().tolist())
-    assert words["pairs"] == "1; no eye ids known: intervals over pairs"
+    assert words["pairs"] == "1; each counts as an eye of its own: intervals over pairs"
     assert trials(4, 3) == "3 eyes of 4 pairs: intervals over eyes"
     assert (
         words["usable pairs left aside by mode and split"] == "1 of other modes, 1 of other splits"

@@ -202,11 +202,11 @@ def test_weights_written_anew_are_loaded_anew(tmp_path):
 def test_confidence_tells_a_warned_of_error_from_a_wrongly_accepted_one():
     row = pd.DataFrame([{"method": "m", "outcome": "inaccurate", "confidence": 0.6}])
     assert list(summary.outcomes(row)) == ["wrongly accepted"]
-    assert list(summary.outcomes(row, 0.7)) == ["inaccurate, warned of"]
+    assert list(summary.outcomes(row, 0.7)) == ["warned of"]
     # a method without confidence is always sure
     assert list(summary.outcomes(row.assign(confidence=math.nan), 0.7)) == ["wrongly accepted"]
     # a bad annotation accepts nothing
-    assert list(summary.outcomes(row.assign(method=FIT, confidence=math.nan))) == ["inaccurate, warned of"]
+    assert list(summary.outcomes(row.assign(method=FIT, confidence=math.nan))) == ["warned of"]
 
 
 def test_the_oracle_is_what_true_keypoints_give(clinic, monkeypatch):

@@ -18,7 +18,7 @@ from .pairs import AS_TAKEN, FIT
 from .real_pairs import NEUTRAL, in_words
 
 ALL, FLOOR = "all", "annotation residual"
-OUTCOMES = ("acceptable", "inaccurate, warned of", "wrongly accepted", "refused", "failed")  # exclusive and complete
+OUTCOMES = ("acceptable", "warned of", "wrongly accepted", "refused", "failed")  # exclusive and complete
 EDGES = (0, 0.1, 0.5, 0.9, 0.97, 1.0)  # of bins of confidence
 SYNTHETIC = ("success", "within_2px", "auc25", "wrong", "far", "failed")
 

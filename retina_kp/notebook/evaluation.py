@@ -169,7 +169,7 @@ def provenance(plan: Plan) -> dict:
 def trials(pairs: int, eyes: int) -> str:
     """What intervals are over, in words."""
     known = f"{eyes} eyes of {pairs} pairs: intervals over eyes"
-    return "no eye ids known: intervals over pairs" if eyes == pairs else known
+    return "each counts as an eye of its own: intervals over pairs" if eyes == pairs else known
 
 
 def provenance_table(plan: Plan) -> pd.DataFrame:

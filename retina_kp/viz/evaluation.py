@@ -160,9 +160,11 @@ def plot_against_pose(rows: pd.DataFrame, method: str) -> Figure | str:
     axes[0].minorticks_off()
     axes[1].set_xscale("log")
     low, high = axes[1].get_xlim()
-    ticks = [tick for tick in (0.125, 0.25, 0.5, 0.7, 1, 1.4, 2, 4, 8) if low <= tick <= high] or [low, high]
+    low, high = min(low, 0.69), max(high, 1.45)  # so that three ticks show, however alike the scales
+    ticks = [tick for tick in (0.125, 0.25, 0.35, 0.5, 0.7, 1, 1.4, 2, 2.8, 4, 8) if low <= tick <= high]
+    axes[1].set_xlim(low, high)
     axes[1].minorticks_off()
-    axes[1].set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    axes[1].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes[0].set_ylabel(f"mean error of {method} (px at 768)")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
     return figure

@@ -65,7 +65,7 @@ def worst_first(records: dict[str, PairRecord], rows: pd.DataFrame, method: str)
 
 
 def title(shown: Shown) -> str:
-    """E.g. "cffa_003_01 · inaccurate · mean 31.0 px · confidence 0.71"."""
+    """E.g. "cffa_003_01 · warned of · mean 31.0 px · confidence 0.71"."""
     row, parts = shown.row, [shown.name, shown.outcome]
     if shown.mean_px:
         parts.append(f"mean {shown.mean_px}")
