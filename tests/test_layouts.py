@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from retina_kp.core.geometry import as_homography, rescale_homography, resize_matrix, warp_points
-from retina_kp.core.images import write_image
+from retina_kp.core.images import to_gray, write_image
+from retina_kp.core.vessels import field_of_view_mask
 from retina_kp.data.annotation import check_points, parse_numbers, read_number_rows
 from retina_kp.data.layouts import LAYOUTS, load_layout
 from retina_kp.data.layouts.pairs_csv import CSV_COLUMNS, write_pairs_csv
-from retina_kp.data.records import Inventory, PairRecord
+from retina_kp.data.records import Inventory, PairRecord, landmarks
+from retina_kp.synthetic.pairs import PairOptions, draw_pair
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "real-dev"
 CF_HW, FA_HW = (313, 471), (257, 201)
@@ -629,3 +631,14 @@ def test_real_pairs_load_without_problems():
         "OCT-FA": 3,
     }
     assert all(len(r.points0_xy) == 20 for r in found.records)
+
+
+def test_junctions_are_shown_where_the_moving_image_shows_retina(tmp_path):
+    pair = draw_pair(7, 3, ("CF", "FA"), PairOptions(size_px=384))
+    for name, image in (("cf", pair.fixed), ("fa", pair.moving)):
+        write_image(tmp_path / f"{name}.png", image)
+    record = PairRecord("a", "a", "CF", "FA", tmp_path / "cf.png", tmp_path / "fa.png", H_0to1=pair.H_0to1)
+    points0, points1, what = landmarks(record)
+    x, y = np.rint(points1).astype(int).T
+    assert field_of_view_mask(to_gray(pair.moving))[y, x].all() and 0 < len(points1) < len(points0)
+    assert what == "junctions of a ridge filter" and landmarks(replace(record, H_0to1=None))[1] is None

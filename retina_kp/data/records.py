@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.geometry import as_homography, warp_points
+from ..core.geometry import as_homography, inside, warp_points
 from ..core.images import ImageError, read_image, to_gray
 from ..core.vessels import field_of_view_mask, skeleton_junctions, vessel_mask
 
@@ -139,8 +139,8 @@ def image_rows(records: Sequence[PairRecord]) -> tuple[pd.DataFrame, list[Proble
 def landmarks(record: PairRecord) -> tuple[np.ndarray, np.ndarray | None, str]:
     """Points worth looking at, fixed px and moving px (None when unknown), and what they are.
 
-    Hand-picked ones where the record has them, else the junctions of its vessel mask or of a ridge filter, carried over
-    by H_0to1.
+    Hand-picked ones where the record has them, else the junctions of its vessel mask or of a ridge filter, and those of
+    them that H_0to1 carries into the moving image's field of view.
     """
     if record.points0_xy is not None:
         return record.points0_xy, record.points1_xy, "point pairs"
@@ -150,7 +150,12 @@ def landmarks(record: PairRecord) -> tuple[np.ndarray, np.ndarray | None, str]:
     else:
         mask, what = vessel_mask(gray, field_of_view_mask(gray)), "junctions of a ridge filter"
     points0 = skeleton_junctions(mask)[0]
-    return points0, None if record.H_0to1 is None else warp_points(points0, record.H_0to1), what
+    if record.H_0to1 is None:
+        return points0, None, what
+    points1, seen = warp_points(points0, record.H_0to1), field_of_view_mask(to_gray(read_image(record.image1)))
+    points1 = points1[inside(points1, seen.shape)]
+    x, y = np.rint(points1).astype(int).T
+    return points0, points1[seen[y, x]], what
 
 
 def gray_histograms(records: Sequence[PairRecord], bins: int = 64) -> dict[str, np.ndarray]:

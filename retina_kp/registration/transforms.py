@@ -69,11 +69,8 @@ class Quadratic:
     def resized(self, resize0: np.ndarray, resize1: np.ndarray) -> Quadratic:
         """The same between images that `resize_matrix` has resized."""
         frame_from_original1 = self.frame_from_original1 @ np.linalg.inv(resize1)
-        return replace(
-            self,
-            original0_from_frame=resize0 @ self.original0_from_frame,
-            frame_from_original1=frame_from_original1,
-        )
+        original0_from_frame = resize0 @ self.original0_from_frame
+        return replace(self, original0_from_frame=original0_from_frame, frame_from_original1=frame_from_original1)
 
 
 def fit_transform(points0: np.ndarray, points1: np.ndarray, model: str, threshold_px: float) -> Fit | None:
