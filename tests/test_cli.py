@@ -64,6 +64,13 @@ def test_register_writes_what_it_says(registered, pair):
     assert not any(word in page for word in ("<script", "<link", "http", "$"))
 
 
+def test_the_page_names_the_model_that_auto_chose(tmp_path, pair):
+    files = pair[0] / "cf.png", pair[0] / "fa.png"
+    assert command("register", *files, "-o", tmp_path, "--device", "cpu", "--model", "auto") == 0
+    chosen = Registration.load(tmp_path / "result.json").model
+    assert f"auto: {chosen} was chosen" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_refusal_has_a_reason_exit_code_1_and_no_old_files(tmp_path, pair, capsys):
     folder, _ = pair
     other = draw_pair(8, 4, ("CF", "FA"), PairOptions(size_px=384)).moving
@@ -90,6 +97,7 @@ def test_a_refusal_has_a_reason_exit_code_1_and_no_old_files(tmp_path, pair, cap
         (("register", "cf.png"), "Missing argument 'MOVING'"),
         (("apply", "cf.png", "fa.png"), "give the result.json"),
         (("inspect", "."), "the shapes looked for"),
+        (("inspect", "."), "two folders of plain images need none: retina-kp report 07_register -p fixed FOLDER"),
         (("report", "nothing"), "give a path to an .ipynb file"),
         (("report", "07_register", "-f", "nothing"), "nothing"),
         (("evaluate", "nothing"), "nothing: no such file or folder"),

@@ -284,8 +284,13 @@ def test_a_run_of_two_folders_or_none_is_refused(writer, tmp_path, capsys, argum
     assert message in capsys.readouterr().err and written(tmp_path) == ["writer.ipynb"]
 
 
+def test_a_notebook_goes_by_its_name_or_number():
+    for name in ("06_real_evaluation", "06_real_evaluation.ipynb", "06", "6"):
+        assert report.find_notebook(name).name == "06_real_evaluation.ipynb"
+
+
 def test_unknown_notebook_is_refused(capsys):
-    assert command("no_such_notebook") == 2
+    assert command("99") == command("no_such_notebook") == 2
     assert "no notebook 'no_such_notebook': give a path" in capsys.readouterr().err
 
 

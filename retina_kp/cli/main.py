@@ -204,7 +204,7 @@ defined_in("..evaluation.benchmark", "benchmark", "Measure success and time on s
 def report(notebook: str, given, file: str | None, out: str | None, timeout: int | None) -> None:
     """Run a notebook and write its HTML report.
 
-    NOTEBOOK is a name in notebooks/, such as 07_register, or a path. Exit code 1: 07 has registered no pair.
+    NOTEBOOK is a name in notebooks/, such as 07_register or 7, or a path. Exit code 1: 07 has registered no pair.
     """
     from ..core.files import read_json
     from ..notebook import report as runner

@@ -88,7 +88,8 @@ def register_pair(
         write_image(registered, result.warp(image1))
         write_image(overlay, pictures["overlay"])
         files = [registered, overlay, *files]
-    about = {"fixed image": fixed, "moving image": moving, "weights": weights, "model": model}
+    chosen = f"{model}: {result.model} was chosen" if result.ok and result.model != model else model
+    about = {"fixed image": fixed, "moving image": moving, "weights": weights, "model": chosen}
     about["time"] = f"{time.perf_counter() - started:.1f} s"
     page = write_text(out / "report.html", pair_page(result, told(result), about, pictures, files))
     return result, [*files, page]

@@ -1,6 +1,5 @@
 """What trained weights still lack: steerers, and the confidence of a registration, fitted to what came out right on
-synthetic pairs and on images of two different eyes: ``retina-kp calibrate``.
-"""
+synthetic pairs and on images of two different eyes: ``retina-kp calibrate``."""
 
 from __future__ import annotations
 

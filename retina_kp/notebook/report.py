@@ -113,9 +113,11 @@ def _run_folder(source: Path, wanted: Mapping[str, Any], out_dir: str | Path | N
 
 
 def find_notebook(name_or_path: str | Path) -> Path:
-    """A path that exists, or a name in notebooks/ with or without .ipynb; FileNotFoundError lists the names there."""
-    folder = notebooks_folder()
-    for path in (Path(name_or_path), folder / name_or_path, folder / f"{name_or_path}.ipynb"):
+    """A path that exists, or a name in notebooks/ with or without .ipynb, of which the number will do; FileNotFoundError
+    lists the names there."""
+    folder, number = notebooks_folder(), f"{name_or_path}".zfill(2)
+    numbered = folder.glob(f"{number}_*.ipynb") if number.isdecimal() else ()
+    for path in (Path(name_or_path), folder / name_or_path, folder / f"{name_or_path}.ipynb", *numbered):
         if path.is_file():
             return path.resolve()
     names = ", ".join(sorted(path.stem for path in folder.glob("*.ipynb"))) or "nothing yet"

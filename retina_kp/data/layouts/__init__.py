@@ -76,7 +76,8 @@ def detect_layout(root: str | Path) -> str:
 
 def _shapes() -> str:
     lines = [f"  {name:<11} {layout.SHAPE}" for name, layout in LAYOUTS.items()]
-    return "\n".join(["the shapes looked for are:", *lines])
+    plain = "two folders of plain images need none: retina-kp report 07_register -p fixed FOLDER -p moving FOLDER"
+    return "\n".join(["the shapes looked for are:", *lines, f"{plain}; else write a pairs.csv, see data/README.md"])
 
 
 def name_eyes(found: Inventory, path: Path) -> Inventory:
