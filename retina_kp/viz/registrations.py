@@ -98,7 +98,7 @@ def plot_detector(image, detector_map, ax: Axes | None = None) -> Axes:
 
 
 def plot_predictions(ax: Axes | None, image, predicted_xy, truth_xy) -> Axes:
-    """Predicted points (green dots) on true points (red rings) over the grey image: a hit is a dot in a ring; the title
+    """Predicted points (green dots) on true points (orange rings) over the grey image: a hit is a dot in a ring; the title
     counts."""
     predicted_xy, truth_xy = _points(predicted_xy), _points(truth_xy)
     ax = _show_grey(image, ax)

@@ -129,7 +129,7 @@ def rings(ax: Axes, points_xy, size: float = 60, color: str = RED) -> Axes:
 
 
 def save_keypoint_figures(network, validation: ValidationSet, folder: Path, device="cpu", prefix: str = "") -> None:
-    """Write fixed_kps.png, moving_kps.png (green predictions above 0.3 on red truth) and vessel_keypoints_extracted.png
+    """Write fixed_kps.png, moving_kps.png (green predictions above 0.3 on orange truth) and vessel_keypoints_extracted.png
     (truth alone), each name after ``prefix``."""
     if not validation.batches:
         return
