@@ -24,7 +24,10 @@ class Network(Protocol):
         """image: (B, 1, H, W) in [0, 1]; valid: (B, 1, H, W) bool field of view, None for the whole frame."""
 
 
-NETWORKS: dict[str, Callable[..., Network]] = {"lite": Lite, "superretina": SuperRetina}
+NETWORKS: dict[str, Callable[..., Network]] = {
+    "lite": Lite,
+    "superretina": SuperRetina,
+}
 
 
 def build_network(name: str, **options) -> Network:

@@ -22,16 +22,7 @@ from jupyter_client.manager import AsyncKernelManager
 
 from ..core.compute import HEADLESS, MARK
 from ..core.config import from_dict
-from ..core.files import (
-    PACKAGE,
-    PROJECT,
-    new_run_folder,
-    notebooks_folder,
-    project_root,
-    runs_root,
-    to_plain,
-    write_text,
-)
+from ..core.files import PACKAGE, PROJECT, new_run_folder, notebooks_folder, project_root, runs_root, to_plain
 from .html import to_html
 from .privacy import share_notebook
 
@@ -196,7 +187,7 @@ def _forget_progress(executed: Path) -> None:
                 output.text = "".join(line for line in lines if not line.startswith(MARK))
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr" or output.text]
-    write_text(executed, nbformat.writes(notebook))
+    nbformat.write(notebook, executed)
 
 
 def count_figures(notebook: str | Path) -> int:

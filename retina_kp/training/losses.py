@@ -179,7 +179,11 @@ PHASES = {
     "geometric": Phase("2 · geometric warm-up: the moving detector follows", (DETECTOR, DESCRIPTOR, GEOMETRIC, MOVING)),
     "pke": Phase(
         "3 · PKE: the detector explores, the descriptor holds the line",
-        (DETECTOR, DESCRIPTOR, GEOMETRIC_PKE),
+        (
+            DETECTOR,
+            DESCRIPTOR,
+            GEOMETRIC_PKE,
+        ),
         pke=True,
     ),
     "sim2real": Phase(
