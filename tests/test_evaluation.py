@@ -72,7 +72,7 @@ def test_evidence_never_speaks_against_a_transform():
 
 def test_a_calibration_to_other_evidence_is_refused():
     """Terms that no longer exist would count as nothing, and every transform be refused."""
-    with pytest.raises(ValueError, match="another version .*map_correlation.*retina_kp.evaluation.calibration"):
+    with pytest.raises(ValueError, match="another version .*map_correlation.*retina-kp calibrate"):
         confidence(trial(1)["evidence"], DEFAULT_CALIBRATION | {"map_correlation": 18.4})
 
 

@@ -55,7 +55,7 @@ def test_a_new_loss_is_a_function_and_a_line(monkeypatch):
     mine = Loss("loss_quiet", quiet_moving, 0.25, r"\overline{P_1}", "the moving detector says little")
     monkeypatch.setitem(PHASES, "pke", replace(PHASES["pke"], losses=(*PHASES["pke"].losses, mine)))
     judged, network = judge(replace(TINY, phase="pke"))
-    values = {name: float(value) for name, value in judged.metrics.items() if name.startswith("loss_")}
+    values = {name: value.item() for name, value in judged.metrics.items() if name.startswith("loss_")}
     assert values["loss_quiet"] == pytest.approx(float(judged.metrics["mean_det1"]))
     weights = {loss.name: loss.weight for loss in PHASES["pke"].losses}
     assert float(judged.total) == pytest.approx(sum(weights[name] * value for name, value in values.items()), rel=1e-5)
