@@ -18,6 +18,7 @@ import pytest  # noqa: E402
 import yaml  # noqa: E402
 
 from retina_kp import PairOptions, Registrar  # noqa: E402
+from retina_kp.cli.main import SETTINGS  # noqa: E402
 from retina_kp.core.config import from_dict  # noqa: E402
 from retina_kp.evaluation import benchmark, pairs, timing  # noqa: E402
 from retina_kp.evaluation.methods import BASELINES, Ours  # noqa: E402
@@ -258,11 +259,11 @@ def test_an_earlier_run_is_shown_with_its_own_cold_start(tmp_path):
 
 def options(*arguments):
     """What the command reads out of its arguments."""
-    return benchmark.checked(benchmark.benchmark.make_context("benchmark", list(arguments)).params)
+    return benchmark.checked(benchmark.benchmark.make_context("benchmark", list(arguments), **SETTINGS).params)
 
 
 def run(*arguments) -> None:
-    benchmark.benchmark.main(list(arguments), standalone_mode=False)
+    benchmark.benchmark.main(list(arguments), standalone_mode=False, **SETTINGS)
 
 
 def test_the_command_measures_prints_and_keeps(tmp_path, monkeypatch, capsys):

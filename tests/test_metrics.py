@@ -203,9 +203,8 @@ def test_summary_keeps_failed_pairs_in_every_denominator():
         "median_px": 40,
         "seconds": 1,
     }
-    assert {name: summary[name] for name in expected} == pytest.approx(
-        expected
-    )  # a mean of 2 px at 768 is one of 7.58 px at 2912: below 8, 9 … 25
+    # a mean of 2 px at 768 is one of 7.58 px at 2912: below 8, 9 … 25
+    assert {name: summary[name] for name in expected} == pytest.approx(expected)
     assert summarise(rows([1], None)).median_px[0] == INF
 
 

@@ -16,8 +16,6 @@ SECTIONS = {
     "Train": ("finetune", "calibrate", "train"),
     "Notebooks and measurements": ("report", "lab", "benchmark"),
 }
-
-
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 

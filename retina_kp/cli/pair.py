@@ -163,7 +163,7 @@ def carry_file(result: str, file: str, to: str = "fixed", mask: bool = False, ou
     if not registration.ok:
         raise ValueError(f"{result}: nothing to carry by, this registration was refused ({registration.status})")
     registration = registration if to == "fixed" else registration.inverse()
-    target = Path(out).expanduser() if out else _folder_of(result) / f"{source.stem}_in_{to}.png"
+    target = Path(out).expanduser() if out else _result_file(result).parent / f"{source.stem}_in_{to}.png"
     if source.suffix.lower() in (".txt", ".csv"):
         target = target if out else target.with_suffix(source.suffix)
         points = registration.map_to_fixed(read_number_rows(source, 2))
@@ -179,15 +179,14 @@ def carry_file(result: str, file: str, to: str = "fixed", mask: bool = False, ou
     return f"{target}: {carried.shape[1]} x {carried.shape[0]} px, {'nearest' if mask else 'interpolated'} pixels"
 
 
-def _folder_of(result: str) -> Path:
-    path = Path(result).expanduser()
-    return path if path.is_dir() else path.parent
+def _result_file(path: str) -> Path:
+    file = Path(path).expanduser()
+    return file / "result.json" if file.is_dir() else file
 
 
 def _read_result(path: str) -> Registration:
     """A saved registration, or that in a folder of `register_pair`; ValueError where the file is something else."""
-    file = Path(path).expanduser()
-    file = file / "result.json" if file.is_dir() else file
+    file = _result_file(path)
     if not file.is_file():
         raise ValueError(f"{file}: no such file: give the result.json that retina-kp register has written")
     try:

@@ -63,8 +63,8 @@ class Outcome:
         """One line of the table."""
         r = self.result
         row = {"pair": self.job.name, "status": f"failed: {self.error}" if self.error else r.status}
-        row |= {"confidence": round(r.confidence, 3) if r else 0.0}
-        row |= {"turn_deg": round(r.angle_deg, 1) if self.ok else None}
+        turn_deg = round(r.angle_deg, 1) if self.ok else None
+        row |= {"confidence": round(r.confidence, 3) if r else 0.0, "turn_deg": turn_deg}
         row |= {"inliers": int(r.inliers.sum()) if r else 0, "seconds": round(self.seconds, 2)}
         if self.job.record is not None and has_truth(self.job.record):
             mean = None if self.errors_px is None else round(float(self.errors_px.mean()), 2)

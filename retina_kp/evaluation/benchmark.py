@@ -207,7 +207,7 @@ def checked(given: Mapping) -> SimpleNamespace:
     return args
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command()
 @click.option("--grid", type=names, default=",".join(FACTORS), show_default=True, help="Which grids.")
 @click.option("--tables", type=names, default="", help=f"Instead of grids pairs at any turn: {', '.join(TABLES)}.")
 @click.option("--pairs", type=click.IntRange(1), help="Per kind and table [12], or per kind and cell of a grid [2].")

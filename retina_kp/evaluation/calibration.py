@@ -150,7 +150,7 @@ def risk_coverage(confidence: Sequence[float], right: Sequence[float]) -> tuple[
     return given[last] / max(len(order), 1), wrong[last] / given[last]
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command()
 @click.option("--weights", default="lite", show_default=True, help="A shipped name or a checkpoint.")
 @click.option("--target", required=True, help="File for the result; the rows measured stay in its folder.")
 @click.option("--pairs", type=click.IntRange(1), default=20, show_default=True, help="Per kind of pair and set.")

@@ -1,4 +1,4 @@
-"""``retina-kp train`` and ``finetune``: the four training notebooks one after the other, each from the checkpoint of the one before it, with
+"""``retina-kp train`` and ``finetune``: the four training notebooks, each from the checkpoint of the one before it, with
 reports. All four configurations and both folders are looked at before the first step."""
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _options(command):
     return command
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command()
 @_options
 def train(given: Sequence[tuple[str, str]], file: str | None, generated: str, real: str, name: str) -> None:
     """Train a network of your own in four phases.
@@ -140,7 +140,7 @@ def train(given: Sequence[tuple[str, str]], file: str | None, generated: str, re
         raise ValueError(f"{error}{goes_on}") from None
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command()
 @_options
 def finetune(given: Sequence[tuple[str, str]], **options) -> None:
     """Train on from the shipped weights with your own pairs.

@@ -27,7 +27,6 @@ from .html import to_html
 from .privacy import share_notebook
 
 WORDS = ("run_name", "recipe", "network", "layout", "precision", "device", "mode")  # parameters that are no paths
-REFUSALS = ("ValueError", "FileNotFoundError")
 PRIVATE = "private-paths"  # cell tag of notebooks whose executed copies are passed on
 
 
@@ -157,7 +156,9 @@ def run_notebook(
     try:
         execute_notebook(source, executed, parameters, cwd=here, progress_bar=False, stderr_file=sys.stderr, **how)
     except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as error:
-        if getattr(error, "ename", "") in REFUSALS and error.source == _settings_cell(source):
+        if getattr(error, "ename", "") in ("ValueError", "FileNotFoundError") and error.source == _settings_cell(
+            source
+        ):
             executed.unlink()
             raise ValueError(f"{source.stem}: {error.evalue}") from None
         raise _stopped(source, executed, error) from None
