@@ -21,7 +21,7 @@ from retina_kp.core.images import read_image, write_image
 from retina_kp.data.annotation import read_number_rows
 from retina_kp.data.layouts.pairs_csv import write_pairs_csv
 from retina_kp.data.records import PairRecord
-from retina_kp.registration.transforms import Fit, Quadratic
+from retina_kp.registration.transforms import Fit
 from retina_kp.synthetic.pairs import PairOptions, draw_pair
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -118,19 +118,14 @@ def test_bad_input_is_told_in_a_line_with_exit_code_2(pair, monkeypatch, capsys,
 # ------------------------------------------------------------------ apply
 
 
-@pytest.fixture(params=["affine", "quadratic"])
+@pytest.fixture(params=["affine", "bent"])
 def saved(request, tmp_path) -> tuple[Path, Registration]:
     """A saved result between images of different sizes."""
-    bend = np.zeros((6, 2))  # coefficients of 1, x, y, x², xy, y² in hundreds of px
-    bend[1, 0] = bend[2, 1] = 100
-    unbend = bend.copy()
-    bend[3, 0], unbend[3, 0] = 1.5, -1.5
     fit = Fit("affine", np.eye(3), np.ones(3, bool))
     H, sizes, points = similarity(20, 0.8, (60, 50), (70, 55)), ((120, 150), (100, 140)), np.zeros((3, 2))
     result = Registration.from_fit(fit, H, np.eye(3), points, points, *sizes)
-    if request.param == "quadratic":
-        quadratic = Quadratic(H, np.eye(3), bend, unbend)
-        result = Registration(**{**vars(result), "model": "quadratic", "quadratic": quadratic})
+    if request.param == "bent":
+        result = result.bent(lambda p: result.map_to_moving(p + 3 * np.sin(p[:, ::-1] / 30)), (0, 0), (149, 119))
     result.save(tmp_path / "r.json")
     return tmp_path / "r.json", result
 

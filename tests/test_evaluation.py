@@ -15,8 +15,8 @@ from retina_kp.evaluation.pairs import ImpostorPair, SyntheticPair, synthetic_pa
 from retina_kp.evaluation.runner import measure
 from retina_kp.evaluation.summary import SYNTHETIC, summarise
 from retina_kp.registration.confidence import DEFAULT_CALIBRATION, confidence
+from retina_kp.registration.displacement import Displacement
 from retina_kp.registration.result import Registration
-from retina_kp.registration.transforms import Quadratic
 from retina_kp.synthetic.pairs import draw_pair
 
 
@@ -154,15 +154,13 @@ def test_risk_and_coverage_by_hand():
     assert [part.shape for part in risk_coverage(np.zeros(0), np.zeros(0))] == [(0,), (0,)]
 
 
-def test_a_quadratic_answer_is_judged_with_what_bends_it():
+def test_a_bent_answer_is_judged_with_what_bends_it():
     """Its matrix is right and its bend moves every corner by (6, 8) px; refused, the matrix is what was tried."""
     pair = draw_pair(3, 0, ("CF", "FA"), PairOptions(size_px=96))
-    H, terms = np.linalg.inv(pair.H_0to1), np.zeros((6, 2))
-    terms[0], terms[1, 0], terms[2, 1] = (6, 8), 100, 100
-    one = Registration(
-        "ok", H, 1.0, *[np.zeros((0, 2))] * 2, np.zeros(0, bool), (96, 96), (96, 96), "quadratic", H_tried=H
-    )
-    bent = replace(one, quadratic=Quadratic(np.eye(3), H, terms, terms))
+    H = np.linalg.inv(pair.H_0to1)
+    one = Registration("ok", H, 1.0, *[np.zeros((0, 2))] * 2, np.zeros(0, bool), (96, 96), (96, 96), "auto", H_tried=H)
+    moved = Displacement.fitted(lambda points0: points0 - (6, 8), (0, 0), (95, 95), (1, 1))
+    bent = replace(one, displacement=moved)
     answers = (one, bent, bent.refuse("no"))
     found = [measure([SyntheticPair(given=pair)], [lambda fixed, moving, r=result: r]).iloc[0] for result in answers]
     assert [(t.mean_px, t.tried_px) for t in found] == [

@@ -71,7 +71,9 @@ def demo(picture: str | None) -> None:
 @click.argument("fixed", type=click.Path())
 @click.argument("moving", type=click.Path())
 @click.option("-o", "--out", default="out", show_default=True, type=click.Path(), help="Folder for the files.")
-@click.option("--model", default="affine", show_default=True, help="Or similarity, homography, quadratic, auto.")
+@click.option(
+    "--model", default="auto", show_default=True, help="Or elastic, similarity, affine, homography, quadratic."
+)
 @click.option("--weights", default="lite", show_default=True, help="A shipped name or a checkpoint.")
 @click.option("--device", default="auto", show_default=True, help="Or cpu, cuda, cuda:1.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")

@@ -21,7 +21,8 @@ from ..core.geometry import describe, inside
 from ..core.images import as_array, shrink, write_image
 from ..core.overlays import checkerboard, displayable
 from ..registration.registrar import WHAT_TO_TRY, Registrar
-from ..registration.result import Registration, saved_files
+from ..registration.result import Registration
+from ..registration.saving import saved_files
 
 PICTURE_PX = 1600  # longer side of overlay.png
 SHOWN_PX = 900  # longer side of a picture

@@ -19,7 +19,8 @@ from ..core.images import ImageError, read_image, shrink, write_image
 from ..data.layouts import load_layout
 from ..data.records import PairRecord
 from ..registration.registrar import Registrar
-from ..registration.result import Registration, saved_files
+from ..registration.result import Registration
+from ..registration.saving import saved_files
 from .metrics import judge, point_errors
 from .real_pairs import truth_points
 
@@ -192,5 +193,5 @@ def display_copies(outcome: Outcome, longer_side_px: int = 1000) -> tuple[np.nda
 def _truth_errors(record: PairRecord | None, result: Registration | None) -> np.ndarray | None:
     if record is None or result is None or not result.ok or (truth := truth_points(record, result.moving_hw)) is None:
         return None
-    # with the quadratic part, where there is one
+    # with the displacement, where there is one
     return point_errors(np.eye(3), result.map_to_fixed(truth[0]), truth[1], result.fixed_hw)

@@ -63,7 +63,7 @@ class Ours(Method):
 
     name: str
     weights: str = "lite"
-    model: str = "affine"
+    model: str = "auto"
     device: str = "auto"
     ours = True
 
@@ -206,7 +206,7 @@ def choose_methods(
     weights: Sequence[str],
     names: Sequence[str],
     runs: str | Path,
-    model: str = "affine",
+    model: str = "auto",
     device: str = "auto",
     own: Sequence[Callable] = (),
 ) -> tuple[list[Method], dict[str, str]]:

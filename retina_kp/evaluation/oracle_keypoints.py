@@ -46,7 +46,7 @@ def register_true_points(
     The keypoints are true points, and the true H_1to0 warps the moving image into the fixed frame. points: annotated
     ones of the fixed and of the moving image, (N, 2) original px each, row by row one spot. Without them they are the
     keypoints of the fixed image, mapped by H_1to0. Those that a window cuts off do not count. The registrar's model is
-    fitted, or a simpler one for few points. Matches agree within RANSAC_THRESHOLD of the longer side, as clicks do.
+    fitted, without its last stage, or a simpler one for few points. Matches agree within RANSAC_THRESHOLD of the longer side, as clicks do.
     """
     views0, views1 = registrar.views(fixed), registrar.views(moving)
     sizes = (views0.original_hw, views1.original_hw)
@@ -65,7 +65,7 @@ def register_true_points(
     described = [
         v.described(own, window.hw, xy[seen]) for v, own, xy in zip((views0, views1), from_base, warped, strict=True)
     ]
-    model = _affordable(registrar.options.model, len(points0))
+    model = _affordable(registrar.options.fitted, len(points0))
     index, fit = align_true_points(points0, points1, *described, model, RANSAC_THRESHOLD * max(sizes[0]))
     if fit is None:
         return refused(f"{FEW_MATCHES}: {len(index)} of {len(points0)} true points are matched", *sizes)
@@ -80,6 +80,6 @@ def _detected(window: Window, window_from_original0: np.ndarray, H_1to0: np.ndar
 
 def _affordable(model: str, count: int) -> str:
     """The model, or the richest simpler one that so many matches define."""
-    if model == "auto" or count >= MIN_MATCHES[model]:
+    if count >= MIN_MATCHES[model]:
         return model
     return next((simpler for simpler in SIMPLER[SIMPLER.index(model) :] if count >= MIN_MATCHES[simpler]), SIMPLER[-1])

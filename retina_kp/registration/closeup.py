@@ -11,6 +11,7 @@ H always leads from the moving image's base px to the fixed one's; a step leads 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ from ..core.geometry import corners, similarity, translation, warp_points
 from .keypoints import Features, guided_matches, matched_points
 from .result import Registration
 from .transforms import fit_transform
-from .views import ImageViews
+from .views import MAX_ENLARGE, ImageViews
 
 MIN_COMMON_PX, MARGIN_PX = 40.0, 12.0  # base px: least side of what both images show; rim around it
 
@@ -80,8 +81,19 @@ def whole_window(views0: ImageViews, scale: float) -> Window:
     return Window(from_base, hw, scale, views0.features(0.0, scale).mapped(from_base, hw))
 
 
-def common_window(views0: ImageViews, views1: ImageViews, H: np.ndarray, close_px: float) -> Window | None:
-    """The window around what both fields of view share, of close_px² px; None when they share next to nothing."""
+class Frame(NamedTuple):
+    """Where a window lies, see `Window`."""
+
+    from_base: np.ndarray
+    hw: tuple[int, int]
+    zoom: float
+
+
+def common_frame(
+    views0: ImageViews, views1: ImageViews, H: np.ndarray, close_px: float, enlarge: float = MAX_ENLARGE
+) -> Frame | None:
+    """The frame around what both fields of view share, of close_px² px, but no image larger than ``enlarge`` times its
+    original; None when they share next to nothing."""
     outline1 = warp_points(views1.outline, H)
     if not np.isfinite(outline1).all():
         return None
@@ -93,10 +105,15 @@ def common_window(views0: ImageViews, views1: ImageViews, H: np.ndarray, close_p
         return None
     x, y, width, height = cv2.boundingRect(common)
     low, high = np.array([x, y]) - MARGIN_PX, np.array([x + width, y + height]) + MARGIN_PX
-    finest1 = views1.finest / np.sqrt(abs(np.linalg.det(H[:2, :2])))
-    zoom = min(close_px / float(np.sqrt(np.prod(high - low))), views0.finest, finest1)
-    from_base, hw = similarity(0, zoom, low, (0, 0)), tuple(int(n) + 1 for n in ((high - low) * zoom)[::-1])
-    return Window(from_base, hw, zoom, views0.warped(from_base, hw))
+    finest = min(views0.finest, views1.finest / np.sqrt(abs(np.linalg.det(H[:2, :2])))) * enlarge / MAX_ENLARGE
+    zoom = min(close_px / float(np.sqrt(np.prod(high - low))), finest)
+    return Frame(similarity(0, zoom, low, (0, 0)), tuple(int(n) + 1 for n in ((high - low) * zoom)[::-1]), zoom)
+
+
+def common_window(views0: ImageViews, views1: ImageViews, H: np.ndarray, close_px: float) -> Window | None:
+    """The window in `common_frame`."""
+    frame = common_frame(views0, views1, H, close_px)
+    return None if frame is None else Window(*frame, views0.warped(frame.from_base, frame.hw))
 
 
 @dataclass(frozen=True)

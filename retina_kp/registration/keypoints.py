@@ -152,6 +152,14 @@ def extract(
     return features
 
 
+@torch.inference_mode()
+def detector_map(network, image: torch.Tensor, valid: torch.Tensor, options: KeypointOptions, fast=False) -> np.ndarray:
+    """`Features.detector` of one gray image (1, 1, H, W) with its field of view, bool."""
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=fast):
+        output = network(image, valid)
+    return gated(output, valid, options)[0, 0].float().cpu().numpy()
+
+
 def _read(output: DenseOutput, i: int, points: torch.Tensor) -> np.ndarray:
     """(N, D) unit descriptors of image i at points (N, 2) px."""
     vectors = sample_map(output.descriptors[i, None], points[None], output.descriptor_stride)[0]

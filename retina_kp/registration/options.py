@@ -8,6 +8,8 @@ from ..core.config import from_dict
 from .keypoints import KeypointOptions
 from .transforms import MODELS
 
+BENDING = ("auto", "elastic")  # models that start as an affine and then follow the eye
+
 
 @dataclass(frozen=True)
 class SearchOptions:
@@ -53,7 +55,7 @@ class RefinementOptions:
 class RegistrarOptions:
     """All settings. The fields of the groups are known by their own names, too: see `registrar_options`."""
 
-    model: str = "affine"  # one of transforms.MODELS
+    model: str = "auto"  # of BENDING, or of transforms.MODELS
     base_px: float = 460.0
     sure_confidence: float = 0.97  # a candidate this sure ends the search
     min_confidence: float = 0.5  # below it a result is refused: it is more likely wrong than right
@@ -65,8 +67,13 @@ class RegistrarOptions:
     keypoints: KeypointOptions = field(default_factory=KeypointOptions)
 
     def __post_init__(self):
-        if self.model not in MODELS:
-            raise ValueError(f"unknown model {self.model!r}; there are {', '.join(MODELS)}")
+        if self.model not in (*BENDING, *MODELS):
+            raise ValueError(f"unknown model {self.model!r}; there are {', '.join((*BENDING, *MODELS))}")
+
+    @property
+    def fitted(self) -> str:
+        """The model that is fitted to matches."""
+        return "affine" if self.model in BENDING else self.model
 
 
 GROUPS = {"search": SearchOptions, "closeup": CloseupOptions, "refinement": RefinementOptions}

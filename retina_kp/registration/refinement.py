@@ -33,7 +33,7 @@ def fit_gradually(
     threshold_px. None when too few do.
 
     Graduated non-convexity (Blake & Zisserman 1987) where consensus of a few jumps between two optima: eyes bend, and
-    no plane model fits all of their matches. "quadratic" and "auto" are left to `fit_transform`."""
+    no plane model fits all of their matches. "quadratic" is left to `fit_transform`."""
     points0, points1, H = np.asarray(points0, np.float64), np.asarray(points1, np.float64), np.eye(3)
     if model not in ("similarity", "affine", "homography"):
         return fit_transform(points0, points1, model, threshold_px)

@@ -17,6 +17,7 @@ from ..core.geometry import describe
 from ..core.images import as_array
 from ..networks import fold_batch_norm
 from ..networks.checkpoints import load_network
+from .bending import BENDS, bend
 from .closeup import Candidate, Warped, common_window
 from .confidence import checked, confidence, measure_evidence
 from .keypoints import Features
@@ -114,12 +115,13 @@ class Registrar:
             candidates,
             key=lambda c: (not implausible(c.H, views1.base_hw), c.result.confidence, c.result.evidence["inliers"]),
         )
-        return self.judge(self.polish(views0, views1, best), views1)
+        result = self.judge(self.polish(views0, views1, best), views1)
+        return self.bend(views0, views1, result) if result.ok else result
 
     def look_closely(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis) -> Candidate | None:
         """Draw both images large where they overlap, match nearby, fit the wanted model, and measure what speaks for
         it."""
-        o, model = self.options.closeup, self.options.model
+        o, model = self.options.closeup, self.options.fitted
         window = common_window(views0, views1, hypothesis.H, o.close_px)
         if window is None:
             return None
@@ -149,7 +151,7 @@ class Registrar:
     def polish(self, views0: ImageViews, views1: ImageViews, best: Candidate) -> Candidate:
         """One more pass for a model that the detector's maps have not refined: the moving image warped anew if it moved
         far, matched anew. Evidence and confidence stay."""
-        o, model = self.options.refinement, self.options.model
+        o, model = self.options.refinement, self.options.fitted
         if best.result.model in MOTIONS:
             return best
         if best.warped.moved_px(best.step) > o.redraw_px:
@@ -159,11 +161,14 @@ class Registrar:
         fit = fit_gradually(*points, model, o.polish_radius_px, o.polish_threshold_px)
         if fit is None or fit.n_inliers < self.options.min_inliers:
             return best
-        if fit.model in MOTIONS:  # "auto" has changed its mind
-            fit, _ = self.refine(fit, points, best.warped, best.step)
         result = self._result(fit, points, best.warped, best.step, views0, views1)
         result = replace(result, confidence=best.result.confidence, evidence=best.result.evidence)
         return replace(best, step=fit.H_1to0 @ best.step, result=result)
+
+    def bend(self, views0: ImageViews, views1: ImageViews, result: Registration) -> Registration:
+        """The last stage of the models that follow the eye, see `bending.bend`."""
+        levels = BENDS.get(self.options.model)
+        return result if levels is None else replace(bend(views0, views1, result, levels), model=self.options.model)
 
     def judge(self, best: Candidate, views1: ImageViews) -> Registration:
         """The result, or its refusal: not sure enough, or no transform between two pictures of an eye."""

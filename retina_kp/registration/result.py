@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from ..core.files import read_json, to_plain, write_json, write_text
+from ..core.files import read_json, to_plain
 from ..core.geometry import (
     as_homography,
     describe,
     inside,
     lattice,
-    pixel_grid,
     rescale_homography,
     resize_matrix,
     warp_points,
 )
 from ..core.images import as_array
 from ..core.overlays import overlay
-from .transforms import Fit, Quadratic
+from .displacement import Displacement
+from .saving import write_result
+from .transforms import Fit, apply_quadratic
 
 FINER = 0.7  # fixed px per moving px, below which bilinear reading would skip pixels
 STRIP_PX = 2**18  # pixels warped at a time: coordinates of a whole 6000 x 6000 image would take gigabytes
+CELLS = (24, 24)  # of a displacement that stands for another smooth map, to a hundredth px
 CONVENTION = "pixel centres at integers, x right, y down; H_1to0 maps moving to fixed"
 
 
@@ -35,8 +37,8 @@ class Registration:
 
     status: "ok", or why it was refused; H_1to0: (3, 3) float64 moving → fixed, None unless ok; confidence in [0, 1];
     matches0, matches1: (N, 2) px in the fixed and moving image; inliers: (N,) bool; sizes (h, w); evidence: what the
-    confidence was made of; quadratic: what that model puts in place of H; H_tried: as H, also of a refused result, for
-    diagnosis only.
+    confidence was made of; displacement: what a map that bends does to fixed px before H_0to1, H_1to0 then being its
+    best affine over the overlap; H_tried: as H, also of a refused result, for diagnosis only.
     """
 
     status: str
@@ -50,7 +52,7 @@ class Registration:
     model: str = "affine"
     angle_deg: float = float("nan")
     evidence: dict = field(default_factory=dict)
-    quadratic: Quadratic | None = None
+    displacement: Displacement | None = None
     H_tried: np.ndarray | None = None
 
     @classmethod
@@ -60,17 +62,49 @@ class Registration:
         """From a fit in a frame between the images, the matrices into and out of it, and the points, px of the
         frame."""
         H = as_homography(original0_from_frame @ fit.H_1to0 @ frame_from_original1)
-        frames, quadratic = (original0_from_frame, frame_from_original1), None
-        if fit.quadratic_1to0 is not None:
-            quadratic = Quadratic(*frames, fit.quadratic_1to0, fit.quadratic_0to1)
-        matches0 = warp_points(points0, original0_from_frame)
-        matches1 = warp_points(points1, np.linalg.inv(frame_from_original1))
-        found = (matches0, matches1, fit.inliers.copy(), tuple(fixed_hw), tuple(moving_hw))
-        return cls("ok", H, 0.0, *found, model=fit.model, quadratic=quadratic, H_tried=H)
+        frame_from_original0, original1_from_frame = map(np.linalg.inv, (original0_from_frame, frame_from_original1))
+        matches = warp_points(points0, original0_from_frame), warp_points(points1, original1_from_frame)
+        result = cls(
+            "ok", H, 0.0, *matches, fit.inliers.copy(), tuple(fixed_hw), tuple(moving_hw), fit.model, H_tried=H
+        )
+        if fit.quadratic_0to1 is None:
+            return result
+
+        def target(points0_xy):
+            inner = apply_quadratic(warp_points(points0_xy, frame_from_original0), fit.quadratic_0to1)
+            return warp_points(inner, original1_from_frame)
+
+        bent = result.bent(target, *result.overlap_box(), (3, 3))
+        return bent or replace(result, model="affine")
+
+    def overlap_box(self) -> tuple[np.ndarray, np.ndarray]:
+        """Two corners (x, y) px of the upright box in the fixed image around what the moving image covers."""
+        grid = lattice(self.fixed_hw, 33)
+        seen = grid[inside(warp_points(grid, np.linalg.inv(self.H_tried)), self.moving_hw)]
+        seen = seen if len(np.unique(seen[:, 0])) > 1 and len(np.unique(seen[:, 1])) > 1 else grid
+        return seen.min(0), seen.max(0)
+
+    def bent(self, target: Callable, low_xy, high_xy, cells_xy=CELLS) -> Registration | None:
+        """The same registration by ``target``, a smooth function of fixed px (N, 2) → moving px, followed between two
+        corners in fixed px. None where that would fold."""
+        box = np.stack([low_xy, high_xy])
+        grid = lattice((25, 25), 25) / 24 * (box[1] - box[0]) + box[0]
+        there = target(grid)
+        seen = inside(grid, self.fixed_hw) & inside(there, self.moving_hw)
+        known = seen if seen.sum() >= 6 else np.isfinite(there).all(1)
+        if known.sum() < 6:
+            return None
+        terms = np.column_stack([grid, np.ones(len(grid))])
+        H_0to1 = np.vstack([np.linalg.lstsq(terms[known], there[known], rcond=None)[0].T, [0, 0, 1]])
+        if np.linalg.det(H_0to1) < 1e-12:
+            return None
+        H = np.linalg.inv(H_0to1)
+        displacement = Displacement.fitted(lambda points: warp_points(target(points), H), *box, cells_xy)
+        return None if displacement.folds() else replace(self, H_1to0=H, H_tried=H, displacement=displacement)
 
     def refuse(self, reason: str) -> Registration:
         """The same matches and evidence without a transform."""
-        return replace(self, status=reason, H_1to0=None, quadratic=None)
+        return replace(self, status=reason, H_1to0=None, displacement=None)
 
     @property
     def ok(self) -> bool:
@@ -88,12 +122,14 @@ class Registration:
     def map_to_fixed(self, points1_xy: np.ndarray) -> np.ndarray:
         """Moving px (N, 2) → fixed px. ValueError for a refused result."""
         self._need_ok("map points")
-        return self.quadratic.map_to_fixed(points1_xy) if self.quadratic else warp_points(points1_xy, self.H_1to0)
+        points0 = warp_points(points1_xy, self.H_1to0)
+        return self.displacement.restored(points0) if self.displacement else points0
 
     def map_to_moving(self, points0_xy: np.ndarray) -> np.ndarray:
         """Fixed px (N, 2) → moving px. ValueError for a refused result."""
         self._need_ok("map points")
-        return self.quadratic.map_to_moving(points0_xy) if self.quadratic else warp_points(points0_xy, self.H_0to1)
+        moved = self.displacement.moved(points0_xy) if self.displacement else points0_xy
+        return warp_points(moved, self.H_0to1)
 
     def warp(self, moving, labels: bool = False) -> np.ndarray:
         """The moving image (path or array of the registered size) warped into the fixed frame: its dtype, 0 where it
@@ -124,17 +160,33 @@ class Registration:
         rows = max(STRIP_PX // picture.shape[1], 1)
         for top in range(0, len(picture), rows):
             strip = picture[top : top + rows]
-            grid = pixel_grid(strip.shape[:2]).reshape(-1, 2).numpy().astype(np.float64) + (0, top)
-            source = np.nan_to_num(self.map_to_moving(grid), nan=-1e6).astype(np.float32)
-            yield strip, source.reshape(*strip.shape[:2], 2)
+            yield strip, np.nan_to_num(self.pixel_map(top, top + len(strip)), nan=-1e6).astype(np.float32)
+
+    def pixel_map(self, top: int = 0, bottom: int | None = None) -> np.ndarray:
+        """(H, W, 2) float64: the moving px that every pixel of the fixed image shows, or of its rows from top to
+        bottom. `cv2.remap(moving, *np.float32(result.pixel_map()).transpose(2, 0, 1), cv2.INTER_LINEAR)` is a warp."""
+        bottom = self.fixed_hw[0] if bottom is None else bottom
+        return self.map_grid(np.arange(self.fixed_hw[1], dtype=float), np.arange(top, bottom, dtype=float))
+
+    def map_grid(self, x_px: np.ndarray, y_px: np.ndarray) -> np.ndarray:
+        """(H, W, 2) moving px of the places where rows at y_px (H,) cross columns at x_px (W,) of the fixed image."""
+        self._need_ok("map pixels")
+        grid = np.stack(np.meshgrid(x_px, y_px), -1)
+        return warp_points(
+            grid if self.displacement is None else grid + self.displacement.on_grid(x_px, y_px), self.H_0to1
+        )
 
     def inverse(self) -> Registration:
         """The same registration seen from the other side: what was fixed moves. ValueError for a refused result."""
         self._need_ok("invert")
-        H, quadratic = self.H_0to1, self.quadratic and self.quadratic.inverse()
-        turned = replace(self, H_1to0=H, H_tried=H, quadratic=quadratic, angle_deg=-self.angle_deg)
         sizes, matches = (self.moving_hw, self.fixed_hw), (self.matches1, self.matches0)
-        return turned._between(*sizes, *matches)
+        H = self.H_0to1
+        turned = replace(self, H_1to0=H, H_tried=H, displacement=None, angle_deg=-self.angle_deg)
+        turned = turned._between(*sizes, *matches)
+        if self.displacement is None:
+            return turned
+        box = warp_points(lattice(self.fixed_hw, 2), self.H_0to1)
+        return turned.bent(self.map_to_fixed, box.min(0), box.max(0)) or turned
 
     def resized(self, fixed_hw, moving_hw) -> Registration:
         """The same registration between copies of both images at other sizes (h, w), such as small ones to look at."""
@@ -143,13 +195,12 @@ class Registration:
         def moved(H):
             return None if H is None else as_homography(rescale_homography(H, resize1, resize0))
 
-        quadratic = self.quadratic and self.quadratic.resized(resize0, resize1)
-        small = replace(self, H_1to0=moved(self.H_1to0), H_tried=moved(self.H_tried), quadratic=quadratic)
+        displacement = self.displacement and self.displacement.resized(resize0)
+        small = replace(self, H_1to0=moved(self.H_1to0), H_tried=moved(self.H_tried), displacement=displacement)
         matches = warp_points(self.matches0, resize0), warp_points(self.matches1, resize1)
         return small._between(fixed_hw, moving_hw, *matches)
 
     def _between(self, fixed_hw, moving_hw, matches0: np.ndarray, matches1: np.ndarray) -> Registration:
-        """With other sizes and matches."""
         sizes = {"fixed_hw": tuple(fixed_hw), "moving_hw": tuple(moving_hw)}
         return replace(self, **sizes, matches0=matches0, matches1=matches1)
 
@@ -166,7 +217,7 @@ class Registration:
     def to_dict(self) -> dict:
         """Everything as plain JSON types; what is missing is null."""
         known = {f.name: getattr(self, f.name) for f in fields(Registration) if f.name != "H_tried"}
-        known |= {"ok": self.ok, "H_0to1": self.H_0to1, "quadratic": self.quadratic and asdict(self.quadratic)}
+        known |= {"ok": self.ok, "H_0to1": self.H_0to1, "displacement": self.displacement and asdict(self.displacement)}
         known |= {"matches0": np.round(self.matches0, 3), "matches1": np.round(self.matches1, 3)}
         known |= {"confidence": round(self.confidence, 6), "angle_deg": round(self.angle_deg, 4)}
         return to_plain(known | {"convention": CONVENTION}, lambda name: None)
@@ -179,8 +230,8 @@ class Registration:
         known |= {name: float("nan") if d[name] is None else d[name] for name in ("angle_deg", "confidence")}
         known |= {name: tuple(d[name]) for name in ("fixed_hw", "moving_hw")}
         known |= {"H_1to0": None if d["H_1to0"] is None else np.asarray(d["H_1to0"])}
-        quadratic = d["quadratic"] and Quadratic(**{k: np.asarray(v) for k, v in d["quadratic"].items()})
-        return cls(**known | {"inliers": np.asarray(d["inliers"], bool), "quadratic": quadratic})
+        bends = d["displacement"] and Displacement(**{k: np.asarray(v) for k, v in d["displacement"].items()})
+        return cls(**known | {"inliers": np.asarray(d["inliers"], bool), "displacement": bends})
 
     @classmethod
     def load(cls, path: str | Path) -> Registration:
@@ -196,20 +247,7 @@ class Registration:
         """Write ``path`` (JSON) and, when ok, beside it an ITK transform (.tfm) and ``<stem>_transformation.txt``, the
         matrix moving → fixed as i2k tools read it. Returns the files; none is left over from an earlier result of that
         name. ValueError for a path in .tfm or .txt."""
-        path = Path(path).expanduser()
-        if path.suffix.lower() in (".tfm", ".txt"):
-            name = path.with_suffix(".json").name
-            raise ValueError(
-                f"{path}: give the name of the JSON file, such as {name}; the others are written beside it"
-            )
-        path, itk, matrix = saved_files(path)
-        written = [write_json(path, self.to_dict())]
-        for old in (itk, matrix):
-            old.unlink(missing_ok=True)
-        if self.ok:
-            rows = [" ".join(f"{v:.10g}" for v in row) for row in self.H_1to0]
-            written += [write_text(itk, itk_text(self)), write_text(matrix, "\n".join(rows) + "\n")]
-        return written
+        return write_result(self, path)
 
     def _need_ok(self, what: str) -> None:
         if not self.ok:
@@ -220,29 +258,3 @@ def refused(reason: str, fixed_hw, moving_hw) -> Registration:
     """A registration that did not get as far as matches."""
     none = np.zeros((0, 2))
     return Registration(reason, None, 0.0, none, none, np.zeros(0, bool), tuple(fixed_hw), tuple(moving_hw))
-
-
-def saved_files(path: str | Path) -> tuple[Path, Path, Path]:
-    """What `Registration.save` may write for ``path``: JSON, ITK transform, matrix."""
-    path = Path(path).expanduser()
-    path = path if path.suffix.lower() == ".json" else path.with_name(path.name + ".json")
-    return path, path.with_name(path.stem + ".tfm"), path.with_name(path.stem + "_transformation.txt")
-
-
-def itk_text(result: Registration) -> str:
-    """ITK resamples by mapping fixed points to moving ones: the affine H_0to1. Another model is replaced by its best
-    affine over the part of the fixed frame that the moving image covers, which a comment says."""
-    H, note = result.H_0to1, "affine"
-    if np.abs(H[2, :2]).max() > 1e-12 or result.quadratic is not None:
-        note = f"best affine of a {result.model}"
-        grid = lattice(result.fixed_hw, 25)
-        target = result.map_to_moving(grid)
-        seen = inside(target, result.moving_hw)
-        seen = seen if seen.sum() >= 6 else np.isfinite(target).all(1)
-        terms = np.column_stack([grid, np.ones(len(grid))])
-        H = np.vstack([np.linalg.lstsq(terms[seen], target[seen], rcond=None)[0].T, [0, 0, 1]])
-    numbers = " ".join(f"{v:.12g}" for v in (*H[0, :2], *H[1, :2], H[0, 2], H[1, 2]))
-    about = f"# fixed to moving, {note}, unit spacing, origin at the first pixel centre"
-    kind = "Transform: AffineTransform_double_2_2"
-    lines = ("#Insight Transform File V1.0", about, "#Transform 0", kind, f"Parameters: {numbers}")
-    return "\n".join((*lines, "FixedParameters: 0 0")) + "\n"

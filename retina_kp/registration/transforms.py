@@ -10,14 +10,13 @@ import torch
 
 from ..core.geometry import as_homography, describe, warp_points
 
-MODELS = ("similarity", "affine", "homography", "quadratic", "auto")
+MODELS = ("similarity", "affine", "homography", "quadratic")
 MIN_MATCHES = {"similarity": 3, "affine": 4, "homography": 8, "quadratic": 20}
 ESTIMATORS = {  # OpenCV's function, its method, and how many rounds it may take
     "similarity": (cv2.estimateAffinePartial2D, cv2.RANSAC, 3000),
     "affine": (cv2.estimateAffine2D, cv2.USAC_MAGSAC, 5000),
     "homography": (cv2.findHomography, cv2.USAC_MAGSAC, 5000),
 }
-FOLDS = 5  # of cross-validation
 MAX_SCALE, MAX_ANISOTROPY, MAX_PERSPECTIVE = 4.0, 1.5, 0.25  # beyond them no two pictures of one eye differ
 
 
@@ -43,47 +42,15 @@ class Fit:
         return np.linalg.norm(mapped - points0, axis=1)
 
 
-@dataclass(frozen=True)
-class Quadratic:
-    """The quadratic model: (6, 2) coefficients, forward (moving → fixed) and backward, in a frame between both
-    images."""
-
-    original0_from_frame: np.ndarray
-    frame_from_original1: np.ndarray
-    forward: np.ndarray
-    backward: np.ndarray
-
-    def map_to_fixed(self, points1_xy: np.ndarray) -> np.ndarray:
-        inner = apply_quadratic(warp_points(points1_xy, self.frame_from_original1), self.forward)
-        return warp_points(inner, self.original0_from_frame)
-
-    def map_to_moving(self, points0_xy: np.ndarray) -> np.ndarray:
-        inner = apply_quadratic(warp_points(points0_xy, np.linalg.inv(self.original0_from_frame)), self.backward)
-        return warp_points(inner, np.linalg.inv(self.frame_from_original1))
-
-    def inverse(self) -> Quadratic:
-        """The same with both images in each other's place."""
-        frames = np.linalg.inv(self.frame_from_original1), np.linalg.inv(self.original0_from_frame)
-        return Quadratic(*frames, self.backward, self.forward)
-
-    def resized(self, resize0: np.ndarray, resize1: np.ndarray) -> Quadratic:
-        """The same between images that `resize_matrix` has resized."""
-        frame_from_original1 = self.frame_from_original1 @ np.linalg.inv(resize1)
-        original0_from_frame = resize0 @ self.original0_from_frame
-        return replace(self, original0_from_frame=original0_from_frame, frame_from_original1=frame_from_original1)
-
-
 def fit_transform(points0: np.ndarray, points1: np.ndarray, model: str, threshold_px: float) -> Fit | None:
     """Robust transform that maps points1 (N, 2) to points0 (N, 2); None without agreement, or for points on a line.
 
     similarity: RANSAC; affine and homography: OpenCV USAC_MAGSAC (Barath et al. 2020); quadratic: least squares on the
-    affine inliers, or the affine fit where those are too few; auto: `choose_model`. Equal input gives equal output.
+    affine inliers, or the affine fit where those are too few. Equal input gives equal output.
     """
     if model not in MODELS:
         raise ValueError(f"unknown model {model!r}; there are {', '.join(MODELS)}")
     points0, points1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
-    if model == "auto":
-        return choose_model(points0, points1, threshold_px)
     least = MIN_MATCHES["affine" if model == "quadratic" else model]
     if len(points0) < least:
         return None
@@ -172,41 +139,6 @@ def _fit_quadratic(source: np.ndarray, target: np.ndarray, weight: np.ndarray | 
 def apply_quadratic(points_xy: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
     """Map (N, 2) points by (6, 2) coefficients; x and y count in hundreds of px (Can et al. 2002, eq. 1)."""
     return _quadratic_terms(np.asarray(points_xy, np.float64)) @ coefficients
-
-
-def choose_model(points0: np.ndarray, points1: np.ndarray, threshold_px: float) -> Fit | None:
-    """The model with the smallest cross-validated residual; a richer one must win by 3 % and 0.01 px.
-
-    All are judged on the same matches: on its own inliers a poor model looks as good as a rich one."""
-    fits = [fit for m in MODELS[:-1] if (fit := fit_transform(points0, points1, m, threshold_px))]
-    best, best_error, agreed = None, np.inf, np.any([fit.inliers for fit in fits], axis=0)
-    for fit in fits:
-        if fit.model in ("homography", "quadratic") and fit.n_inliers < 20:
-            continue
-        error = cross_validated_residual(points0[agreed], points1[agreed], fit.model, fit.inliers[agreed], threshold_px)
-        if error < 0.97 * best_error and error < best_error - 0.01:
-            best, best_error = fit, error
-    return best
-
-
-def cross_validated_residual(points0, points1, model: str, inliers: np.ndarray, threshold_px: float) -> float:
-    """Mean distance (px, each clipped to threshold_px) of held-out matches from a fit of the other inliers (N,) bool;
-    inf when too few are left."""
-    errors = []
-    for k in range(FOLDS):
-        test = np.arange(len(points0)) % FOLDS == k
-        used = inliers & ~test
-        if used.sum() < MIN_MATCHES[model]:
-            return float("inf")
-        if model == "quadratic":
-            mapped = apply_quadratic(points1[test], _fit_quadratic(points1[used], points0[used]))
-        else:
-            H = np.eye(3)
-            for _ in range(2):
-                H = least_squares(points0[used], points1[used], np.ones(used.sum()), model, H)
-            mapped = warp_points(points1[test], H)
-        errors.append(np.linalg.norm(mapped - points0[test], axis=1))
-    return float(np.fmin(np.concatenate(errors), threshold_px).mean())
 
 
 def implausible(H_1to0: np.ndarray, image1_hw) -> str:

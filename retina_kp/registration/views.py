@@ -81,6 +81,17 @@ class ImageViews:
         valid = cv2.warpPerspective(self.valid.view(np.uint8), H, size, flags=cv2.INTER_NEAREST) > 0
         return tuple(torch.from_numpy(x)[None, None].to(self.device) for x in (picture, valid))
 
+    def drawn(self, places_xy: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """`picture` by places_xy (h, w, 2): the original px that each pixel of the frame shows; NaN shows nothing."""
+        places = np.nan_to_num(places_xy, nan=-1e6).astype(np.float32)
+        sides = np.diff(places_xy[:-1], axis=1)[:, :, None], np.diff(places_xy[:, :-1], axis=0)[:, :, None]
+        area = np.nanmedian(np.abs(np.linalg.det(np.concatenate(sides, 2))))  # original px² that a pixel covers
+        gray, copy_from_original = self._copy(np.diag([area**-0.5, area**-0.5, 1]))
+        scale, shift = np.float32(np.diag(copy_from_original)[:2]), np.float32(copy_from_original[:2, 2])
+        picture = cv2.remap(gray, places * scale + shift, None, cv2.INTER_LINEAR)
+        valid = cv2.remap(self.valid.view(np.uint8), places, None, cv2.INTER_NEAREST) > 0
+        return tuple(torch.from_numpy(x)[None, None].to(self.device) for x in (picture, valid))
+
     def _copy(self, H_frame_from_original: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The image shrunk by a power of √2, but no further than the frame asks for, and the matrix original px → px of
         the copy."""

@@ -1,0 +1,165 @@
+"""The last stage: a smooth displacement, read off the detector's maps of both images, coarse to fine.
+
+Two views of a round eye differ by a map that no plane model describes. The moving image is drawn through the map found
+so far. What still moves is a sum of smooth functions of the place, fitted by Gauss-Newton to all of the maps at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.polynomial import legendre
+
+from ..core.geometry import pixel_grid, to_cells, warp_points
+from .closeup import Frame, common_frame
+from .displacement import spline_rows
+from .keypoints import detector_map
+from .refinement import relief
+from .result import Registration
+from .views import MAX_ENLARGE, ImageViews
+
+NOISE = 15.0  # neighbouring cells of a map err alike: so many cells know no more than one
+ROUNDS, SETTLED_CELLS, DAMPING = 8, 0.01, 1e-3  # of Gauss-Newton
+MIN_CELLS = 400  # that both images show; fewer carry no bend
+CELLS = (12, 12)  # of the displacement that keeps the sum
+WORTHWHILE = 1.15  # a window is looked at if it is so much finer than the one before
+
+# standard deviations of priors, px of the window: of a polynomial's terms by degree; of a spline's second differences
+# and of its knots
+DEGREES_PX = (1e3, 1e3, 8.0, 3.0, 1.5)
+SPLINE_CELLS, CURVED_PX, MOVED_PX = 8, 1.0, 4.0
+
+
+class Terms(NamedTuple):
+    """Smooth functions of the place: values (N, T) at N places, and the precision (T, T) of their coefficients."""
+
+    values: torch.Tensor
+    precision: np.ndarray
+
+
+class Level(NamedTuple):
+    """A window of px² pixels, neither image enlarged more than ``enlarge`` times; Gaussians (σ in cells) on its maps,
+    one after the other; terms: a function of places (N, 2) in [-1, 1] and the px of a unit."""
+
+    px: float
+    blurs: tuple[float, ...]
+    enlarge: float
+    terms: Callable[[np.ndarray, float], Terms]
+
+
+def polynomials(places: np.ndarray, unit_px: float = 1.0) -> Terms:
+    """Products of Legendre polynomials of x and of y, up to the degree that DEGREES_PX has a prior for."""
+    degree = len(DEGREES_PX) - 1
+    x, y = (legendre.legvander(places[:, k], degree) for k in (0, 1))
+    powers = [(i, total - i) for total in range(degree + 1) for i in range(total + 1)]
+    values = np.stack([x[:, i] * y[:, j] for i, j in powers], 1)
+    return Terms(torch.from_numpy(values).float(), np.diag([(unit_px / DEGREES_PX[i + j]) ** 2 for i, j in powers]))
+
+
+def splines(places: np.ndarray, unit_px: float = 1.0) -> Terms:
+    """Cubic B-splines on SPLINE_CELLS² cells, their second differences and their knots held near 0."""
+    count = SPLINE_CELLS + 3
+    x, y = (spline_rows((places[:, k] + 1) / 2 * SPLINE_CELLS + 1, count) for k in (0, 1))
+    values = (y[:, :, None] * x[:, None]).reshape(len(places), -1)
+    second, one = np.diff(np.eye(count), 2, axis=0), np.eye(count)
+    curved = sum(m.T @ m for m in (np.kron(second, one), np.kron(one, second)))
+    precision = curved * (unit_px / CURVED_PX) ** 2 + np.eye(count**2) * (unit_px / MOVED_PX) ** 2
+    return Terms(torch.from_numpy(values).float(), precision)
+
+
+SMOOTH = (Level(560, (2.0, 1.0, 0.0), MAX_ENLARGE, polynomials), Level(950, (1.0, 0.0), 1.0, polynomials))
+ELASTIC = (*SMOOTH, Level(560, (1.0, 0.0), MAX_ENLARGE, splines))
+BENDS = {"auto": SMOOTH, "elastic": ELASTIC}
+
+
+def bend(views0: ImageViews, views1: ImageViews, result: Registration, levels: tuple[Level, ...]) -> Registration:
+    """The same registration with a displacement that lays the detector's maps on each other; as it was where the
+    overlap is small, the maps agree no better, or the map would fold."""
+    zooms = {}
+    for level in levels:
+        H = views0.base_from_original @ result.H_1to0 @ np.linalg.inv(views1.base_from_original)
+        frame = common_frame(views0, views1, H, level.px, level.enlarge)
+        if frame is None or frame.zoom < WORTHWHILE * zooms.get(level.terms, 0):
+            continue
+        zooms[level.terms] = frame.zoom
+        result = _bend_in(frame, views0, views1, result, level)
+    return result
+
+
+def _bend_in(frame: Frame, views0: ImageViews, views1: ImageViews, result: Registration, level: Level) -> Registration:
+    """One level of `bend`."""
+    window_from_original = frame.from_base @ views0.base_from_original
+    original_from_window = np.linalg.inv(window_from_original)
+    low, high = warp_points([[0, 0], [frame.hw[1] - 1, frame.hw[0] - 1]], original_from_window)
+    x_px, y_px = (np.linspace(low[k], high[k], frame.hw[1 - k]) for k in (0, 1))
+    pictures = views0.picture(frame.from_base, frame.hw), views1.drawn(result.map_grid(x_px, y_px))
+    views = zip((views0, views1), pictures, strict=True)
+    maps = tuple(detector_map(v.network, *picture, v.options, v.fast) for v, picture in views)
+    stride, half = views0.network.detector_stride, np.array(maps[0].shape[::-1]) / 2
+
+    def places(cells_xy):
+        return ((cells_xy + 0.5) / half - 1).clip(-1, 1)
+
+    found = climb(
+        maps, level.terms(places(pixel_grid(maps[0].shape).double().numpy().reshape(-1, 2)), stride), level.blurs
+    )
+    if found is None:
+        return result
+
+    def target(points0_xy):
+        window_px = warp_points(points0_xy, window_from_original)
+        step = level.terms(places(to_cells(window_px, stride))).values.double().numpy() @ found
+        return result.map_to_moving(warp_points(window_px + step * stride, original_from_window))
+
+    return result.bent(target, low, high, CELLS) or result
+
+
+def climb(maps: tuple[np.ndarray, np.ndarray], terms: Terms, blurs: tuple[float, ...]) -> np.ndarray | None:
+    """(T, 2) coefficients, in cells, of the displacement that takes places of map 0 to where map 1 (h, w) shows the
+    same; None where too little is seen by both, or the maps agree no better than before.
+
+    Maximum a posteriori by Gauss-Newton on r0(x) − g · r1(x + u(x)), r the maps' `relief`. The gain g is solved for in
+    closed form. The slope is that of r0, as in the inverse step of Baker & Matthews 2004, section 3.2.
+    """
+    grid, seen0 = pixel_grid(maps[0].shape).numpy(), (maps[0] > 0).ravel()
+    coefficients = np.zeros((len(terms.precision), 2))
+    both = seen0 & (maps[1] > 0).ravel()
+    before = now = _correlation(*(relief(m).ravel()[both] for m in maps))
+    for blur in blurs:
+        r0, r1 = (relief(m, blur) for m in maps)
+        slope = [cv2.Sobel(r0, cv2.CV_32F, *axis, ksize=3, scale=1 / 8).ravel() for axis in ((1, 0), (0, 1))]
+        for _ in range(ROUNDS):
+            places = grid + (terms.values @ torch.from_numpy(coefficients).float()).numpy().reshape(grid.shape)
+            read = cv2.remap(r1, places, None, cv2.INTER_LINEAR).ravel()
+            seen = np.flatnonzero(seen0 & (cv2.remap(maps[1], places, None, cv2.INTER_LINEAR) > 0).ravel())
+            if len(seen) < MIN_CELLS:
+                return None
+            now = _correlation(r0.ravel()[seen], read[seen])
+            step = _step(r0.ravel(), read, slope, seen, terms, coefficients, NOISE * (1 + blur) ** 2)
+            coefficients = coefficients + step
+            if (terms.values[::101] @ torch.from_numpy(step).float()).abs().max() < SETTLED_CELLS:
+                break
+    return coefficients if now > before else None
+
+
+def _step(r0, read, slope, seen, terms: Terms, coefficients: np.ndarray, noise: float) -> np.ndarray:
+    """(T, 2): a damped step of Gauss-Newton, told by the cells ``seen``."""
+    r0, read = r0[seen], read[seen]
+    error = r0 - read * float(r0 @ read) / max(float(read @ read), 1e-12)
+    values = terms.values[torch.from_numpy(seen)]
+    rows = torch.cat([values * torch.from_numpy(s[seen])[:, None] for s in slope], 1)
+    variance = noise * float(np.mean(error**2)) + 1e-12
+    information = (rows.T @ rows).double().numpy() / variance
+    precision = np.kron(np.eye(2), terms.precision)
+    pull = (rows.T @ torch.from_numpy(error)).double().numpy() / variance - precision @ coefficients.T.ravel()
+    damped = information + precision + DAMPING * np.diag(np.diag(information))
+    return np.linalg.solve(damped, pull).reshape(2, -1).T
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Of two reliefs (N,), whose means are about 0."""
+    return float(one @ other) / max(float(np.sqrt((one @ one) * (other @ other))), 1e-12)

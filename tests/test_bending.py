@@ -1,0 +1,166 @@
+"""Oracles for maps that bend: splines, their inverse, the climb on maps, and registrations of images that were bent."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from retina_kp import Registrar
+from retina_kp.core.geometry import inside, pixel_grid, resize_matrix, warp_points
+from retina_kp.registration.bending import BENDS, climb, polynomials, splines
+from retina_kp.registration.displacement import Displacement
+from retina_kp.registration.options import registrar_options
+from retina_kp.synthetic.pairs import PairOptions, draw_pair
+
+EVERYWHERE = np.random.default_rng(0).uniform(-300, 700, (400, 2))
+
+
+def cubic(points):
+    """A displacement of degree 3 in either direction."""
+    x, y = points.T
+    return points + np.stack([0.0004 * (x - 100) ** 2 - 3e-7 * y**3, 0.0003 * x * y - 5], 1)
+
+
+@pytest.fixture(scope="module")
+def bend():
+    return Displacement.fitted(cubic, (20, 30), (220, 330), (3, 5))
+
+
+# ------------------------------------------------------------------ splines
+
+
+def test_a_cubic_is_met_exactly(bend):
+    inner = np.random.default_rng(1).uniform((20, 30), (220, 330), (300, 2))
+    assert bend.moved(inner) == pytest.approx(cubic(inner), abs=1e-9)
+
+
+def test_the_inverse_undoes_it_everywhere_and_keeps_what_is_unknown(bend):
+    assert not bend.folds()
+    assert bend.restored(bend.moved(EVERYWHERE)) == pytest.approx(EVERYWHERE, abs=1e-8)
+    assert np.isnan(bend.restored([[np.nan, 3]])).all() and np.isnan(bend.moved([[3, np.nan]])).all()
+    assert bend.moved(np.zeros((0, 2))).shape == bend.restored(np.zeros((0, 2))).shape == (0, 2)
+
+
+def test_derivatives_are_those_of_differences(bend):
+    e = 1e-5
+    steps = [(bend.moved(EVERYWHERE + d) - bend.moved(EVERYWHERE - d)) / (2 * e) for d in ((e, 0), (0, e))]
+    assert bend.jacobians(EVERYWHERE) == pytest.approx(np.stack(steps, -1), abs=1e-6)
+
+
+def test_a_grid_is_read_as_its_points_are(bend):
+    x, y = np.arange(-100, 500, 7.0), np.arange(-50, 600, 11.0)
+    points = np.stack(np.meshgrid(x, y), -1)
+    assert bend.on_grid(x, y).reshape(-1, 2) == pytest.approx(bend.at(points.reshape(-1, 2)), abs=1e-9)
+
+
+def test_more_knots_and_other_sizes_are_the_same_map(bend):
+    assert bend.spread((-400, -350), (900, 800)).at(EVERYWHERE) == pytest.approx(bend.at(EVERYWHERE), abs=1e-9)
+    resize = resize_matrix((340, 500), (170, 1000))
+    small = bend.resized(resize)
+    assert small.moved(warp_points(EVERYWHERE, resize)) == pytest.approx(warp_points(bend.moved(EVERYWHERE), resize))
+
+
+def test_a_fold_is_seen():
+    assert Displacement.fitted(lambda p: p + 30 * np.sin(p / 10), (0, 0), (100, 100), (12, 12)).folds()
+    assert Displacement.fitted(lambda p: np.full_like(p, np.nan), (0, 0), (9, 9), (2, 2)).folds()
+
+
+# ------------------------------------------------------------------ the climb
+
+
+def spots(hw, move):
+    """A detector's map: bright spots at random places of map 1, seen from map 0 through ``move`` (N, 2) → (N, 2)."""
+    rng = np.random.default_rng(2)
+    there = np.stack([rng.uniform(0, hw[1], 300), rng.uniform(0, hw[0], 300)], 1)
+    grid = pixel_grid(hw).double().numpy().reshape(-1, 2)
+
+    def drawn(places):
+        near = ((places[:, None] - there) ** 2).sum(-1).min(1)
+        return (np.exp(-near / 4) + 1e-4).reshape(hw).astype(np.float32)
+
+    return drawn(move(grid)), drawn(grid)
+
+
+@pytest.mark.parametrize("hw", [(121, 150), (90, 131)])
+@pytest.mark.parametrize("terms", [polynomials, splines])
+def test_the_climb_finds_how_places_moved(hw, terms):
+    """By up to some three cells, more than the spots are wide."""
+    half = np.array(hw[::-1]) / 2
+
+    def move(p):
+        x, y = ((p + 0.5) / half - 1).T
+        return p + np.stack([1.5 * x * y + 0.8 * x**2 - 0.5, 1.2 * y**2 - 0.9 * x - 0.4], 1)
+
+    grid = pixel_grid(hw).double().numpy().reshape(-1, 2)
+    maps = spots(hw, move)
+    functions = terms((grid + 0.5) / half - 1, 2.0)
+    found = grid + functions.values.double().numpy() @ climb(maps, functions, (2.0, 1.0, 0.0))
+    error = np.linalg.norm(found - move(grid), axis=1)
+    assert np.linalg.norm(move(grid) - grid, axis=1).max() > 2 and error.mean() < 0.1 and np.quantile(error, 0.98) < 0.4
+
+
+def test_nothing_moves_without_structure_that_both_show():
+    maps = spots((90, 131), lambda p: p)
+    functions = polynomials((pixel_grid((90, 131)).double().numpy().reshape(-1, 2) + 0.5) / [65.5, 45] - 1, 2.0)
+    blank = np.zeros_like(maps[0])
+    assert climb((maps[0], blank), functions, (1.0, 0.0)) is None
+    assert climb((maps[0], maps[0]), functions, (1.0, 0.0)) is None  # nothing to better
+    still = climb((np.full_like(blank, 0.1), maps[1]), functions, (0.0,))
+    assert still is None or np.abs(still).max() < 0.5
+
+
+# ------------------------------------------------------------------ registrations
+
+
+@pytest.fixture(scope="module")
+def bent_pair():
+    """A synthetic pair, its moving image drawn anew as a curved eye shows it: fixed px (N, 2) → px of that image."""
+    pair = draw_pair(5, 1, ("CF", "FA"), PairOptions(size_px=512, rotation_deg=40, scale=(0.9, 1.1), min_overlap=0.8))
+
+    def from_bent(p):  # px of the new moving image → px of the old one
+        x, y = (p / 255.5 - 1).T
+        return p + np.stack([7 * x * y + 4 * y**2, 6 * x**2 - 5 * x * y**2], 1)
+
+    places = from_bent(pixel_grid((512, 512)).double().numpy().reshape(-1, 2)).reshape(512, 512, 2).astype(np.float32)
+    moving = cv2.remap(pair.moving, places, None, cv2.INTER_LINEAR)
+    grid = pixel_grid((512, 512)).double().numpy()[8::24, 8::24].reshape(-1, 2)
+    inner = grid[inside(warp_points(from_bent(grid), np.linalg.inv(pair.H_0to1)), (512, 512), 30)]
+    return replace(pair, moving=moving), inner, warp_points(from_bent(inner), np.linalg.inv(pair.H_0to1))
+
+
+def test_a_curved_pair_is_followed_where_an_affine_cannot(bent_pair):
+    pair, points1, points0 = bent_pair
+    errors = {}
+    for model in ("affine", "auto", "elastic"):
+        result = Registrar.from_pretrained("lite", device="cpu", model=model)(pair.fixed, pair.moving)
+        assert result.ok and result.model == model
+        assert (result.displacement is None) == (model == "affine")
+        errors[model] = np.linalg.norm(result.map_to_fixed(points1) - points0, axis=1).mean()
+    assert (
+        errors["affine"] > 1.8
+        and errors["auto"] < 0.5 * errors["affine"]
+        and errors["elastic"] < 0.7 * errors["affine"]
+    )
+
+
+def test_auto_is_the_default_and_fits_an_affine_to_matches():
+    assert (
+        registrar_options().model == "auto"
+        and registrar_options().fitted == "affine"
+        and set(BENDS) == {"auto", "elastic"}
+    )
+    assert registrar_options(model="homography").fitted == "homography"
+    with pytest.raises(ValueError, match="auto, elastic, similarity"):
+        registrar_options(model="thin plate")
+
+
+def test_pictures_drawn_by_places_are_those_drawn_by_a_matrix(bent_pair):
+    pair = bent_pair[0]
+    views = Registrar.from_pretrained("lite", device="cpu").views(pair.moving)
+    H = np.array([[0.6, 0.2, 30], [-0.15, 0.7, 60], [0, 0, 1]])
+    x, y = np.meshgrid(np.arange(401.0), np.arange(333.0))
+    places = warp_points(np.stack([x, y], -1), np.linalg.inv(H @ views.base_from_original))
+    for one, other in zip(views.picture(H, (333, 401)), views.drawn(places), strict=True):
+        assert (one.float() - other.float()).abs().mean() < 2e-3 and torch.is_tensor(other)
