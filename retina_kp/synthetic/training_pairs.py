@@ -17,8 +17,8 @@ import torch
 from ..core import geometry
 from ..data import augment
 from ..data.sources import ByteCache, pack, unpack
-from .drawing import rasterise, view_matrix, visible_junctions
-from .render import Scene, anatomy_of, render
+from .drawing import Scene, anatomy_of, coarse_grid, rasterise, view_matrix, visible_junctions
+from .render import render
 from .vasculature import GrowthOptions, grow_retina
 
 
@@ -167,8 +167,12 @@ def _scene(views: list[CachedView], H_view_to_image: np.ndarray, hw) -> tuple[Sc
     warped = [geometry.warp_layers(v.layers, H, hw) for v, H in zip(views, H_view_to_image, strict=True)]
     layers, known = (torch.from_numpy(np.stack(part)) for part in zip(*warped, strict=True))
     deg_from_px = np.linalg.inv(np.stack([v.px_from_deg for v in views])) @ np.linalg.inv(H_view_to_image)
-    scene = Scene(layers, torch.from_numpy(deg_from_px), torch.tensor([v.anatomy for v in views]))
-    return scene, known[:, None]
+    deg_from_px, coarse = torch.from_numpy(deg_from_px), coarse_grid(hw)
+    degrees = (
+        geometry.warp_points(coarse.reshape(1, -1, 2).double(), deg_from_px).float().unflatten(1, coarse.shape[:2])
+    )
+    scale = torch.linalg.det(deg_from_px[:, :2, :2]).abs().rsqrt().float()[:, None, None, None]
+    return Scene(layers, degrees, scale, torch.tensor([v.anatomy for v in views])), known[:, None]
 
 
 def _junctions(
