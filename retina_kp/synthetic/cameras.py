@@ -199,11 +199,18 @@ def round_cameras(
 ) -> tuple[RoundCamera, ...]:
     """Cameras of one round eye, each of which sees in the middle of its picture what a flat one, (3, 3), sees there, as
     large, and turned as much."""
-    length, law = rng.uniform(*options.length), str(rng.choice(options.laws))
-    return tuple(_round(np.asarray(H, np.float64), image_hw, length, law, options, rng) for H in px_from_deg)
+    eye = random_eye(options, rng)
+    return tuple(round_camera(H, image_hw, eye, options, rng) for H in px_from_deg)
 
 
-def _round(flat: np.ndarray, image_hw, length: float, law: str, o: RoundOptions, rng) -> RoundCamera:
+def random_eye(options: RoundOptions, rng: np.random.Generator) -> tuple[float, str]:
+    """What all cameras of an eye share: its length over its width, and the law."""
+    return rng.uniform(*options.length), str(rng.choice(options.laws))
+
+
+def round_camera(flat: np.ndarray, image_hw, eye: tuple[float, str], o: RoundOptions, rng) -> RoundCamera:
+    """One of `round_cameras`. flat: (3, 3) degrees → px; eye: of `random_eye`."""
+    (length, law), flat = eye, np.asarray(flat, np.float64)
     middle = np.array([image_center(image_hw)])
     place = warp_points(middle, np.linalg.inv(flat))
     eye_point = np.array([*rng.uniform(-1, 1, 2) * o.decentering_mm, RADIUS_MM * length - NODAL_MM])
