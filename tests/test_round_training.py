@@ -13,11 +13,13 @@ from retina_kp.networks import DenseOutput
 from retina_kp.synthetic.cameras import RoundOptions
 from retina_kp.synthetic.shown import Shown, true_map
 from retina_kp.synthetic.training_pairs import SyntheticOptions, SyntheticPairs
+from retina_kp.training.config import TrainConfig
 from retina_kp.training.losses import LossContext, in_fixed_frame
 from retina_kp.training.memory import ValueMap, visits_of
 from retina_kp.training.objective import anchor_points
 from retina_kp.training.pke import PkeOptions, mine
 from retina_kp.training.run_data import ValidationSet
+from retina_kp.training.trainer import Trainer
 
 FLAT = SyntheticOptions(size_px=160, field_deg=(40.0, 60.0))
 ROUND = replace(FLAT, round_share=1.0, eye=RoundOptions(deformation_px=(2.0, 6.0)))
@@ -203,3 +205,14 @@ def test_a_bend_that_is_a_translation_is_as_good_as_the_matrix(user):
     by_matrix, by_bend, untold = (user(told(by)) for by in ("matrix", "bend", "nothing"))
     assert torch.allclose(by_bend, by_matrix, atol=1e-3) and by_bend.numel()
     assert untold.shape != by_matrix.shape or not torch.allclose(untold, by_matrix, atol=0.01)
+
+
+@pytest.mark.parametrize("phase", ["geometric", "pke"])
+def test_a_run_trains_on_a_mix_of_flat_and_round_pairs(phase, tmp_path):
+    data = replace(ROUND, size_px=96, round_share=0.5, frames_per_retina=1)
+    tiny = {"network_options": {"width": 0.25, "descriptor_dim": 16}, "pool_size": 4, "validation_pairs": 4}
+    trainer = Trainer(TrainConfig(phase=phase, epochs=1, steps_per_epoch=2, batch_size=4, data=data, **tiny), tmp_path)
+    assert any(BEND in b and (b[BEND].flatten(1).amax(1) == 0).any() for b in trainer.validations[""].batches)
+    metrics = trainer.step()
+    assert all(np.isfinite(metrics[name]) for name in ("loss_det", "loss_des"))
+    assert np.isfinite(trainer.validations[""].evaluate(trainer.network)["repeatability"])

@@ -5,7 +5,7 @@ a degree is as long an arc everywhere on it. Light leaves it through one point n
 camera has its own: two pictures of one eye then differ by a map that no plane has.
 
 What a plane model leaves over the overlap, in px at 768, median (90 %) of 100 pairs: fields of 45° the best affine one
-3.9 (6.7), the best quadratic one .33 (.68); fields of 80–130° 11.6 (21) and .75 (2.1). On real pairs of 45° (FIRE's
+3.9 (6.7), the best quadratic one .33 (.68); fields of 80–130° 10 (18) and .73 (1.4). On real pairs of 45° (FIRE's
 category P) an affine registration is off by some 4 px, and a quadratic one by less than 1.
 """
 

@@ -56,6 +56,7 @@ class PairOptions:
 # Up to the far periphery: 80° to 130° seen from the eye point are 116° to 182° from the middle of the eyeball.
 ULTRAWIDE = PairOptions(
     scale=(0.8, 1.25),
+    max_shift=0.15,  # such cameras are seldom steered further
     fixed_field_deg=(80.0, 130.0),
     macular_field_deg=(50.0, 90.0),
     eye=RoundOptions(laws=("equidistant", "stereographic")),
