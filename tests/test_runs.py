@@ -179,6 +179,7 @@ def test_half_of_the_junctions_are_hidden_in_a_try_only():
     tried, real = config_of("pke"), config_of("pke", epochs=60, steps_per_epoch=50, image_size=256, pool_size=100)
     assert (tried.data.annotated_share, real.data.annotated_share) == (0.5, 1.0) and not real.shortfalls()
     assert config_of("pke", annotated_share=0.7).data.annotated_share == 0.7
+    assert (tried.data.round_share, config_of("pke", round_share=0.5).data.round_share) == (0.0, 0.5)
 
 
 # ------------------------------------------------------------------ folders

@@ -8,13 +8,13 @@ from retina_kp.core.geometry import overlap_fraction, pad_points, sample_map, wa
 from retina_kp.data.augment import AppearanceRange
 from retina_kp.data.sources import ByteCache
 from retina_kp.synthetic.drawing import LAYERS
+from retina_kp.synthetic.shown import Shown, junctions_of
 from retina_kp.synthetic.training_pairs import (
     CACHE_PX,
     VIEW_CACHE_BYTES,
     CachedView,
     SyntheticOptions,
     SyntheticPairs,
-    _junctions,
     draw_cached_view,
     draw_view,
 )
@@ -198,19 +198,20 @@ def view_with(xy: list, width_px: list) -> CachedView:
 
 def test_junctions_too_thin_to_see_are_not_labelled():
     shrunk = np.diag([0.5, 0.5, 1.0])
-    xy = _junctions(view_with([[20, 20], [40, 40]], [2.0, 3.0]), shrunk, torch.ones(1, 64, 64, dtype=torch.bool))
+    shown = Shown(view_with([[20, 20], [40, 40]], [2.0, 3.0]), shrunk, (64, 64))
+    xy = junctions_of(shown, torch.ones(1, 64, 64, dtype=torch.bool))
     assert xy.tolist() == [[20, 20]]  # the wider one, at half its coordinates
 
 
 def test_junctions_on_the_frame_are_not_labelled():
-    xy = _junctions(
-        view_with([[1, 30], [30, 30], [62.5, 30]], [5, 5, 5]), np.eye(3), torch.ones(1, 64, 64, dtype=torch.bool)
-    )
+    shown = Shown(view_with([[1, 30], [30, 30], [62.5, 30]], [5, 5, 5]), np.eye(3), (64, 64))
+    xy = junctions_of(shown, torch.ones(1, 64, 64, dtype=torch.bool))
     assert xy.tolist() == [[30, 30]]
 
 
 def test_a_view_without_junctions_gives_none():
-    xy = _junctions(view_with(np.zeros((0, 2)), []), np.eye(3), torch.ones(1, 64, 64, dtype=torch.bool))
+    shown = Shown(view_with(np.zeros((0, 2)), []), np.eye(3), (64, 64))
+    xy = junctions_of(shown, torch.ones(1, 64, 64, dtype=torch.bool))
     assert xy.shape == (0, 2)
 
 

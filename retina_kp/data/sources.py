@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ..core.dense import BEND, bend_nodes
 from ..core.geometry import pad_points
 
 PREFETCHED = 2  # batches that each worker prepares ahead: one of 5 pairs of 768 px takes 32 MB of shared memory
@@ -59,12 +60,13 @@ class MixedPairs:
 
 
 def join_batches(parts: list[dict]) -> dict:
-    """One batch out of several; points that a part has not are NaN, point lists are padded to the longest."""
+    """One batch out of several; points that a part has not are NaN, point lists are padded to the longest. Pairs of flat
+    eyes are not bent."""
     if len(parts) == 1:
         return parts[0]
     joined = {}
     for key in dict.fromkeys(k for part in parts for k in part):
-        values = [part.get(key, torch.full((len(part["image0"]), 1, 2), torch.nan)) for part in parts]
+        values = [part[key] if key in part else _unknown(key, part) for part in parts]
         if not torch.is_tensor(values[0]):
             joined[key] = [v for value in values for v in value]
         elif values[0].ndim == 3 and values[0].shape[-1] == 2:
@@ -72,6 +74,14 @@ def join_batches(parts: list[dict]) -> dict:
         else:
             joined[key] = torch.cat(values)
     return joined
+
+
+def _unknown(key: str, part: dict) -> torch.Tensor:
+    """What stands for a key that a part has not: no points, or, as its matrix tells all, no bend."""
+    count, hw = len(part["image0"]), part["image0"].shape[-2:]
+    if key == BEND:
+        return torch.zeros(count, 2, *bend_nodes(hw).shape[:2])
+    return torch.full((count, 1, 2), torch.nan)
 
 
 class _Batches(Dataset):

@@ -114,8 +114,8 @@ class Oracle(Method):
     def answer(self, seen: Seen) -> tuple[Registration, dict]:
         truth = seen.truth
         points = (truth.points0, truth.points1) if truth.annotated else None
-        H_1to0 = np.linalg.inv(truth.H_0to1)
-        result = register_true_points(self.of.registrar(), seen.fixed, seen.moving, H_1to0, points)
+        told = (np.linalg.inv(truth.H_0to1), points, truth.to_moving)
+        result = register_true_points(self.of.registrar(), seen.fixed, seen.moving, *told)
         return result, {"matched": len(result.matches0)}
 
 

@@ -6,6 +6,8 @@ still wrong is not the detector's fault.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ..core.geometry import inside, warp_points
@@ -40,13 +42,15 @@ def register_true_points(
     moving: np.ndarray,
     H_1to0,
     points: tuple[np.ndarray, np.ndarray] | None = None,
+    to_moving: Callable | None = None,
 ) -> Registration:
     """The registration of two images HxW(x3) with a perfect detector and a perfect search.
 
     The keypoints are true points, and the true H_1to0 warps the moving image into the fixed frame. points: annotated
     ones of the fixed and of the moving image, (N, 2) original px each, row by row one spot. Without them they are the
-    keypoints of the fixed image, mapped by H_1to0. Those that a window cuts off do not count. The registrar's model is
-    fitted, without its last stage, or a simpler one for few points. Matches agree within RANSAC_THRESHOLD of the longer side, as clicks do.
+    keypoints of the fixed image, mapped by to_moving, without it by H_1to0. Those that a window cuts off do not count.
+    The registrar's model is fitted, without its last stage, or a simpler one for few points. Matches agree within
+    RANSAC_THRESHOLD of the longer side, as clicks do.
     """
     views0, views1 = registrar.views(fixed), registrar.views(moving)
     sizes = (views0.original_hw, views1.original_hw)
@@ -58,7 +62,7 @@ def register_true_points(
     window_from_original = [
         own @ views.base_from_original for own, views in zip(from_base, (views0, views1), strict=True)
     ]
-    points0, points1 = points or _detected(window, window_from_original[0], H_1to0)
+    points0, points1 = points or _detected(window, window_from_original[0], to_moving, H_1to0)
     warped = [warp_points(xy, H) for xy, H in zip((points0, points1), window_from_original, strict=True)]
     seen = inside(warped[0], window.hw) & inside(warped[1], window.hw) & inside(points1, sizes[1], -0.5)
     points0, points1 = points0[seen], points1[seen]
@@ -72,10 +76,10 @@ def register_true_points(
     return Registration.from_fit(fit, np.eye(3), np.eye(3), points0[index[:, 0]], points1[index[:, 1]], *sizes)
 
 
-def _detected(window: Window, window_from_original0: np.ndarray, H_1to0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _detected(window: Window, window_from_original0, to_moving, H_1to0) -> tuple[np.ndarray, np.ndarray]:
     """The strongest keypoints of the fixed image and their places in the moving one, (N, 2) original px each."""
     points0 = warp_points(window.features0.keypoints_xy[:MOST_POINTS], np.linalg.inv(window_from_original0))
-    return points0, warp_points(points0, np.linalg.inv(H_1to0))
+    return points0, to_moving(points0) if to_moving else warp_points(points0, np.linalg.inv(H_1to0))
 
 
 def _affordable(model: str, count: int) -> str:

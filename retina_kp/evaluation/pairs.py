@@ -21,18 +21,29 @@ from ..synthetic.render import RENDERERS
 MOVING = ("FA", "OCT", "OCTA")  # kinds of synthetic pairs by the moving image beside CF; "OCT-FA" is one without CF
 GRID_SEED = 77_007  # of grids; never used for training or calibration
 AS_TAKEN = "as taken"  # stress of a pair that nothing was done to
+DENSE_SAMPLES = 20  # along each side of the fixed image, where round pairs are judged
 FIT = "annotation fit"  # name of the method that answers with the annotation's own transform
 
 
 @dataclass(frozen=True, eq=False)
 class Truth:
     """Where points1 of the moving image belong in the fixed one, (N, 2) px each; H_0to1: (3, 3) fixed → moving px.
-    annotated: the points are spots of the retina, else corners of the moving image."""
+    annotated: the points are spots of the retina that somebody clicked. dense: a pair whose every point is known, where
+    H_0to1 is but the best affine one."""
 
     points1: np.ndarray
     points0: np.ndarray
     H_0to1: np.ndarray
     annotated: bool = False
+    dense: SamplePair | None = None
+
+    def to_fixed(self, points1: np.ndarray) -> np.ndarray:
+        """Moving px (N, 2) → fixed px, as well as is known."""
+        return self.dense.to_fixed(points1) if self.dense else warp_points(points1, np.linalg.inv(self.H_0to1))
+
+    def to_moving(self, points0: np.ndarray) -> np.ndarray:
+        """Fixed px (N, 2) → moving px, as well as is known."""
+        return self.dense.to_moving(points0) if self.dense else warp_points(points0, self.H_0to1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +96,9 @@ def modalities(kind: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class SyntheticPair(Pair):
-    """Pair number ``index`` of a seed and kind (`modalities`), with exact truth, judged at the corners of the moving
-    image; or a given one. place: names of its factor and bin in a grid."""
+    """Pair number ``index`` of a seed and kind (`modalities`), with exact truth, or a given one. A flat pair is judged
+    at the corners of the moving image, a round one densely, all over what both images show. place: names of its factor
+    and bin in a grid."""
 
     seed: int = 0
     index: int = 0
@@ -106,9 +118,13 @@ class SyntheticPair(Pair):
 
     def load(self) -> Seen:
         pair = self._sample
-        points1 = corners(pair.moving.shape[:2])
-        points0 = warp_points(points1, np.linalg.inv(pair.H_0to1))
-        return Seen(pair.fixed, pair.moving, Truth(points1, points0, pair.H_0to1))
+        if pair.cameras is None:
+            points1 = corners(pair.moving.shape[:2])
+            truth = Truth(points1, pair.to_fixed(points1), pair.H_0to1)
+        else:
+            points0 = pair.shown_by_both(DENSE_SAMPLES)
+            truth = Truth(pair.to_moving(points0), points0, pair.H_0to1, dense=pair)
+        return Seen(pair.fixed, pair.moving, truth)
 
     def more(self, seen: Seen, result: Registration, method: str) -> dict:
         """How hard the pair is: turn, scale (fixed → moving) and overlap."""
@@ -116,7 +132,7 @@ class SyntheticPair(Pair):
         return {"angle_deg": abs(shape.angle_deg), "scale": shape.scale, "overlap": self._sample.overlap}
 
     def fingerprint(self) -> str:
-        given = self.given and [self.given.fixed, self.given.moving, self.given.H_0to1]
+        given = self.given and [self.given.fixed, self.given.moving, self.load().truth.points1]
         return digest(self.seed, self.index, self.kind, asdict(self.options), given)
 
 

@@ -166,7 +166,7 @@ def _judged(method: Method, seen: Seen, result: Registration) -> dict:
     row |= {"true_turn_deg": abs(shape.angle_deg), "true_scale": shape.scale}
     if method.ours:  # MIR, of refused answers too
         limit_px = RIGHT_MATCH_PX * max(fixed_hw) / LONGER_SIDE_PX
-        row["inlier_rate"] = inlier_rate(result.matches0, result.matches1, truth.H_0to1, limit_px)
+        row["inlier_rate"] = inlier_rate(result.matches0, truth.to_fixed(result.matches1), np.eye(3), limit_px)
     return row
 
 

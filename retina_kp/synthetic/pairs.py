@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 from ..core.geometry import image_center, inside, lattice, overlap_fraction, similarity, warp_points
 from ..core.images import write_image
 from ..data.augment import AppearanceRange, apply_field_of_view, random_field_of_view, randomise_appearance
+from .cameras import Camera, RoundOptions, best_affine, round_cameras, shows_retina
 from .drawing import view_matrix, visible_junctions
 from .render import make_scene, render
-from .vasculature import Retina, grow_retina
+from .vasculature import REACH_DEG, GrowthOptions, Retina, grow_retina
 
 # What good clinical pictures show; training uses the harsher AppearanceRange() so that it covers more than reality.
 CLINICAL = AppearanceRange(
@@ -29,6 +31,7 @@ CLINICAL = AppearanceRange(
     saturation_probability=0.05,
     text_probability=0.1,
 )
+AFFINE_SAMPLES = 40  # along each side, to which the affine transform of a round pair is fitted
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,28 @@ class PairOptions:
     fixed_field_deg: tuple[float, float] = (30.0, 55.0)
     macular_field_deg: tuple[float, float] = (14.0, 28.0)  # both images' fields when the moving one is OCTA
     appearance: AppearanceRange = CLINICAL
+    eye: RoundOptions | None = None  # None: a flat retina, and H_0to1 tells all
+    reach_deg: float = REACH_DEG  # of the vessels from the fovea
+
+
+# Up to the far periphery: 80° to 130° seen from the eye point are 116° to 182° from the middle of the eyeball.
+ULTRAWIDE = PairOptions(
+    scale=(0.8, 1.25),
+    max_shift=0.15,  # such cameras are seldom steered further
+    fixed_field_deg=(80.0, 130.0),
+    macular_field_deg=(50.0, 90.0),
+    eye=RoundOptions(laws=("equidistant", "stereographic")),
+    reach_deg=78.0,
+)
 
 
 @dataclass(frozen=True)
 class SamplePair:
     """A pair with its truth.
 
-    fixed: (H, W, 3) or (H, W) uint8; moving: (H, W) uint8; H_0to1: fixed px → moving px; vessel_mask0: (H, W) bool;
-    junctions0_xy: (J, 2) px, in the field of view; valid0, valid1: (H, W) bool fields of view; overlap in [0, 1].
+    fixed: (H, W, 3) or (H, W) uint8; moving: (H, W) uint8; H_0to1: fixed px → moving px, of a round eye the best affine
+    one over what both show; vessel_mask0: (H, W) bool; junctions0_xy: (J, 2) px, in the field of view; valid0, valid1:
+    (H, W) bool fields of view; overlap in [0, 1]; cameras: of a round eye, None where H_0to1 is exact.
     """
 
     fixed: np.ndarray
@@ -65,6 +82,24 @@ class SamplePair:
     valid1: np.ndarray
     modalities: tuple[str, str]
     overlap: float
+    cameras: tuple[Camera, Camera] | None = field(default=None, kw_only=True)
+
+    def to_moving(self, points0_xy: np.ndarray) -> np.ndarray:
+        """Where points (N, 2) of the fixed image truly lie in the moving one, px; NaN where its camera sees nothing."""
+        if self.cameras is None:
+            return warp_points(points0_xy, self.H_0to1)
+        return self.cameras[1].project(self.cameras[0].unproject(points0_xy))
+
+    def to_fixed(self, points1_xy: np.ndarray) -> np.ndarray:
+        """The inverse of `to_moving`, as exact."""
+        if self.cameras is None:
+            return warp_points(points1_xy, np.linalg.inv(self.H_0to1))
+        return self.cameras[0].project(self.cameras[1].unproject(points1_xy))
+
+    def shown_by_both(self, samples: int) -> np.ndarray:
+        """(N, 2) px of the fixed image: those of a lattice with samples² points that both fields of view hold."""
+        xy = lattice(self.valid0.shape, samples)
+        return xy[_read(self.valid0, xy) & _read(self.valid1, self.to_moving(xy))]
 
 
 def draw_pair(
@@ -73,27 +108,37 @@ def draw_pair(
     """Pair number ``index`` of a seed: a new retina seen by two cameras. Same arguments, same pair."""
     rng = np.random.default_rng([seed, index, 7])
     g = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    retina, hw = grow_retina(rng), (options.size_px, options.size_px)
+    retina, hw = grow_retina(rng, GrowthOptions(reach_deg=options.reach_deg)), (options.size_px, options.size_px)
     for _ in range(200):
-        view0, view1 = _cameras(rng, retina, modalities, options)
-        H_0to1 = view1 @ np.linalg.inv(view0)
+        views, cameras = _flat_views(rng, retina, modalities, options), None
+        H_0to1 = views[1] @ np.linalg.inv(views[0])
         valid = random_field_of_view(2, hw, g, whole=0.3)
-        common = _common_area(H_0to1, valid[0, 0].numpy(), valid[1, 0].numpy())
+        if options.eye is None:
+            common = _common_area(H_0to1, valid[0, 0].numpy(), valid[1, 0].numpy())
+        else:
+            cameras = views = round_cameras(views, hw, options.eye, rng)
+            valid &= torch.from_numpy(np.stack([shows_retina(camera, hw) for camera in cameras]))[:, None]
+            common = _common_share(cameras, valid[:, 0].numpy())
         if options.min_overlap <= common <= options.max_overlap:
             break
     else:
         wanted = f"no cameras with an overlap of {options.min_overlap:g} to {options.max_overlap:g} found in 200 tries"
         raise RuntimeError(f"{wanted}: change the scale range, max_shift, or these limits")
-    scene, looks = make_scene([retina, retina], [view0, view1], hw), options.appearance
+    scene, looks = make_scene([retina, retina], views, hw), options.appearance
     images = [_photograph(m, scene[i : i + 1], valid[i : i + 1], g, looks) for i, m in enumerate(modalities)]
-    junctions = visible_junctions(retina, view0, hw, 1.2)[0]
+    junctions = visible_junctions(retina, views[0], hw, 1.2)[0]
     mask, v0, v1 = scene.vessels[0, 0].numpy(), valid[0, 0].numpy(), valid[1, 0].numpy()
     junctions = junctions[_read(v0, junctions)]
-    return SamplePair(*images, H_0to1 / H_0to1[2, 2], mask & v0, junctions, v0, v1, tuple(modalities), float(common))
+    truth = (H_0to1 / H_0to1[2, 2], mask & v0, junctions, v0, v1)
+    pair = SamplePair(*images, *truth, tuple(modalities), float(common), cameras=cameras)
+    if cameras is None:
+        return pair
+    shown = pair.shown_by_both(AFFINE_SAMPLES)
+    return replace(pair, H_0to1=best_affine(shown, pair.to_moving(shown)))
 
 
-def _cameras(rng, retina: Retina, modalities, o: PairOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Degrees → px of two cameras whose relative turn, scale and offset are random."""
+def _flat_views(rng, retina: Retina, modalities, o: PairOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Degrees → px of two flat cameras whose relative turn, scale and offset are random."""
     hw = (o.size_px, o.size_px)
     macular = any("OCTA" in modality for modality in modalities)
     field = rng.uniform(*(o.macular_field_deg if macular else o.fixed_field_deg))
@@ -120,6 +165,16 @@ def _common_area(H_0to1: np.ndarray, valid0: np.ndarray, valid1: np.ndarray, sam
     both = own & _read(valid1, warp_points(xy, H_0to1))
     area0, area1 = own.mean() * h * w, valid1.mean() * valid1.size / scale2
     return float(both.mean() * h * w / max(min(area0, area1), 1))
+
+
+def _common_share(cameras: Sequence[Camera], valid: np.ndarray, samples: int = 40) -> float:
+    """Share of the smaller field of view, valid: (2, H, W), that the other one holds too."""
+    shares, xy = [], lattice(valid.shape[1:], samples)
+    for own, other in ((0, 1), (1, 0)):
+        seen = xy[_read(valid[own], xy)]
+        both = _read(valid[other], cameras[other].project(cameras[own].unproject(seen)))
+        shares.append(both.sum() / max(len(seen), 1))
+    return float(max(shares))
 
 
 def _read(mask: np.ndarray, xy: np.ndarray) -> np.ndarray:

@@ -6,57 +6,28 @@ CPU generator; what cameras add is in `data.augment`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..core.geometry import pixel_grid, warp_points
 from ..core.noise import blur, chance, smooth_noise, uniform
-from .drawing import LESIONS, UNITS, rasterise
+from .cameras import Camera, as_camera, middle_px_per_deg
+from .drawing import LESIONS, Scene, anatomy_of, coarse_grid, rasterise
 from .vasculature import Retina
 
 MODALITIES = ("CF", "FA", "OCT", "OCTA")
 
 
-@dataclass(frozen=True)
-class Scene:
-    """A batch of B views. layers: (B, 8, H, W) uint8 as drawn; deg_from_px: (B, 3, 3); anatomy: (B, 4) disc x, y and
-    radius, radius of the foveal avascular zone, degrees."""
-
-    layers: torch.Tensor
-    deg_from_px: torch.Tensor
-    anatomy: torch.Tensor
-
-    def layer(self, name: str) -> torch.Tensor:
-        """(B, 1, H, W) float32 layer by its name in UNITS: coverage in [0, 1], calibre in degrees."""
-        return self.layers[:, list(UNITS).index(name), None].float().mul_(UNITS[name])
-
-    @property
-    def vessels(self) -> torch.Tensor:
-        """(B, 1, H, W) bool, arteries and veins that cover more than half of a pixel."""
-        return torch.maximum(self.layers[:, :1], self.layers[:, 1:2]) > 127
-
-    def __getitem__(self, index) -> Scene:
-        return Scene(self.layers[index], self.deg_from_px[index], self.anatomy[index])
-
-    @property
-    def px_per_deg(self) -> torch.Tensor:
-        """(B, 1, 1, 1) resolution at the middle of the view."""
-        return torch.linalg.det(self.deg_from_px[:, :2, :2]).abs().rsqrt().float()[:, None, None, None]
-
-
-def anatomy_of(retina: Retina) -> list[float]:
-    """The four numbers of Scene.anatomy."""
-    return [*retina.disc_xy, retina.disc_radius_deg, retina.foveal_zone_deg]
-
-
-def make_scene(retinas: list[Retina], px_from_deg: list[np.ndarray], image_hw) -> Scene:
-    """Draw one view per retina at full precision (no cache)."""
-    layers = np.stack([rasterise(r, m, image_hw) for r, m in zip(retinas, px_from_deg, strict=True)])
-    inverse = torch.from_numpy(np.linalg.inv(np.stack(px_from_deg)))
-    return Scene(torch.from_numpy(layers), inverse, torch.tensor([anatomy_of(r) for r in retinas]))
+def make_scene(retinas: list[Retina], views: Sequence[Camera | np.ndarray], image_hw) -> Scene:
+    """Draw one view per retina at full precision (no cache). views: cameras, or (3, 3) degrees → px."""
+    cameras, coarse = [as_camera(view) for view in views], coarse_grid(image_hw)
+    layers = np.stack([rasterise(r, camera, image_hw) for r, camera in zip(retinas, cameras, strict=True)])
+    degrees = np.stack([camera.unproject(coarse.reshape(-1, 2).double().numpy()) for camera in cameras])
+    degrees = torch.from_numpy(degrees).float().reshape(-1, *coarse.shape)
+    scale = torch.tensor([middle_px_per_deg(camera, image_hw) for camera in cameras])[:, None, None, None]
+    return Scene(torch.from_numpy(layers), degrees, scale, torch.tensor([anatomy_of(r) for r in retinas]))
 
 
 # ------------------------------------------------------------------ what every modality needs
@@ -67,9 +38,7 @@ class _Anatomy:
 
     def __init__(self, scene: Scene, g: torch.Generator, thin_px: tuple[float, float]):
         b, hw = len(scene.layers), scene.layers.shape[-2:]
-        step = 4 if min(hw) >= 64 else 1  # smooth maps are computed on a coarse grid
-        coarse = pixel_grid(hw)[step // 2 :: step, step // 2 :: step]
-        deg = warp_points(coarse.reshape(1, -1, 2).double(), scene.deg_from_px).nan_to_num(1e3).float()
+        deg = scene.degrees.reshape(b, -1, 2).nan_to_num(1e3)
         disc, radius, zone = scene.anatomy[:, None, :2], scene.anatomy[:, 2, None], scene.anatomy[:, 3, None]
         r_disc, r_fovea = (deg - disc.float()).norm(dim=-1) / radius.float(), deg.norm(dim=-1)
         edge = uniform(g, b, 4, 12).reshape(b, 1)
@@ -82,7 +51,7 @@ class _Anatomy:
             "avascular": lambda: torch.sigmoid((zone.float() - r_fovea) * 6),
             "rim": lambda: torch.exp(-(((r_disc - 1) / 0.12) ** 2)),
         }
-        self._coarse_hw, self._hw = coarse.shape[:2], hw
+        self._coarse_hw, self._hw = scene.degrees.shape[1:3], hw
         width = scene.layer("calibre")
         visible = (width * scene.px_per_deg).sub_(uniform(g, b, *thin_px)).mul_(3).sigmoid_()
         depth = width.clamp(max=0.5).mul_(1.3).add_(0.35).mul_(visible)  # thin vessels hold less blood (or dye)

@@ -1,10 +1,10 @@
 """Synthetic batches for training and validation. Batch i depends on (seed, i) alone, so resuming is exact.
 
 Every batch is a dict: image0, image1 (B, 1, H, W) in [0, 1]; valid0, valid1 (B, 1, H, W) bool fields of view; H_0to1
-(B, 3, 3) float64; vessel_mask0 (B, 1, H, W) bool; vessel_keypoints, vessel_keypoints1 (B, N, 2) px of image 0 and 1,
-NaN-padded, the annotated junctions; true_keypoints (B, N, 2) px of image 0, all junctions however thin, for judging
-only; modalities, a list of (fixed, moving); sample_ids, names under which image 0's frame comes back, "" if it never
-does.
+(B, 3, 3) float64; bend_0to1, where a pair may be of a round eye, what its true map adds (`core.dense`); vessel_mask0
+(B, 1, H, W) bool; vessel_keypoints, vessel_keypoints1 (B, N, 2) px of image 0 and 1, NaN-padded, the annotated
+junctions; true_keypoints (B, N, 2) px of image 0, all junctions however thin, for judging only; modalities, a list of
+(fixed, moving); sample_ids, names under which image 0's frame comes back, "" if it never does.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import torch
 from ..core import geometry
 from ..data import augment
 from ..data.sources import ByteCache, pack, unpack
-from .drawing import rasterise, view_matrix, visible_junctions
-from .render import Scene, anatomy_of, render
+from .cameras import RoundOptions, random_eye, round_camera
+from .drawing import anatomy_of, rasterise, view_matrix, visible_junctions
+from .render import render
+from .shown import CachedView, Shown, junctions_of, scene_of, true_map
 from .vasculature import GrowthOptions, grow_retina
 
 
@@ -38,23 +40,12 @@ class SyntheticOptions:
     min_overlap: float = 0.25  # of image 1 inside image 0; otherwise another transform is drawn
     appearance: augment.AppearanceRange = augment.AppearanceRange()
     growth: GrowthOptions = GrowthOptions()
+    round_share: float = 0.0  # of pairs of round eyes; of them H_0to1 is the best affine map
+    eye: RoundOptions = RoundOptions()
 
 
 CACHE_PX = 640
 VIEW_CACHE_BYTES = 128 * 2**20  # of each process; some 1000 retinas
-
-
-@dataclass(frozen=True)
-class CachedView:
-    """One retina drawn once: layers (8, 640, 640) uint8, px_from_deg (3, 3), anatomy (4,), and junctions (J, 2) px
-    with their widths and whether they are annotated, (J,) bool."""
-
-    layers: np.ndarray
-    px_from_deg: np.ndarray
-    anatomy: list[float]
-    junctions_xy: np.ndarray
-    junction_width_px: np.ndarray
-    annotated: np.ndarray
 
 
 def draw_view(seed: int, index: int, options: SyntheticOptions) -> CachedView:
@@ -109,16 +100,18 @@ class SyntheticPairs:
         H_view_to_0 = np.stack([self._frame0(view, look) for view, look in zip(views, looks, strict=True)])
         valid = augment.random_field_of_view(2 * batch_size, hw, g)
         H_0to1 = self._relative(batch_size, hw, strength, g)
-        H_view_to_1 = H_0to1.numpy() @ H_view_to_0
+        H = np.concatenate([H_view_to_0, H_0to1.numpy() @ H_view_to_0])
+        cameras = self._round_cameras(index, views, H, list(zip(retinas, frames, strict=True)))
         fixed, moving = ([str(rng.choice(pool)) for _ in views] for pool in (o.fixed, o.moving))
-        H = np.concatenate([H_view_to_0, H_view_to_1])
-        image, vessels, known = self._render(views + views, H, fixed + moving, hw, g)
+        shown = [Shown(v, m, hw, camera) for v, m, camera in zip(views + views, H, cameras, strict=True)]
+        image, vessels, known = self._render(shown, fixed + moving, hw, g)
         valid = valid & known
         image = augment.randomise_appearance(image, g, o.appearance)
         image = augment.apply_field_of_view(image, valid, g, o.appearance)
-        b, shown = batch_size, list(zip(views + views, H, valid, strict=True))
-        points = geometry.pad_points([_junctions(*each) for each in shown])
-        return {
+        b, seen = batch_size, list(zip(shown, valid, strict=True))
+        points = geometry.pad_points([junctions_of(*each) for each in seen])
+        H_0to1, bend = true_map(H_0to1, shown[:b], shown[b:])
+        return bend | {
             "image0": image[:b],
             "image1": image[b:],
             "valid0": valid[:b],
@@ -127,7 +120,7 @@ class SyntheticPairs:
             "vessel_mask0": vessels[:b] & valid[:b],
             "vessel_keypoints": points[:b],
             "vessel_keypoints1": points[b:],
-            "true_keypoints": geometry.pad_points([_junctions(*each, all_of_them=True) for each in shown[:b]]),
+            "true_keypoints": geometry.pad_points([junctions_of(*each, all_of_them=True) for each in seen[:b]]),
             "modalities": list(zip(fixed, moving, strict=True)),
             "sample_ids": [f"{i}.{k}" if o.frames_per_retina else "" for i, k in zip(retinas, frames, strict=True)],
         }
@@ -139,6 +132,19 @@ class SyntheticPairs:
         center, zoom, angle = augment.random_place(rng, points, o.zoom, turn_deg, CACHE_PX, o.size_px)
         return geometry.similarity(angle, zoom, center, geometry.image_center((o.size_px, o.size_px)))
 
+    def _round_cameras(self, index: int, views: list[CachedView], H: np.ndarray, places: list) -> list:
+        """A camera for each image 0 and then each image 1, None for flat eyes. places: retina and frame of each pair; a
+        frame that comes back is seen by the same camera. H: (2 B, 3, 3) as if all were flat."""
+        o, count = self.options, len(views)
+        rng, cameras = np.random.default_rng([self.seed, 4, index]), [None] * 2 * count
+        for k, (view, place) in enumerate(zip(views, places, strict=True)):
+            own = np.random.default_rng([self.pool_seed, 5, *place]) if o.frames_per_retina else rng
+            if own.random() < o.round_share:
+                eye, hw = random_eye(o.eye, own), (o.size_px, o.size_px)
+                for j, draws in ((k, own), (k + count, rng)):
+                    cameras[j] = round_camera(H[j] @ view.px_from_deg, hw, eye, o.eye, draws)
+        return cameras
+
     def _relative(self, count: int, hw, strength: float, g: torch.Generator) -> torch.Tensor:
         """(count, 3, 3) transforms with at least min_overlap, or weak ones when 20 draws have it not."""
         ranges, chosen = self.options.relative.scaled(strength), []
@@ -149,35 +155,14 @@ class SyntheticPairs:
             chosen.append(geometry.random_homographies(1, hw, ranges.scaled(0.3), g)[0] if H is None else H)
         return torch.stack(chosen)
 
-    def _render(self, views: list[CachedView], H_view_to_image: np.ndarray, modalities: list[str], hw, g):
+    def _render(self, shown: list[Shown], modalities: list[str], hw, g):
         """Pictures (B, 1, H, W), vessels, and what the views cover, bool; images of one modality are drawn together."""
-        image, vessels = torch.empty(len(views), 1, *hw), torch.empty(len(views), 1, *hw, dtype=torch.bool)
+        image, vessels = torch.empty(len(shown), 1, *hw), torch.empty(len(shown), 1, *hw, dtype=torch.bool)
         known = torch.empty_like(vessels)
         for modality in sorted(set(modalities)):
             index = [i for i, m in enumerate(modalities) if m == modality]
-            scene, known[index] = _scene([views[i] for i in index], H_view_to_image[index], hw)
+            scene, known[index] = scene_of([shown[i] for i in index])
             picture = render(modality, scene, g)
             image[index] = augment.to_gray_batch(picture, g) if modality == "CF" else picture
             vessels[index] = scene.vessels
         return image, vessels, known
-
-
-def _scene(views: list[CachedView], H_view_to_image: np.ndarray, hw) -> tuple[Scene, torch.Tensor]:
-    """Views in the frames of images, and the (B, 1, H, W) bool mask of what they cover."""
-    warped = [geometry.warp_layers(v.layers, H, hw) for v, H in zip(views, H_view_to_image, strict=True)]
-    layers, known = (torch.from_numpy(np.stack(part)) for part in zip(*warped, strict=True))
-    deg_from_px = np.linalg.inv(np.stack([v.px_from_deg for v in views])) @ np.linalg.inv(H_view_to_image)
-    scene = Scene(layers, torch.from_numpy(deg_from_px), torch.tensor([v.anatomy for v in views]))
-    return scene, known[:, None]
-
-
-def _junctions(
-    view: CachedView, H: np.ndarray, valid: torch.Tensor, min_width_px: float = 1.2, all_of_them: bool = False
-) -> torch.Tensor:
-    """(N, 2) px: junctions in an image's field of view, either those annotated and wide enough to be seen, or all."""
-    xy = geometry.warp_points(view.junctions_xy, H)
-    width_px = view.junction_width_px * np.sqrt(abs(np.linalg.det(H[:2, :2])))
-    wanted = all_of_them | (view.annotated & (width_px >= min_width_px))
-    xy = xy[geometry.inside(xy, valid.shape[-2:], 2.0) & wanted]
-    xy = torch.from_numpy(xy).float()
-    return xy[geometry.sample_map(valid[None].float(), xy[None])[0, :, 0] > 0.99] if len(xy) else xy.reshape(0, 2)

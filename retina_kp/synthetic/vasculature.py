@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from ..core.vessels import BIFURCATION, CROSSING
 
 ARTERY, VEIN = 0, 1
-REACH_DEG = 36.0  # vessels further than this from the fovea are not grown
+REACH_DEG = 36.0  # vessels further than this from the fovea are not grown, unless told otherwise
 _TURNS_RAD, _REACH_STEPS = np.array([0.0, -0.3, 0.3, -0.65, 0.65]), np.array([2.2, 3.6, 5.5])  # where a tip looks ahead
 _AROUND = np.array([[x, y] for x in (-1.4, 0, 1.4) for y in (-1.4, 0, 1.4)])  # cells that a vessel claims, in steps
 _CENTER = (_AROUND == 0).all(1)
@@ -25,6 +25,7 @@ class GrowthOptions:
     """How a retina is grown; ranges are (low, high) and drawn once per retina."""
 
     step_deg: float = 0.3  # length of one growth step
+    reach_deg: float = REACH_DEG
     trunk_radius_deg: tuple[float, float] = (0.16, 0.27)  # half width at the disc; veins are 15 % wider
     min_radius_deg: float = 0.028  # thinner vessels end
     tortuosity: tuple[float, float] = (0.015, 0.06)  # random turn per step, rad
@@ -73,26 +74,26 @@ def _grow_trees(rng, options, disc, zone):
     trunks = [_trunks(rng, options, disc, kind) for kind in (ARTERY, VEIN)]
     tips = {k: np.concatenate([t[k] for t in trunks]) for k in trunks[0]}
     tips["id"] = np.arange(len(tips["id"]))
-    h, cells = options.step_deg, int(2 * REACH_DEG / options.step_deg)
+    h, reach, cells = options.step_deg, options.reach_deg, int(2 * options.reach_deg / options.step_deg)
     tortuosity, spacing = rng.uniform(*options.tortuosity, 2), rng.uniform(*options.branch_spacing, 2)  # per kind
     owner = np.full((2, cells, cells), -1, np.int32)  # per kind: which branch has passed through a cell
     parents, births, steps = tips["id"].tolist(), [], []
-    for _ in range(int(1.5 * REACH_DEG / h)):
+    for _ in range(int(1.5 * reach / h)):
         if not len(tips["id"]):
             break
         start = tips["xy"].copy()
-        blocked = _steer(tips, rng, h, owner, np.asarray(parents), disc, tortuosity)
+        blocked = _steer(tips, rng, h, reach, owner, np.asarray(parents), disc, tortuosity)
         tips["xy"] = tips["xy"] + h * np.stack([np.cos(tips["heading"]), np.sin(tips["heading"])], -1)
         steps.append(np.column_stack([start, tips["xy"], tips["radius"], tips["id"], tips["kind"]]))
-        _mark(owner, tips, h)
+        _mark(owner, tips, h, reach)
         tips["length"] += h
         tips["countdown"] -= h
         tips["radius"] = tips["radius"] * np.where(tips["length"] > tips["budget"], 0.95, 0.9985)
-        children = _branch(tips, rng, spacing, parents, births)
+        children = _branch(tips, rng, spacing, reach, parents, births)
         if children:
             tips = {k: np.concatenate([tips[k], children[k]]) for k in tips}
         away = np.linalg.norm(tips["xy"], axis=1)
-        alive = (tips["radius"] > options.min_radius_deg) & (away < REACH_DEG - 1)
+        alive = (tips["radius"] > options.min_radius_deg) & (away < reach - 1)
         alive &= away > zone * rng.uniform(0.85, 1.15, len(away))
         alive[: len(blocked)] &= ~blocked
         if not alive.all():
@@ -122,14 +123,14 @@ def _trunks(rng, options, disc, kind):
         "xy": disc + np.stack([x, y], 1),
         "heading": heading,
         "radius": width * rng.uniform(0.85, 1.1, n),
-        "budget": np.where(size > 0.5, 40.0, 14.0),
+        "budget": np.where(size > 0.5, 40.0, 14.0) * options.reach_deg / REACH_DEG,
         "countdown": rng.uniform(1.5, 4.0, n),
         "side": rng.choice([-1.0, 1.0], n),
         "trunk": np.where(size > 0.5, 1.0, 0.3),
     }
 
 
-def _steer(tips, rng, h, owner, parents, disc, tortuosity):
+def _steer(tips, rng, h, reach, owner, parents, disc, tortuosity):
     """Turn every tip along the flow, drifting, away from vessels of its kind; (N,) True where it is blocked."""
     n = len(tips["id"])
     flow = _flow(tips["xy"], disc, tips["trunk"])
@@ -139,7 +140,7 @@ def _steer(tips, rng, h, owner, parents, disc, tortuosity):
     heading = tips["heading"] + gain * np.clip(wanted, -1, 1) + tips["drift"]
     ahead = (heading[:, None] + _TURNS_RAD)[..., None]
     probe = tips["xy"][:, None, None] + np.stack([np.cos(ahead), np.sin(ahead)], -1) * (h * _REACH_STEPS[:, None])
-    found = owner[(tips["kind"][:, None, None], *_cell(probe, h, owner.shape[1]))]
+    found = owner[(tips["kind"][:, None, None], *_cell(probe, h, reach, owner.shape[1]))]
     own = (found < 0) | (found == tips["id"][:, None, None])
     young = (tips["length"] < 8 * h)[:, None, None] & (found == parents[tips["id"]][:, None, None])
     cost = ~(own | young) @ np.array([4.0, 2.0, 1.0]) + 0.2 * np.abs(_TURNS_RAD)
@@ -163,11 +164,10 @@ def _flow(xy, disc, trunk):
     return np.where(trunk > 0.5, along, side)
 
 
-def _branch(tips, rng, spacing, parents, births):
+def _branch(tips, rng, spacing, reach, parents, births):
     """Where a tip's countdown has run out, let a child sprout. Calibres keep r³ = r₁³ + r₂³ (Murray 1926)."""
     index = np.flatnonzero((tips["countdown"] <= 0) & (tips["radius"] > 0.03))
-    n = len(index)
-    if not n:
+    if not (n := len(index)):
         return {}
     spacing = spacing[tips["kind"][index]]
     fork = rng.random(n) < 0.18
@@ -186,7 +186,7 @@ def _branch(tips, rng, spacing, parents, births):
     births.extend(zip(ids, born["id"], born["xy"], 2 * child_radius, born["length"], strict=True))
     born |= {"id": ids, "heading": base + child_angle, "radius": child_radius}
     born |= {"length": np.zeros(n), "drift": np.zeros(n)}
-    born["budget"] = 4 + 110 * child_radius * rng.uniform(0.6, 1.4, n)
+    born["budget"] = (4 + 110 * child_radius * rng.uniform(0.6, 1.4, n)) * reach / REACH_DEG
     born["countdown"] = spacing * (1.2 + 5 * child_radius) * rng.uniform(0.6, 1.7, n)
     born["side"] = rng.choice([-1.0, 1.0], n)
     born["trunk"] = np.where(fork & (rng.random(n) < 0.35), born["trunk"], 0.3)
@@ -238,13 +238,13 @@ def _lesions(rng, disc):
     return np.concatenate(rows) if rows else np.zeros((0, 5))
 
 
-def _mark(owner, tips, h):
+def _mark(owner, tips, h, reach):
     """Write branch ids into the cells at the tips and the free ones around: vessels of a kind keep their distance."""
-    where = (tips["kind"][:, None], *_cell(tips["xy"][:, None] + h * _AROUND, h, owner.shape[1]))
+    where = (tips["kind"][:, None], *_cell(tips["xy"][:, None] + h * _AROUND, h, reach, owner.shape[1]))
     ids = np.broadcast_to(tips["id"][:, None], where[1].shape)
     owner[where] = np.where((owner[where] < 0) | _CENTER, ids, owner[where])
 
 
-def _cell(xy, h, cells):
-    index = np.clip(((xy + REACH_DEG) / h).astype(int), 0, cells - 1)
+def _cell(xy, h, reach, cells):
+    index = np.clip(((xy + reach) / h).astype(int), 0, cells - 1)
     return index[..., 1], index[..., 0]

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..core.geometry import inside, pixel_grid, sample_map, to_cells, warp_points
+from ..core.dense import carry
+from ..core.geometry import inside, pixel_grid, sample_map, to_cells
 from ..networks.common import DenseOutput
 from .descriptor_losses import DESCRIPTOR_LOSSES, Term
 
@@ -49,7 +50,7 @@ def in_fixed_frame(map1: torch.Tensor, batch: dict, out0: DenseOutput) -> tuple[
     both images see."""
     hw, stride = out0.detector.shape[-2:], out0.detector_stride
     grid0 = (pixel_grid(hw, map1.device).reshape(1, -1, 2) + 0.5) * stride - 0.5
-    grid1 = warp_points(grid0.double(), batch["H_0to1"].double()).float()
+    grid1 = carry(grid0, batch)
     seen1 = sample_map(map1, grid1, stride)
     both = sample_map(batch["valid0"].to(map1), grid0.expand(len(map1), -1, -1))
     both = both * sample_map(batch["valid1"].to(map1), grid1)
@@ -69,7 +70,7 @@ class LossContext:
     batch: dict  # as in `synthetic.training_pairs`
     labels_xy: torch.Tensor  # (B, N, 2) of image 0: what det0 is taught; annotated points, with PKE promoted ones too
     anchors0_xy: torch.Tensor | None = None  # (B, A, 2) of image 0: where descriptors are held to the truth
-    anchors1_xy: torch.Tensor | None = None  # (B, A, 2) of image 1, where known better than by H_0to1; NaN elsewhere
+    anchors1_xy: torch.Tensor | None = None  # (B, A, 2) of image 1, where known better than by the truth; NaN elsewhere
     mined_xy: torch.Tensor | None = None  # (B, M, 2) of image 0: what PKE has just confirmed; None without PKE
     label_sigma_px: float = 2.0
     descriptor_loss: str = "infonce"  # a name in DESCRIPTOR_LOSSES
@@ -82,7 +83,8 @@ class LossContext:
 
     def describe(self, points0_xy: torch.Tensor, points1_xy: torch.Tensor | None = None) -> Term:
         """The chosen descriptor loss at points of image 0 and their partners."""
-        maps, b = (self.out0.descriptors, self.out1.descriptors), self.batch
+        maps, b, true1 = (self.out0.descriptors, self.out1.descriptors), self.batch, carry(points0_xy, self.batch)
+        points1_xy = true1 if points1_xy is None else torch.where(torch.isfinite(points1_xy), points1_xy, true1)
         read = (*maps, points0_xy, b["H_0to1"], b["valid1"], self.out0.descriptor_stride)
         how = {"exclusion_px": self.exclusion_px, "points1_xy": points1_xy, "generator": self.generator}
         return DESCRIPTOR_LOSSES[self.descriptor_loss](*read, **how)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ..core.geometry import known_points, pad_points, warp_points
+from ..core.dense import carry
+from ..core.geometry import known_points, pad_points
 from .pke import ROUNDING, PkeOptions, PkeRound, annotation_filter, point_distances, view_filter
 
 WATCHED_SAMPLES, MAX_PAGES = 4, 200  # of a label history, which takes 1 to 10 MB of state.pt when it is full
@@ -81,10 +82,10 @@ def visits_of(value_map: ValueMap, round: PkeRound, batch: dict) -> list[Visit]:
         words = f"{len(ids)} ids for {len(rejected)} pairs; PKE must recognise each sample"
         raise ValueError(f"batch['sample_ids'] holds {words}")
     for i, sample_id in enumerate(ids):
-        valid0, valid1, H_0to1 = (batch[key][i, None] for key in ("valid0", "valid1", "H_0to1"))
+        valid0, valid1 = (batch[key][i, None] for key in ("valid0", "valid1"))
         recorded = value_map.record(sample_id)[None, :, :2].to(valid0.device, torch.float32)
         visible = view_filter(recorded, valid0, o.border_px + o.nms_radius_px)[0]
-        visible &= view_filter(warp_points(recorded.double(), H_0to1.double()).float(), valid1)[0]
+        visible &= view_filter(carry(recorded, batch, slice(i, i + 1)), valid1)[0]
         visible &= ~(point_distances(recorded, rejected[i]["budget"][None]) <= o.nms_radius_px).any(-1)[0]
         visits.append(Visit(sample_id, round.points0_xy[i].cpu(), value_map.record(sample_id)[visible.cpu(), :2]))
     return visits

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..core.geometry import sample_map, warp_points
+from ..core.dense import carry
+from ..core.geometry import sample_map
 from .config import TrainConfig
 from .losses import DESCRIPTOR, LossContext, get_phase
 from .memory import LabelHistory, ValueMap, Visit, expand, visits_of
@@ -106,7 +107,7 @@ def annotated_points(batch: dict) -> torch.Tensor:
 
 def anchor_points(batch: dict, clicked_px: float = 0.0) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Where descriptors are held to the truth, (B, N, 2) px of image 0, NaN-padded: hand-annotated points of pairs that
-    have them, else junctions. And their partners as clicked in image 1, if within clicked_px of where H_0to1 puts them,
+    have them, else junctions. And their partners as clicked in image 1, if within clicked_px of where the truth puts them,
     NaN elsewhere; None when clicked_px is 0 or nothing was clicked."""
     junctions = batch["vessel_keypoints"]
     if "points0" not in batch:
@@ -116,8 +117,7 @@ def anchor_points(batch: dict, clicked_px: float = 0.0) -> tuple[torch.Tensor, t
     anchors = torch.cat([clicked0, others], 1)
     if not clicked_px > 0:
         return anchors, None
-    mapped = warp_points(batch["points0"].double(), batch["H_0to1"].double()).float()
-    near = (batch["points1"] - mapped).norm(dim=-1, keepdim=True) <= clicked_px
+    near = (batch["points1"] - carry(batch["points0"], batch)).norm(dim=-1, keepdim=True) <= clicked_px
     clicked = torch.where(near, batch["points1"], torch.nan)
     return anchors, torch.cat([clicked, torch.full_like(junctions, torch.nan)], 1)
 

@@ -1,7 +1,7 @@
 """Progressive keypoint expansion: labels grow by points that both images confirm, visit after visit (phase 3).
 
 `mine` judges det0's peaks once, `memory` makes labels of what returns, `PkeGuard` pauses it all. Nothing is random.
-After SuperRetina (Liu et al. 2022, section 3.3), under H_0to1. Lengths are px of the images that the network saw.
+After SuperRetina (Liu et al. 2022, section 3.3), under the true map of a pair. Lengths are px of the images that the network saw.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from ..core.geometry import inside, pad_points, sample_map, warp_points
+from ..core.dense import carry
+from ..core.geometry import inside, pad_points, sample_map
 from ..networks import DenseOutput
 from ..registration.keypoints import KeypointOptions, find_keypoints, seen_cells
 
@@ -104,7 +105,7 @@ def mine(out0: DenseOutput, out1: DenseOutput, batch: dict, options: PkeOptions 
         out0, out1 = (DenseOutput(x.detector.float(), x.descriptors.float(), *strides(x)) for x in (out0, out1))
         found = find_keypoints(out0, batch["valid0"], picking)
         points0, probability0 = pad_points([xy for xy, _ in found]), pad_points([p[:, None] for _, p in found])[..., 0]
-        points1 = warp_points(points0.double(), batch["H_0to1"].double()).float()
+        points1 = carry(points0, batch)
         probability1, in_view = peak_probability(out1, points1), view_filter(points1, batch["valid1"])
         confidence = (probability0 * probability1).sqrt()
         ratio, mask = content_ratio(out0, out1, points0, points1, in_view, o), batch.get("vessel_mask0")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..core.config import differences, to_dict
+from ..core.dense import carry
 from ..core.geometry import corner_error, inside
 from ..data.file_pairs import PairDataset
 from ..data.records import PairRecord
@@ -123,7 +124,8 @@ def _oracle(batch: dict, outputs, i: int) -> dict[str, float]:
     points0 = batch["points0" if by_hand else "vessel_keypoints"][one]
     maps = (output.descriptors[one] for output in outputs)
     truth = (batch["H_0to1"][one], batch["valid1"][one])
-    d0, d1, points1, usable = descriptor_pairs(*maps, points0, *truth, outputs[0].descriptor_stride)
+    read = (*maps, points0, *truth, outputs[0].descriptor_stride, carry(points0, batch, one))
+    d0, d1, points1, usable = descriptor_pairs(*read)
     keep = usable[0].cpu().numpy()
     p0, p1, d0, d1 = (x[0].cpu().numpy()[keep] for x in (points0, points1, d0, d1))
     index, fit = align_true_points(p0, p1, d0, d1, *ALIGNMENT)

@@ -51,6 +51,7 @@ class Settings:
     max_new_points: int = 0
     annotated_share: float = 0.0
     # the rest
+    round_share: float = 0.0  # of synthetic pairs, of round eyes
     layout: str = ""
     weights: dict[str, float] = field(default_factory=dict)
     extra_points: int = -1  # -1 takes the recipe's
@@ -146,7 +147,10 @@ def of_scale(config: TrainConfig, s: Settings) -> TrainConfig:
     steps = {"rise_steps": min(config.rise_steps, max(config.total_steps // 5, 1))}
     steps["curriculum_steps"] = min(config.curriculum_steps, config.total_steps)
     data = sized(config.data, s.image_size) if s.image_size else config.data
-    data, pke = replace(data, **_given(s, "annotated_share")), _given(s, "content_ratio_max", "max_new_points")
+    data, pke = (
+        replace(data, **_given(s, "annotated_share", "round_share")),
+        _given(s, "content_ratio_max", "max_new_points"),
+    )
     if s.min_probability:
         pke |= dict.fromkeys(("candidate_min_probability", "pke_min_probability"), s.min_probability)
     return replace(config, data=data, pke=replace(config.pke, **pke), **steps)

@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from ..core.geometry import pixel_grid, sample_map, warp_image, warp_points
+from ..core.dense import carry, moving_in_fixed_frame
+from ..core.geometry import pixel_grid, sample_map
 from ..core.overlays import contrast_stretch
 from ..networks import DenseOutput
 from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, WIDTH_IN, show
@@ -173,9 +174,9 @@ def plot_descriptors(batch: Mapping, outputs: tuple[DenseOutput, DenseOutput], i
         raise ValueError(f"index: of {count} pairs it takes 0 to {count - 1}, not {index}")
     step = -(-max(hw) // 256)
     grid = pixel_grid(hw)[::step, ::step]
-    shape, grid, H_0to1 = grid.shape[:2], grid.reshape(1, -1, 2), batch["H_0to1"][one]
+    shape, grid = grid.shape[:2], grid.reshape(1, -1, 2)
     # which image, at which of its px
-    reads = ((0, grid), (1, warp_points(grid.double(), H_0to1).float()), (1, grid))
+    reads = ((0, grid), (1, carry(grid, batch, one)), (1, grid))
     maps = [(o.descriptors[one], o.descriptor_stride) for o in outputs]
     vectors = [F.normalize(sample_map(maps[k][0], p, maps[k][1])[0], dim=-1) for k, p in reads]
     seen = [sample_map(batch[f"valid{k}"][one].float(), p)[0, :, 0] > 0.99 for k, p in reads]
@@ -183,7 +184,7 @@ def plot_descriptors(batch: Mapping, outputs: tuple[DenseOutput, DenseOutput], i
     to_colours, share = colour_basis(torch.cat([vectors[0][seen[0]], vectors[2][seen[2]]]))
     same = (vectors[0] * vectors[1]).sum(-1)[seen[1]]
     other = (vectors[0][seen[1]] * vectors[1][seen[1]].roll(len(same) // 2, 0)).sum(-1)
-    moved = warp_image(batch["image1"][one], torch.linalg.inv(H_0to1), hw)[0]
+    moved = moving_in_fixed_frame(batch, one)[0]
     fixed, moving = (f"{name} ({m})" for name, m in zip(("fixed", "moving"), batch["modalities"][index], strict=True))
     titles = [fixed, f"{moving} in the fixed frame", f"{moving} as it is"]
     titles.append(f"descriptors, {share:.0%} of their variance")

@@ -12,6 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..core.dense import moving_in_fixed_frame
 from ..core.geometry import known_points, resize_matrix, warp_image, warp_points
 from ..core.images import read_image
 from ..core.overlays import checkerboard, contrast_stretch
@@ -56,10 +57,10 @@ def watched_batch(trainer: Trainer) -> dict:
 def plot_moving_detector(batch: Mapping, before: Sequence[DenseOutput], after: Sequence[DenseOutput], count: int = 2):
     """det0 beside det1 as the fixed frame sees it, before and after training, each pair on one scale, of (image 0's,
     image 1's) outputs; those pairs of which both images see most labels."""
-    chosen, hw = _with_most_points(batch["vessel_keypoints1"], count), batch["image0"].shape[-2:]
+    chosen = _with_most_points(batch["vessel_keypoints1"], count)
     figure = plt.figure(figsize=(WIDTH_IN, len(chosen) * (WIDTH_IN / 3 + 0.35)), layout="constrained")
     maps = [after[0].detector, *(in_fixed_frame(out1.detector, batch, after[0])[0] for _, out1 in (before, after))]
-    seen1, covered = warp_image(batch["image1"], torch.linalg.inv(batch["H_0to1"]), hw)
+    seen1, covered = moving_in_fixed_frame(batch)
     titles = ("fixed detector", "moving detector, before", "moving detector, after")
     for i, row in zip(chosen, figure.subplots(len(chosen), 3, squeeze=False), strict=True):
         top = max(float(m[i].max()) for m in maps) or 1.0
