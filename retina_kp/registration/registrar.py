@@ -18,6 +18,7 @@ from ..core.images import as_array
 from ..networks import fold_batch_norm
 from ..networks.checkpoints import load_network
 from .closeup import Candidate, Warped, common_window
+from .common_print import without_common_print
 from .confidence import checked, confidence, measure_evidence
 from .keypoints import Features
 from .options import RegistrarOptions, registrar_options
@@ -119,24 +120,33 @@ class Registrar:
     def look_closely(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis) -> Candidate | None:
         """Draw both images large where they overlap, match nearby, fit the wanted model, and measure what speaks for
         it."""
-        o, model = self.options.closeup, self.options.model
-        window = common_window(views0, views1, hypothesis.H, o.close_px)
+        window = common_window(views0, views1, hypothesis.H, self.options.closeup.close_px)
         if window is None:
             return None
         warped = window.warped(views1, hypothesis.H)
+        fit, points = self._fit_closely(warped)
+        if fit is not None:
+            seen, warped = warped, without_common_print(warped, views0, views1, fit.H_1to0)
+            fit, points = (fit, points) if warped is seen else self._fit_closely(warped)
+        if fit is None:
+            return None
+        evidence = measure_evidence(hypothesis.share, fit, warped.window.features0, warped.features1)
+        fit, evidence["map_correlation"] = self.refine(fit, points, warped, np.eye(3))
+        result = self._result(fit, points, warped, np.eye(3), views0, views1)
+        result = replace(result, confidence=confidence(evidence, self.calibration), evidence=evidence)
+        return Candidate(warped, fit.H_1to0, result)
+
+    def _fit_closely(self, warped: Warped) -> tuple[Fit | None, tuple]:
+        """The wanted model with its points, from matches nearby or, where few of these agree, around a wider fit; None
+        without enough inliers."""
+        o, model = self.options.closeup, self.options.model
         fit, points = warped.fit(model, o.close_radius_px, o.close_threshold_px)
         if fit is None or fit.n_inliers < o.clear_share * len(points[0]):
             wide, _ = warped.fit(model, o.wide_radius_px, o.close_threshold_px)
             again = warped.fit(model, o.close_radius_px, o.close_threshold_px, wide.H_1to0) if wide else (None, None)
             if again[0] and (fit is None or again[0].n_inliers > o.wide_gain * fit.n_inliers):
                 fit, points = again
-        if fit is None or fit.n_inliers < self.options.min_inliers:
-            return None
-        evidence = measure_evidence(hypothesis.share, fit, window.features0, warped.features1)
-        fit, evidence["map_correlation"] = self.refine(fit, points, warped, np.eye(3))
-        result = self._result(fit, points, warped, np.eye(3), views0, views1)
-        result = replace(result, confidence=confidence(evidence, self.calibration), evidence=evidence)
-        return Candidate(warped, fit.H_1to0, result)
+        return fit if fit is not None and fit.n_inliers >= self.options.min_inliers else None, points
 
     def refine(self, fit: Fit, points, warped: Warped, step: np.ndarray) -> tuple[Fit, float]:
         """`refinement.refine` on the maps of a window; step: (3, 3) window px of the warped features → px of
@@ -167,6 +177,9 @@ class Registrar:
 
     def judge(self, best: Candidate, views1: ImageViews) -> Registration:
         """The result, or its refusal: not sure enough, or no transform between two pictures of an eye."""
+        inliers = int(best.result.inliers.sum())
+        if inliers < self.options.min_inliers:
+            return best.result.refuse(f"{FEW_MATCHES}: {inliers} agree in the end; two different eyes, or too few vessels")
         if best.result.confidence < self.options.min_confidence:
             how_sure = f"{best.result.confidence:.2f} is below {self.options.min_confidence:g}"
             return best.result.refuse(
