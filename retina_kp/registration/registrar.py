@@ -14,7 +14,7 @@ import torch
 
 from ..core.compute import choose_device
 from ..core.geometry import describe
-from ..core.images import as_array
+from ..core.images import as_array, resized
 from ..networks import fold_batch_norm
 from ..networks.checkpoints import load_network
 from .closeup import Candidate, Warped, common_window
@@ -34,6 +34,7 @@ WHAT_TO_TRY = (
 )
 NO_RETINA, FEW_KEYPOINTS, FEW_MATCHES = "no structure visible", "too few keypoints", "too few matches"
 INCONSISTENT, UNCERTAIN, MIRRORED = "inconsistent geometry", "low confidence", "mirrored"
+MIRROR_STAGES = 2  # of the search, in which mirrored images are looked for
 MAX_SLIMNESS = 6.0  # of a field of view; noise in strips was taken for a match
 
 
@@ -77,14 +78,39 @@ class Registrar:
         """
         fixed, moving = as_array(fixed, "fixed image"), as_array(moving, "moving image")
         views0, views1 = self.views(fixed), self.views(moving)
+        result = self.attempt(views0, views1)
+        if not result.ok and (squared := self._squared(views0, views1)) is not None:
+            return squared
+        if not result.ok and self.is_mirrored(views0, self.views(moving[:, ::-1])):
+            return result.refuse(f"{MIRRORED}: one image is the mirror image of the other; flip one of them")
+        return result
+
+    def attempt(self, views0: ImageViews, views1: ImageViews) -> Registration:
+        """The result for two images as they are, their pixels taken for square."""
         if why := self.unfit("fixed", views0) or self.unfit("moving", views1):
             return refused(why, views0.original_hw, views1.original_hw)
-        result = self.find(views0, views1)
-        if not result.ok:
-            mirrored = self.find(views0, self.views(moving[:, ::-1]))
-            if mirrored.ok and mirrored.confidence >= self.options.sure_confidence:
-                return result.refuse(f"{MIRRORED}: one image is the mirror image of the other; flip one of them")
-        return result
+        return self.find(views0, views1)
+
+    def _squared(self, views0: ImageViews, views1: ImageViews) -> Registration | None:
+        """The result where one of the images has pixels 2 or 4 times as long as wide; None where neither does."""
+        sizes = views0.original_hw, views1.original_hw
+        for own, views in ((1, views1), (0, views0)):
+            if (hw := views.squared_hw()) != views.original_hw:
+                square = self.views(resized(views.original, hw)[0])
+                result = self.attempt(views0, square) if own else self.attempt(square, views1)
+                if result.ok:
+                    return result.resized(*sizes)
+        return None
+
+    def is_mirrored(self, views0: ImageViews, flipped: ImageViews) -> bool:
+        """Whether the flipped moving image fits beyond doubt; a look at small pictures that are like in scale."""
+        for hypothesis in hypotheses(views0, flipped, self.options.search, self.stages[:MIRROR_STAGES]):
+            if hypothesis.strength < self.options.search.promising_strength:
+                return False
+            found = self.look_closely(views0, flipped, hypothesis)
+            if found and found.result.confidence >= self.options.sure_confidence:
+                return self.judge(found, flipped).ok
+        return False
 
     def unfit(self, name: str, views: ImageViews) -> str:
         """Why an image cannot be registered at all, or ""."""
@@ -179,7 +205,9 @@ class Registrar:
         """The result, or its refusal: not sure enough, or no transform between two pictures of an eye."""
         inliers = int(best.result.inliers.sum())
         if inliers < self.options.min_inliers:
-            return best.result.refuse(f"{FEW_MATCHES}: {inliers} agree in the end; two different eyes, or too few vessels")
+            return best.result.refuse(
+                f"{FEW_MATCHES}: {inliers} agree in the end; two different eyes, or too few vessels"
+            )
         if best.result.confidence < self.options.min_confidence:
             how_sure = f"{best.result.confidence:.2f} is below {self.options.min_confidence:g}"
             return best.result.refuse(
