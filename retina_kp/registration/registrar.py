@@ -35,6 +35,7 @@ WHAT_TO_TRY = (
 NO_RETINA, FEW_KEYPOINTS, FEW_MATCHES = "no structure visible", "too few keypoints", "too few matches"
 INCONSISTENT, UNCERTAIN, MIRRORED = "inconsistent geometry", "low confidence", "mirrored"
 MIRROR_STAGES = 2  # of the search, in which mirrored images are looked for
+MOSTLY_PRINT = 0.5  # of the inliers: such a fit shows where the pages lie, not the eye
 MAX_SLIMNESS = 6.0  # of a field of view; noise in strips was taken for a match
 
 
@@ -151,13 +152,21 @@ class Registrar:
             return None
         warped = window.warped(views1, hypothesis.H)
         fit, points = self._fit_closely(warped)
-        if fit is not None:
-            seen, warped = warped, without_common_print(warped, views0, views1, fit.H_1to0)
-            fit, points = (fit, points) if warped is seen else self._fit_closely(warped)
         if fit is None:
             return None
-        evidence = measure_evidence(hypothesis.share, fit, warped.window.features0, warped.features1)
-        fit, evidence["map_correlation"] = self.refine(fit, points, warped, np.eye(3))
+        clean = without_common_print(warped, views0, views1, fit.H_1to0)
+        judged, retina = (fit, points) if clean is warped else self._fit_closely(clean)
+        if judged is None:
+            return None
+        evidence = measure_evidence(hypothesis.share, judged, clean.window.features0, clean.features1)
+        better, evidence["map_correlation"] = self.refine(judged, retina, clean, np.eye(3))
+        printed = ~np.isin(points[0].view("c8"), clean.window.features0.keypoints_xy.view("c8")).ravel()
+        if clean is warped or printed[fit.inliers].mean() > MOSTLY_PRINT:
+            warped, fit, points = clean, better, retina
+        else:
+            fit, _ = self.refine(fit, points, warped, np.eye(3))
+        if fit.n_inliers < self.options.min_inliers:  # the maps moved it away from what it was matched by
+            fit, points = self._matched_anew(fit, warped)
         result = self._result(fit, points, warped, np.eye(3), views0, views1)
         result = replace(result, confidence=confidence(evidence, self.calibration), evidence=evidence)
         return Candidate(warped, fit.H_1to0, result)
@@ -173,6 +182,13 @@ class Registrar:
             if again[0] and (fit is None or again[0].n_inliers > o.wide_gain * fit.n_inliers):
                 fit, points = again
         return fit if fit is not None and fit.n_inliers >= self.options.min_inliers else None, points
+
+    def _matched_anew(self, fit: Fit, warped: Warped) -> tuple[Fit, tuple]:
+        """The same transform with the matches that are found around it."""
+        o = self.options.closeup
+        points = warped.matches(o.close_radius_px * warped.window.zoom, fit.H_1to0)
+        inliers = fit.residuals_px(*points) < o.close_threshold_px * warped.window.zoom
+        return replace(fit, inliers=inliers), points
 
     def refine(self, fit: Fit, points, warped: Warped, step: np.ndarray) -> tuple[Fit, float]:
         """`refinement.refine` on the maps of a window; step: (3, 3) window px of the warped features → px of
