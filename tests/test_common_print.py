@@ -9,7 +9,9 @@ import pytest
 from retina_kp import PairOptions, draw_pair
 from retina_kp.core.geometry import corner_error
 from retina_kp.registration.common_print import CLUTCH_PX, SIDE_PX, common_print
-from retina_kp.registration.search import hypotheses
+from retina_kp.registration.keypoints import Features
+from retina_kp.registration.search import Hypothesis, hypotheses
+from retina_kp.registration.transforms import Fit
 from retina_kp.synthetic.pages import draw_page
 
 EASY = PairOptions(size_px=512, rotation_deg=12, scale=(0.9, 1.1), min_overlap=0.7)
@@ -55,8 +57,7 @@ def pages(fixed, moving, seed: int):
 def test_a_page_around_two_eyes_is_no_evidence(registrar, pair, seed):
     fixed, moving, page = pages(pair.fixed, draw_pair(11, 1, ("CF", "FA"), EASY).moving, seed)
     views0, views1 = registrar.views(fixed), registrar.views(moving)
-    identity = next(hypotheses(views0, views1, registrar.options.search, registrar.stages))
-    identity = replace(identity, fit=replace(identity.fit, H_1to0=np.eye(3)))
+    identity = Hypothesis(Fit("similarity", np.eye(3), np.ones(9, bool)), 0.6, 9, 9)
     close = registrar.look_closely(views0, views1, identity)
     if close is not None:  # nothing that agrees lies on the ink
         x, y = np.rint(close.result.matches0[close.result.inliers]).astype(int).T
@@ -83,3 +84,13 @@ def test_few_inliers_in_the_end_are_refused(registrar, pair):
     few[: registrar.options.min_inliers - 1] = True
     told = registrar.judge(replace(close, result=replace(close.result, inliers=few)), views1)
     assert registrar.judge(close, views1).ok and not told.ok and told.status.startswith("too few matches: 6 agree")
+
+
+def test_features_without_places_lose_points_and_map_there():
+    points = np.array([[5.4, 3.0], [20.0, 8.0]], np.float32)
+    features = Features(points, np.ones(2), np.eye(2, dtype=np.float32), (12, 30), np.ones((16, 16), np.float32))
+    places = np.zeros((12, 30), bool)
+    places[2:5, 4:7] = True
+    left = features.without(places, 2)
+    assert np.array_equal(left.keypoints_xy, points[1:]) and np.array_equal(left.descriptors, features.descriptors[1:])
+    assert np.array_equal(np.argwhere(left.detector == 0), [[1, 2], [1, 3], [2, 2], [2, 3]])

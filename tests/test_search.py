@@ -75,7 +75,9 @@ def test_a_clear_hypothesis_ends_the_search_and_others_are_settled_only_on_deman
 
 def test_nothing_promising_still_ends_with_the_best_of_all_stages(registrar, upright):
     views0, views1, truth = views_and_truth(registrar, upright)
-    options = registrar_options(promising_strength=1e6, nearby_strength=0.0, judged_strength=0.0).search
+    options = registrar_options(
+        promising_strength=1e6, nearby_strength=0.0, judged_strength=0.0, judged_at_end=2
+    ).search
     found = list(hypotheses(views0, views1, options, search_stages(options.coarse)[:1]))
     assert len(found) == 2 and found[0].strength >= found[1].strength
     assert corner_error(found[0].fit.H_1to0, truth, views1.base_hw) < 8

@@ -11,10 +11,10 @@ from .closeup import Warped
 from .views import ImageViews
 
 SIDE_PX = 15  # of the neighbourhoods that are compared
-SAME, STEEP = 0.9, 0.06  # correlation, and change of gray level per px, from which both pictures show the same print
+SAME, STEEP = 0.9, 0.1  # correlation, and change of gray level per px, from which both pictures show the same print
 FAINT = 0.01  # standard deviation of gray levels below which a neighbourhood shows nothing
 SAME_PICTURE = 0.5  # of all that either picture shows: where as much is the same, it is one picture given twice
-CLUTCH_PX = 9  # print reaches so far into what the network makes of places beside it
+CLUTCH_PX = 4  # print reaches so far into what the network makes of places beside it
 
 
 def common_print(gray0: np.ndarray, gray1: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -23,7 +23,7 @@ def common_print(gray0: np.ndarray, gray1: np.ndarray, valid: np.ndarray) -> np.
     valid: (h, w) bool, where both show something. Vessels of two modalities, or of one at another time, correlate less
     or are less steep. One picture given twice is the same all over, so that nothing of it counts as print.
     """
-    edges = cv2.dilate(np.minimum(_steepest(gray0), _steepest(gray1)), np.ones((SIDE_PX, SIDE_PX))) > STEEP
+    edges = cv2.dilate(np.minimum(_steepest(gray0), _steepest(gray1)), np.ones((9, 9))) > STEEP
     if not edges.any():
         return edges
     gray0, gray1 = (cv2.GaussianBlur(gray, (0, 0), 1.0) for gray in (gray0, gray1))

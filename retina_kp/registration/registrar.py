@@ -159,12 +159,13 @@ class Registrar:
         if judged is None:
             return None
         evidence = measure_evidence(hypothesis.share, judged, clean.window.features0, clean.features1)
-        better, evidence["map_correlation"] = self.refine(judged, retina, clean, np.eye(3))
         printed = ~np.isin(points[0].view("c8"), clean.window.features0.keypoints_xy.view("c8")).ravel()
         if clean is warped or printed[fit.inliers].mean() > MOSTLY_PRINT:
-            warped, fit, points = clean, better, retina
-        else:
+            warped, fit, points = clean, judged, retina
+        else:  # all that is seen places it, what is not print speaks for it
             fit, _ = self.refine(fit, points, warped, np.eye(3))
+        refined, evidence["map_correlation"] = self.refine(fit, retina, clean, np.eye(3))
+        fit = refined if warped is clean else fit
         if fit.n_inliers < self.options.min_inliers:  # the maps moved it away from what it was matched by
             fit, points = self._matched_anew(fit, warped)
         result = self._result(fit, points, warped, np.eye(3), views0, views1)
