@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from evaluation_trees import operation_pair
@@ -11,7 +12,8 @@ from retina_kp.data.layouts import load_layout
 from retina_kp.data.records import PairRecord
 from retina_kp.evaluation import runner
 from retina_kp.evaluation.methods import Ours
-from retina_kp.evaluation.pairs import OTHER, OTHER_MIRRORED, OWN_MIRRORED
+from retina_kp.evaluation.pairs import FRAMED, OTHER, OTHER_MIRRORED, OWN_MIRRORED, ImpostorPair
+from retina_kp.evaluation.real_pairs import RealPair
 from retina_kp.evaluation.runner import measure
 from retina_kp.evaluation.timing import TimedRegistrar
 from retina_kp.studies import impostors
@@ -35,7 +37,7 @@ def test_every_image_meets_the_other_eyes_of_its_kind_and_mirrors():
     found = draw_impostors([record("a", "1"), record("b", "1"), record("c", "2"), record("d", "3", "OCT")])
     names = {(i.fixed.record.pair_id, i.moving.record.pair_id, i.what) for i in found}
     two_eyes = {("a", "c"), ("b", "c"), ("c", "a"), ("c", "b")}
-    assert names == {(*pair, what) for pair in two_eyes for what in (OTHER, OTHER_MIRRORED)} | {
+    assert names == {(*pair, what) for pair in two_eyes for what in (OTHER, OTHER_MIRRORED, FRAMED)} | {
         (n, n, OWN_MIRRORED) for n in "abcd"
     }
     assert len(found) == len(names) and {i.about()["kind"] for i in found} == {"CF-FA", "CF-OCT"}
@@ -44,7 +46,7 @@ def test_every_image_meets_the_other_eyes_of_its_kind_and_mirrors():
 def test_the_limit_holds_for_each_kind_and_sort():
     records = [record(str(k), str(k)) for k in range(6)]
     few = draw_impostors(records, most=4)
-    assert [sum(i.what == what for i in few) for what in (OTHER, OTHER_MIRRORED, OWN_MIRRORED)] == [4, 4, 4]
+    assert [sum(i.what == what for i in few) for what in (OTHER, OTHER_MIRRORED, FRAMED, OWN_MIRRORED)] == [4] * 4
     assert few == draw_impostors(records, most=4) != draw_impostors(records, most=4, seed=1)
 
 
@@ -52,8 +54,18 @@ def test_two_eyes_and_mirrored_images_are_refused(clinic, tmp_path):
     records = load_layout(clinic).records
     found = [i for i in draw_impostors(records) if i.fixed.record == records[0]]
     rows = accepted(measure(found, [LITE], tmp_path / "kept.jsonl"))
-    assert list(rows.what) == [OTHER, OTHER_MIRRORED, OWN_MIRRORED] and not rows.accepted.any()
+    assert list(rows.what) == [OTHER, OTHER_MIRRORED, FRAMED, OWN_MIRRORED] and not rows.accepted.any()
     assert (rows.confidence < 0.5).all() and "ok" not in set(rows.status) and not rows.genuine.any()
+
+
+def test_two_eyes_on_one_page_share_its_print(clinic):
+    one, _, two = map(RealPair, load_layout(clinic).records)
+    page = ImpostorPair(one, two, FRAMED)
+    seen, again = page.load(), page.load()
+    same = seen.fixed == seen.moving
+    assert np.array_equal(seen.fixed, again.fixed) and seen.truth is None
+    assert seen.fixed.shape == seen.moving.shape and 0.01 < same.mean() < 0.9
+    assert not np.array_equal(seen.fixed, ImpostorPair(two, one, FRAMED).load().moving)
 
 
 def test_what_was_tried_is_not_tried_again(clinic, tmp_path, monkeypatch):

@@ -251,3 +251,18 @@ def test_unknown_weights_and_options():
         Registrar.from_pretrained("lite", model="rigid")
     with pytest.raises(ValueError, match="base_px"):
         Registrar.from_pretrained("lite", basepx=300)
+
+
+@pytest.mark.parametrize(
+    ("squeezed_hw", "which"), [((512, 256), "moving"), ((128, 512), "moving"), ((256, 512), "fixed")]
+)
+def test_an_image_with_oblong_pixels_is_registered(registrar, pair, squeezed_hw, which):
+    """As scans of few lines come: H is in px of the images as given."""
+    images = {"fixed": pair.fixed, "moving": pair.moving}
+    squeeze = np.diag([squeezed_hw[1] / 512, squeezed_hw[0] / 512, 1.0])
+    squeeze = translation(-0.5, -0.5) @ squeeze @ translation(0.5, 0.5)
+    images[which] = cv2.resize(images[which], squeezed_hw[::-1], interpolation=cv2.INTER_AREA)
+    result = registrar(images["fixed"], images["moving"])
+    assert result.ok and result.fixed_hw == images["fixed"].shape[:2] and result.moving_hw == images["moving"].shape[:2]
+    H_1to0 = result.H_1to0 @ squeeze if which == "moving" else np.linalg.inv(squeeze) @ result.H_1to0
+    assert corner_error(H_1to0, np.linalg.inv(pair.H_0to1), (512, 512)) < 5

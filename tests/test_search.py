@@ -8,7 +8,7 @@ from retina_kp.core.geometry import corner_error, similarity, warp_points
 from retina_kp.registration import search
 from retina_kp.registration.closeup import common_window
 from retina_kp.registration.options import SearchOptions, registrar_options
-from retina_kp.registration.search import STEP, hypotheses, search_stages, settle, try_view
+from retina_kp.registration.search import STEP, hypotheses, search_stages, settle, strength_nearby, try_view
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +69,15 @@ def test_a_clear_hypothesis_ends_the_search_and_others_are_settled_only_on_deman
     turns = [turn for turn, *_ in calls["try_view"]]
     assert turns == [0.0, 90.0] and len(calls["settle"]) == 1
     rest = list(found)  # whoever is not satisfied gets what is left
-    assert len(calls["try_view"]) == 8 and len(calls["settle"]) == options.settled_per_stage
+    assert len(calls["try_view"]) == 8 and len(calls["settle"]) <= options.settled_per_stage
     assert len(rest) <= options.settled_per_stage - 1
 
 
 def test_nothing_promising_still_ends_with_the_best_of_all_stages(registrar, upright):
     views0, views1, truth = views_and_truth(registrar, upright)
-    options = registrar_options(promising_strength=1e6, judged_at_end=2).search
+    options = registrar_options(
+        promising_strength=1e6, nearby_strength=0.0, judged_strength=0.0, judged_at_end=2
+    ).search
     found = list(hypotheses(views0, views1, options, search_stages(options.coarse)[:1]))
     assert len(found) == 2 and found[0].strength >= found[1].strength
     assert corner_error(found[0].fit.H_1to0, truth, views1.base_hw) < 8
@@ -94,6 +96,25 @@ def test_settling_mends_a_hypothesis_that_is_somewhat_off(registrar):
         > 5
         > corner_error(settled.fit.H_1to0, truth, views1.base_hw)
     )
+
+
+def test_matching_nearby_tells_a_right_place_from_a_wrong_one_without_a_picture(registrar, upright, monkeypatch):
+    views0, views1, _ = views_and_truth(registrar, upright)
+    options, view = registrar.options.search, (0.0, 0.6, 0.6)
+    raw = try_view(views0, views1, options, *view)
+    monkeypatch.setattr(type(views0), "picture", None)
+    raw.fit.H_1to0[:2, 2] += (9, -7)
+    assert strength_nearby(views0, views1, options, raw, view) > 3 * options.nearby_strength
+    raw.fit.H_1to0[:2, 2] += (90, 60)
+    assert strength_nearby(views0, views1, options, raw, view) < options.nearby_strength
+
+
+def test_few_hypotheses_of_two_eyes_are_looked_at(registrar, upright):
+    other = draw_pair(12, 1, ("CF", "FA"), PairOptions(size_px=512))
+    views0, views1 = registrar.views(upright.fixed), registrar.views(other.moving)
+    found = list(hypotheses(views0, views1, registrar.options.search, search_stages(0.6)))
+    assert len(found) <= registrar.options.search.judged_at_end
+    assert all(hypothesis.strength >= registrar.options.search.judged_strength for hypothesis in found)
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1.0, (0, 0)), (0.35, (150, -60)), (2.5, (80, 40))])

@@ -14,7 +14,9 @@ import numpy as np
 
 from ..core.files import to_plain
 from ..core.geometry import corners, describe, warp_points
+from ..core.images import fitted_hw, to_gray
 from ..registration.result import Registration
+from ..synthetic.pages import draw_page
 from ..synthetic.pairs import PairOptions, SamplePair, draw_pair
 from ..synthetic.render import RENDERERS
 
@@ -149,6 +151,7 @@ def synthetic_pairs(
 
 
 OTHER, OWN_MIRRORED, OTHER_MIRRORED = "another eye", "its own, mirrored", "another eye, mirrored"  # sorts of impostors
+FRAMED = "another eye, on one printed page"
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,12 @@ class ImpostorPair(Pair):
 
     def load(self) -> Seen:
         moving = self.moving.load().moving
+        if self.what == FRAMED:
+            fixed = self.fixed.load().fixed
+            page = draw_page(np.random.default_rng(int(self.fingerprint()[:12], 16)), fitted_hw(fixed.shape[:2], 640))
+            return Seen(
+                *(page.around(np.rint(255 * to_gray(image)).astype(np.uint8)) for image in (fixed, moving)), None
+            )
         return replace(self.fixed.load(), moving=moving if self.what == OTHER else moving[:, ::-1], truth=None)
 
     def fingerprint(self) -> str:

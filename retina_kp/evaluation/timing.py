@@ -41,6 +41,7 @@ class TimedRegistrar(Registrar):
     within = 0.0
     _prepare = staged("prepare", Registrar.__call__)
     find = staged("search", Registrar.find)
+    is_mirrored = staged("search", Registrar.is_mirrored)
     look_closely = staged("close-up", Registrar.look_closely)
     refine = staged("refinement", Registrar.refine)
 

@@ -45,6 +45,15 @@ class Features:
             warp_points(self.keypoints_xy, H).astype(np.float32), self.scores, self.descriptors, tuple(image_hw)
         )
 
+    def without(self, places: np.ndarray, stride: int) -> Features:
+        """The same features but for keypoints at places (h, w) bool, px of the picture, and with a map that is 0 there;
+        stride: px per cell of the map."""
+        x, y = np.rint(self.keypoints_xy).astype(int).T
+        keep, (h, w) = ~places[y, x], self.detector.shape
+        padded = np.pad(places, [(0, n * stride - k) for n, k in zip((h, w), places.shape, strict=True)])
+        detector = self.detector * ~padded.reshape(h, stride, w, stride).any((1, 3))
+        return Features(self.keypoints_xy[keep], self.scores[keep], self.descriptors[keep], self.image_hw, detector)
+
     def steered(self, steerers: np.ndarray, angle_deg: float) -> Features:
         """The same features with descriptors as they would be, about, had the picture been turned clockwise by
         angle_deg, a multiple of 45. steerers: (4, D, D), for STEERED_DEG, see `calibration.fit_steerers`. In torch for

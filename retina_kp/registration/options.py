@@ -18,11 +18,14 @@ class SearchOptions:
     coarse: float = 0.6  # size of the small pictures, px per base px
     stages: int = 4  # 4: any turn and scale; 1: any turn at like scale; 0: as the images lie
     search_threshold_px: float = 6.0  # agreement with a similarity, px of the small pictures
+    nearby_per_stage: int = 4  # hypotheses whose features are matched again nearby
+    nearby_strength: float = 6.0  # beneath it none of them is settled
     settled_per_stage: int = 3  # hypotheses that are matched again, the moving image warped into the fixed frame
     settle_radius_px: float = 20.0  # base px that a hypothesis may be off
     settle_threshold_px: float = 8.0  # base px
     clear_strength: float = 4.0  # a hypothesis this strong is settled before another view is tried
     promising_strength: float = 8.0  # a settled hypothesis this strong is looked at closely at once, others at the end
+    judged_strength: float = 7.0  # beneath it none of these others is looked at
     judged_at_end: int = 3  # of these others
 
     def __post_init__(self):

@@ -14,11 +14,12 @@ import torch
 
 from ..core.compute import choose_device
 from ..core.geometry import describe
-from ..core.images import as_array
+from ..core.images import as_array, resized
 from ..networks import fold_batch_norm
 from ..networks.checkpoints import load_network
 from .bending import BENDS, bend
 from .closeup import Candidate, Warped, common_window
+from .common_print import without_common_print
 from .confidence import checked, confidence, measure_evidence
 from .keypoints import Features
 from .options import RegistrarOptions, registrar_options
@@ -34,6 +35,8 @@ WHAT_TO_TRY = (
 )
 NO_RETINA, FEW_KEYPOINTS, FEW_MATCHES = "no structure visible", "too few keypoints", "too few matches"
 INCONSISTENT, UNCERTAIN, MIRRORED = "inconsistent geometry", "low confidence", "mirrored"
+MIRROR_STAGES = 2  # of the search, in which mirrored images are looked for
+MOSTLY_PRINT = 0.5  # of the inliers: such a fit shows where the pages lie, not the eye
 MAX_SLIMNESS = 6.0  # of a field of view; noise in strips was taken for a match
 
 
@@ -77,14 +80,39 @@ class Registrar:
         """
         fixed, moving = as_array(fixed, "fixed image"), as_array(moving, "moving image")
         views0, views1 = self.views(fixed), self.views(moving)
+        result = self.attempt(views0, views1)
+        if not result.ok and (squared := self._squared(views0, views1)) is not None:
+            return squared
+        if not result.ok and self.is_mirrored(views0, self.views(moving[:, ::-1])):
+            return result.refuse(f"{MIRRORED}: one image is the mirror image of the other; flip one of them")
+        return result
+
+    def attempt(self, views0: ImageViews, views1: ImageViews) -> Registration:
+        """The result for two images as they are, their pixels taken for square."""
         if why := self.unfit("fixed", views0) or self.unfit("moving", views1):
             return refused(why, views0.original_hw, views1.original_hw)
-        result = self.find(views0, views1)
-        if not result.ok:
-            mirrored = self.find(views0, self.views(moving[:, ::-1]))
-            if mirrored.ok and mirrored.confidence >= self.options.sure_confidence:
-                return result.refuse(f"{MIRRORED}: one image is the mirror image of the other; flip one of them")
-        return result
+        return self.find(views0, views1)
+
+    def _squared(self, views0: ImageViews, views1: ImageViews) -> Registration | None:
+        """The result where one of the images has pixels 2 or 4 times as long as wide; None where neither does."""
+        sizes = views0.original_hw, views1.original_hw
+        for own, views in ((1, views1), (0, views0)):
+            if (hw := views.squared_hw()) != views.original_hw:
+                square = self.views(resized(views.original, hw)[0])
+                result = self.attempt(views0, square) if own else self.attempt(square, views1)
+                if result.ok:
+                    return result.resized(*sizes)
+        return None
+
+    def is_mirrored(self, views0: ImageViews, flipped: ImageViews) -> bool:
+        """Whether the flipped moving image fits beyond doubt; a look at small pictures that are like in scale."""
+        for hypothesis in hypotheses(views0, flipped, self.options.search, self.stages[:MIRROR_STAGES]):
+            if hypothesis.strength < self.options.search.promising_strength:
+                return False
+            found = self.look_closely(views0, flipped, hypothesis)
+            if found and found.result.confidence >= self.options.sure_confidence:
+                return self.judge(found, flipped).ok
+        return False
 
     def unfit(self, name: str, views: ImageViews) -> str:
         """Why an image cannot be registered at all, or ""."""
@@ -121,24 +149,49 @@ class Registrar:
     def look_closely(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis) -> Candidate | None:
         """Draw both images large where they overlap, match nearby, fit the wanted model, and measure what speaks for
         it."""
-        o, model = self.options.closeup, self.options.fitted
-        window = common_window(views0, views1, hypothesis.H, o.close_px)
+        window = common_window(views0, views1, hypothesis.H, self.options.closeup.close_px)
         if window is None:
             return None
         warped = window.warped(views1, hypothesis.H)
+        fit, points = self._fit_closely(warped)
+        if fit is None:
+            return None
+        clean = without_common_print(warped, views0, views1, fit.H_1to0)
+        judged, retina = (fit, points) if clean is warped else self._fit_closely(clean)
+        if judged is None:
+            return None
+        evidence = measure_evidence(hypothesis.share, judged, clean.window.features0, clean.features1)
+        printed = ~np.isin(points[0].view("c8"), clean.window.features0.keypoints_xy.view("c8")).ravel()
+        if clean is warped or printed[fit.inliers].mean() > MOSTLY_PRINT:
+            warped, fit, points = clean, judged, retina
+        else:  # all that is seen places it, what is not print speaks for it
+            fit, _ = self.refine(fit, points, warped, np.eye(3))
+        refined, evidence["map_correlation"] = self.refine(fit, retina, clean, np.eye(3))
+        fit = refined if warped is clean else fit
+        if fit.n_inliers < self.options.min_inliers:  # the maps moved it away from what it was matched by
+            fit, points = self._matched_anew(fit, warped)
+        result = self._result(fit, points, warped, np.eye(3), views0, views1)
+        result = replace(result, confidence=confidence(evidence, self.calibration), evidence=evidence)
+        return Candidate(warped, fit.H_1to0, result)
+
+    def _fit_closely(self, warped: Warped) -> tuple[Fit | None, tuple]:
+        """The wanted model with its points, from matches nearby or, where few of these agree, around a wider fit; None
+        without enough inliers."""
+        o, model = self.options.closeup, self.options.fitted
         fit, points = warped.fit(model, o.close_radius_px, o.close_threshold_px)
         if fit is None or fit.n_inliers < o.clear_share * len(points[0]):
             wide, _ = warped.fit(model, o.wide_radius_px, o.close_threshold_px)
             again = warped.fit(model, o.close_radius_px, o.close_threshold_px, wide.H_1to0) if wide else (None, None)
             if again[0] and (fit is None or again[0].n_inliers > o.wide_gain * fit.n_inliers):
                 fit, points = again
-        if fit is None or fit.n_inliers < self.options.min_inliers:
-            return None
-        evidence = measure_evidence(hypothesis.share, fit, window.features0, warped.features1)
-        fit, evidence["map_correlation"] = self.refine(fit, points, warped, np.eye(3))
-        result = self._result(fit, points, warped, np.eye(3), views0, views1)
-        result = replace(result, confidence=confidence(evidence, self.calibration), evidence=evidence)
-        return Candidate(warped, fit.H_1to0, result)
+        return fit if fit is not None and fit.n_inliers >= self.options.min_inliers else None, points
+
+    def _matched_anew(self, fit: Fit, warped: Warped) -> tuple[Fit, tuple]:
+        """The same transform with the matches that are found around it."""
+        o = self.options.closeup
+        points = warped.matches(o.close_radius_px * warped.window.zoom, fit.H_1to0)
+        inliers = fit.residuals_px(*points) < o.close_threshold_px * warped.window.zoom
+        return replace(fit, inliers=inliers), points
 
     def refine(self, fit: Fit, points, warped: Warped, step: np.ndarray) -> tuple[Fit, float]:
         """`refinement.refine` on the maps of a window; step: (3, 3) window px of the warped features → px of
@@ -172,6 +225,11 @@ class Registrar:
 
     def judge(self, best: Candidate, views1: ImageViews) -> Registration:
         """The result, or its refusal: not sure enough, or no transform between two pictures of an eye."""
+        inliers = int(best.result.inliers.sum())
+        if inliers < self.options.min_inliers:
+            return best.result.refuse(
+                f"{FEW_MATCHES}: {inliers} agree in the end; two different eyes, or too few vessels"
+            )
         if best.result.confidence < self.options.min_confidence:
             how_sure = f"{best.result.confidence:.2f} is below {self.options.min_confidence:g}"
             return best.result.refuse(

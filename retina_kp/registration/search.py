@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .closeup import whole_window
-from .keypoints import matched_points, mutual_matches, spread_count
+from .keypoints import Features, guided_matches, matched_points, mutual_matches, spread_count
 from .options import SearchOptions
 from .transforms import Fit, fit_transform, implausible
 from .views import ImageViews
@@ -64,7 +64,7 @@ def hypotheses(
     views0: ImageViews, views1: ImageViews, options: SearchOptions, stages: list[Stage]
 ) -> Iterator[Hypothesis]:
     """Yield settled hypotheses: the first promising one of each stage as soon as it is found, at the end the strongest
-    of the others. The caller looks at each closely and stops when one is right."""
+    of the others that chance does not explain. The caller looks at each closely and stops when one is right."""
     waiting: list[Hypothesis] = []
     for stage in stages:
         promising = False
@@ -74,13 +74,15 @@ def hypotheses(
             else:
                 promising = True
                 yield hypothesis
-    yield from sorted(waiting, key=lambda h: -h.strength)[: options.judged_at_end]
+    worth_it = [h for h in waiting if h.strength >= options.judged_strength]
+    yield from sorted(worth_it, key=lambda h: -h.strength)[: options.judged_at_end]
 
 
 def _settled(
     views0: ImageViews, views1: ImageViews, options: SearchOptions, stage: Stage
 ) -> Iterator[Hypothesis | None]:
-    """Settle some hypotheses of a stage: clear ones before another view is tried, then those with most support."""
+    """Settle some hypotheses of a stage: clear ones before another view is tried, then the strongest of those with most
+    support, once they are matched again nearby."""
     clear, doubtful = 0, []
     for view in stage:
         raw = try_view(views0, views1, options, *view)
@@ -88,25 +90,48 @@ def _settled(
             clear += 1
             yield settle(views0, views1, options, raw)
         elif raw is not None:
-            doubtful.append(raw)
-    for raw in sorted(doubtful, key=lambda h: -h.support)[: options.settled_per_stage - clear]:
-        yield settle(views0, views1, options, raw)
+            doubtful.append((raw, view))
+    doubtful.sort(key=lambda found: -found[0].support)
+    ranked = [
+        (strength_nearby(views0, views1, options, *found), found[0]) for found in doubtful[: options.nearby_per_stage]
+    ]
+    for strength, raw in sorted(ranked, key=lambda found: -found[0])[: options.settled_per_stage - clear]:
+        if strength >= options.nearby_strength:
+            yield settle(views0, views1, options, raw)
 
 
 def try_view(
     views0: ImageViews, views1: ImageViews, options: SearchOptions, angle_deg: float, scale0: float, scale1: float
 ):
-    """Match the fixed image at scale0 with the moving one turned and at scale1: a `Hypothesis`, or None.
-
-    The image with the smaller picture is turned, either way round: a small picture costs less."""
-    turn_fixed = scale0 < scale1
-    features0 = views0.features(-angle_deg if turn_fixed else 0.0, scale0)
-    features1 = views1.features(0.0 if turn_fixed else angle_deg, scale1)
+    """Match the fixed image at scale0 with the moving one turned and at scale1: a `Hypothesis`, or None."""
+    features0, features1 = _features(views0, views1, angle_deg, scale0, scale1)
     points0, points1 = matched_points(features0, features1, mutual_matches(features0, features1))
     fit = fit_transform(points0, points1, "similarity", options.search_threshold_px / scale0)
     if fit is None or implausible(fit.H_1to0, views1.base_hw):
         return None
     return Hypothesis(fit, scale0, len(points0), spread_count(points0[fit.inliers], SUPPORT_PX))
+
+
+def _features(
+    views0: ImageViews, views1: ImageViews, angle_deg: float, scale0: float, scale1: float
+) -> tuple[Features, Features]:
+    """Of both images in a view. The one with the smaller picture is turned, either way round: it costs less."""
+    turn_fixed = scale0 < scale1
+    return (
+        views0.features(-angle_deg if turn_fixed else 0.0, scale0),
+        views1.features(0.0 if turn_fixed else angle_deg, scale1),
+    )
+
+
+def strength_nearby(
+    views0: ImageViews, views1: ImageViews, options: SearchOptions, hypothesis: Hypothesis, view: tuple
+) -> float:
+    """Strength of a hypothesis whose features are matched again in a wide neighbourhood. No picture is drawn for it, so
+    it costs next to nothing; as a start it is no better than the hypothesis."""
+    features0, features1 = _features(views0, views1, *view)
+    index = guided_matches(features0, features1, hypothesis.H, options.settle_radius_px)
+    fit = fit_transform(*matched_points(features0, features1, index), "similarity", options.settle_threshold_px)
+    return 0.0 if fit is None else replace(hypothesis, fit=fit, n_matches=len(index)).strength
 
 
 def settle(views0: ImageViews, views1: ImageViews, options: SearchOptions, hypothesis: Hypothesis) -> Hypothesis | None:

@@ -13,6 +13,7 @@ from ..core.vessels import field_of_view_mask
 from .keypoints import Features, KeypointOptions, describe_points, extract
 
 MAX_ENLARGE = 2.0  # pictures of an image are not blown up further
+LONG = 1.8  # so many times as long as wide, a field of view may be a square one with oblong pixels
 
 
 class ImageViews:
@@ -45,6 +46,14 @@ class ImageViews:
         self.slimness = (max(sides) + 1) / (min(sides) + 1)
         self._features: dict[tuple[float, float], Features] = {}
         self._copies: dict[int, tuple[np.ndarray, np.ndarray]] = {0: (self.original, np.eye(3))}
+
+    def squared_hw(self) -> tuple[int, int]:
+        """The size in which pixels would be square if the image's sides were 2 or 4 times too unlike, as in scans of
+        few lines; its own size where the field of view is no longer than others are."""
+        length_xy = np.ptp(self.outline, axis=0) + 1
+        ratio, (h, w) = max(length_xy) / min(length_xy), self.original_hw
+        times = 1 if ratio < LONG else 2 if ratio < 2 * np.sqrt(2) else 4
+        return (h * times, w) if length_xy[0] > length_xy[1] else (h, w * times)
 
     def features(self, angle_deg: float = 0.0, scale: float = 1.0) -> Features:
         """Features of the view turned by angle_deg (clockwise) at ``scale`` px per base px, given in base px;

@@ -2,9 +2,9 @@
 
 python -m retina_kp.studies.impostors data/clinic --processes 2
 
-Fixed images are tried with moving images of other eyes, as they are and mirrored, and with their own one mirrored. By
-default 200 of each kind of pair and sort are drawn. Eyes are told apart as in every layout, see data/README.md; two
-names for one eye would count as a mistake. A second call continues.
+Fixed images are tried with moving images of other eyes, as they are, mirrored, and both on one page with a frame, text
+and a scale bar; and with their own one mirrored. By default 200 of each kind of pair and sort are drawn. Eyes are told
+apart as in every layout, see data/README.md; two names for one eye would count as a mistake. A second call continues.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..data.layouts import load_layout
 from ..data.records import PairRecord
 from ..evaluation.intervals import binomial_limits
 from ..evaluation.methods import Ours
-from ..evaluation.pairs import OTHER, OTHER_MIRRORED, OWN_MIRRORED, ImpostorPair
+from ..evaluation.pairs import FRAMED, OTHER, OTHER_MIRRORED, OWN_MIRRORED, ImpostorPair
 from ..evaluation.real_pairs import RealPair, read_pair
 from ..evaluation.runner import CRASHED, measure
 from ..evaluation.summary import as_text
@@ -40,7 +40,7 @@ def draw_impostors(records: Sequence[PairRecord], most: int = 0, seed: int = 0) 
             kinds = [(pair.record.modality0, pair.record.modality1) for pair in (fixed, moving)]
             if kinds[0] != kinds[1]:
                 continue
-            two_eyes = [OTHER, OTHER_MIRRORED] if fixed.record.eye_id != moving.record.eye_id else []
+            two_eyes = [OTHER, OTHER_MIRRORED, FRAMED] if fixed.record.eye_id != moving.record.eye_id else []
             for what in [OWN_MIRRORED] if fixed == moving else two_eyes:
                 groups.setdefault((*kinds[0], what), []).append(ImpostorPair(fixed, moving, what))
     chosen = []

@@ -1,0 +1,62 @@
+"""What both pictures of a pair have printed on them: frames, text, scale bars. Two different eyes share these, too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from .closeup import Warped
+from .views import ImageViews
+
+SIDE_PX = 15  # of the neighbourhoods that are compared
+SAME, STEEP = 0.9, 0.1  # correlation, and change of gray level per px, from which both pictures show the same print
+FAINT = 0.01  # standard deviation of gray levels below which a neighbourhood shows nothing
+SAME_PICTURE = 0.5  # of all that either picture shows: where as much is the same, it is one picture given twice
+CLUTCH_PX = 4  # print reaches so far into what the network makes of places beside it
+
+
+def common_print(gray0: np.ndarray, gray1: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """(h, w) bool: where two aligned pictures, gray (h, w) float32 in [0, 1], show the same steep edges.
+
+    valid: (h, w) bool, where both show something. Vessels of two modalities, or of one at another time, correlate less
+    or are less steep. One picture given twice is the same all over, so that nothing of it counts as print.
+    """
+    edges = cv2.dilate(np.minimum(_steepest(gray0), _steepest(gray1)), np.ones((9, 9))) > STEEP
+    if not edges.any():
+        return edges
+    gray0, gray1 = (cv2.GaussianBlur(gray, (0, 0), 1.0) for gray in (gray0, gray1))
+    mean0, mean1 = _mean(gray0), _mean(gray1)
+    variance0, variance1 = _mean(gray0**2) - mean0**2, _mean(gray1**2) - mean1**2
+    scale = np.sqrt(np.maximum(variance0, FAINT**2 / 10) * np.maximum(variance1, FAINT**2 / 10))
+    same = valid & ((_mean(gray0 * gray1) - mean0 * mean1) > SAME * scale)
+    shown = valid & (np.maximum(variance0, variance1) > FAINT**2)
+    if (same & shown).sum() > SAME_PICTURE * shown.sum():
+        return np.zeros_like(edges)
+    return cv2.dilate((same & edges).astype(np.uint8), np.ones((2 * CLUTCH_PX + 1,) * 2)) > 0
+
+
+def without_common_print(warped: Warped, views0: ImageViews, views1: ImageViews, step: np.ndarray) -> Warped:
+    """The same without keypoints and structure on common print, or as it is where there is none.
+
+    step: (3, 3) window px, from where the moving image was warped to where its matches put it."""
+    window, stride = warped.window, views0.network.detector_stride
+    drawn = views0.picture(window.from_base, window.hw), views1.picture(step @ window.from_base @ warped.H, window.hw)
+    (gray0, valid0), (gray1, valid1) = ([x[0, 0].cpu().numpy() for x in pictures] for pictures in drawn)
+    places0 = common_print(gray0, gray1, valid0 & valid1)
+    if not places0.any():
+        return warped
+    places1 = cv2.warpPerspective(places0.view(np.uint8), np.linalg.inv(step), window.hw[::-1], flags=cv2.INTER_NEAREST)
+    window = replace(window, features0=window.features0.without(places0, stride))
+    return replace(warped, window=window, features1=warped.features1.without(places1 > 0, stride))
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    return cv2.blur(values, (SIDE_PX, SIDE_PX))
+
+
+def _steepest(gray: np.ndarray, reach_px: int = 5) -> np.ndarray:
+    """The steepest change of gray level per px within some px; edges of two pictures need not meet exactly."""
+    slope = cv2.magnitude(cv2.Sobel(gray, -1, 1, 0, scale=1 / 8), cv2.Sobel(gray, -1, 0, 1, scale=1 / 8))
+    return cv2.dilate(slope, np.ones((reach_px, reach_px)))

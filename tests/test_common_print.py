@@ -1,0 +1,96 @@
+"""What two pictures have printed on them is no evidence; one picture given twice still is."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from retina_kp import PairOptions, draw_pair
+from retina_kp.core.geometry import corner_error
+from retina_kp.registration.common_print import CLUTCH_PX, SIDE_PX, common_print
+from retina_kp.registration.keypoints import Features
+from retina_kp.registration.search import Hypothesis, hypotheses
+from retina_kp.registration.transforms import Fit
+from retina_kp.synthetic.pages import draw_page
+
+EASY = PairOptions(size_px=512, rotation_deg=12, scale=(0.9, 1.1), min_overlap=0.7)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return draw_pair(11, 4, ("CF", "FA"), EASY)
+
+
+def clouds(seed: int, hw=(301, 402)) -> np.ndarray:
+    noise = cv2.GaussianBlur(np.random.default_rng(seed).normal(size=hw).astype(np.float32), (0, 0), 4)
+    return (0.5 + 0.1 * noise / noise.std()).clip(0, 1)
+
+
+def printed(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A picture with a word on it, and where its ink is."""
+    ink = cv2.putText(np.zeros(gray.shape, np.uint8), "OD 45", (60, 120), cv2.FONT_HERSHEY_SIMPLEX, 2, 1, 3) > 0
+    return np.where(ink, np.float32(1), gray), ink
+
+
+def test_the_same_word_on_two_pictures_is_found_and_little_else():
+    (gray0, ink), (gray1, _) = printed(clouds(0)), printed(clouds(1))
+    found = common_print(gray0, gray1, np.ones(ink.shape, bool))
+    reach = 2 * (CLUTCH_PX + SIDE_PX) + 1
+    assert found[ink].mean() > 0.95 and not found[cv2.dilate(ink.view(np.uint8), np.ones((reach, reach))) == 0].any()
+    assert not common_print(gray0, clouds(1), np.ones(ink.shape, bool)).any()
+    assert not common_print(gray0, gray1, ~cv2.dilate(ink.view(np.uint8), np.ones((41, 41))).astype(bool)).any()
+
+
+def test_one_picture_given_twice_has_no_print():
+    gray, ink = printed(clouds(0))
+    noisy = (0.8 * gray + np.random.default_rng(2).normal(0, 0.01, gray.shape)).astype(np.float32)
+    assert not common_print(gray, gray, ink | True).any() and not common_print(gray, noisy, ink | True).any()
+
+
+def pages(fixed, moving, seed: int):
+    page = draw_page(np.random.default_rng(seed), (512, 512))
+    return page.around(fixed), page.around(moving), page
+
+
+@pytest.mark.parametrize("seed", [3, 7])
+def test_a_page_around_two_eyes_is_no_evidence(registrar, pair, seed):
+    fixed, moving, page = pages(pair.fixed, draw_pair(11, 1, ("CF", "FA"), EASY).moving, seed)
+    views0, views1 = registrar.views(fixed), registrar.views(moving)
+    identity = Hypothesis(Fit("similarity", np.eye(3), np.ones(9, bool)), 0.6, 9, 9)
+    close = registrar.look_closely(views0, views1, identity)
+    if close is not None:  # nothing that agrees lies on the ink
+        x, y = np.rint(close.result.matches0[close.result.inliers]).astype(int).T
+        assert not (page.coverage[y, x] > 0.5).any()
+    assert not registrar(fixed, moving).ok
+
+
+@pytest.mark.parametrize("seed", [3, 7])
+def test_a_page_around_one_eye_changes_little(registrar, pair, seed):
+    fixed, moving, page = pages(pair.fixed, pair.moving, seed)
+    result, plain = registrar(fixed, moving), registrar(pair.fixed, pair.moving)
+    on_page = np.eye(3)
+    on_page[:2, 2] = page.corner_xy
+    expected = on_page @ plain.H_1to0 @ np.linalg.inv(on_page)
+    assert result.ok and result.confidence > 0.9
+    assert corner_error(result.H_1to0, expected, moving.shape[:2]) < 5
+
+
+def test_few_inliers_in_the_end_are_refused(registrar, pair):
+    views0, views1 = registrar.views(pair.fixed), registrar.views(pair.moving)
+    hypothesis = next(hypotheses(views0, views1, registrar.options.search, registrar.stages))
+    close = registrar.look_closely(views0, views1, hypothesis)
+    few = np.zeros_like(close.result.inliers)
+    few[: registrar.options.min_inliers - 1] = True
+    told = registrar.judge(replace(close, result=replace(close.result, inliers=few)), views1)
+    assert registrar.judge(close, views1).ok and not told.ok and told.status.startswith("too few matches: 6 agree")
+
+
+def test_features_without_places_lose_points_and_map_there():
+    points = np.array([[5.4, 3.0], [20.0, 8.0]], np.float32)
+    features = Features(points, np.ones(2), np.eye(2, dtype=np.float32), (12, 30), np.ones((16, 16), np.float32))
+    places = np.zeros((12, 30), bool)
+    places[2:5, 4:7] = True
+    left = features.without(places, 2)
+    assert np.array_equal(left.keypoints_xy, points[1:]) and np.array_equal(left.descriptors, features.descriptors[1:])
+    assert np.array_equal(np.argwhere(left.detector == 0), [[1, 2], [1, 3], [2, 2], [2, 3]])
