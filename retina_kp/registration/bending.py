@@ -22,23 +22,26 @@ from .refinement import relief
 from .result import Registration
 from .views import MAX_ENLARGE, ImageViews
 
-NOISE = 15.0  # neighbouring cells of a map err alike: so many cells know no more than one
+NOISE = 60.0  # neighbouring cells of a map err alike: so many cells know no more than one
+START_PX = 8.0  # σ of all priors until the maps are no longer blurred and WAIT rounds have settled what they can
+WAIT = 2
 ROUNDS, SETTLED_CELLS, DAMPING = 8, 0.01, 1e-3  # of Gauss-Newton
 MIN_CELLS = 400  # that both images show; fewer carry no bend
 CELLS = (12, 12)  # of the displacement that keeps the sum
 WORTHWHILE = 1.15  # a window is looked at if it is so much finer than the one before
 
-# standard deviations of priors, px of the window: of a polynomial's terms by degree; of a spline's second differences
-# and of its knots
-DEGREES_PX = (1e3, 1e3, 8.0, 3.0, 1.5)
-SPLINE_CELLS, CURVED_PX, MOVED_PX = 8, 1.0, 4.0
+DEGREE = 4  # of polynomials
+SPLINE_CELLS, CURVED_PX, MOVED_PX = 8, 1.0, 4.0  # of splines: σ of second differences of knots, and of knots
+SPREAD = (1e-3, 50.0)  # least and largest factor on the σ of a prior
 
 
 class Terms(NamedTuple):
-    """Smooth functions of the place: values (N, T) at N places, and the precision (T, T) of their coefficients."""
+    """Smooth functions of the place: values (N, T) at N places; the precision (T, T) of their coefficients up to a
+    factor for each group, and the group (T,) of each. Groups do not share precision."""
 
     values: torch.Tensor
     precision: np.ndarray
+    group: np.ndarray
 
 
 class Level(NamedTuple):
@@ -52,12 +55,13 @@ class Level(NamedTuple):
 
 
 def polynomials(places: np.ndarray, unit_px: float = 1.0) -> Terms:
-    """Products of Legendre polynomials of x and of y, up to the degree that DEGREES_PX has a prior for."""
-    degree = len(DEGREES_PX) - 1
-    x, y = (legendre.legvander(places[:, k], degree) for k in (0, 1))
-    powers = [(i, total - i) for total in range(degree + 1) for i in range(total + 1)]
+    """Products of Legendre polynomials of x and of y, up to DEGREE; a group holds those of one degree."""
+    x, y = (legendre.legvander(places[:, k], DEGREE) for k in (0, 1))
+    powers = [(i, total - i) for total in range(DEGREE + 1) for i in range(total + 1)]
     values = np.stack([x[:, i] * y[:, j] for i, j in powers], 1)
-    return Terms(torch.from_numpy(values).float(), np.diag([(unit_px / DEGREES_PX[i + j]) ** 2 for i, j in powers]))
+    return Terms(
+        torch.from_numpy(values).float(), np.eye(len(powers)) * unit_px**2, np.array([i + j for i, j in powers])
+    )
 
 
 def splines(places: np.ndarray, unit_px: float = 1.0) -> Terms:
@@ -68,10 +72,10 @@ def splines(places: np.ndarray, unit_px: float = 1.0) -> Terms:
     second, one = np.diff(np.eye(count), 2, axis=0), np.eye(count)
     curved = sum(m.T @ m for m in (np.kron(second, one), np.kron(one, second)))
     precision = curved * (unit_px / CURVED_PX) ** 2 + np.eye(count**2) * (unit_px / MOVED_PX) ** 2
-    return Terms(torch.from_numpy(values).float(), precision)
+    return Terms(torch.from_numpy(values).float(), precision, np.zeros(count**2, int))
 
 
-SMOOTH = (Level(560, (2.0, 1.0, 0.0), MAX_ENLARGE, polynomials), Level(950, (1.0, 0.0), 1.0, polynomials))
+SMOOTH = (Level(560, (4.0, 2.0, 1.0, 0.0), MAX_ENLARGE, polynomials), Level(1200, (1.0, 0.0), 1.0, polynomials))
 ELASTIC = (*SMOOTH, Level(560, (1.0, 0.0), MAX_ENLARGE, splines))
 BENDS = {"auto": SMOOTH, "elastic": ELASTIC}
 
@@ -126,38 +130,52 @@ def climb(maps: tuple[np.ndarray, np.ndarray], terms: Terms, blurs: tuple[float,
     closed form. The slope is that of r0, as in the inverse step of Baker & Matthews 2004, section 3.2.
     """
     grid, seen0 = pixel_grid(maps[0].shape).numpy(), (maps[0] > 0).ravel()
-    coefficients = np.zeros((len(terms.precision), 2))
+    coefficients, strict = np.zeros((len(terms.precision), 2)), np.full(terms.group.max() + 1, START_PX**-2.0)
     both = seen0 & (maps[1] > 0).ravel()
     before = now = _correlation(*(relief(m).ravel()[both] for m in maps))
     for blur in blurs:
         r0, r1 = (relief(m, blur) for m in maps)
         slope = [cv2.Sobel(r0, cv2.CV_32F, *axis, ksize=3, scale=1 / 8).ravel() for axis in ((1, 0), (0, 1))]
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             places = grid + (terms.values @ torch.from_numpy(coefficients).float()).numpy().reshape(grid.shape)
             read = cv2.remap(r1, places, None, cv2.INTER_LINEAR).ravel()
             seen = np.flatnonzero(seen0 & (cv2.remap(maps[1], places, None, cv2.INTER_LINEAR) > 0).ravel())
             if len(seen) < MIN_CELLS:
                 return None
             now = _correlation(r0.ravel()[seen], read[seen])
-            step = _step(r0.ravel(), read, slope, seen, terms, coefficients, NOISE * (1 + blur) ** 2)
+            step, better = _step(
+                r0.ravel(), read, slope, seen, terms, coefficients, strict.copy(), NOISE * (1 + blur) ** 2
+            )
+            strict = better if blur == blurs[-1] and number >= WAIT else strict
             coefficients = coefficients + step
             if (terms.values[::101] @ torch.from_numpy(step).float()).abs().max() < SETTLED_CELLS:
                 break
     return coefficients if now > before else None
 
 
-def _step(r0, read, slope, seen, terms: Terms, coefficients: np.ndarray, noise: float) -> np.ndarray:
-    """(T, 2): a damped step of Gauss-Newton, told by the cells ``seen``."""
+def _step(r0, read, slope, seen, terms: Terms, coefficients: np.ndarray, strict: np.ndarray, noise: float) -> tuple:
+    """(T, 2), a damped step of Gauss-Newton told by the cells ``seen``, and the factors on the groups' precision.
+
+    A factor is what makes the coefficients most likely (MacKay 1992, eq. 4.8 ff.): groups that do not explain more than
+    noise would vanish, and a flat pair keeps its affine."""
     r0, read = r0[seen], read[seen]
     error = r0 - read * float(r0 @ read) / max(float(read @ read), 1e-12)
     values = terms.values[torch.from_numpy(seen)]
     rows = torch.cat([values * torch.from_numpy(s[seen])[:, None] for s in slope], 1)
     variance = noise * float(np.mean(error**2)) + 1e-12
     information = (rows.T @ rows).double().numpy() / variance
-    precision = np.kron(np.eye(2), terms.precision)
+    precision = np.kron(np.eye(2), terms.precision * strict[terms.group])
     pull = (rows.T @ torch.from_numpy(error)).double().numpy() / variance - precision @ coefficients.T.ravel()
     damped = information + precision + DAMPING * np.diag(np.diag(information))
-    return np.linalg.solve(damped, pull).reshape(2, -1).T
+    covariance = np.linalg.inv(damped)
+    step = (covariance @ pull).reshape(2, -1).T
+    found, both = coefficients + step, np.tile(terms.group, 2)
+    for group in range(len(strict)):
+        own, one = both == group, terms.group == group
+        known = own.sum() - np.sum(covariance[np.ix_(own, own)] * precision[np.ix_(own, own)])
+        size = np.sum(found[one] * (terms.precision[np.ix_(one, one)] @ found[one]))
+        strict[group] = np.clip(max(known, 1e-6) / max(size, 1e-12), SPREAD[1] ** -2.0, SPREAD[0] ** -2.0)
+    return step, strict
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:
