@@ -10,6 +10,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -64,11 +65,17 @@ def test_register_writes_what_it_says(registered, pair):
     assert not any(word in page for word in ("<script", "<link", "http", "$"))
 
 
-def test_the_page_names_the_model_that_auto_chose(tmp_path, pair):
-    files = pair[0] / "cf.png", pair[0] / "fa.png"
-    assert command("register", *files, "-o", tmp_path, "--device", "cpu", "--model", "auto") == 0
-    chosen = Registration.load(tmp_path / "result.json").model
-    assert f"auto: {chosen} was chosen" in (tmp_path / "report.html").read_text(encoding="utf-8")
+def test_the_page_says_what_auto_came_to(tmp_path):
+    """A flat pair keeps its affine; of a curved one the page says how far it bends."""
+    drawn = draw_pair(5, 1, ("CF", "FA"), PairOptions(size_px=384, rotation_deg=20, min_overlap=0.8))
+    x, y = np.meshgrid(*[np.linspace(-1, 1, 384, dtype=np.float32)] * 2)
+    places = np.stack(np.meshgrid(*[np.arange(384, dtype=np.float32)] * 2)) + np.stack([6 * x * y, 6 * x**2 - 3])
+    write_image(tmp_path / "cf.png", drawn.fixed)
+    for name, moving in {"flat": drawn.moving, "bent": cv2.remap(drawn.moving, *places, cv2.INTER_LINEAR)}.items():
+        write_image(tmp_path / f"{name}.png", moving)
+        assert command("register", tmp_path / "cf.png", tmp_path / f"{name}.png", "-o", tmp_path / name) == 0
+    flat, bent = ((tmp_path / name / "report.html").read_text(encoding="utf-8") for name in ("flat", "bent"))
+    assert "auto: affine was chosen" in flat and "auto: bends by up to " in bent
 
 
 def test_a_refusal_has_a_reason_exit_code_1_and_no_old_files(tmp_path, pair, capsys):
@@ -91,7 +98,7 @@ def test_a_refusal_has_a_reason_exit_code_1_and_no_old_files(tmp_path, pair, cap
     [
         (("register", "cf.png", "nothing.png"), "no such file"),
         (("register", "cf.png", "."), "is no image file; many pairs"),
-        (("register", "cf.png", "fa.png", "--model", "rigid"), "there are similarity, affine"),
+        (("register", "cf.png", "fa.png", "--model", "rigid"), "there are auto, elastic, similarity"),
         (("register", "cf.png", "fa.png", "--weights", "heavy"), "a shipped name (lite)"),
         (("register", "cf.png", "fa.png", "--device", "tpu3"), "takes 'auto', 'cpu'"),
         (("register", "cf.png"), "Missing argument 'MOVING'"),

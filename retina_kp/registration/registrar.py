@@ -220,16 +220,14 @@ class Registrar:
 
     def bend(self, views0: ImageViews, views1: ImageViews, result: Registration) -> Registration:
         """The last stage of the models that follow the eye, see `bending.bend`."""
-        levels = BENDS.get(self.options.model)
-        return result if levels is None else replace(bend(views0, views1, result, levels), model=self.options.model)
+        bent = bend(views0, views1, result, BENDS.get(self.options.model, ()))
+        return bent if bent.displacement is None else replace(bent, model=self.options.model)
 
     def judge(self, best: Candidate, views1: ImageViews) -> Registration:
         """The result, or its refusal: not sure enough, or no transform between two pictures of an eye."""
         inliers = int(best.result.inliers.sum())
         if inliers < self.options.min_inliers:
-            return best.result.refuse(
-                f"{FEW_MATCHES}: {inliers} agree in the end; two different eyes, or too few vessels"
-            )
+            return best.result.refuse(f"{FEW_MATCHES}: {inliers} agree in the end; two different eyes?")
         if best.result.confidence < self.options.min_confidence:
             how_sure = f"{best.result.confidence:.2f} is below {self.options.min_confidence:g}"
             return best.result.refuse(

@@ -10,15 +10,7 @@ import cv2
 import numpy as np
 
 from ..core.files import read_json, to_plain
-from ..core.geometry import (
-    as_homography,
-    describe,
-    inside,
-    lattice,
-    rescale_homography,
-    resize_matrix,
-    warp_points,
-)
+from ..core.geometry import as_homography, describe, inside, lattice, rescale_homography, resize_matrix, warp_points
 from ..core.images import as_array
 from ..core.overlays import overlay
 from .displacement import Displacement
@@ -74,15 +66,8 @@ class Registration:
             inner = apply_quadratic(warp_points(points0_xy, frame_from_original0), fit.quadratic_0to1)
             return warp_points(inner, original1_from_frame)
 
-        bent = result.bent(target, *result.overlap_box(), (3, 3))
+        bent = result.bent(target, (0, 0), np.array(fixed_hw[::-1]) - 1, (3, 3))
         return bent or replace(result, model="affine")
-
-    def overlap_box(self) -> tuple[np.ndarray, np.ndarray]:
-        """Two corners (x, y) px of the upright box in the fixed image around what the moving image covers."""
-        grid = lattice(self.fixed_hw, 33)
-        seen = grid[inside(warp_points(grid, np.linalg.inv(self.H_tried)), self.moving_hw)]
-        seen = seen if len(np.unique(seen[:, 0])) > 1 and len(np.unique(seen[:, 1])) > 1 else grid
-        return seen.min(0), seen.max(0)
 
     def bent(self, target: Callable, low_xy, high_xy, cells_xy=CELLS) -> Registration | None:
         """The same registration by ``target``, a smooth function of fixed px (N, 2) → moving px, followed between two
@@ -192,11 +177,12 @@ class Registration:
         """The same registration between copies of both images at other sizes (h, w), such as small ones to look at."""
         resize0, resize1 = resize_matrix(self.fixed_hw, fixed_hw), resize_matrix(self.moving_hw, moving_hw)
 
-        def moved(H):
-            return None if H is None else as_homography(rescale_homography(H, resize1, resize0))
-
+        H, tried = (
+            None if H is None else as_homography(rescale_homography(H, resize1, resize0))
+            for H in (self.H_1to0, self.H_tried)
+        )
         displacement = self.displacement and self.displacement.resized(resize0)
-        small = replace(self, H_1to0=moved(self.H_1to0), H_tried=moved(self.H_tried), displacement=displacement)
+        small = replace(self, H_1to0=H, H_tried=tried, displacement=displacement)
         matches = warp_points(self.matches0, resize0), warp_points(self.matches1, resize1)
         return small._between(fixed_hw, moving_hw, *matches)
 
