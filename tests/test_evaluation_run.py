@@ -183,7 +183,7 @@ def test_provenance_says_what_was_measured_with_what(tmp_path):
         (Path(evaluation_run.__file__).parents[1] / "weights" / "lite.safetensors").read_bytes()
     ).hexdigest()
     assert (
-        known["methods"][0] == {"name": "lite", "model": "affine", "sha256": lite[:12]}
+        known["methods"][0] == {"name": "lite", "model": "auto", "sha256": lite[:12]}
         and known["methods"][1]["sha256"] is None
     )
     assert set(known["versions"]) >= {"retina_kp", "commit", "torch", "opencv"} and known["accept_confidence"] == 0.5

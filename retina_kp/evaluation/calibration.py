@@ -20,9 +20,10 @@ from ..registration.confidence import calibration_inputs, confidence
 from ..registration.keypoints import STEERED_DEG
 from ..registration.registrar import Registrar
 from ..synthetic.pairs import PairOptions, draw_pair
+from .impostor_pairs import ImpostorPair
 from .methods import Ours
 from .metrics import FOUND_PX
-from .pairs import MOVING, ImpostorPair, Pair, synthetic_pairs
+from .pairs import MOVING, Pair, synthetic_pairs
 from .runner import measure
 
 CALIBRATION_SEED, STEERING_SEED = 77_002, 77_060  # never used for training or validation

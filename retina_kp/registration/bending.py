@@ -22,7 +22,7 @@ from .refinement import relief
 from .result import Registration
 from .views import MAX_ENLARGE, ImageViews
 
-NOISE = 60.0  # neighbouring cells of a map err alike: so many cells know no more than one
+NOISE = 90.0  # neighbouring cells of a map err alike: so many cells know no more than one
 START_PX = 8.0  # σ of all priors until the maps are no longer blurred and WAIT rounds have settled what they can
 WAIT = 2
 ROUNDS, SETTLED_CELLS, DAMPING = 8, 0.01, 1e-3  # of Gauss-Newton
@@ -129,53 +129,66 @@ def climb(maps: tuple[np.ndarray, np.ndarray], terms: Terms, blurs: tuple[float,
     Maximum a posteriori by Gauss-Newton on r0(x) − g · r1(x + u(x)), r the maps' `relief`. The gain g is solved for in
     closed form. The slope is that of r0, as in the inverse step of Baker & Matthews 2004, section 3.2.
     """
-    grid, seen0 = pixel_grid(maps[0].shape).numpy(), (maps[0] > 0).ravel()
-    coefficients, strict = np.zeros((len(terms.precision), 2)), np.full(terms.group.max() + 1, START_PX**-2.0)
-    both = seen0 & (maps[1] > 0).ravel()
-    before = now = _correlation(*(relief(m).ravel()[both] for m in maps))
+    coefficients = np.zeros((len(terms.precision), 2))
+    strict = np.full(terms.group.max() + 1, START_PX**-2.0)
+    both = (maps[0] > 0) & (maps[1] > 0)
+    before = now = _correlation(*(relief(m)[both] for m in maps))
     for blur in blurs:
-        r0, r1 = (relief(m, blur) for m in maps)
-        slope = [cv2.Sobel(r0, cv2.CV_32F, *axis, ksize=3, scale=1 / 8).ravel() for axis in ((1, 0), (0, 1))]
-        for number in range(ROUNDS):
-            places = grid + (terms.values @ torch.from_numpy(coefficients).float()).numpy().reshape(grid.shape)
-            read = cv2.remap(r1, places, None, cv2.INTER_LINEAR).ravel()
-            seen = np.flatnonzero(seen0 & (cv2.remap(maps[1], places, None, cv2.INTER_LINEAR) > 0).ravel())
-            if len(seen) < MIN_CELLS:
-                return None
-            now = _correlation(r0.ravel()[seen], read[seen])
-            step, better = _step(
-                r0.ravel(), read, slope, seen, terms, coefficients, strict.copy(), NOISE * (1 + blur) ** 2
-            )
-            strict = better if blur == blurs[-1] and number >= WAIT else strict
-            coefficients = coefficients + step
-            if (terms.values[::101] @ torch.from_numpy(step).float()).abs().max() < SETTLED_CELLS:
-                break
+        now = _settle(maps, terms, blur, coefficients, strict, blur == blurs[-1])
+        if now is None:
+            return None
     return coefficients if now > before else None
 
 
-def _step(r0, read, slope, seen, terms: Terms, coefficients: np.ndarray, strict: np.ndarray, noise: float) -> tuple:
-    """(T, 2), a damped step of Gauss-Newton told by the cells ``seen``, and the factors on the groups' precision.
+def _settle(maps, terms: Terms, blur: float, coefficients, strict: np.ndarray, earn: bool) -> float | None:
+    """Move the coefficients (T, 2) uphill on maps of one blur, and the factors on the groups' precision if these are
+    to be earned; the correlation at the end, None where too little is seen by both."""
+    stride = max(int(blur), 1)  # blurred maps tell no more in every cell
+    thin = (slice(None, None, stride),) * 2
+    grid = pixel_grid(maps[0].shape).numpy()[thin]
+    values = terms.values.reshape(*maps[0].shape, -1)[thin].reshape(grid[..., 0].size, -1)
+    r0, r1 = (relief(m, blur) for m in maps)
 
-    A factor is what makes the coefficients most likely (MacKay 1992, eq. 4.8 ff.): groups that do not explain more than
-    noise would vanish, and a flat pair keeps its affine."""
-    r0, read = r0[seen], read[seen]
-    error = r0 - read * float(r0 @ read) / max(float(read @ read), 1e-12)
-    values = terms.values[torch.from_numpy(seen)]
-    rows = torch.cat([values * torch.from_numpy(s[seen])[:, None] for s in slope], 1)
-    variance = noise * float(np.mean(error**2)) + 1e-12
-    information = (rows.T @ rows).double().numpy() / variance
+    def look(picture: np.ndarray) -> np.ndarray:
+        places = grid + (values @ torch.from_numpy(coefficients).float()).numpy().reshape(grid.shape)
+        return cv2.remap(picture, places, None, cv2.INTER_LINEAR)
+
+    shown = (maps[0][thin] > 0) & (look(maps[1]) > 0)
+    if shown.sum() * stride**2 < MIN_CELLS:
+        return None
+    slopes = (cv2.Sobel(r0, cv2.CV_32F, *axis, ksize=3, scale=1 / 8)[thin][shown] for axis in ((1, 0), (0, 1)))
+    known = values[torch.from_numpy(shown.ravel())]
+    rows = torch.cat([known * torch.from_numpy(slope)[:, None] for slope in slopes], 1)
+    told, r0 = (rows.T @ rows).double().numpy(), r0[thin][shown]
+    for number in range(ROUNDS):
+        read = look(r1)[shown]
+        error = r0 - read * float(r0 @ read) / max(float(read @ read), 1e-12)
+        variance = NOISE * ((1 + blur) / stride) ** 2 * float(np.mean(error**2)) + 1e-12
+        pull = (rows.T @ torch.from_numpy(error)).double().numpy() / variance
+        step, earned = _step(told / variance, pull, terms, coefficients, strict)
+        coefficients += step
+        if earn and number >= WAIT:
+            strict[:] = earned
+        if number > WAIT and (values[::101] @ torch.from_numpy(step).float()).abs().max() < SETTLED_CELLS:
+            break
+    return _correlation(r0, read)
+
+
+def _step(told: np.ndarray, pull: np.ndarray, terms: Terms, coefficients: np.ndarray, strict: np.ndarray) -> tuple:
+    """(T, 2), a damped step of Gauss-Newton, and the factors (groups,) on the precision of priors that it speaks for.
+
+    A factor is the one that makes the coefficients most likely (MacKay 1992, eq. 4.8 ff.): groups that explain no more
+    than noise would vanish, and a flat pair keeps its affine. told: (2T, 2T) information of the maps; pull: (2T,)."""
     precision = np.kron(np.eye(2), terms.precision * strict[terms.group])
-    pull = (rows.T @ torch.from_numpy(error)).double().numpy() / variance - precision @ coefficients.T.ravel()
-    damped = information + precision + DAMPING * np.diag(np.diag(information))
-    covariance = np.linalg.inv(damped)
-    step = (covariance @ pull).reshape(2, -1).T
-    found, both = coefficients + step, np.tile(terms.group, 2)
+    covariance = np.linalg.inv(told + precision + DAMPING * np.diag(np.diag(told)))
+    step = (covariance @ (pull - precision @ coefficients.T.ravel())).reshape(2, -1).T
+    found, both, earned = coefficients + step, np.tile(terms.group, 2), strict.copy()
     for group in range(len(strict)):
         own, one = both == group, terms.group == group
         known = own.sum() - np.sum(covariance[np.ix_(own, own)] * precision[np.ix_(own, own)])
         size = np.sum(found[one] * (terms.precision[np.ix_(one, one)] @ found[one]))
-        strict[group] = np.clip(max(known, 1e-6) / max(size, 1e-12), SPREAD[1] ** -2.0, SPREAD[0] ** -2.0)
-    return step, strict
+        earned[group] = np.clip(max(known, 1e-6) / max(size, 1e-12), SPREAD[1] ** -2.0, SPREAD[0] ** -2.0)
+    return step, earned
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:

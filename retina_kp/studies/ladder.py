@@ -36,6 +36,7 @@ from ..networks.checkpoints import find_weights, read_metadata, weights_sha256
 from ..registration.closeup import Candidate
 from ..registration.registrar import Registrar
 from ..registration.result import Registration
+from ..registration.transforms import MODELS
 from ..synthetic.pairs import CLINICAL
 from ..synthetic.render import DEEP_OCTA
 from ..training.config import RECIPES, SYNTHETIC
@@ -88,7 +89,7 @@ VARIANTS = (
     Variant("close-up: second start only for want of a first", options={"clear_share": 0.0}),
     Variant("accuracy: of the search", accuracy="search"),
     Variant("accuracy: of close matches", accuracy="close matches"),
-    *(Variant(f"model: {name}", options={"model": name}) for name in ("similarity", "homography", "quadratic", "auto")),
+    *(Variant(f"model: {name}", options={"model": name}) for name in (*MODELS, "elastic")),
 )
 WHOLE = Variant("all, as shipped")
 SHORT = replace(
@@ -134,6 +135,9 @@ class VariantRegistrar(Registrar):
 
     def polish(self, views0, views1, best: Candidate) -> Candidate:
         return best if self.variant.accuracy == "search" else super().polish(views0, views1, best)
+
+    def bend(self, views0, views1, result):
+        return super().bend(views0, views1, result) if self.variant.accuracy == "maps" else result
 
     def refine(self, fit, *rest):
         refined, correlation = super().refine(fit, *rest)
