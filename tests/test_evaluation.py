@@ -8,8 +8,13 @@ import pytest
 
 from retina_kp import PairOptions, Registrar
 from retina_kp.evaluation import runner
-from retina_kp.evaluation.calibration import calibration_error, calibration_pairs, fit_calibration, risk_coverage
-from retina_kp.evaluation.impostor_pairs import ImpostorPair
+from retina_kp.evaluation.calibration import (
+    ImpostorPair,
+    calibration_error,
+    calibration_pairs,
+    fit_calibration,
+    risk_coverage,
+)
 from retina_kp.evaluation.methods import Ours
 from retina_kp.evaluation.metrics import judge
 from retina_kp.evaluation.pairs import SyntheticPair, synthetic_pairs

@@ -11,7 +11,7 @@ from evaluation_trees import operation_pair
 from retina_kp.data.layouts import load_layout
 from retina_kp.data.records import PairRecord
 from retina_kp.evaluation import runner
-from retina_kp.evaluation.impostor_pairs import FRAMED, OTHER, OTHER_MIRRORED, OWN_MIRRORED, ImpostorPair
+from retina_kp.evaluation.calibration import FRAMED, OTHER, OTHER_MIRRORED, OWN_MIRRORED, ImpostorPair
 from retina_kp.evaluation.methods import Ours
 from retina_kp.evaluation.real_pairs import RealPair
 from retina_kp.evaluation.runner import measure

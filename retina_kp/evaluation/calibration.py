@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -14,16 +15,17 @@ from scipy.optimize import minimize
 
 from ..core.compute import choose_device, code_version, commit
 from ..core.geometry import image_center, similarity, warp_points
+from ..core.images import fitted_hw, to_gray
 from ..data.augment import AppearanceRange
 from ..networks.checkpoints import find_weights, load_network, read_metadata, save_network
 from ..registration.confidence import calibration_inputs, confidence
 from ..registration.keypoints import STEERED_DEG
 from ..registration.registrar import Registrar
+from ..synthetic.pages import draw_page
 from ..synthetic.pairs import PairOptions, draw_pair
-from .impostor_pairs import ImpostorPair
 from .methods import Ours
 from .metrics import FOUND_PX
-from .pairs import MOVING, Pair, synthetic_pairs
+from .pairs import MOVING, Pair, Seen, digest, synthetic_pairs
 from .runner import measure
 
 CALIBRATION_SEED, STEERING_SEED = 77_002, 77_060  # never used for training or validation
@@ -39,6 +41,34 @@ CALIBRATION_SETS = (
 )
 RIDGE = 0.05  # weak, on terms of equal spread
 BINS = 10  # of confidence, equally wide
+OTHER, OWN_MIRRORED, OTHER_MIRRORED = "another eye", "its own, mirrored", "another eye, mirrored"  # sorts of impostors
+FRAMED = "another eye, on one printed page"
+
+
+@dataclass(frozen=True)
+class ImpostorPair(Pair):
+    """The fixed image of one pair with the moving image of another, or a mirrored one: nothing is right."""
+
+    fixed: Pair
+    moving: Pair
+    what: str = OTHER
+
+    def about(self) -> dict:
+        names = {"fixed": self.fixed.about()["pair"], "moving": self.moving.about()["pair"], "what": self.what}
+        return self.fixed.about() | names | {"pair": f"{names['fixed']} × {names['moving']}", "genuine": False}
+
+    def load(self) -> Seen:
+        moving = self.moving.load().moving
+        if self.what == FRAMED:
+            fixed = self.fixed.load().fixed
+            page = draw_page(np.random.default_rng(int(self.fingerprint()[:12], 16)), fitted_hw(fixed.shape[:2], 640))
+            return Seen(
+                *(page.around(np.rint(255 * to_gray(image)).astype(np.uint8)) for image in (fixed, moving)), None
+            )
+        return replace(self.fixed.load(), moving=moving if self.what == OTHER else moving[:, ::-1], truth=None)
+
+    def fingerprint(self) -> str:
+        return digest(self.fixed.fingerprint(), self.moving.fingerprint(), self.what)
 
 
 def publish(

@@ -20,7 +20,7 @@ import pandas as pd
 from ..core.files import write_csv
 from ..data.layouts import load_layout
 from ..data.records import PairRecord
-from ..evaluation.impostor_pairs import FRAMED, OTHER, OTHER_MIRRORED, OWN_MIRRORED, ImpostorPair
+from ..evaluation.calibration import FRAMED, OTHER, OTHER_MIRRORED, OWN_MIRRORED, ImpostorPair
 from ..evaluation.intervals import binomial_limits
 from ..evaluation.methods import Ours
 from ..evaluation.real_pairs import RealPair, read_pair
