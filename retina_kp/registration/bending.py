@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.polynomial import legendre
 
-from ..core.geometry import pixel_grid, to_cells, warp_points
+from ..core.geometry import from_cells, pixel_grid, to_cells, warp_points
 from .closeup import Frame, common_frame
 from .displacement import spline_rows
 from .keypoints import detector_map
@@ -119,7 +119,8 @@ def _bend_in(frame: Frame, views0: ImageViews, views1: ImageViews, result: Regis
         step = level.terms(places(to_cells(window_px, stride))).values.double().numpy() @ found
         return result.map_to_moving(warp_points(window_px + step * stride, original_from_window))
 
-    return result.bent(target, low, high, CELLS) or result
+    seen = pixel_grid(maps[0].shape)[::3, ::3][((maps[0] > 0) & (maps[1] > 0))[::3, ::3]].double().numpy()
+    return result.bent(target, low, high, CELLS, warp_points(from_cells(seen, stride), original_from_window)) or result
 
 
 def climb(maps: tuple[np.ndarray, np.ndarray], terms: Terms, blurs: tuple[float, ...]) -> np.ndarray | None:

@@ -69,11 +69,12 @@ class Registration:
         bent = result.bent(target, (0, 0), np.array(fixed_hw[::-1]) - 1, (3, 3))
         return bent or replace(result, model="affine")
 
-    def bent(self, target: Callable, low_xy, high_xy, cells_xy=CELLS) -> Registration | None:
+    def bent(self, target: Callable, low_xy, high_xy, cells_xy=CELLS, over_xy=None) -> Registration | None:
         """The same registration by ``target``, a smooth function of fixed px (N, 2) → moving px, followed between two
-        corners in fixed px. None where that would fold."""
+        corners in fixed px. H becomes its best affine over places over_xy (N, 2), by itself where images overlap. None
+        where that would fold."""
         box = np.stack([low_xy, high_xy])
-        grid = lattice((25, 25), 25) / 24 * (box[1] - box[0]) + box[0]
+        grid = lattice((25, 25), 25) / 24 * (box[1] - box[0]) + box[0] if over_xy is None else over_xy
         there = target(grid)
         seen = inside(grid, self.fixed_hw) & inside(there, self.moving_hw)
         known = seen if seen.sum() >= 6 else np.isfinite(there).all(1)
