@@ -8,10 +8,12 @@ import torch
 
 from retina_kp.core.config import from_dict, to_dict
 from retina_kp.evaluation.pairs import modalities
+from retina_kp.synthetic.drawing import view_matrix
 from retina_kp.synthetic.pairs import PairOptions, draw_pair
+from retina_kp.synthetic.render import make_scene
 from retina_kp.synthetic.training_pairs import SyntheticOptions, SyntheticPairs
 from retina_kp.synthetic.vasculature import REACH_DEG, GrowthOptions, grow_retina
-from retina_kp.synthetic.wide_looks import WIDE_LOOKS, wide_field
+from retina_kp.synthetic.wide_looks import WIDE_LOOKS, _degrees, _streaks, wide_field
 
 USUAL = SyntheticOptions(size_px=96)
 LOOKS = (("RetCam", "RetCam"), ("UWF", "FA"), ("IR", "SLO"))
@@ -95,3 +97,13 @@ def test_truth_of_a_pair_of_looks_fits_its_images(kind, channels):
         beside = moving[vessels[:, 1], vessels[:, 0] + 15].mean()
         darker = beside - moving[vessels[:, 1], vessels[:, 0]].mean()
         assert len(vessels) > 500 and darker * (-1 if kind == "UWF-FA" else 1) > 1
+
+
+def test_pictures_of_an_eye_show_one_choroid():
+    eyes = [grow_retina(np.random.default_rng(k), GrowthOptions(lesion_probability=0)) for k in (1, 2)]
+    bare = [replace(eye, segments=eye.segments[:0], segment_kind=eye.segment_kind[:0]) for eye in eyes]
+    bare = [replace(eye, segment_width_deg=eye.segment_width_deg[:0]) for eye in bare]
+    scene = make_scene([bare[0], bare[0], bare[1]], [view_matrix((160, 160), 60.0)] * 3, (160, 160))
+    streaks = _streaks(scene, _degrees(scene), torch.Generator().manual_seed(3)).flatten(1)
+    same, other = (float(torch.corrcoef(streaks[list(pair)])[0, 1]) for pair in ((0, 1), (0, 2)))
+    assert same > 0.6 > 0.3 > other

@@ -22,7 +22,7 @@ from .vasculature import GrowthOptions
 
 # Of the red and the green laser: ranges of the retina's light, of the choroid's, and of what blood absorbs; of spots
 UWF_LASERS = (((0.3, 0.6), (0.0, 0.6), (0.15, 0.5), 0.5), ((0.25, 0.55), (-0.2, 0.3), (0.7, 1.5), 0.8))
-STREAK_NOISE_HW = (64, 960)  # of the noise that streaks are read from, along and around
+CHOROID_NOISE = ((24, 96, 4.0), (64, 960, 4.0))  # height, width and cell of its waves, and of its vessels
 
 
 @dataclass(frozen=True)
@@ -62,20 +62,32 @@ def _degrees(scene: Scene) -> torch.Tensor:
 
 
 def _streaks(scene: Scene, deg: torch.Tensor, g: torch.Generator) -> torch.Tensor:
-    """(B, 1, H, W) in [0, 1]: the choroid's vessels, which run from the posterior pole outwards in wavy bands."""
+    """(B, 1, H, W) in [0, 1]: the choroid's vessels, which run from the posterior pole outwards in wavy bands. All
+    pictures of an eye show the same ones, in other strengths."""
     b, hw = len(deg), deg.shape[-2:]
-    pole = scene.anatomy[:, :2, None, None].float() * uniform(g, b, 0.2, 1.3)
+    eyes = [torch.Generator().manual_seed(int(abs(disc_x) * 1e9)) for disc_x in scene.anatomy[:, 0].tolist()]
+    pole = scene.anatomy[:, :2, None, None].float() * torch.cat([uniform(eye, 1, 0.2, 1.3) for eye in eyes])
     x, y = (deg - pole).split(1, 1)
-    away = (x**2 + y**2).sqrt()
-    bend = smooth_noise(g, b, hw, max(hw) / 6) * uniform(g, b, 0.03, 0.15)
-    fine = smooth_noise(g, b, hw, max(hw) / 30) * 0.05 / (1 + 0.1 * away)
-    around = torch.remainder((torch.atan2(y, x) + bend + fine) / np.pi + 1, 2) - 1
-    along = (away / 6 + 1).log() - 1.5
-    noise = smooth_noise(g, b, STREAK_NOISE_HW, 4)
-    where = torch.cat([around, along], 1).permute(0, 2, 3, 1)
-    bands = F.grid_sample(noise, where, padding_mode="reflection", align_corners=False)
+    around, along = torch.atan2(y, x) / np.pi, ((x**2 + y**2).sqrt() / 6 + 1).log() - 1.5
+    waves, lines = (torch.cat([_around_noise(eye, *size) for eye in eyes]) for size in CHOROID_NOISE)
+    around = around + 0.03 * _read_around(waves, around, along)
+    bands = _read_around(lines, torch.remainder(around + 1, 2) - 1, along)
     bands = torch.exp(-((bands / uniform(g, b, 0.3, 0.7)) ** 2))
     return bands * torch.sigmoid(4 * smooth_noise(g, b, hw, max(hw) / 4) + uniform(g, b, 0, 4))
+
+
+def _around_noise(g: torch.Generator, height: int, width: int, cell_px: float) -> torch.Tensor:
+    """(1, 1, height, width) noise whose left and right end meet."""
+    faded = width // 8
+    noise, share = smooth_noise(g, 1, (height, width + faded), cell_px), torch.linspace(0, 1, faded)
+    noise[..., :faded] = noise[..., :faded] * share.sqrt() + noise[..., width:] * (1 - share).sqrt()
+    return noise[..., :width]
+
+
+def _read_around(noise: torch.Tensor, around: torch.Tensor, along: torch.Tensor) -> torch.Tensor:
+    """(B, 1, H, W) read from `_around_noise` at (B, 1, H, W) each, from -1 to 1 over its width and height."""
+    where = torch.cat([around, along], 1).permute(0, 2, 3, 1)
+    return F.grid_sample(noise, where, padding_mode="reflection", align_corners=False)
 
 
 def _side(g: torch.Generator, b: int, hw, sharpness: tuple[float, float]) -> torch.Tensor:
@@ -83,7 +95,7 @@ def _side(g: torch.Generator, b: int, hw, sharpness: tuple[float, float]) -> tor
     xy = (pixel_grid(hw) / max(hw) - 0.5).permute(2, 0, 1)[None].float()
     angle = uniform(g, b, -np.pi, np.pi)
     reach = xy[:, :1] * angle.cos() + xy[:, 1:] * angle.sin() + 0.1 * smooth_noise(g, b, hw, max(hw) / 3)
-    return torch.sigmoid((reach - uniform(g, b, 0.05, 0.5)) * uniform(g, b, *sharpness))
+    return torch.sigmoid((reach - uniform(g, b, 0.1, 0.5)) * uniform(g, b, *sharpness))
 
 
 def _colour(g: torch.Generator, b: int, *ranges: tuple[float, float]) -> torch.Tensor:
@@ -137,7 +149,7 @@ def render_retcam(scene: Scene, g: torch.Generator) -> torch.Tensor:
     deposits = weighted_sum((exudate, uniform(g, b, 0.2, 0.7)), (scar, uniform(g, b, 0.2, 0.8)))
     image = _with_macular_scar(_scarred(image.lerp(pale, deposits.clamp_max(1)), scar, g), deg, pale, g)
     blood = weighted_sum((a.artery, uniform(g, b, 0.4, 0.9)), (bled, uniform(g, b, 0.5, 1.5))).add_(a.vein)
-    absorbs = _rgb(0.3, 1.0, 0.9) * uniform(g, b, 0.25, 1.0) * (1 - beyond)
+    absorbs = _rgb(0.3, 1.0, 0.9) * uniform(g, b, 0.35, 1.0) * (1 - beyond)
     return _through_haze(image * (-blood * absorbs).exp(), g)
 
 
@@ -173,7 +185,7 @@ def _through_haze(image: torch.Tensor, g: torch.Generator) -> torch.Tensor:
     """An infant's picture as it comes out: haze from one side, reflexes, a rim out of focus, uneven light; in [0, 1]."""
     b, hw = len(image), image.shape[-2:]
     veil = _colour(g, b, (0.25, 0.6), (0.3, 0.55), (0.2, 0.55)) * uniform(g, b, 0.3, 1.0)
-    haze = _side(g, b, hw, (5, 14)) * uniform(g, b, 0.4, 1.0) * chance(g, b, 0.75) + uniform(g, b, 0, 0.4)
+    haze = _side(g, b, hw, (5, 14)) * uniform(g, b, 0.4, 1.0) * chance(g, b, 0.75) + uniform(g, b, 0, 0.3)
     image = image.lerp(veil, haze.clamp_max(0.97))
     xy = (2 * pixel_grid(hw) / max(hw) - 1).permute(2, 0, 1)[None].float()
     rim = torch.sigmoid((xy.norm(dim=1, keepdim=True) - 0.85) * uniform(g, b, 6, 16))
