@@ -186,7 +186,7 @@ def test_view_matrix_looks_at_its_centre_with_its_field():
 @pytest.mark.parametrize("modality", RENDERERS)
 def test_rendered_images_have_their_shape_and_range(scene, modality):
     image = render(modality, scene, generator())
-    assert image.shape == (2, 3 if modality == "CF" else 1, *HW)
+    assert image.shape == (2, 3 if modality in ("CF", "RetCam", "UWF") else 1, *HW)
     assert torch.isfinite(image).all() and image.min() >= 0 and image.max() <= 1 and image.std() > 0.01
 
 
@@ -207,9 +207,16 @@ def vessel_contrast(scene, modality) -> list[float]:
     return contrast
 
 
-@pytest.mark.parametrize(("modality", "sign"), [("CF", -1), ("FA", 1), ("OCTA", 1)])
-def test_wide_vessels_are_dark_in_cf_and_bright_in_fa_and_octa(scene, modality, sign):
+SIGNS = [("CF", -1), ("FA", 1), ("OCTA", 1), ("FAF", -1), ("IR", -1), ("SLO", -1), ("UWF", -1)]
+
+
+@pytest.mark.parametrize(("modality", "sign"), SIGNS)
+def test_wide_vessels_are_bright_in_angiograms_and_dark_elsewhere(scene, modality, sign):
     assert sign * np.mean(vessel_contrast(scene, modality)) > 0.05
+
+
+def test_an_infants_vessels_are_faint(scene):
+    assert 0.5 * np.mean(vessel_contrast(scene, "CF")) < np.mean(vessel_contrast(scene, "RetCam")) < -0.01
 
 
 def test_a_deep_slab_shows_the_vessels_above_as_ghosts_or_as_shadows(scene):

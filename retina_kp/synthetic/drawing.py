@@ -11,9 +11,9 @@ import torch
 
 from ..core.geometry import image_center, inside, pixel_grid, similarity
 from .cameras import Camera, as_camera, middle_px_per_deg
+from .lesions import LESIONS
 from .vasculature import ARTERY, VEIN, Retina
 
-LESIONS = ("hemorrhage", "exudate", "drusen", "scar")
 LAYERS = ("artery", "vein", "calibre", "reflex", *LESIONS)
 CALIBRE_UNIT_DEG = 0.004  # vessel width stored in one grey level of the calibre layer
 UNITS = {name: CALIBRE_UNIT_DEG if name == "calibre" else 1 / 255 for name in LAYERS}  # of one grey level

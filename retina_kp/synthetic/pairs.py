@@ -16,6 +16,7 @@ from .cameras import Camera, RoundOptions, best_affine, round_cameras, shows_ret
 from .drawing import view_matrix, visible_junctions
 from .render import make_scene, render
 from .vasculature import REACH_DEG, GrowthOptions, Retina, grow_retina
+from .wide_looks import wide_field
 
 # What good clinical pictures show; training uses the harsher AppearanceRange() so that it covers more than reality.
 CLINICAL = AppearanceRange(
@@ -46,11 +47,12 @@ class PairOptions:
     max_overlap: float = 1.0
     max_shift: float = 0.3  # of one image's middle against the other's along either axis, in widths of the wider field
     shear: float = 0.02
-    fixed_field_deg: tuple[float, float] = (30.0, 55.0)
+    fixed_field_deg: tuple[float, float] = (30.0, 55.0)  # but for wide looks, which bring their own
     macular_field_deg: tuple[float, float] = (14.0, 28.0)  # both images' fields when the moving one is OCTA
     appearance: AppearanceRange = CLINICAL
     eye: RoundOptions | None = None  # None: a flat retina, and H_0to1 tells all
     reach_deg: float = REACH_DEG  # of the vessels from the fovea
+    laser_probability: float = 0.0  # chance of an eye full of scars of laser treatment
 
 
 # Up to the far periphery: 80° to 130° seen from the eye point are 116° to 182° from the middle of the eyeball.
@@ -68,7 +70,7 @@ ULTRAWIDE = PairOptions(
 class SamplePair:
     """A pair with its truth.
 
-    fixed: (H, W, 3) or (H, W) uint8; moving: (H, W) uint8; H_0to1: fixed px → moving px, of a round eye the best affine
+    fixed, moving: (H, W, 3) or (H, W) uint8; H_0to1: fixed px → moving px, of a round eye the best affine
     one over what both show; vessel_mask0: (H, W) bool; junctions0_xy: (J, 2) px, in the field of view; valid0, valid1:
     (H, W) bool fields of view; overlap in [0, 1]; cameras: of a round eye, None where H_0to1 is exact.
     """
@@ -108,7 +110,10 @@ def draw_pair(
     """Pair number ``index`` of a seed: a new retina seen by two cameras. Same arguments, same pair."""
     rng = np.random.default_rng([seed, index, 7])
     g = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    retina, hw = grow_retina(rng, GrowthOptions(reach_deg=options.reach_deg)), (options.size_px, options.size_px)
+    growth = GrowthOptions(reach_deg=options.reach_deg, laser_probability=options.laser_probability)
+    if wide := wide_field(modalities):
+        growth, options = wide.growth(growth), replace(options, fixed_field_deg=wide.field_deg)
+    retina, hw = grow_retina(rng, growth), (options.size_px, options.size_px)
     for _ in range(200):
         views, cameras = _flat_views(rng, retina, modalities, options), None
         H_0to1 = views[1] @ np.linalg.inv(views[0])

@@ -1,4 +1,5 @@
-"""Render one retina as colour fundus, fluorescein angiogram, OCT and OCTA en-face: pictures of the same structure.
+"""Render one retina as colour fundus, fluorescein angiogram, OCT and OCTA en-face, and in rarer looks: pictures of the
+same structure.
 
 A `Scene` is a batch of layers drawn by `drawing.rasterise`. Every image gets its own random appearance from an explicit
 CPU generator; what cameras add is in `data.augment`.
@@ -7,15 +8,18 @@ CPU generator; what cameras add is in `data.augment`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from ..core.noise import blur, chance, smooth_noise, uniform
+from .anatomy import Anatomy, capillaries, choroid, texture, weighted_sum
 from .cameras import Camera, as_camera, middle_px_per_deg
-from .drawing import LESIONS, Scene, anatomy_of, coarse_grid, rasterise
+from .drawing import Scene, anatomy_of, coarse_grid, rasterise
+from .lesions import LESIONS
 from .vasculature import Retina
+from .wide_looks import render_retcam, render_uwf
 
 MODALITIES = ("CF", "FA", "OCT", "OCTA")
 
@@ -30,99 +34,41 @@ def make_scene(retinas: list[Retina], views: Sequence[Camera | np.ndarray], imag
     return Scene(torch.from_numpy(layers), degrees, scale, torch.tensor([anatomy_of(r) for r in retinas]))
 
 
-# ------------------------------------------------------------------ what every modality needs
-
-
-class _Anatomy:
-    """Soft maps (B, 1, H, W) of disc, cup and macula, and vessels, which fade out below a random width."""
-
-    def __init__(self, scene: Scene, g: torch.Generator, thin_px: tuple[float, float]):
-        b, hw = len(scene.layers), scene.layers.shape[-2:]
-        deg = scene.degrees.reshape(b, -1, 2).nan_to_num(1e3)
-        disc, radius, zone = scene.anatomy[:, None, :2], scene.anatomy[:, 2, None], scene.anatomy[:, 3, None]
-        r_disc, r_fovea = (deg - disc.float()).norm(dim=-1) / radius.float(), deg.norm(dim=-1)
-        edge = uniform(g, b, 4, 12).reshape(b, 1)
-        cup_radius, reach = uniform(g, b, 0.2, 0.7).reshape(b, 1), uniform(g, b, 1.5, 4.0).reshape(b, 1)
-        self._maps = {
-            "disc": lambda: torch.sigmoid((1 - r_disc) * edge),
-            "cup": lambda: torch.sigmoid((cup_radius - r_disc) * edge * 1.5),
-            "halo": lambda: torch.exp(-((r_disc / 1.8) ** 2)),
-            "macula": lambda: torch.exp(-((r_fovea / reach) ** 2)),
-            "avascular": lambda: torch.sigmoid((zone.float() - r_fovea) * 6),
-            "rim": lambda: torch.exp(-(((r_disc - 1) / 0.12) ** 2)),
-        }
-        self._coarse_hw, self._hw = scene.degrees.shape[1:3], hw
-        width = scene.layer("calibre")
-        visible = (width * scene.px_per_deg).sub_(uniform(g, b, *thin_px)).mul_(3).sigmoid_()
-        depth = width.clamp(max=0.5).mul_(1.3).add_(0.35).mul_(visible)  # thin vessels hold less blood (or dye)
-        self.artery, self.vein = scene.layer("artery") * depth, scene.layer("vein") * depth
-
-    def __getattr__(self, name: str) -> torch.Tensor:
-        """A soft map, worked out when a renderer asks for it."""
-        if name not in self.__dict__.get("_maps", {}):
-            raise AttributeError(name)
-        values = self._maps.pop(name)().float().reshape(-1, 1, *self._coarse_hw)
-        self.__dict__[name] = F.interpolate(values, self._hw, mode="bilinear")
-        return self.__dict__[name]
-
-
-def _texture(g, b, hw, cells=(3, 9, 40), weights=(0.3, 0.4, 0.6)):
-    texture = torch.zeros(b, 1, *hw)
-    for cell, weight in zip(cells, weights, strict=True):
-        texture.add_(smooth_noise(g, b, hw, cell), alpha=weight)
-    return texture
-
-
-def _weighted_sum(*terms: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """(B, 1, H, W) sum of maps, each times its strength (B, 1, 1, 1); without temporary pictures, which cost most."""
-    total = terms[0][0] * terms[0][1]
-    for values, strength in terms[1:]:
-        total.addcmul_(values, strength)
-    return total
-
-
-def _choroid(g, b, hw, px_per_deg):
-    """(B, 1, H, W) in [0, 1]: meandering bands, the choroid's vessels, which shine through where pigment is thin."""
-    cell = round(float((1.3 * px_per_deg).mean().clamp(4.0, 40.0)))
-    bands = torch.exp(-((smooth_noise(g, b, hw, cell) / uniform(g, b, 0.4, 0.8)) ** 2))
-    return bands * torch.sigmoid(3 * smooth_noise(g, b, hw, 5 * cell))
-
-
 def render_cf(scene: Scene, g: torch.Generator) -> torch.Tensor:
     """Colour fundus photograph: (B, 3, H, W) RGB in [0, 1]."""
     b, hw = len(scene.layers), scene.layers.shape[-2:]
-    a = _Anatomy(scene, g, (0.3, 1.6))
+    a = Anatomy(scene, g, (0.3, 1.6))
     base = torch.cat([uniform(g, b, 0.5, 0.9), uniform(g, b, 0.22, 0.5), uniform(g, b, 0.06, 0.3)], 1)
     grain = uniform(g, b, 0.01, 0.08)
-    mottle = _texture(g, b, hw).mul_(grain).add_(1).addcmul_(a.macula, -uniform(g, b, 0.05, 0.45))
-    tessellation = uniform(g, b, -0.25, 0.25) * chance(g, b, 0.35) * _choroid(g, b, hw, scene.px_per_deg)
+    mottle = texture(g, b, hw).mul_(grain).add_(1).addcmul_(a.macula, -uniform(g, b, 0.05, 0.45))
+    tessellation = uniform(g, b, -0.25, 0.25) * chance(g, b, 0.35) * choroid(g, b, hw, scene.px_per_deg)
     image = base * mottle.add_(tessellation)
     pale = torch.cat([uniform(g, b, 0.8, 1.0), uniform(g, b, 0.6, 0.9), uniform(g, b, 0.35, 0.7)], 1)
-    nerve = _weighted_sum((a.disc, uniform(g, b, 0.2, 0.75)), (a.cup, uniform(g, b, 0.05, 0.35)))
+    nerve = weighted_sum((a.disc, uniform(g, b, 0.2, 0.75)), (a.cup, uniform(g, b, 0.05, 0.35)))
     image.lerp_(pale, nerve.clamp_max_(1))
     blood = torch.tensor([0.25, 1.0, 0.8]).reshape(1, 3, 1, 1) * uniform(g, b, 0.5, 1.5)
     bled, exudate, drusen, scar = (scene.layer(n) for n in LESIONS)
-    absorb = _weighted_sum((a.artery, uniform(g, b, 0.55, 0.95)), (bled, uniform(g, b, 0.6, 1.6))).add_(a.vein)
-    deposits = _weighted_sum((exudate, uniform(g, b, 0.4, 0.95)), (drusen, uniform(g, b, 0.15, 0.5)))
+    absorb = weighted_sum((a.artery, uniform(g, b, 0.55, 0.95)), (bled, uniform(g, b, 0.6, 1.6))).add_(a.vein)
+    deposits = weighted_sum((exudate, uniform(g, b, 0.4, 0.95)), (drusen, uniform(g, b, 0.15, 0.5)))
     image.lerp_(pale, deposits.addcmul_(scar, uniform(g, b, 0.1, 0.7)).clamp_max_(1))
     for channel, depth in zip(image.split(1, 1), blood.split(1, 1), strict=True):
         channel.mul_((absorb * -depth).exp_())
     image.mul_(1 - 0.5 * (blur(scar, 2.0) - scar).clamp_min_(0))
-    shine = _weighted_sum((scene.layer("artery"), uniform(g, b, 0, 0.35)), (scene.layer("vein"), uniform(g, b, 0, 0.1)))
+    shine = weighted_sum((scene.layer("artery"), uniform(g, b, 0, 0.35)), (scene.layer("vein"), uniform(g, b, 0, 0.1)))
     return image.addcmul_(shine.mul_(scene.layer("reflex")), base).clamp_(0, 1)
 
 
 def render_fa(scene: Scene, g: torch.Generator) -> torch.Tensor:
     """Fluorescein angiogram, any phase: (B, 1, H, W) in [0, 1]."""
     b, hw = len(scene.layers), scene.layers.shape[-2:]
-    a = _Anatomy(scene, g, (0.2, 1.4))
+    a = Anatomy(scene, g, (0.2, 1.4))
     base = uniform(g, b, 0.08, 0.5)
-    flush = 1 + uniform(g, b, -0.4, 0.6) * chance(g, b, 0.35) * _choroid(g, b, hw, scene.px_per_deg)
-    image = base * flush * (1 + uniform(g, b, 0.05, 0.3) * _texture(g, b, hw))
+    flush = 1 + uniform(g, b, -0.4, 0.6) * chance(g, b, 0.35) * choroid(g, b, hw, scene.px_per_deg)
+    image = base * flush * (1 + uniform(g, b, 0.05, 0.3) * texture(g, b, hw))
     image = image * (1 - uniform(g, b, 0.2, 0.85) * a.macula)
     image = (image + a.disc * uniform(g, b, -0.6, 0.35)).clamp_min(0.02)
     image = image + uniform(g, b, 0, 0.2) * chance(g, b, 0.4) * a.halo
-    mesh = _capillaries(g, b, hw, scene.px_per_deg) * (1 - a.avascular) * (1 - a.disc)
+    mesh = capillaries(g, b, hw, scene.px_per_deg) * (1 - a.avascular) * (1 - a.disc)
     image = image + mesh * uniform(g, b, 0, 0.15) * chance(g, b, 0.5)
     leak = blur(scene.layer("exudate") + scene.layer("drusen"), uniform(g, b, 0.5, 4.0)) * uniform(g, b, -0.1, 0.6)
     window = scene.layer("scar") * uniform(g, b, -0.4, 0.5)
@@ -140,16 +86,16 @@ def render_fa(scene: Scene, g: torch.Generator) -> torch.Tensor:
 def render_oct(scene: Scene, g: torch.Generator) -> torch.Tensor:
     """OCT en-face projection (or infrared reflectance): vessels are shadows, seldom bright: (B, 1, H, W) in [0, 1]."""
     b, hw = len(scene.layers), scene.layers.shape[-2:]
-    a = _Anatomy(scene, g, (0.4, 2.0))
+    a = Anatomy(scene, g, (0.4, 2.0))
     level, grain = uniform(g, b, 0.35, 0.75), uniform(g, b, 0.03, 0.2)
-    image = _texture(g, b, hw, (2, 6, 50)).mul_(grain).add_(1).mul_(level)
+    image = texture(g, b, hw, (2, 6, 50)).mul_(grain).add_(1).mul_(level)
     image.mul_(1 - uniform(g, b, -0.3, 0.75) * a.macula)
     image.addcmul_(a.disc, uniform(g, b, -0.5, 0.3)).addcmul_(a.rim, uniform(g, b, 0, 0.15))
     drusen, exudate, scar = (scene.layer(n) for n in ("drusen", "exudate", "scar"))
     image.addcmul_(drusen, uniform(g, b, -0.3, 0.3)).addcmul_(exudate, uniform(g, b, -0.3, 0.3))
     image.addcmul_(scar, uniform(g, b, -0.5, 0.4))
     image.mul_(1 - scene.layer("hemorrhage") * uniform(g, b, 0, 0.7))
-    shadow = _weighted_sum((a.vein, uniform(g, b, 0.3, 0.9)), (a.artery, uniform(g, b, 0.25, 0.8)))
+    shadow = weighted_sum((a.vein, uniform(g, b, 0.3, 0.9)), (a.artery, uniform(g, b, 0.25, 0.8)))
     bright = chance(g, b, 0.15)
     image.mul_(1 - shadow.clamp_max(0.95) * (1 - bright)).addcmul_(shadow, bright * 0.5)
     return image.clamp_(0, 1)
@@ -158,8 +104,8 @@ def render_oct(scene: Scene, g: torch.Generator) -> torch.Tensor:
 def render_octa(scene: Scene, g: torch.Generator) -> torch.Tensor:
     """OCT angiography en-face: bright vessels in a capillary mesh, dark avascular zone: (B, 1, H, W) in [0, 1]."""
     b, hw = len(scene.layers), scene.layers.shape[-2:]
-    a = _Anatomy(scene, g, (0.1, 1.0))
-    mesh = _capillaries(g, b, hw, scene.px_per_deg)
+    a = Anatomy(scene, g, (0.1, 1.0))
+    mesh = capillaries(g, b, hw, scene.px_per_deg)
     dropout = torch.sigmoid(4 * smooth_noise(g, b, hw, 48) + uniform(g, b, 2, 8))
     flow = mesh * uniform(g, b, 0.15, 0.6) * (1 - a.avascular) * dropout
     vessels = torch.maximum(a.vein * uniform(g, b, 0.5, 1.0), a.artery * uniform(g, b, 0.5, 1.0)) * (1 - 0.3 * a.disc)
@@ -177,11 +123,11 @@ def render_deep_octa(scene: Scene, g: torch.Generator) -> torch.Tensor:
     dark where software has taken them away (Spaide et al., Retina 2015).
     """
     b, hw = len(scene.layers), scene.layers.shape[-2:]
-    a = _Anatomy(scene, g, (0.3, 1.6))
+    a = Anatomy(scene, g, (0.3, 1.6))
     grain = smooth_noise(g, b, hw, 2) + 0.7 * smooth_noise(g, b, hw, 4)
     voids = torch.sigmoid(3 * smooth_noise(g, b, hw, 5) - 4)
     image = uniform(g, b, 0.15, 0.5) * (1 + uniform(g, b, 0.05, 0.35) * grain) * (1 - uniform(g, b, 0.2, 0.8) * voids)
-    image = image + _capillaries(g, b, hw, scene.px_per_deg) * uniform(g, b, 0.0, 0.3) * (1 - a.avascular)
+    image = image + capillaries(g, b, hw, scene.px_per_deg) * uniform(g, b, 0.0, 0.3) * (1 - a.avascular)
     patchy = torch.sigmoid(3 * smooth_noise(g, b, hw, max(hw) / 8) + uniform(g, b, 1, 4))
     ghost = blur(torch.maximum(a.artery, a.vein), uniform(g, b, 0.3, 1.2)) * patchy
     left = image + ghost * uniform(g, b, 0.15, 0.6)
@@ -200,19 +146,54 @@ def _with_motion_lines(image: torch.Tensor, g: torch.Generator) -> torch.Tensor:
     return (image + lines * uniform(g, b, -0.3, 0.5)).clamp(0, 1)
 
 
-def _capillaries(g, b, hw, px_per_deg):
-    """A mesh of thin lines: the zero crossings of noise whose cells are about a capillary spacing wide."""
-    cell = round(float((0.32 * px_per_deg).mean().clamp(2.0, 12.0)))
-    coarse = smooth_noise(g, b, hw, cell) + 0.5 * smooth_noise(g, b, hw, max(0.6 * cell, 1.5))
-    return torch.exp(-((coarse / uniform(g, b, 0.2, 0.5)) ** 2)) * (0.7 + 0.3 * smooth_noise(g, b, hw, 2))
+def render_faf(scene: Scene, g: torch.Generator) -> torch.Tensor:
+    """Fundus autofluorescence, whose vessels, disc and macula are dark: (B, 1, H, W) in [0, 1]."""
+    b, hw = len(scene.layers), scene.layers.shape[-2:]
+    a = Anatomy(scene, g, (0.5, 2.0))
+    image = uniform(g, b, 0.3, 0.65) * (1 + uniform(g, b, 0.02, 0.12) * texture(g, b, hw, (2, 6, 50)))
+    image = image * (1 - uniform(g, b, 0.3, 0.85) * a.macula) * (1 + uniform(g, b, -0.1, 0.25) * a.halo)
+    image = image * (1 - uniform(g, b, 0.2, 0.8) * torch.maximum(a.vein, uniform(g, b, 0.7, 1.0) * a.artery))
+    image = image * (1 - uniform(g, b, 0.6, 0.95) * a.disc)
+    bled, exudate, drusen, scar = (scene.layer(n) for n in LESIONS)
+    glow = weighted_sum((drusen, uniform(g, b, -0.2, 0.5)), (exudate, uniform(g, b, -0.2, 0.3)))
+    glow = glow + (blur(scar, 2.5) - scar).clamp_min(0) * uniform(g, b, 0, 1.5)  # a scar is dark in a bright seam
+    image = (image + glow) * (1 - uniform(g, b, 0.4, 0.95) * scar) * (1 - uniform(g, b, 0.3, 0.8) * bled)
+    return image.clamp(0, 1)
+
+
+def _render_reflectance(scene: Scene, g: torch.Generator, disc: tuple[float, float], shadowed: float) -> torch.Tensor:
+    """Infrared reflectance by a scanning laser, crisp, its vessels dark: (B, 1, H, W) in [0, 1].
+
+    disc: range of the disc's light against the retina's. shadowed: chance that floaters cast bands of shadow.
+    """
+    b, hw = len(scene.layers), scene.layers.shape[-2:]
+    a = Anatomy(scene, g, (0.2, 1.2))
+    image = uniform(g, b, 0.3, 0.7) * (1 + uniform(g, b, 0.03, 0.15) * texture(g, b, hw, (2, 4, 30)))
+    image = image * (1 + uniform(g, b, -0.35, 0.2) * a.macula) * (1 + uniform(g, b, 0, 0.5) * a.halo)
+    bled, exudate, drusen, scar = (scene.layer(n) for n in LESIONS)
+    atrophy = weighted_sum((scar, uniform(g, b, -0.3, 0.8)), (drusen, uniform(g, b, -0.1, 0.5)))
+    image = image + atrophy + exudate * uniform(g, b, -0.1, 0.5)
+    image = image * (1 + uniform(g, b, *disc) * a.disc) + a.rim * uniform(g, b, 0, 0.4) * chance(g, b, 0.5)
+    image = image * (1 - uniform(g, b, 0.35, 0.85) * torch.maximum(a.vein, uniform(g, b, 0.7, 1.0) * a.artery))
+    image = image + scene.layer("reflex") * uniform(g, b, 0, 0.35) * (1 - a.disc)
+    image = image * (1 - uniform(g, b, 0, 0.6) * bled)
+    bands = torch.exp(-((smooth_noise(g, b, (1, hw[1]), max(hw) / 9) / 0.15) ** 2))
+    bands = bands * torch.sigmoid(4 * smooth_noise(g, b, hw, max(hw) / 2))
+    return (image * (1 - bands * uniform(g, b, 0.2, 0.75) * chance(g, b, shadowed))).clamp(0, 1)
 
 
 DEEP_OCTA = "deep OCTA"
 RENDERERS = {"CF": render_cf, "FA": render_fa, "OCT": render_oct, "OCTA": render_octa, DEEP_OCTA: render_deep_octa}
+RENDERERS |= {"RetCam": render_retcam, "UWF": render_uwf, "FAF": render_faf}
+RENDERERS |= {"IR": partial(_render_reflectance, disc=(-0.8, 0.1), shadowed=0.05)}
+RENDERERS |= {"SLO": partial(_render_reflectance, disc=(-0.7, 0.6), shadowed=0.25)}
 
 
 def render(modality: str, scene: Scene, generator: torch.Generator) -> torch.Tensor:
-    """Render a scene as "CF" (B, 3, H, W) or "FA", "OCT", "OCTA", "deep OCTA" (B, 1, H, W), values in [0, 1]."""
+    """Render a scene by a name in RENDERERS, values in [0, 1].
+
+    "CF", "RetCam" and "UWF" are colour, (B, 3, H, W); the others gray, (B, 1, H, W).
+    """
     if modality not in RENDERERS:
         raise ValueError(f"unknown modality {modality!r}; there are {', '.join(RENDERERS)}")
     return RENDERERS[modality](scene, generator)

@@ -22,6 +22,7 @@ from .drawing import anatomy_of, rasterise, view_matrix, visible_junctions
 from .render import render
 from .shown import CachedView, Shown, junctions_of, scene_of, true_map
 from .vasculature import GrowthOptions, grow_retina
+from .wide_looks import wide_field
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,14 @@ class SyntheticOptions:
     growth: GrowthOptions = GrowthOptions()
     round_share: float = 0.0  # of pairs of round eyes; of them H_0to1 is the best affine map
     eye: RoundOptions = RoundOptions()
+    looks: tuple[tuple[str, str], ...] = ()  # (fixed, moving) of rarer kinds, drawn with equal chances
+    looks_share: float = 0.0  # of pairs that are of one of these kinds; wide looks get wide fields
+
+    def __post_init__(self):
+        if self.looks_share and not self.looks:
+            raise ValueError(
+                f"looks: takes pairs of names such as ('UWF', 'FA'), as looks_share is {self.looks_share:g}"
+            )
 
 
 CACHE_PX = 640
@@ -83,9 +92,12 @@ class SyntheticPairs:
         self.seed, self.pool_size, self.options = seed, pool_size, options
         self.pool_seed = seed if pool_seed is None else pool_seed
 
-    def view(self, index: int) -> CachedView:
-        """Retina ``index`` of the pool, from the cache."""
-        return draw_cached_view(self.pool_seed, index, self.options)
+    def view(self, index: int, kind: tuple[str, str] | None = None) -> CachedView:
+        """Retina ``index`` of the pool, from the cache. kind: of a pair whose looks may ask for a wide field."""
+        options = self.options
+        if wide := wide_field(kind or ()):
+            options = replace(options, field_deg=wide.field_deg, growth=wide.growth(options.growth))
+        return draw_cached_view(self.pool_seed, index, options)
 
     def batch(self, index: int, batch_size: int, strength: float = 1.0) -> dict:
         """Batch number ``index``; ``strength`` in [0, 1] narrows the relative transform (curriculum)."""
@@ -94,7 +106,8 @@ class SyntheticPairs:
         o, hw = self.options, (self.options.size_px, self.options.size_px)
         retinas = rng.integers(0, self.pool_size, batch_size)
         frames = rng.integers(0, o.frames_per_retina, batch_size) if o.frames_per_retina else np.zeros(batch_size, int)
-        views = [self.view(int(i)) for i in retinas]
+        kinds = self._rarer_kinds(index, list(zip(retinas, frames, strict=True)))
+        views = [self.view(int(i), kind) for i, kind in zip(retinas, kinds, strict=True)]
         own = [np.random.default_rng([self.pool_seed, 2, i, k]) for i, k in zip(retinas, frames, strict=True)]
         looks = own if o.frames_per_retina else [rng] * batch_size
         H_view_to_0 = np.stack([self._frame0(view, look) for view, look in zip(views, looks, strict=True)])
@@ -103,6 +116,8 @@ class SyntheticPairs:
         H = np.concatenate([H_view_to_0, H_0to1.numpy() @ H_view_to_0])
         cameras = self._round_cameras(index, views, H, list(zip(retinas, frames, strict=True)))
         fixed, moving = ([str(rng.choice(pool)) for _ in views] for pool in (o.fixed, o.moving))
+        for k, kind in enumerate(kinds):
+            fixed[k], moving[k] = kind or (fixed[k], moving[k])
         shown = [Shown(v, m, hw, camera) for v, m, camera in zip(views + views, H, cameras, strict=True)]
         image, vessels, known = self._render(shown, fixed + moving, hw, g)
         valid = valid & known
@@ -131,6 +146,15 @@ class SyntheticPairs:
         points, turn_deg = view.junctions_xy, o.absolute_rotation_deg
         center, zoom, angle = augment.random_place(rng, points, o.zoom, turn_deg, CACHE_PX, o.size_px)
         return geometry.similarity(angle, zoom, center, geometry.image_center((o.size_px, o.size_px)))
+
+    def _rarer_kinds(self, index: int, places: list) -> list[tuple[str, str] | None]:
+        """For each pair (fixed, moving) of `looks`, or None. places: retina and frame; one that comes back has the same
+        kind, for the kind decides what is in view."""
+        o, rng, kinds = self.options, np.random.default_rng([self.seed, 6, index]), []
+        for place in places:
+            own = np.random.default_rng([self.pool_seed, 7, *place]) if o.frames_per_retina else rng
+            kinds.append(o.looks[own.integers(len(o.looks))] if own.random() < o.looks_share else None)
+        return kinds
 
     def _round_cameras(self, index: int, views: list[CachedView], H: np.ndarray, places: list) -> list:
         """A camera for each image 0 and then each image 1, None for flat eyes. places: retina and frame of each pair; a
@@ -163,6 +187,6 @@ class SyntheticPairs:
             index = [i for i, m in enumerate(modalities) if m == modality]
             scene, known[index] = scene_of([shown[i] for i in index])
             picture = render(modality, scene, g)
-            image[index] = augment.to_gray_batch(picture, g) if modality == "CF" else picture
+            image[index] = augment.to_gray_batch(picture, g) if picture.shape[1] == 3 else picture
             vessels[index] = scene.vessels
         return image, vessels, known

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ..core.vessels import BIFURCATION, CROSSING
+from .lesions import laser_scars, random_lesions
 
 ARTERY, VEIN = 0, 1
 REACH_DEG = 36.0  # vessels further than this from the fovea are not grown, unless told otherwise
@@ -32,6 +33,7 @@ class GrowthOptions:
     branch_spacing: tuple[float, float] = (0.8, 2.0)  # multiplies the distance between side branches
     foveal_zone_deg: tuple[float, float] = (0.8, 1.9)  # radius of the avascular zone
     lesion_probability: float = 0.5  # chance that a retina has lesions at all
+    laser_probability: float = 0.0  # chance that its periphery is full of the scars of laser treatment
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ def grow_retina(rng: np.random.Generator, options: GrowthOptions = GrowthOptions
     radius = rng.uniform(2.4, 3.2)
     clear = np.linalg.norm(junctions - disc, axis=1) > 0.75 * radius  # vessels pile up inside: no landmark there
     order = np.argsort(widths, kind="stable")
-    lesions = _lesions(rng, disc) if rng.random() < options.lesion_probability else np.zeros((0, 5))
+    lesions = random_lesions(rng, disc) if rng.random() < options.lesion_probability else np.zeros((0, 5))
+    if options.laser_probability and rng.random() < options.laser_probability:
+        lesions = np.vstack([lesions, laser_scars(rng, options.reach_deg)])
     vessels = (part[order] for part in (segments, kinds, widths))
     landmarks = (part[clear] for part in (junctions, junction_kind, junction_width))
     return Retina(*vessels, *landmarks, lesions, disc, radius, zone)
@@ -220,22 +224,6 @@ def _crossings(segments, widths, branches, forks, min_angle_deg=20.0, clear_deg=
     points, width = (start[i] + t[:, None] * r)[hit], np.minimum(widths[i], widths[j])[hit]
     far = cKDTree(forks).query(points)[0] >= clear_deg if len(forks) and len(points) else np.ones(len(points), bool)
     return points[far], width[far]
-
-
-def _lesions(rng, disc):
-    """(L, 5) index in drawing.LESIONS, x, y, radius (deg), outline seed: random pathologies in clusters."""
-    rows = []
-    recipes = {0: (0.5, 25, 0.15, 2.2), 1: (0.45, 40, 0.08, 0.7), 2: (0.35, 60, 0.07, 0.4), 3: (0.35, 60, 0.3, 1.0)}
-    for layer, (chance, most, small, large) in recipes.items():
-        if rng.random() > chance:
-            continue
-        for _ in range(rng.integers(1, 4)):
-            center, spread = rng.normal(0, 8, 2) - 0.1 * disc, rng.uniform(0.6, 9)
-            n = rng.integers(1, most)
-            radius = np.exp(rng.uniform(np.log(small), np.log(large), n)) * rng.uniform(0.5, 1.2)
-            places, seeds = center + rng.normal(0, spread, (n, 2)), rng.integers(0, 2**31, n)
-            rows.append(np.column_stack([np.full(n, layer), places, radius, seeds]))
-    return np.concatenate(rows) if rows else np.zeros((0, 5))
 
 
 def _mark(owner, tips, h, reach):
