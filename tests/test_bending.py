@@ -145,6 +145,26 @@ def test_a_curved_pair_is_followed_where_an_affine_cannot(bent_pair):
     )
 
 
+def test_elastic_follows_local_bends_that_auto_cannot():
+    """Bumps of 5 px, 60 px wide, as of a scanner's motion."""
+    pair = draw_pair(5, 1, ("CF", "FA"), PairOptions(size_px=640, rotation_deg=20, scale=(0.9, 1.1), min_overlap=0.8))
+    bumps = ((150, 160), (330, 420), (470, 200), (210, 480))
+
+    def from_bent(p):
+        return p + sum(5 * np.exp(-((p - c) ** 2).sum(-1) / 7200)[..., None] * [1, 0.5] for c in bumps)
+
+    grid = pixel_grid((640, 640)).double().numpy()
+    moving = cv2.remap(pair.moving, from_bent(grid).astype(np.float32), None, cv2.INTER_LINEAR)
+    points1 = grid[20::30, 20::30].reshape(-1, 2)
+    points0 = warp_points(from_bent(points1), np.linalg.inv(pair.H_0to1))
+    seen = inside(points0, (640, 640), 20)
+    errors = {}
+    for model in ("affine", "auto", "elastic"):
+        result = Registrar.from_pretrained("lite", device="cpu", model=model)(pair.fixed, moving)
+        errors[model] = np.linalg.norm(result.map_to_fixed(points1) - points0, axis=1)[seen].mean()
+    assert errors["elastic"] < 0.7 * errors["auto"] and errors["auto"] < 1.1 * errors["affine"]
+
+
 def test_auto_is_the_default_and_fits_an_affine_to_matches():
     assert (
         registrar_options().model == "auto"

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # brings: the last were round eyes, maps that bend, and refusals of print.
 LIMITS = {
     "Python files": 119,
-    "lines": 16997,
+    "lines": 16999,
     "lines of a file": 250,
     "files of a wing": 17,
     "words of the README": 700,

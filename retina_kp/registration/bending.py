@@ -22,17 +22,18 @@ from .refinement import relief
 from .result import Registration
 from .views import MAX_ENLARGE, ImageViews
 
-NOISE = 90.0  # neighbouring cells of a map err alike: so many cells know no more than one
+# neighbouring cells of a map err alike: so many know no more than one; fewer where bends are local
+NOISE, LOCAL_NOISE = 90.0, 20.0
 START_PX = 8.0  # σ of all priors until the maps are no longer blurred and WAIT rounds have settled what they can
 WAIT = 2
 ROUNDS, SETTLED_CELLS, DAMPING = 8, 0.01, 1e-3  # of Gauss-Newton
 MIN_CELLS = 400  # that both images show; fewer carry no bend
-CELLS = (12, 12)  # of the displacement that keeps the sum
+CELLS = (16, 16)  # of the displacement that keeps the sum
 STILL_PX = 0.25  # a displacement that is smaller everywhere, px of the window, is none
 WORTHWHILE = 1.15  # a window is looked at if it is so much finer than the one before
 
 DEGREE = 4  # of polynomials
-SPLINE_CELLS, CURVED_PX, MOVED_PX = 8, 1.0, 4.0  # of splines: σ of second differences of knots, and of knots
+SPLINE_CELLS, CURVED_PX, MOVED_PX = 10, 1.0, 4.0  # of splines: σ of second differences of knots, and of knots
 SPREAD = (1e-3, 50.0)  # least and largest factor on the σ of a prior
 
 
@@ -47,12 +48,13 @@ class Terms(NamedTuple):
 
 class Level(NamedTuple):
     """A window of px² pixels, neither image enlarged more than ``enlarge`` times; Gaussians (σ in cells) on its maps,
-    one after the other; terms: a function of places (N, 2) in [-1, 1] and the px of a unit."""
+    one after the other; terms: a function of places (N, 2) in [-1, 1] and the px of a unit; noise: see NOISE."""
 
     px: float
     blurs: tuple[float, ...]
     enlarge: float
     terms: Callable[[np.ndarray, float], Terms]
+    noise: float = NOISE
 
 
 def polynomials(places: np.ndarray, unit_px: float = 1.0) -> Terms:
@@ -77,7 +79,7 @@ def splines(places: np.ndarray, unit_px: float = 1.0) -> Terms:
 
 
 SMOOTH = (Level(560, (4.0, 2.0, 1.0, 0.0), MAX_ENLARGE, polynomials), Level(1200, (1.0, 0.0), 1.0, polynomials))
-ELASTIC = (*SMOOTH, Level(560, (1.0, 0.0), MAX_ENLARGE, splines))
+ELASTIC = (*SMOOTH, Level(560, (1.0, 0.0), MAX_ENLARGE, splines, LOCAL_NOISE))
 BENDS = {"auto": SMOOTH, "elastic": ELASTIC}
 
 
@@ -110,7 +112,7 @@ def _bend_in(frame: Frame, views0: ImageViews, views1: ImageViews, result: Regis
         return ((cells_xy + 0.5) / half - 1).clip(-1, 1)
 
     terms = level.terms(places(pixel_grid(maps[0].shape).double().numpy().reshape(-1, 2)), stride)
-    found = climb(maps, terms, level.blurs)
+    found = climb(maps, terms, level.blurs, level.noise)
     if found is None or (terms.values[::101] @ torch.from_numpy(found).float()).abs().max() * stride < STILL_PX:
         return result
 
@@ -123,7 +125,7 @@ def _bend_in(frame: Frame, views0: ImageViews, views1: ImageViews, result: Regis
     return result.bent(target, low, high, CELLS, warp_points(from_cells(seen, stride), original_from_window)) or result
 
 
-def climb(maps: tuple[np.ndarray, np.ndarray], terms: Terms, blurs: tuple[float, ...]) -> np.ndarray | None:
+def climb(maps: tuple[np.ndarray, np.ndarray], terms: Terms, blurs: tuple[float, ...], noise: float = NOISE):
     """(T, 2) coefficients, in cells, of the displacement that takes places of map 0 to where map 1 (h, w) shows the
     same; None where too little is seen by both, or the maps agree no better than before.
 
@@ -135,13 +137,13 @@ def climb(maps: tuple[np.ndarray, np.ndarray], terms: Terms, blurs: tuple[float,
     both = (maps[0] > 0) & (maps[1] > 0)
     before = now = _correlation(*(relief(m)[both] for m in maps))
     for blur in blurs:
-        now = _settle(maps, terms, blur, coefficients, strict, blur == blurs[-1])
+        now = _settle(maps, terms, blur, noise, coefficients, strict, blur == blurs[-1])
         if now is None:
             return None
     return coefficients if now > before else None
 
 
-def _settle(maps, terms: Terms, blur: float, coefficients, strict: np.ndarray, earn: bool) -> float | None:
+def _settle(maps, terms: Terms, blur, noise, coefficients, strict: np.ndarray, earn: bool) -> float | None:
     """Move the coefficients (T, 2) uphill on maps of one blur, and the factors on the groups' precision if these are
     to be earned; the correlation at the end, None where too little is seen by both."""
     stride = max(int(blur), 1)  # blurred maps tell no more in every cell
@@ -164,7 +166,7 @@ def _settle(maps, terms: Terms, blur: float, coefficients, strict: np.ndarray, e
     for number in range(ROUNDS):
         read = look(r1)[shown]
         error = r0 - read * float(r0 @ read) / max(float(read @ read), 1e-12)
-        variance = NOISE * ((1 + blur) / stride) ** 2 * float(np.mean(error**2)) + 1e-12
+        variance = noise * ((1 + blur) / stride) ** 2 * float(np.mean(error**2)) + 1e-12
         pull = (rows.T @ torch.from_numpy(error)).double().numpy() / variance
         step, earned = _step(told / variance, pull, terms, coefficients, strict)
         coefficients += step
