@@ -130,7 +130,7 @@ def climb(maps: tuple[np.ndarray, np.ndarray], terms: Terms, blurs: tuple[float,
     same; None where too little is seen by both, or the maps agree no better than before.
 
     Maximum a posteriori by Gauss-Newton on r0(x) − g · r1(x + u(x)), r the maps' `relief`. The gain g is solved for in
-    closed form. The slope is that of r0, as in the inverse step of Baker & Matthews 2004, section 3.2.
+    closed form. The slope is that of r0, as in the inverse step of Baker & Matthews 2004.
     """
     coefficients = np.zeros((len(terms.precision), 2))
     strict = np.full(terms.group.max() + 1, START_PX**-2.0)
@@ -180,7 +180,7 @@ def _settle(maps, terms: Terms, blur, noise, coefficients, strict: np.ndarray, e
 def _step(told: np.ndarray, pull: np.ndarray, terms: Terms, coefficients: np.ndarray, strict: np.ndarray) -> tuple:
     """(T, 2), a damped step of Gauss-Newton, and the factors (groups,) on the precision of priors that it speaks for.
 
-    A factor is the one that makes the coefficients most likely (MacKay 1992, eq. 4.8 ff.): groups that explain no more
+    A factor is the one that makes the coefficients most likely (MacKay 1992, Bayesian Interpolation): groups that explain no more
     than noise would vanish, and a flat pair keeps its affine. told: (2T, 2T) information of the maps; pull: (2T,)."""
     precision = np.kron(np.eye(2), terms.precision * strict[terms.group])
     covariance = np.linalg.inv(told + precision + DAMPING * np.diag(np.diag(told)))

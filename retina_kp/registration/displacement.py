@@ -17,7 +17,7 @@ LEAST_JACOBIAN = 0.1  # of x → x + u(x), below which it counts as folded
 
 @dataclass(frozen=True)
 class Displacement:
-    """x → x + u(x) in px of a frame, u a uniform cubic B-spline (Rueckert et al. 1999, eq. 1–3).
+    """x → x + u(x) in px of a frame, u a uniform cubic B-spline (Rueckert et al. 1999).
 
     knots: (rows, columns, 2) px, at least 4 x 4; knot (0, 0) lies at origin_xy, its neighbours spacing_xy px apart.
     Beyond the grid its outermost knots count again: there u turns constant, as smoothly as everywhere else.
