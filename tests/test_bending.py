@@ -9,7 +9,8 @@ import torch
 
 from retina_kp import Registrar
 from retina_kp.core.geometry import inside, pixel_grid, resize_matrix, warp_points
-from retina_kp.registration.bending import BENDS, climb, polynomials, splines
+from retina_kp.registration.bending import BENDS, polynomials, splines
+from retina_kp.registration.climbing import climb
 from retina_kp.registration.displacement import Displacement
 from retina_kp.registration.options import registrar_options
 from retina_kp.synthetic.pairs import PairOptions, draw_pair
@@ -96,7 +97,7 @@ def test_the_climb_finds_how_places_moved(hw, terms):
     grid = pixel_grid(hw).double().numpy().reshape(-1, 2)
     maps = spots(hw, move)
     functions = terms((grid + 0.5) / half - 1, 2.0)
-    found = grid + functions.values.double().numpy() @ climb(maps, functions, (2.0, 1.0, 0.0))
+    found = grid + functions.values.double().numpy() @ climb(maps, functions, (2.0, 1.0, 0.0)).coefficients
     error = np.linalg.norm(found - move(grid), axis=1)
     assert np.linalg.norm(move(grid) - grid, axis=1).max() > 2 and error.mean() < 0.1 and np.quantile(error, 0.98) < 0.4
 
@@ -106,9 +107,23 @@ def test_nothing_moves_without_structure_that_both_show():
     functions = polynomials((pixel_grid((90, 131)).double().numpy().reshape(-1, 2) + 0.5) / [65.5, 45] - 1, 2.0)
     blank = np.zeros_like(maps[0])
     assert climb((maps[0], blank), functions, (1.0, 0.0)) is None
-    assert climb((maps[0], maps[0]), functions, (1.0, 0.0)) is None  # nothing to better
+    same = climb((maps[0], maps[0]), functions, (1.0, 0.0))
+    assert same.before == pytest.approx(1) and np.abs(same.coefficients).max() < 0.01  # nothing to better
     still = climb((np.full_like(blank, 0.1), maps[1]), functions, (0.0,))
-    assert still is None or np.abs(still).max() < 0.5
+    assert np.abs(still.coefficients).max() < 0.5
+
+
+def test_maps_leave_open_what_they_do_not_show():
+    """Spots in the left half alone: σ is small there, and near that of the priors at the right; so is agreement."""
+    maps = spots((90, 131), lambda p: p + 0.4)
+    for each in maps:
+        each[:, 66:] = 0.02
+    functions = polynomials((pixel_grid((90, 131)).double().numpy().reshape(-1, 2) + 0.5) / [65.5, 45] - 1, 2.0)
+    climbed, count = climb(maps, functions, (0.0,)), functions.values.shape[1]
+    values = functions.values.double().numpy().reshape(90, 131, count)[45]
+    sigma = np.sqrt(((values @ climbed.covariance[:count, :count]) * values).sum(1))
+    assert sigma[5:60].max() < 0.3 and sigma[125] > 5 * sigma[5:60].max()
+    assert climbed.correlation > 0.9 and climbed.agreement[45, 30] > 0.9 and climbed.agreement[45, 125] < 0.2
 
 
 # ------------------------------------------------------------------ registrations

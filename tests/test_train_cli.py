@@ -202,11 +202,16 @@ def test_a_short_run_of_the_recipe_goes_on_where_it_was_killed_and_leaves_the_sh
     tiny = {"epochs": 1, "batch_size": 2, "pool_size": 3, "validation_pairs": 2, "precision": "fp32"}
     stages = {phase: replace(c, **tiny, data=replace(c.data, size_px=64)) for phase, c in RECIPES["lite"].items()}
     monkeypatch.setitem(RECIPES, "lite", stages)
+    monkeypatch.setitem(
+        train.LAST, "lite", [replace(c, **tiny, data=replace(c.data, size_px=64)) for c in train.LAST["lite"]]
+    )
     evidence = [
         dict.fromkeys(("inliers", "settled_share", "inlier_share", "keypoint_share", "map_correlation"), k / 9)
         for k in range(10)
     ]
-    made_up = [{"tried_px": 1.0 if k > 4 else 99.0, "evidence": e} for k, e in enumerate(evidence)] * 3
+    told = {"expected_px": [k / 9 for k in range(10)], "errors_px": [0.5] * 10}
+    made_up = [{"tried_px": 1.0 if k > 4 else 99.0, "evidence": e, **told} for k, e in enumerate(evidence)] * 3
+    made_up = [row | {"method": method} for row in made_up for method in ("first", "again")]
     monkeypatch.setattr(calibration, "measure", lambda *a, **how: pd.DataFrame(made_up))
     monkeypatch.setattr(calibration, "fit_steerers", partial(fit_steerers, pairs=1))
     shipped, trained, phase = find_weights("lite").read_bytes(), [], train.train_phase
@@ -234,7 +239,7 @@ def test_a_short_run_of_the_recipe_goes_on_where_it_was_killed_and_leaves_the_sh
         train.main(arguments)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/state.pt")}
     train.main(arguments)
-    names = ["1_warmup", "2_geometric", "3_pke"]
+    names = ["1_warmup", "2_geometric", "3_pke", "4_geometric"]
     assert trained == [*names[:2], "killed", *names] and len(before) == 2
     assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in names]
@@ -248,10 +253,10 @@ def test_a_short_run_of_the_recipe_goes_on_where_it_was_killed_and_leaves_the_sh
         float(e["total"]) > 0 for e in epochs
     )
     assert header["code"] == code_version() and header["recipe"] == "lite" and header["shortened_to"] == 0.008
-    assert header["calibration_figures"]["right"] == 15
+    assert header["calibration_figures"]["again"]["right"] == 15 and len(header["bounds"]) == 2
     assert find_weights("lite").read_bytes() == shipped
     network, _ = load_network(tmp_path / "lite.safetensors")
-    last, _ = load_network(tmp_path / "3_pke" / "checkpoint.safetensors")
+    last, _ = load_network(tmp_path / "4_geometric" / "checkpoint.safetensors")
     assert network.steerers.shape == (4, 128, 128) and last.steerers is None
     assert all(
         torch.equal(v, last.state_dict()[k].half().float())

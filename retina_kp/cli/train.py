@@ -25,7 +25,7 @@ from ..core.compute import code_version, commit, share
 from ..core.config import from_dict
 from ..core.files import write_csv, write_json
 from ..evaluation.calibration import publish
-from ..training.config import TrainConfig, get_recipe
+from ..training.config import ROUNDED, TrainConfig, get_recipe
 from ..training.processes import is_main, read_history
 from ..training.trainer import Trainer
 from ..viz.training import keep_keypoint_figures
@@ -33,6 +33,7 @@ from ..viz.training import keep_keypoint_figures
 log = logging.getLogger(__name__)
 PUBLISHED = ("lite", "full")  # recipes from nothing
 STAGES = ("warmup", "geometric", "pke")  # of a recipe that ends in published weights; phase 4 needs somebody's pairs
+LAST = {"lite": (ROUNDED,)}  # what follows them
 
 
 def read_config(path: str | Path) -> TrainConfig:
@@ -67,7 +68,7 @@ def run_recipe(name: str, run_dir: str | Path, device: str = "cpu", shorten: flo
     last checkpoint. ValueError for an unknown recipe.
     """
     recipe, checkpoint = get_recipe(name), ""
-    for place, config in enumerate((recipe[phase] for phase in STAGES), 1):
+    for place, config in enumerate((*(recipe[phase] for phase in STAGES), *LAST.get(name, ())), 1):
         steps = max(int(config.steps_per_epoch * shorten), 1)
         config = replace(config, steps_per_epoch=steps, init_from=str(checkpoint or config.init_from))
         checkpoint = train_phase(config, Path(run_dir) / f"{place}_{config.phase}", device, **how)

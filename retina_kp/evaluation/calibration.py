@@ -18,11 +18,14 @@ from ..core.geometry import image_center, similarity, warp_points
 from ..core.images import fitted_hw, to_gray
 from ..data.augment import AppearanceRange
 from ..networks.checkpoints import find_weights, load_network, read_metadata, save_network
-from ..registration.confidence import calibration_inputs, confidence
+from ..registration.confidence import AGAIN, calibration_inputs, confidence
+from ..registration.expected_error import fit_bounds
 from ..registration.keypoints import STEERED_DEG
 from ..registration.registrar import Registrar
+from ..synthetic.cameras import RoundOptions
 from ..synthetic.pages import draw_page
 from ..synthetic.pairs import PairOptions, draw_pair
+from .intervals import expected_and_errors
 from .methods import Ours
 from .metrics import FOUND_PX
 from .pairs import MOVING, Pair, Seen, digest, synthetic_pairs
@@ -31,18 +34,20 @@ from .runner import measure
 CALIBRATION_SEED, STEERING_SEED = 77_002, 77_060  # never used for training or validation
 # Kinds of pairs, see `pairs.modalities`. Not deep OCTA: what is right there looks so much like two eyes that real
 # strangers pass.
-KINDS = (*MOVING, "OCT-FA")
-# Where registration works, where it begins to fail, and harsh pictures beyond what cameras give; impostors of all
-# three.
+KINDS = (*MOVING, "OCT-FA", "RetCam-RetCam", "RetCam-FA", "UWF-FA")
+# Where registration works, where it begins to fail, harsh pictures beyond what cameras give, and round eyes; impostors
+# of all.
 CALIBRATION_SETS = (
     PairOptions(),
     PairOptions(scale=(0.33, 3.0), min_overlap=0.25),
     PairOptions(scale=(0.4, 2.5), min_overlap=0.25, appearance=AppearanceRange()),
+    PairOptions(scale=(0.5, 2.0), min_overlap=0.4, eye=RoundOptions()),
 )
 RIDGE = 0.05  # weak, on terms of equal spread
 BINS = 10  # of confidence, equally wide
 OTHER, OWN_MIRRORED, OTHER_MIRRORED = "another eye", "its own, mirrored", "another eye, mirrored"  # sorts of impostors
 FRAMED = "another eye, on one printed page"
+FIRST = "first"  # look; the second one is AGAIN
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,8 @@ class ImpostorPair(Pair):
 def publish(
     checkpoint: str | Path, target: str | Path, pairs: int, about: dict, folder: str | Path, device: str = "auto"
 ) -> dict:
-    """Fit steerers, calibrate on ``pairs`` synthetic pairs of each of KINDS and set and nearly as many impostors; write
-    all in half precision, with the calibration and ``about`` in the header; return the calibration's summary. Rows are
+    """Fit steerers, calibrate both looks on ``pairs`` synthetic pairs of each of KINDS and set and nearly as many
+    impostors; write all in half precision, with the calibration and ``about`` in the header; return its summary. Rows are
     those of the weights as written, judged by DEFAULT_CALIBRATION whatever the checkpoint carried; they are kept in
     the folder and used again for equal weights and code."""
     network, metadata = load_network(checkpoint)
@@ -83,17 +88,27 @@ def publish(
     draft = save_network(Path(folder) / f"draft {os.getpid()}.safetensors", network, {}, **how)  # nobody else's
     processes = 2 if choose_device(device).type == "cpu" else 1
     try:
-        method = Ours("draft", str(draft), device=device)
-        rows = measure(calibration_pairs(pairs), [method], Path(folder) / "calibration.jsonl", processes)
+        methods = [
+            Ours(FIRST, str(draft), "affine", device),
+            Ours(AGAIN, str(draft), "auto", device, (("doubtful_confidence", -1.0), ("again_below", 2.0))),
+        ]
+        rows = measure(calibration_pairs(pairs), methods, Path(folder) / "calibration.jsonl", processes)
     finally:
         draft.unlink()
-    known = rows[rows.evidence.map(bool)]
-    calibration = fit_calibration(rows)
-    right = known.tried_px <= FOUND_PX
-    sure = np.array([confidence(evidence, calibration) for evidence in known.evidence])
-    summary = {"pairs": pairs, "trials": len(rows), "judged": len(known), "right": int(right.sum())}
-    summary["calibration_error"] = round(calibration_error(sure, right), 4)
-    header = {"calibration": calibration, "calibration_figures": summary, "phase": metadata.get("phase"), **about}
+    looks = {name: rows[rows.method == name] for name in (FIRST, AGAIN)}
+    calibration = {**fit_calibration(looks[FIRST]), AGAIN: fit_calibration(looks[AGAIN])}
+    summary = {"pairs": pairs}
+    for name, own in looks.items():
+        known = own[own.evidence.map(bool)]
+        right = known.tried_px <= FOUND_PX
+        terms = calibration if name == FIRST else calibration[AGAIN]
+        sure = np.array([confidence(evidence, terms) for evidence in known.evidence])
+        told = {"trials": len(own), "judged": len(known), "right": int(right.sum())}
+        summary[name] = told | {"calibration_error": round(calibration_error(sure, right), 4)}
+    open_px, error_px = expected_and_errors(looks[AGAIN])
+    bounds = fit_bounds(open_px, error_px)
+    header = {"calibration": calibration, "bounds": bounds, "calibration_figures": summary}
+    header |= {"phase": metadata.get("phase"), **about}
     save_network(target, network, header, **how)
     return summary
 
@@ -193,7 +208,7 @@ def calibrate(weights: str, target: str, pairs: int, device: str) -> None:
     Needed for weights of your own: retina-kp calibrate --weights RUN/checkpoint.safetensors --target mine.safetensors
     """
     path = find_weights(weights)
-    fitted = ("retina_kp", "network", "options", "calibration", "calibration_figures", "phase")
+    fitted = ("retina_kp", "network", "options", "calibration", "bounds", "calibration_figures", "phase")
     about = {key: value for key, value in read_metadata(path).items() if key not in fitted}
     # what the weights came with speaks of their training
     about |= {"calibration_commit": commit(), "calibration_code": code_version()}

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 from scipy.stats import beta
 
 ROUNDS = 2000
 LEVEL = 0.95
+COVERAGE_PX = (5.0, 10.0, 20.0)  # limits that errors to be expected are checked at
 UNKNOWN = (float("nan"), float("nan"))
 
 
@@ -104,3 +106,25 @@ def _resampled_means(values: np.ndarray, eyes: Sequence[str], seed: int) -> np.n
 def _ends(resampled: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], method="closest_observation")
     return float(low), float(high)
+
+
+# ------------------------------------------------------------------ errors that were to be expected
+
+
+def expected_and_errors(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) px each at 768: the error that was to be expected, and the one that came out, at all true points of rows of
+    `runner.measure` where both are known."""
+    known = [(row.expected_px, row.errors_px) for row in rows.itertuples() if isinstance(row.expected_px, list)]
+    told = np.array([pair for expected, errors in known for pair in zip(expected, errors, strict=True)], np.float64)
+    told = told.reshape(-1, 2)
+    return tuple(told[np.isfinite(told).all(1)].T)
+
+
+def coverage(rows: pd.DataFrame, limits_px: Sequence[float] = COVERAGE_PX) -> pd.DataFrame:
+    """One line per limit: how many true points were told to be off by no more, and which share of them kept to it; a
+    last line for all points and their own bounds. The share is to be `expected_error.COVERAGE` or more."""
+    expected, errors = expected_and_errors(rows)
+    lines = [(f"≤ {limit:g} px", expected <= limit, errors <= limit) for limit in limits_px]
+    lines.append(("its own bound", np.ones(len(expected), bool), errors <= expected))
+    told = [(name, int(own.sum()), float(kept[own].mean()) if own.any() else np.nan) for name, own, kept in lines]
+    return pd.DataFrame(told, columns=["told to be off by", "points", "kept to it"])

@@ -59,16 +59,17 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class Ours(Method):
-    """Weights (a shipped name or a path) with a model to fit."""
+    """Weights (a shipped name or a path) with a model to fit, and further (name, value) of `registrar_options`."""
 
     name: str
     weights: str = "lite"
     model: str = "auto"
     device: str = "auto"
+    options: tuple[tuple[str, float], ...] = ()
     ours = True
 
     def fingerprint(self) -> str:
-        return f"{weights_sha256(self.weights)} {registrar_options(model=self.model)}"
+        return f"{weights_sha256(self.weights)} {registrar_options(model=self.model, **dict(self.options))}"
 
     def provenance(self) -> dict:
         return {"model": self.model, "sha256": weights_sha256(self.weights)[:12]}
@@ -76,7 +77,8 @@ class Ours(Method):
     def registrar(self) -> Registrar:
         """One per process and file of weights as it is now."""
         written = find_weights(self.weights).stat()
-        return _registrar(self.weights, self.model, self.device, (written.st_mtime_ns, written.st_size))
+        how = (("model", self.model), *self.options)
+        return _registrar(self.weights, self.device, how, (written.st_mtime_ns, written.st_size))
 
     def prepare(self) -> None:
         self.registrar()
@@ -88,8 +90,8 @@ class Ours(Method):
 
 
 @lru_cache(maxsize=4)
-def _registrar(weights: str, model: str, device: str, written: tuple[int, int]) -> TimedRegistrar:
-    registrar = TimedRegistrar.from_pretrained(weights, device=device, model=model)
+def _registrar(weights: str, device: str, options: tuple, written: tuple[int, int]) -> TimedRegistrar:
+    registrar = TimedRegistrar.from_pretrained(weights, device=device, **dict(options))
     registrar(*[draw_pair(1, 1).fixed] * 2)  # the first call is slow
     return registrar
 

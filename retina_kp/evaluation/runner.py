@@ -115,14 +115,15 @@ def side_by_side(processes: int = 1, cluster: str = "") -> Iterator[None]:
 def run_unit(pair: Pair, method: Method, key: str = "", how: tuple[int, bool] | None = None) -> dict:
     """The row of a method's answer to a pair, in JSON's types: what the pair is about; ``problem``: why it cannot be
     used, or ""; status, confidence (NaN where a method gives none), evidence, seconds; outcome ("acceptable",
-    "inaccurate", "refused", "failed", or "answered" without truth); errors at 768, see `metrics.error_columns`
-    (NaN without truth); tried_px: mean error of what was found even if it was refused; inlier_rate of its matches;
+    "inaccurate", "refused", "failed", or "answered" without truth); errors at 768, see `metrics.error_columns` (NaN
+    without truth); expected_px: errors that were to be expected at the same places, or None; tried_px: mean error of
+    what was found even if it was refused; inlier_rate of its matches;
     true turn and scale."""
     if how is not None:
         torch.set_num_threads(how[0])
         decide_bfloat16("cpu", how[1])
     row = {"key": key, **pair.about(), "method": method.name, "problem": "", "status": "", "outcome": ""}
-    row |= {"errors_px": None, **dict.fromkeys(NUMBERS, float("nan"))}
+    row |= {"errors_px": None, "expected_px": None, **dict.fromkeys(NUMBERS, float("nan"))}
     try:
         seen = pair.load()
     except (ValueError, OSError) as error:
@@ -160,6 +161,8 @@ def _judged(method: Method, seen: Seen, result: Registration) -> dict:
     if result.ok:
         errors = point_errors(np.eye(3), result.map_to_fixed(points[0]), points[1], fixed_hw)
         row["outcome"] = judge(errors)
+    if result.expected is not None:
+        row["expected_px"] = result.expected.at(points[1]) * LONGER_SIDE_PX / max(fixed_hw)
     tried = errors if result.ok else point_errors(result.H_tried, *points, fixed_hw)
     shape = describe(np.linalg.inv(truth.H_0to1), seen.moving.shape[:2])
     row |= error_columns(errors) | {"tried_px": float("nan") if tried is None else tried.mean()}

@@ -88,6 +88,12 @@ class Frame(NamedTuple):
     hw: tuple[int, int]
     zoom: float
 
+    def axes_px(self, views0: ImageViews) -> tuple[np.ndarray, np.ndarray]:
+        """Original px of the fixed image that its columns (w,) and rows (h,) show."""
+        corners_xy = [[0, 0], [self.hw[1] - 1, self.hw[0] - 1]]
+        low, high = warp_points(corners_xy, np.linalg.inv(self.from_base @ views0.base_from_original))
+        return np.linspace(low[0], high[0], self.hw[1]), np.linspace(low[1], high[1], self.hw[0])
+
 
 def common_frame(
     views0: ImageViews, views1: ImageViews, H: np.ndarray, close_px: float, enlarge: float = MAX_ENLARGE

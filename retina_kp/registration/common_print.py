@@ -7,7 +7,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from .closeup import Warped
+from .closeup import Warped, Window, common_frame
+from .result import Registration
 from .views import ImageViews
 
 SIDE_PX = 15  # of the neighbourhoods that are compared
@@ -41,15 +42,37 @@ def without_common_print(warped: Warped, views0: ImageViews, views1: ImageViews,
     """The same without keypoints and structure on common print, or as it is where there is none.
 
     step: (3, 3) window px, from where the moving image was warped to where its matches put it."""
-    window, stride = warped.window, views0.network.detector_stride
+    window = warped.window
     drawn = views0.picture(window.from_base, window.hw), views1.picture(step @ window.from_base @ warped.H, window.hw)
-    (gray0, valid0), (gray1, valid1) = ([x[0, 0].cpu().numpy() for x in pictures] for pictures in drawn)
-    places0 = common_print(gray0, gray1, valid0 & valid1)
-    if not places0.any():
+    places = _printed(*drawn)
+    if not places.any():
         return warped
-    places1 = cv2.warpPerspective(places0.view(np.uint8), np.linalg.inv(step), window.hw[::-1], flags=cv2.INTER_NEAREST)
-    window = replace(window, features0=window.features0.without(places0, stride))
-    return replace(warped, window=window, features1=warped.features1.without(places1 > 0, stride))
+    moved = cv2.warpPerspective(places.view(np.uint8), np.linalg.inv(step), window.hw[::-1], flags=cv2.INTER_NEAREST)
+    return _without(warped, places, moved > 0, views0.network.detector_stride)
+
+
+def warped_by(result: Registration, views0: ImageViews, views1: ImageViews, close_px: float) -> Warped | None:
+    """The moving image warped by all of a result's map into the window around what both images share, without common
+    print; None where that is next to nothing."""
+    H = views0.base_from_original @ result.H_1to0 @ np.linalg.inv(views1.base_from_original)
+    frame = common_frame(views0, views1, H, close_px)
+    if frame is None:
+        return None
+    drawn = views0.picture(frame.from_base, frame.hw), views1.drawn(result.map_grid(*frame.axes_px(views0)))
+    features0, features1 = (v.seen(*picture) for v, picture in zip((views0, views1), drawn, strict=True))
+    places = _printed(*drawn)
+    return _without(Warped(Window(*frame, features0), H, features1), places, places, views0.network.detector_stride)
+
+
+def _printed(drawn0: tuple, drawn1: tuple) -> np.ndarray:
+    """`common_print` of two drawn pictures with their fields of view."""
+    (gray0, valid0), (gray1, valid1) = ([x[0, 0].cpu().numpy() for x in drawn] for drawn in (drawn0, drawn1))
+    return common_print(gray0, gray1, valid0 & valid1)
+
+
+def _without(warped: Warped, places0: np.ndarray, places1: np.ndarray, stride: int) -> Warped:
+    window = replace(warped.window, features0=warped.window.features0.without(places0, stride))
+    return replace(warped, window=window, features1=warped.features1.without(places1, stride))
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

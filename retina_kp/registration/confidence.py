@@ -32,13 +32,23 @@ DEFAULT_CALIBRATION = {
 }
 
 
-def checked(calibration: dict[str, float] | None) -> dict[str, float]:
-    """A calibration, or DEFAULT_CALIBRATION instead of none; ValueError when it is one of other terms."""
-    differing = sorted(set(calibration or DEFAULT_CALIBRATION) ^ set(DEFAULT_CALIBRATION))
+AGAIN = "again"  # terms for the evidence of `Registrar.look_again`, within a calibration
+
+
+def checked(calibration: dict | None) -> dict:
+    """A calibration, or DEFAULT_CALIBRATION instead of none; with terms AGAIN, its own ones if it has no others.
+    ValueError when it is one of other terms, or holds what is no finite number."""
+    anew = "fit it anew, retina-kp calibrate"
+    calibration = calibration or DEFAULT_CALIBRATION
+    first = {name: weight for name, weight in calibration.items() if name != AGAIN}
+    again = calibration.get(AGAIN, first)
+    differing = sorted(set(first) ^ set(DEFAULT_CALIBRATION) | set(again) ^ set(DEFAULT_CALIBRATION))
     if differing:
-        anew = "fit it anew, retina-kp calibrate"
         raise ValueError(f"calibration of another version ({', '.join(differing)}): {anew}")
-    return calibration or DEFAULT_CALIBRATION
+    for name, weight in (*first.items(), *again.items()):
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
+            raise ValueError(f"calibration: {name} is {weight!r}, no finite number: {anew}")
+    return {**first, AGAIN: again}
 
 
 def calibration_inputs(evidence: dict[str, float]) -> dict[str, float]:
@@ -58,6 +68,6 @@ def confidence(evidence: dict[str, float], calibration: dict[str, float] | None)
     """
     if evidence["map_correlation"] <= 0:
         return 0.0
-    weights = checked(calibration)
+    weights = calibration or DEFAULT_CALIBRATION
     z = sum(weights[name] * value for name, value in calibration_inputs(evidence).items())
     return 1 / (1 + math.exp(-max(min(z, 30), -30)))

@@ -99,6 +99,18 @@ def relief(detector: np.ndarray, blur: float = 0.0) -> np.ndarray:
     return ((mean(blur) if blur else roots) - mean(AROUND_CELLS * (1 + blur))) * seen
 
 
+def agreement(map0: np.ndarray, map1: np.ndarray) -> float:
+    """Correlation of the reliefs of two maps (h, w) that lie on each other, where both show something; 0 where they
+    have no structure or no common part."""
+    both = (map0 > 0) & (map1 > 0)
+    return correlation(*(relief(m)[both] for m in (map0, map1)))
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Of two reliefs (N,), whose means are about 0."""
+    return float(one @ other) / max(float(np.sqrt((one @ one) * (other @ other))), 1e-12)
+
+
 def _correlation(fit: Fit, maps: tuple[np.ndarray, np.ndarray], step: np.ndarray, stride: int) -> float:
     """Of map 0 and map 1 where both have cells once the fit has moved map 1; 0 where they have no structure or no
     common part."""

@@ -6,6 +6,7 @@ Each stage is a public method of `Registrar`: `find`, `look_closely`, `refine`, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +21,13 @@ from ..networks.checkpoints import load_network
 from .bending import BENDS, bend
 from .closeup import Candidate, Warped, common_window
 from .common_print import without_common_print
-from .confidence import checked, confidence, measure_evidence
+from .confidence import AGAIN, checked, confidence, measure_evidence
 from .keypoints import Features
 from .options import RegistrarOptions, registrar_options
 from .refinement import MOTIONS, fit_gradually, refine
 from .result import Registration, refused
 from .search import Hypothesis, hypotheses, search_stages
+from .second_look import looked_at_again
 from .transforms import Fit, implausible
 from .views import ImageViews
 
@@ -41,7 +43,9 @@ MAX_SLIMNESS = 6.0  # of a field of view; noise in strips was taken for a match
 
 
 class Registrar:
-    """Registers pairs with one network. Calling it never guesses: the result is ok, or its status says why not."""
+    """Registers pairs with one network. Calling it never guesses: the result is ok, or its status says why not.
+
+    calibration, bounds: of `retina-kp calibrate`, for the confidence and for the error to be expected."""
 
     def __init__(
         self,
@@ -49,10 +53,11 @@ class Registrar:
         options: RegistrarOptions = RegistrarOptions(),
         device: str = "auto",
         calibration: dict | None = None,
+        bounds: Sequence[Sequence[float]] = (),
     ):
         self.device = choose_device(device)
         self.network = fold_batch_norm(network).to(self.device, memory_format=torch.channels_last)
-        self.options, self.calibration = options, checked(calibration)
+        self.options, self.calibration, self.bounds = options, checked(calibration), bounds
         self.stages = search_stages(options.search.coarse, options.search.stages)
         # without, as in a run's checkpoint, the search turns pictures
         self.steerers = getattr(network, "steerers", None)
@@ -61,7 +66,9 @@ class Registrar:
     def from_pretrained(cls, weights: str | Path = "lite", device: str = "auto", **options) -> Registrar:
         """Load shipped weights by name ("lite") or a checkpoint by path; options: see `registrar_options`."""
         network, metadata = load_network(weights)
-        return cls(network, registrar_options(**options), device, metadata.get("calibration"))
+        return cls(
+            network, registrar_options(**options), device, metadata.get("calibration"), metadata.get("bounds", ())
+        )
 
     def views(self, image: np.ndarray, fast: bool = True) -> ImageViews:
         """Pictures of an image, HxW or HxWx3, as this registrar looks at them."""
@@ -111,7 +118,7 @@ class Registrar:
                 return False
             found = self.look_closely(views0, flipped, hypothesis)
             if found and found.result.confidence >= self.options.sure_confidence:
-                return self.judge(found, flipped).ok
+                return self.judge(found.result, views0, flipped).ok
         return False
 
     def unfit(self, name: str, views: ImageViews) -> str:
@@ -143,8 +150,12 @@ class Registrar:
             candidates,
             key=lambda c: (not implausible(c.H, views1.base_hw), c.result.confidence, c.result.evidence["inliers"]),
         )
-        result = self.judge(self.polish(views0, views1, best), views1)
-        return self.bend(views0, views1, result) if result.ok else result
+        result = self.polish(views0, views1, best).result
+        if self.options.model in BENDS and result.confidence >= self.options.doubtful_confidence:
+            result = self.bend(views0, views1, result)
+            if result.confidence < self.options.again_below:
+                result = looked_at_again(result, views0, views1, self.options.closeup, self.calibration[AGAIN])
+        return self.judge(result, views0, views1)
 
     def look_closely(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis) -> Candidate | None:
         """Draw both images large where they overlap, match nearby, fit the wanted model, and measure what speaks for
@@ -219,24 +230,30 @@ class Registrar:
         return replace(best, step=fit.H_1to0 @ best.step, result=result)
 
     def bend(self, views0: ImageViews, views1: ImageViews, result: Registration) -> Registration:
-        """The last stage of the models that follow the eye, see `bending.bend`."""
-        bent = bend(views0, views1, result, BENDS.get(self.options.model, ()))
-        return bent if bent.displacement is None else replace(bent, model=self.options.model)
+        """The last stage of the models that follow the eye, see `bending.bend`; inliers are those of the map that
+        bends."""
+        bent = bend(views0, views1, result, BENDS[self.options.model])
+        if bent.expected is not None:
+            bent = replace(bent, expected=bent.expected.calibrated(self.bounds, bent.fixed_hw))
+        if bent.displacement is not None:
+            off_px = np.linalg.norm(bent.map_to_fixed(bent.matches1) - bent.matches0, axis=1)
+            close_px = self.options.closeup.close_threshold_px / views0.base_from_original[0, 0]
+            bent = replace(bent, model=self.options.model, inliers=off_px < close_px)
+        return bent
 
-    def judge(self, best: Candidate, views1: ImageViews) -> Registration:
+    def judge(self, result: Registration, views0: ImageViews, views1: ImageViews) -> Registration:
         """The result, or its refusal: not sure enough, or no transform between two pictures of an eye."""
-        inliers = int(best.result.inliers.sum())
+        inliers = int(result.inliers.sum())
         if inliers < self.options.min_inliers:
-            return best.result.refuse(f"{FEW_MATCHES}: {inliers} agree in the end; two different eyes?")
-        if best.result.confidence < self.options.min_confidence:
-            how_sure = f"{best.result.confidence:.2f} is below {self.options.min_confidence:g}"
-            return best.result.refuse(
+            return result.refuse(f"{FEW_MATCHES}: {inliers} agree in the end; two different eyes?")
+        if not result.confidence >= self.options.min_confidence:
+            how_sure = f"{result.confidence:.2f} is below {self.options.min_confidence:g}"
+            return result.refuse(
                 f"{UNCERTAIN}: {how_sure}; two different eyes, or too few vessels that both images show"
             )
-        why = implausible(best.H, views1.base_hw)
-        return (
-            best.result.refuse(f"{INCONSISTENT}: {why}; no two pictures of one eye differ so") if why else best.result
-        )
+        H = views0.base_from_original @ result.H_tried @ np.linalg.inv(views1.base_from_original)
+        why = implausible(H, views1.base_hw)
+        return result.refuse(f"{INCONSISTENT}: {why}; no two pictures of one eye differ so") if why else result
 
     @staticmethod
     def _result(fit: Fit, points, warped: Warped, step, views0: ImageViews, views1: ImageViews) -> Registration:

@@ -14,12 +14,14 @@ from ..core.geometry import as_homography, describe, inside, lattice, rescale_ho
 from ..core.images import as_array
 from ..core.overlays import overlay
 from .displacement import Displacement
+from .expected_error import ErrorMap
 from .saving import write_result
 from .transforms import Fit, apply_quadratic
 
 FINER = 0.7  # fixed px per moving px, below which bilinear reading would skip pixels
 STRIP_PX = 2**18  # pixels warped at a time: coordinates of a whole 6000 x 6000 image would take gigabytes
 CELLS = (24, 24)  # of a displacement that stands for another smooth map, to a hundredth px
+OPTIONAL = {"H_tried", "expected"}  # not demanded of a file
 CONVENTION = "pixel centres at integers, x right, y down; H_1to0 maps moving to fixed"
 
 
@@ -30,7 +32,7 @@ class Registration:
     status: "ok", or why it was refused; H_1to0: (3, 3) float64 moving → fixed, None unless ok; confidence in [0, 1];
     matches0, matches1: (N, 2) px in the fixed and moving image; inliers: (N,) bool; sizes (h, w); evidence: what the
     confidence was made of; displacement: what a map that bends does to fixed px before H_0to1, H_1to0 then being its
-    best affine over the overlap; H_tried: as H, also of a refused result, for diagnosis only.
+    best affine over the overlap; expected: error to be expected, of models that follow the eye; H_tried: as H, also of a refused result, for diagnosis only.
     """
 
     status: str
@@ -45,6 +47,7 @@ class Registration:
     angle_deg: float = float("nan")
     evidence: dict = field(default_factory=dict)
     displacement: Displacement | None = None
+    expected: ErrorMap | None = None
     H_tried: np.ndarray | None = None
 
     @classmethod
@@ -90,7 +93,7 @@ class Registration:
 
     def refuse(self, reason: str) -> Registration:
         """The same matches and evidence without a transform."""
-        return replace(self, status=reason, H_1to0=None, displacement=None)
+        return replace(self, status=reason, H_1to0=None, displacement=None, expected=None)
 
     @property
     def ok(self) -> bool:
@@ -167,7 +170,7 @@ class Registration:
         self._need_ok("invert")
         sizes, matches = (self.moving_hw, self.fixed_hw), (self.matches1, self.matches0)
         H = self.H_0to1
-        turned = replace(self, H_1to0=H, H_tried=H, displacement=None, angle_deg=-self.angle_deg)
+        turned = replace(self, H_1to0=H, H_tried=H, displacement=None, expected=None, angle_deg=-self.angle_deg)
         turned = turned._between(*sizes, *matches)
         if self.displacement is None:
             return turned
@@ -182,8 +185,8 @@ class Registration:
             None if H is None else as_homography(rescale_homography(H, resize1, resize0))
             for H in (self.H_1to0, self.H_tried)
         )
-        displacement = self.displacement and self.displacement.resized(resize0)
-        small = replace(self, H_1to0=H, H_tried=tried, displacement=displacement)
+        bends, expected = (each and each.resized(resize0) for each in (self.displacement, self.expected))
+        small = replace(self, H_1to0=H, H_tried=tried, displacement=bends, expected=expected)
         matches = warp_points(self.matches0, resize0), warp_points(self.matches1, resize1)
         return small._between(fixed_hw, moving_hw, *matches)
 
@@ -204,7 +207,8 @@ class Registration:
     def to_dict(self) -> dict:
         """Everything as plain JSON types; what is missing is null."""
         known = {f.name: getattr(self, f.name) for f in fields(Registration) if f.name != "H_tried"}
-        known |= {"ok": self.ok, "H_0to1": self.H_0to1, "displacement": self.displacement and asdict(self.displacement)}
+        known |= {"ok": self.ok, "H_0to1": self.H_0to1}
+        known |= {name: known[name] and asdict(known[name]) for name in ("displacement", "expected")}
         known |= {"matches0": np.round(self.matches0, 3), "matches1": np.round(self.matches1, 3)}
         known |= {"confidence": round(self.confidence, 6), "angle_deg": round(self.angle_deg, 4)}
         return to_plain(known | {"convention": CONVENTION}, lambda name: None)
@@ -212,19 +216,21 @@ class Registration:
     @classmethod
     def from_dict(cls, d: dict) -> Registration:
         """The inverse of `to_dict`; a confidence of null, of a method that gives none, is NaN."""
-        known = {f.name: d[f.name] for f in fields(cls) if f.name != "H_tried"}
+        known = {f.name: d[f.name] for f in fields(cls) if f.name not in OPTIONAL}
         known |= {name: np.asarray(d[name], np.float64).reshape(-1, 2) for name in ("matches0", "matches1")}
         known |= {name: float("nan") if d[name] is None else d[name] for name in ("angle_deg", "confidence")}
         known |= {name: tuple(d[name]) for name in ("fixed_hw", "moving_hw")}
         known |= {"H_1to0": None if d["H_1to0"] is None else np.asarray(d["H_1to0"])}
-        bends = d["displacement"] and Displacement(**{k: np.asarray(v) for k, v in d["displacement"].items()})
-        return cls(**known | {"inliers": np.asarray(d["inliers"], bool), "displacement": bends})
+        for name, kind in (("displacement", Displacement), ("expected", ErrorMap)):
+            own = d.get(name)
+            known[name] = own and kind(**{k: np.asarray(v, np.float64) for k, v in own.items()})
+        return cls(**known | {"inliers": np.asarray(d["inliers"], bool)})
 
     @classmethod
     def load(cls, path: str | Path) -> Registration:
         """Read a result written by `save`; ValueError when the file is something else."""
         d = read_json(path)
-        wanted = {f.name for f in fields(cls)} - {"H_tried"}
+        wanted = {f.name for f in fields(cls)} - OPTIONAL
         missing = sorted(wanted - set(d)) if isinstance(d, dict) else ["everything"]
         if missing:
             raise ValueError(f"{path} was not written by Registration.save: {', '.join(missing)} missing")

@@ -74,7 +74,11 @@ class ImageViews:
     def warped(self, H_frame_from_base: np.ndarray, frame_hw) -> Features:
         """Features of this image warped into a frame of frame_hw, given in px of that frame; H: base px → px of the
         frame."""
-        return extract(self.network, *self.picture(H_frame_from_base, frame_hw), self.options, self.fast)[0]
+        return self.seen(*self.picture(H_frame_from_base, frame_hw))
+
+    def seen(self, picture: torch.Tensor, valid: torch.Tensor) -> Features:
+        """Features of a picture of this image, see `picture`, in its px."""
+        return extract(self.network, picture, valid, self.options, self.fast)[0]
 
     def described(self, H_frame_from_base: np.ndarray, frame_hw, points_xy: np.ndarray) -> np.ndarray:
         """(N, D) unit descriptors at points (N, 2), px of the frame, of this image as in `warped`."""

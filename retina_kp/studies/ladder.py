@@ -34,6 +34,7 @@ from ..evaluation.runner import measure
 from ..evaluation.summary import as_text
 from ..networks.checkpoints import find_weights, read_metadata, weights_sha256
 from ..registration.closeup import Candidate
+from ..registration.confidence import checked
 from ..registration.registrar import Registrar
 from ..registration.result import Registration
 from ..registration.transforms import MODELS
@@ -123,7 +124,7 @@ class VariantRegistrar(Registrar):
         """With the weights and options of a variant."""
         registrar = cls.from_pretrained(variant.weights, device="cpu", **variant.options)
         registrar.variant, registrar.steerers = variant, registrar.steerers if variant.turned == "descriptors" else None
-        registrar.calibration = variant.calibration or registrar.calibration
+        registrar.calibration = checked(variant.calibration or registrar.calibration)
         return registrar
 
     def look_closely(self, views0, views1, hypothesis) -> Candidate | None:

@@ -29,6 +29,7 @@ from ..evaluation.runner import measure
 from ..evaluation.summary import as_text
 from ..networks.checkpoints import find_weights, load_network, read_metadata
 from ..notebook.runs import NOTEBOOKS, Settings, plan
+from ..registration.confidence import checked
 from ..registration.keypoints import KeypointOptions, find_keypoints
 from ..registration.registrar import Registrar
 from ..synthetic.pairs import CLINICAL, SamplePair
@@ -182,7 +183,7 @@ def measure_look(checkpoint: Path, seed: int, pairs: int) -> dict[str, float | N
     (RIGHT_PX) and found (FOUND_PX), refused or not, and the right ones' median error (px at 768). Every turn is tried
     by turned pictures, with the shipped calibration: new weights have no steerers and no fit."""
     registrar = Registrar.from_pretrained(checkpoint, device="cpu", stages=1)
-    registrar.calibration, registrar.steerers = read_metadata(find_weights("lite"))["calibration"], None
+    registrar.calibration, registrar.steerers = checked(read_metadata(find_weights("lite"))["calibration"]), None
     sets = {
         "real": [SyntheticPair(given=pair) for pair in held_out_pairs(seed)],
         "generated": [SyntheticPair(given=generated_pair(seed, k)) for k in range(pairs)],

@@ -222,6 +222,17 @@ RECIPES: dict[str, dict[str, TrainConfig]] = {
     for name, (base, *changes) in _CHANGES.items()
 }
 
+_BABY = ("RetCam", "RetCam")
+_RARER = (_BABY,) * 4 + (("RetCam", "FA"), ("UWF", "FA"), ("UWF", "UWF"), ("SLO", "CF"), ("IR", "SLO"), ("FAF", "CF"))
+_ROUND = replace(SYNTHETIC, round_share=0.5, looks=_RARER, looks_share=0.5)
+_ROUND = replace(_ROUND, growth=replace(_ROUND.growth, laser_probability=0.12))
+# What weights see last before they are shipped: round eyes and rarer looks, as in phase 2
+ROUNDED = replace(
+    RECIPES["finetune"]["geometric"],
+    **{"recipe": "lite", "init_from": "", "epochs": 12, "final_rate_ratio": 0.03, "rise_steps": 30, "data": _ROUND},
+    **{"seed": 21, "pool_seed": 21, "pool_size": 400, "validation_pairs": 6},
+)
+
 
 def get_recipe(name: str) -> dict[str, TrainConfig]:
     """A configuration per phase; ValueError lists the names."""

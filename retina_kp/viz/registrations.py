@@ -15,15 +15,18 @@ import numpy as np
 import pandas as pd
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
 from ..core import geometry
 from ..core.overlays import contrast_stretch, displayable, vessel_channel
+from ..registration.expected_error import SIDE_PX, ErrorMap
 
 # Okabe and Ito's palette, safe for colour-blind readers
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, RED, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 WIDTH_IN = 10.0  # report width
+ERROR_BANDS_PX = (1, 2, 5, 10, 20)
 # of vessels in overlays, bright on black and told apart by colour-blind readers; where two images agree the overlay is
 # white
 MODALITY_COLORS = {"CF": (0.0, 0.85, 0.55), "FA": (1.0, 0.55, 0.0), "OCT": (0.4, 0.6, 1.0), "OCTA": (1.0, 0.4, 0.85)}
@@ -94,6 +97,21 @@ def plot_detector(image, detector_map, ax: Axes | None = None) -> Axes:
     edges = (*ax.get_xlim(), *ax.get_ylim())
     how = {"cmap": "inferno", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
     ax.imshow(0.35 + 0.65 * heat, alpha=np.minimum(1, 2 * heat), extent=edges, **how)
+    return ax
+
+
+def plot_expected_error(fixed, expected: ErrorMap, ax: Axes | None = None) -> Axes:
+    """Errors to be expected over the grey fixed image, in bands of px of an image whose longer side measures 768; grey
+    where not both images show something."""
+    hw = np.shape(fixed)[:2]
+    step = max(max(hw) // 400, 1)
+    px = expected.picture(hw, step) * SIDE_PX / max(hw)
+    ax = _show_grey(fixed, ax, "error to be expected, px at 768: 9 of 10 places keep to it")
+    bands = BoundaryNorm([0, *ERROR_BANDS_PX], 256, extend="max")
+    edges = (-0.5, px.shape[1] * step - 0.5, px.shape[0] * step - 0.5, -0.5)
+    heat = ax.imshow(px, cmap="cividis", norm=bands, alpha=0.55, extent=edges, interpolation="nearest")
+    ax.figure.colorbar(heat, ax=ax, fraction=0.04, pad=0.01, ticks=[0, *ERROR_BANDS_PX])
+    ax.set(xlim=(-0.5, hw[1] - 0.5), ylim=(hw[0] - 0.5, -0.5))
     return ax
 
 

@@ -1,0 +1,131 @@
+"""Gauss-Newton on two detector maps: the smooth displacement that lays one on the other, and what they leave open."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from ..core.geometry import pixel_grid
+from .refinement import agreement, correlation, relief
+
+# neighbouring cells of a map err alike: so many know no more than one
+NOISE = 90.0
+START_PX = 8.0  # σ of all priors until the maps are no longer blurred and WAIT rounds have settled what they can
+WAIT = 2
+ROUNDS, SETTLED_CELLS, DAMPING = 8, 0.01, 1e-3  # of Gauss-Newton
+MIN_CELLS = 400  # that both images show; fewer carry no bend
+SPREAD = (1e-3, 50.0)  # least and largest factor on the σ of a prior
+# of what is left open: σ of the priors where maps tell nothing, σ of the mean that agreement is told by
+OPEN_PX, AROUND_CELLS = 4.0, 12.0
+
+
+class Terms(NamedTuple):
+    """Smooth functions of the place: values (N, T) at N places; the precision (T, T) of their coefficients up to a
+    factor for each group, and the group (T,) of each. Groups do not share precision."""
+
+    values: torch.Tensor
+    precision: np.ndarray
+    group: np.ndarray
+
+
+class Climbed(NamedTuple):
+    """A displacement read off two maps: coefficients (T, 2), in cells; correlation of the maps before and with it;
+    covariance (2T, 2T) of what they leave open; agreement (h, w), their correlation around each cell."""
+
+    coefficients: np.ndarray
+    before: float
+    correlation: float
+    covariance: np.ndarray
+    agreement: np.ndarray
+
+
+def climb(
+    maps: tuple[np.ndarray, np.ndarray],
+    terms: Terms,
+    blurs: tuple[float, ...],
+    noise: float = NOISE,
+    start_px: float = START_PX,
+) -> Climbed | None:
+    """The displacement that takes places of map 0 to where map 1 (h, w) shows the same; None where too little is seen
+    by both.
+
+    Maximum a posteriori by Gauss-Newton on r0(x) − g · r1(x + u(x)), r the maps' `relief`. The gain g is solved for in
+    closed form. The slope is that of r0, as in the inverse step of Baker & Matthews 2004.
+    """
+    coefficients = np.zeros((len(terms.precision), 2))
+    strict = np.full(terms.group.max() + 1, start_px**-2.0)
+    before = agreement(*maps)
+    for blur in blurs:
+        settled = _settle(maps, terms, blur, noise, coefficients, strict, blur == blurs[-1])
+        if settled is None:
+            return None
+    told, after, around = settled
+    open_ = np.linalg.inv(told + np.kron(np.eye(2), terms.precision / OPEN_PX**2))
+    return Climbed(coefficients, before, after, open_, around)
+
+
+def _settle(maps, terms: Terms, blur, noise, coefficients, strict: np.ndarray, earn: bool) -> tuple | None:
+    """Move the coefficients (T, 2) uphill on maps of one blur, and the factors on the groups' precision if these are
+    to be earned; what the maps tell of them (2T, 2T), the correlation at the end, and as in `Climbed` where it holds;
+    None where too little is seen by both."""
+    stride = max(int(blur), 1)  # blurred maps tell no more in every cell
+    thin = (slice(None, None, stride),) * 2
+    grid = pixel_grid(maps[0].shape).numpy()[thin]
+    values = terms.values.reshape(*maps[0].shape, -1)[thin].reshape(grid[..., 0].size, -1)
+    r0, r1 = (relief(m, blur) for m in maps)
+
+    def look(picture: np.ndarray) -> np.ndarray:
+        places = grid + (values @ torch.from_numpy(coefficients).float()).numpy().reshape(grid.shape)
+        return cv2.remap(picture, places, None, cv2.INTER_LINEAR)
+
+    shown = (maps[0][thin] > 0) & (look(maps[1]) > 0)
+    if shown.sum() * stride**2 < MIN_CELLS:
+        return None
+    slopes = (cv2.Sobel(r0, cv2.CV_32F, *axis, ksize=3, scale=1 / 8)[thin][shown] for axis in ((1, 0), (0, 1)))
+    known = values[torch.from_numpy(shown.ravel())]
+    rows = torch.cat([known * torch.from_numpy(slope)[:, None] for slope in slopes], 1)
+    told, r0 = (rows.T @ rows).double().numpy(), r0[thin][shown]
+    for number in range(ROUNDS):
+        read = look(r1)[shown]
+        error = r0 - read * float(r0 @ read) / max(float(read @ read), 1e-12)
+        variance = noise * ((1 + blur) / stride) ** 2 * float(np.mean(error**2)) + 1e-12
+        pull = (rows.T @ torch.from_numpy(error)).double().numpy() / variance
+        step, earned = _step(told / variance, pull, terms, coefficients, strict)
+        coefficients += step
+        if earn and number >= WAIT:
+            strict[:] = earned
+        if number > WAIT and (values[::101] @ torch.from_numpy(step).float()).abs().max() < SETTLED_CELLS:
+            break
+    return told / variance, correlation(r0, read), _agreement(r0, read, shown)
+
+
+def _agreement(one: np.ndarray, other: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """(h, w) correlation of two reliefs (N,) around each of the places shown (h, w); 0 far from them."""
+    grids = np.zeros((2, *shown.shape), np.float32)
+    grids[:, shown] = one, other
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return cv2.GaussianBlur(values, (0, 0), AROUND_CELLS, borderType=cv2.BORDER_CONSTANT)
+
+    power = np.sqrt(mean(grids[0] ** 2) * mean(grids[1] ** 2))
+    return mean(grids[0] * grids[1]) / (power + 1e-9)
+
+
+def _step(told: np.ndarray, pull: np.ndarray, terms: Terms, coefficients: np.ndarray, strict: np.ndarray) -> tuple:
+    """(T, 2), a damped step of Gauss-Newton, and the factors (groups,) on the precision of priors that it speaks for.
+
+    A factor is the one that makes the coefficients most likely (MacKay 1992, Bayesian Interpolation): groups that explain no more
+    than noise would vanish, and a flat pair keeps its affine. told: (2T, 2T) information of the maps; pull: (2T,)."""
+    precision = np.kron(np.eye(2), terms.precision * strict[terms.group])
+    covariance = np.linalg.inv(told + precision + DAMPING * np.diag(np.diag(told)))
+    step = (covariance @ (pull - precision @ coefficients.T.ravel())).reshape(2, -1).T
+    found, both, earned = coefficients + step, np.tile(terms.group, 2), strict.copy()
+    for group in range(len(strict)):
+        own, one = both == group, terms.group == group
+        known = own.sum() - np.sum(covariance[np.ix_(own, own)] * precision[np.ix_(own, own)])
+        size = np.sum(found[one] * (terms.precision[np.ix_(one, one)] @ found[one]))
+        earned[group] = np.clip(max(known, 1e-6) / max(size, 1e-12), SPREAD[1] ** -2.0, SPREAD[0] ** -2.0)
+    return step, earned

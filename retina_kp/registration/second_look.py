@@ -1,0 +1,39 @@
+"""The judgement of a map that follows the eye, by what it lays on each other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..core.geometry import warp_points
+from .common_print import warped_by
+from .confidence import confidence, measure_evidence
+from .options import CloseupOptions
+from .refinement import agreement
+from .result import Registration
+from .transforms import Fit
+from .views import ImageViews
+
+
+def looked_at_again(
+    result: Registration, views0: ImageViews, views1: ImageViews, options: CloseupOptions, calibration: dict
+) -> Registration:
+    """The same map with the matches nearby that it leads to, and its evidence and confidence by these.
+
+    The map was read off the detector's maps, not fitted to these matches, so they are evidence of their own: those of
+    two eyes agree by chance only."""
+    warped = warped_by(result, views0, views1, options.close_px)
+    if warped is None:
+        return result
+    window = warped.window
+    points = warped.matches(options.close_radius_px * window.zoom)
+    inliers = np.linalg.norm(points[0] - points[1], axis=1) < options.close_threshold_px * window.zoom
+    fit = Fit(result.model, np.eye(3), inliers)
+    evidence = measure_evidence(result.evidence["settled_share"], fit, window.features0, warped.features1)
+    evidence["map_correlation"] = agreement(window.features0.detector, warped.features1.detector)
+    original = np.linalg.inv(window.from_base @ views0.base_from_original)
+    matches = warp_points(points[0], original), result.map_to_moving(warp_points(points[1], original))
+    sure = confidence(evidence, calibration)
+    found = {"matches0": matches[0], "matches1": matches[1], "inliers": inliers}
+    return replace(result, **found, evidence=evidence, confidence=sure)
