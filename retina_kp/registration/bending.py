@@ -6,7 +6,7 @@ so far. What still moves is a sum of smooth functions of the place, fitted by Ga
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,10 +17,9 @@ from numpy.polynomial import legendre
 
 from ..core.geometry import from_cells, lattice, pixel_grid, to_cells, warp_points
 from .climbing import NOISE, Climbed, Terms, climb
-from .closeup import Frame, common_frame
+from .closeup import Frame, Window, common_frame
 from .displacement import spline_rows
 from .expected_error import ErrorMap
-from .keypoints import detector_map
 from .result import Registration
 from .views import MAX_ENLARGE, ImageViews
 
@@ -76,29 +75,35 @@ ELASTIC = (*SMOOTH, Level(560, (1.0, 0.0), MAX_ENLARGE, splines, 20.0))
 BENDS = {"auto": SMOOTH, "elastic": ELASTIC}
 
 
-def bend(views0: ImageViews, views1: ImageViews, result: Registration, levels: tuple[Level, ...]) -> Registration:
+def bend(
+    views0: ImageViews, views1: ImageViews, result: Registration, levels: Sequence[Level], window: Window | None = None
+) -> Registration:
     """The same registration with a displacement that lays the detector's maps on each other; as it was where the
-    overlap is small, the maps agree no better, or the map would fold."""
+    overlap is small, the maps agree no better, or the map would fold. window: one that the first level may look at
+    instead of its own, so that its fixed half need not be seen again."""
     zooms = {}
-    for level in levels:
+    for number, level in enumerate(levels):
         H = views0.base_from_original @ result.H_1to0 @ np.linalg.inv(views1.base_from_original)
-        frame = common_frame(views0, views1, H, level.px, level.enlarge)
+        frame, map0 = common_frame(views0, views1, H, level.px, level.enlarge), None
+        if number == 0 and window is not None:
+            frame, map0 = Frame(window.from_base, window.hw, window.zoom), window.features0.detector
         if frame is None or frame.zoom < WORTHWHILE * zooms.get(level.terms, 0):
             continue
         zooms[level.terms] = frame.zoom
-        result = _bend_in(frame, views0, views1, result, level)
+        result = _bend_in(frame, map0, views0, views1, result, level)
     return result
 
 
-def _bend_in(frame: Frame, views0: ImageViews, views1: ImageViews, result: Registration, level: Level) -> Registration:
-    """One level of `bend`."""
+def _bend_in(
+    frame: Frame, map0: np.ndarray | None, views0: ImageViews, views1: ImageViews, result: Registration, level: Level
+) -> Registration:
+    """One level of `bend`; map0: the detector's map of the fixed image in the frame, if it is known."""
     window_from_original = frame.from_base @ views0.base_from_original
     original_from_window = np.linalg.inv(window_from_original)
     x_px, y_px = frame.axes_px(views0)
     low, high = (x_px[0], y_px[0]), (x_px[-1], y_px[-1])
-    pictures = views0.picture(frame.from_base, frame.hw), views1.drawn(result.map_grid(x_px, y_px))
-    views = zip((views0, views1), pictures, strict=True)
-    maps = tuple(detector_map(v.network, *picture, v.options, v.fast) for v, picture in views)
+    map0 = views0.detector_map(*views0.picture(frame.from_base, frame.hw)) if map0 is None else map0
+    maps = map0, views1.detector_map(*views1.drawn(result.map_grid(x_px, y_px)))
     stride, half = views0.network.detector_stride, np.array(maps[0].shape[::-1]) / 2
 
     def places(cells_xy):

@@ -19,7 +19,7 @@ from ..core.images import as_array, resized
 from ..networks import fold_batch_norm
 from ..networks.checkpoints import load_network
 from .bending import BENDS, bend
-from .closeup import Candidate, Warped, common_window
+from .closeup import Candidate, Warped, Window, common_window
 from .common_print import without_common_print
 from .confidence import AGAIN, checked, confidence, measure_evidence
 from .keypoints import Features
@@ -150,9 +150,10 @@ class Registrar:
             candidates,
             key=lambda c: (not implausible(c.H, views1.base_hw), c.result.confidence, c.result.evidence["inliers"]),
         )
-        result = self.polish(views0, views1, best).result
+        best = self.polish(views0, views1, best)
+        result = best.result
         if self.options.model in BENDS and result.confidence >= self.options.doubtful_confidence:
-            result = self.bend(views0, views1, result)
+            result = self.bend(views0, views1, result, best.warped.window)
             if result.confidence < self.options.again_below:
                 result = looked_at_again(result, views0, views1, self.options.closeup, self.calibration[AGAIN])
         return self.judge(result, views0, views1)
@@ -229,10 +230,10 @@ class Registrar:
         result = replace(result, confidence=best.result.confidence, evidence=best.result.evidence)
         return replace(best, step=fit.H_1to0 @ best.step, result=result)
 
-    def bend(self, views0: ImageViews, views1: ImageViews, result: Registration) -> Registration:
+    def bend(self, views0: ImageViews, views1: ImageViews, result: Registration, window: Window) -> Registration:
         """The last stage of the models that follow the eye, see `bending.bend`; inliers are those of the map that
         bends."""
-        bent = bend(views0, views1, result, BENDS[self.options.model])
+        bent = bend(views0, views1, result, BENDS[self.options.model], window)
         if bent.expected is not None:
             bent = replace(bent, expected=bent.expected.calibrated(self.bounds, bent.fixed_hw))
         if bent.displacement is not None:

@@ -10,7 +10,7 @@ from ..core.compute import bfloat16_is_fast
 from ..core.geometry import image_center, jacobian, similarity, translation, warp_points
 from ..core.images import resized, to_gray
 from ..core.vessels import field_of_view_mask
-from .keypoints import Features, KeypointOptions, describe_points, extract
+from .keypoints import Features, KeypointOptions, describe_points, detector_map, extract
 
 MAX_ENLARGE = 2.0  # pictures of an image are not blown up further
 LONG = 1.8  # so many times as long as wide, a field of view may be a square one with oblong pixels
@@ -79,6 +79,10 @@ class ImageViews:
     def seen(self, picture: torch.Tensor, valid: torch.Tensor) -> Features:
         """Features of a picture of this image, see `picture`, in its px."""
         return extract(self.network, picture, valid, self.options, self.fast)[0]
+
+    def detector_map(self, picture: torch.Tensor, valid: torch.Tensor) -> np.ndarray:
+        """`Features.detector` of a picture of this image."""
+        return detector_map(self.network, picture, valid, self.options, self.fast)
 
     def described(self, H_frame_from_base: np.ndarray, frame_hw, points_xy: np.ndarray) -> np.ndarray:
         """(N, D) unit descriptors at points (N, 2), px of the frame, of this image as in `warped`."""
