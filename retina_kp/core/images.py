@@ -9,58 +9,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from .files import write_bytes
 from .geometry import resize_matrix, translation
+from .image_files import image_size as image_size  # callers find all about images here
+from .image_files import read_image as read_image
+from .pages import ImageError as ImageError
 
 MIN_SIDE_PX = 32
-RESAVE = "open it in a viewer and save it as PNG or TIFF"
 RGB_TO_GRAY = (0.2, 0.7, 0.1)  # green carries the vessels, red is often saturated, blue is mostly noise
 FLOAT_TOLERANCE = 1e-3  # a float image may leave [0, 1] by so much, and is clipped; what is beyond is refused
-
-
-class ImageError(ValueError):
-    """An image cannot be used; the message names it, says what is wrong and what to do."""
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Decode the first page of an image file (PNG, TIFF, JPEG, BMP).
-
-    Returns HxW or HxWx3 (RGB) as uint8, uint16 or float32, values as stored; alpha is dropped, a palette is expanded.
-    ImageError for a missing, empty, truncated or otherwise unreadable file.
-    """
-    path = _existing_file(path)
-    try:
-        content = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be opened ({error.strerror}); check its access rights") from error
-    if content.size == 0:
-        raise ImageError(f"{path}: the file is empty (0 bytes); copy it again from its source")
-    try:
-        image = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise ImageError(f"{path}: damaged, or no image OpenCV can decode; {RESAVE}")
-    if image.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
-        words = f"pixels of type {image.dtype} have no known white"
-        raise ImageError(f"{path}: {words}; save it as 8-bit or 16-bit unsigned")
-    if image.ndim == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-    return image.astype(np.float32) if image.dtype == np.float64 else image
-
-
-def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) px by the file's header; types that Pillow does not know are decoded. ImageError as above."""
-    path = _existing_file(path)
-    try:
-        with Image.open(path) as header:
-            return header.height, header.width
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        return read_image(path).shape[:2]
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{path}: its header cannot be read ({error}); {RESAVE}") from error
 
 
 def as_array(image: str | Path | np.ndarray, name: str = "image") -> np.ndarray:
@@ -176,15 +134,6 @@ def check_size(image_hw: tuple[int, int], name: object) -> tuple[int, int]:
         size = f"{image_hw[0]} px high and {image_hw[1]} px wide"
         raise ImageError(f"{name}: too small, {size}; each side needs at least {MIN_SIDE_PX} px")
     return image_hw
-
-
-def _existing_file(path: str | Path) -> Path:
-    path = Path(path).expanduser()
-    if path.is_dir():
-        raise ImageError(f"{path}: this is a folder; pass the path of one image file")
-    if not path.is_file():
-        raise ImageError(f"{path}: no such file; check the spelling and the working directory {Path.cwd()}")
-    return path
 
 
 def _plain_channels(image: np.ndarray, name: str) -> np.ndarray:
