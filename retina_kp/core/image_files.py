@@ -27,10 +27,10 @@ def open_page(path: str | Path) -> Page:
         raise ImageError(f"{path}: cannot be opened ({error.strerror}); check its access rights") from error
     if not start:
         raise ImageError(f"{path}: the file is empty (0 bytes); copy it again from its source")
+    if is_dicom(start, path):  # first, as it may begin like a TIFF, and be one too
+        return dicom_page(path, number).checked(path)
     if start[:4] in MAGIC:
         return tiff_page(path, number).checked(path)
-    if is_dicom(start, path):
-        return dicom_page(path, number).checked(path)
     if number is not None:
         raise ImageError(f"{path}: only pages of TIFF and frames of DICOM are told by a number")
     return opencv_page(path).checked(path)
