@@ -78,6 +78,11 @@ def opencv_pixels(content: np.ndarray, path: Path, flags: int = cv2.IMREAD_UNCHA
 
     index: of the page. ImageError where the content is damaged: its codec complains, or returns nothing.
     """
+    return as_rgb(opencv_raw(content, path, flags, index))
+
+
+def opencv_raw(content: np.ndarray, path: Path, flags: int = cv2.IMREAD_UNCHANGED, index: int = 0) -> np.ndarray:
+    """`opencv_pixels` as OpenCV orders channels: BGR, or BGRA."""
     images = ()
     with _heard_from_codecs() as said, suppress(cv2.error):
         if index:
@@ -90,10 +95,10 @@ def opencv_pixels(content: np.ndarray, path: Path, flags: int = cv2.IMREAD_UNCHA
         raise ImageError(f"{path}: damaged, its codec says {words!r}; copy it again from its source, or {RESAVE}")
     if not len(images) or images[0] is None:
         raise ImageError(f"{path}: damaged, or no image that OpenCV can decode; {RESAVE}")
-    return _rgb(images[0])
+    return images[0]
 
 
-def _rgb(image: np.ndarray) -> np.ndarray:
+def as_rgb(image: np.ndarray) -> np.ndarray:
     """OpenCV's pixels with red first and without alpha; in place where it can be, as montages are large."""
     if image.ndim == 2:
         return image

@@ -10,6 +10,7 @@ import numpy as np
 from .codecs import opencv_page
 from .dicom import dicom_page, is_dicom
 from .pages import ImageError, Page, existing_file
+from .png_strips import SIGNATURE, png_page
 from .tiff import MAGIC, tiff_page
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".dcm")
@@ -33,7 +34,7 @@ def open_page(path: str | Path) -> Page:
         return tiff_page(path, number).checked(path)
     if number is not None:
         raise ImageError(f"{path}: only pages of TIFF and frames of DICOM are told by a number")
-    return opencv_page(path).checked(path)
+    return (png_page if start.startswith(SIGNATURE) else opencv_page)(path).checked(path)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

@@ -15,9 +15,11 @@ from .geometry import resize_matrix, translation
 from .image_files import image_size as image_size  # callers find all about images here
 from .image_files import read_image as read_image
 from .pages import ImageError as ImageError
+from .png_strips import write_png_in_strips
 
 MIN_SIDE_PX = 32
 RGB_TO_GRAY = (0.2, 0.7, 0.1)  # green carries the vessels, red is often saturated, blue is mostly noise
+STRIP_VALUES = 2**26  # of an image, from which it is converted and written in strips
 FLOAT_TOLERANCE = 1e-3  # a float image may leave [0, 1] by so much, and is clipped; what is beyond is refused
 
 
@@ -59,6 +61,16 @@ def to_gray(image: np.ndarray) -> np.ndarray:
         white = 1
     else:
         raise ImageError(f"pixels of type {image.dtype} have no known white; pass the image through as_array first")
+    if image.size < STRIP_VALUES:
+        return _gray(image, white)
+    gray = np.empty(image.shape[:2], np.float32)
+    rows = max(STRIP_VALUES // image[0].size, 1)
+    for top in range(0, len(image), rows):  # a montage as floats takes gigabytes
+        gray[top : top + rows] = _gray(image[top : top + rows], white)
+    return gray
+
+
+def _gray(image: np.ndarray, white: float) -> np.ndarray:
     gray, white = image.astype(np.float32), np.float32(white)
     gray = gray / white if gray.ndim == 2 else cv2.transform(gray, np.float32([RGB_TO_GRAY]) / white)
     return gray.clip(0.0, 1.0)
@@ -118,6 +130,9 @@ def write_image(path: str | Path, array: np.ndarray) -> None:
     if array.dtype not in ((np.uint8, np.uint16) if deep else (np.uint8,)):
         kind = path.suffix or "a file without ending"
         raise ImageError(f"{path}: {array.dtype} cannot be written as {kind}; convert it to uint8")
+    if path.suffix.lower() == ".png" and array.size >= STRIP_VALUES:
+        write_png_in_strips(path, array)
+        return
     try:
         done, content = cv2.imencode(path.suffix, cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if array.ndim == 3 else array)
     except cv2.error:

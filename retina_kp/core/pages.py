@@ -48,11 +48,16 @@ class Page:
         return self
 
 
+def numbered(path: str | Path) -> tuple[Path, int | None]:
+    """A file, and the number of the page that ``FILE#3`` asks for, counted from 1."""
+    path = Path(path).expanduser()
+    asked = None if path.exists() else re.fullmatch(r"(.+)#(\d+)", path.name)
+    return (path.with_name(asked[1]), int(asked[2])) if asked else (path, None)
+
+
 def existing_file(path: str | Path) -> tuple[Path, int | None]:
-    """A file, and the number of the page that ``FILE#3`` asks for, counted from 1; ImageError where there is none."""
-    path, number = Path(path).expanduser(), None
-    if not path.exists() and (asked := re.fullmatch(r"(.+)#(\d+)", path.name)):
-        path, number = path.with_name(asked[1]), int(asked[2])
+    """`numbered`; ImageError where there is no such file."""
+    path, number = numbered(path)
     if path.is_dir():
         raise ImageError(f"{path}: this is a folder; pass the path of one image file")
     if not path.is_file():
