@@ -17,8 +17,8 @@ from retina_kp.registration.result import Registration
 HW = (613, 538)  # of which a quarter is no whole number
 
 
-def smooth(*shape, dtype=np.uint8, seed=0):
-    noise = cv2.GaussianBlur(np.random.default_rng(seed).random(shape, np.float32), (0, 0), 6)
+def smooth(*shape, dtype=np.uint8, seed=0, sigma=6):
+    noise = cv2.GaussianBlur(np.random.default_rng(seed).random(shape, np.float32), (0, 0), sigma)
     return ((noise - noise.min()) / np.ptp(noise) * np.iinfo(dtype).max).astype(dtype)
 
 
@@ -101,7 +101,7 @@ class Oracle:
 def files(tmp_path, monkeypatch):
     monkeypatch.setattr(large, "LEAST_PX", 130)
     write_image(tmp_path / "fixed.png", smooth(122, 129))
-    write_image(tmp_path / "moving.tif", smooth(*HW, seed=1))
+    write_image(tmp_path / "moving.tif", smooth(*HW, seed=1, sigma=16))
     return tmp_path / "fixed.png", tmp_path / "moving.tif"
 
 
