@@ -10,6 +10,8 @@ import pytest
 from retina_kp.core.dicom import add_identities, dicom_identity
 from retina_kp.core.files import write_json
 from retina_kp.core.images import ImageError, as_array, image_size, read_image
+from retina_kp.evaluation.batch import find_jobs, run_jobs
+from retina_kp.registration.result import Registration
 
 pydicom = pytest.importorskip("pydicom", reason="DICOM is an extra: pip install pydicom")
 from pydicom.dataset import FileDataset, FileMetaDataset  # noqa: E402
@@ -162,3 +164,23 @@ def test_the_spacing_of_multi_frame_files_is_found(tmp_path):
     measures.PixelSpacing, group.PixelMeasuresSequence = [0.02, 0.02], [measures]
     write_dicom(tmp_path / "a.dcm", GRAY, SharedFunctionalGroupsSequence=[group])
     assert dicom_identity(tmp_path / "a.dcm")["pixel_spacing_mm"] == [0.02, 0.02]
+
+
+def test_a_registered_pair_of_files_keeps_their_uids_and_no_name(tmp_path, caplog):
+    caplog.set_level(logging.DEBUG)
+    for name in ("a.dcm", "b.dcm"):
+        write_dicom(tmp_path / name, np.stack([GRAY, 255 - GRAY]), frames=2)
+
+    def registrar(fixed, moving):
+        assert np.array_equal(fixed, 255 - GRAY) and np.array_equal(moving, GRAY)
+        return Registration("ok", np.eye(3), 0.9, *[np.zeros((0, 2))] * 2, np.zeros(0, bool), HW, HW)
+
+    run_jobs(registrar, find_jobs(f"{tmp_path}/a.dcm#2", f"{tmp_path}/b.dcm#1"), tmp_path / "out")
+    (result,) = (tmp_path / "out").glob("*.json")
+    assert json.loads(result.read_text())["dicom"] == {
+        "fixed": dicom_identity(tmp_path / "a.dcm#2"),
+        "moving": dicom_identity(tmp_path / "b.dcm#1"),
+    }
+    assert Registration.load(result).ok
+    written = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
+    assert not any(word in written + caplog.text.encode() for word in (b"Roe", b"Richard", BORN.encode()))

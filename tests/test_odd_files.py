@@ -15,6 +15,7 @@ from PIL import Image
 
 from retina_kp.core.images import ImageError, as_array, image_size, read_image
 from retina_kp.core.pages import LIMIT
+from retina_kp.data.records import PairRecord, gray_histograms, image_rows, pictures, with_sound_images
 
 HW = (71, 94)
 CODECS = "LZW and other compressions need imagecodecs"
@@ -286,3 +287,34 @@ def test_a_sparse_file_is_refused_without_reading_it(tmp_path):
         file.truncate(5000)
     with pytest.raises(ImageError, match="not in the file"):
         image_size(tmp_path / "a.tif")
+
+
+# ------------------------------------------------------------------ what notebook 00 shows of a folder
+
+
+def test_the_look_at_a_data_set_agrees_with_the_registrar_about_every_image(tmp_path):
+    """Damaged pixels under a sound header, and floats of no use, are problems; the pictures go on."""
+    cv2.imwrite(str(tmp_path / "sound.png"), picture(96, 96))
+    whole = cv2.imencode(".png", picture(200, 300))[1].tobytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    values = picture(*HW, dtype=np.float32)
+    for name, odd in (("nan", np.nan), ("inf", np.inf), ("big", 1e30)):
+        values[5, 5] = odd
+        tifffile.imwrite(tmp_path / f"{name}.tif", values)
+    moving = ["sound.png", "cut.png", "nan.tif", "inf.tif", "big.tif"]
+    pairs = [
+        PairRecord(name, name, "CF", "FA", tmp_path / "sound.png", tmp_path / name, H_0to1=np.eye(3)) for name in moving
+    ]
+    rows, problems = image_rows(pairs)
+    assert len(rows) == 6 and len(problems) == 4
+    for problem, name in zip(problems, moving[1:], strict=True):
+        assert problem.source == str(tmp_path / name)
+        with pytest.raises(ImageError) as error:
+            as_array(tmp_path / name)
+        assert str(error.value) == problem.reason
+    shown = pictures(pairs)
+    assert len(shown) == 10 and np.array_equal(shown[0], picture(96, 96)) and shown[3].min() < shown[3].max()
+    assert with_sound_images(pairs, problems) == pairs[:1]
+    assert list(gray_histograms(pairs[:1])) == ["CF", "FA"]
+    nothing, _ = image_rows(pairs[:0])
+    assert "field of view" in nothing and gray_histograms([]) == {}
