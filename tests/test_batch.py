@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -232,6 +233,26 @@ def test_an_unreadable_image_is_an_outcome(folder, registrar, tmp_path):
     (job,) = find_jobs(tmp_path / "broken.png", folder / "moving" / "a-fa.png")
     outcome = run_job(registrar, job)
     assert outcome.result is None and "broken.png" in outcome.error and outcome.row()["inliers"] == 0
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), cv2.error("bad size"), RuntimeError("CUDA out of memory")])
+def test_what_a_library_raises_at_one_pair_leaves_the_others_alone(folder, tmp_path, error):
+    def registrar(fixed, moving):
+        raise error
+
+    jobs = find_jobs(folder / "fixed", folder / "moving")
+    outcomes = run_jobs(registrar, jobs, tmp_path)
+    assert len(outcomes) == len(jobs)
+    assert all(type(error).__name__ in outcome.error and str(error) in outcome.error for outcome in outcomes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_kinds_that_are_not_read_are_told(tmp_path, caplog):
+    for side in ("fixed", "moving"):
+        write_image(tmp_path / side / "a.png", np.zeros((40, 40), np.uint8))
+        (tmp_path / side / "a.e2e").touch()
+    assert len(find_jobs(tmp_path / "fixed", tmp_path / "moving")) == 1
+    assert caplog.text.count("1 files left out, of kinds that are not read: 1 .e2e") == 2
 
 
 def test_a_refused_pair_leaves_its_reason_and_no_transform(folder, registrar, tmp_path):

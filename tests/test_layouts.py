@@ -11,6 +11,7 @@ from retina_kp.core.images import to_gray, write_image
 from retina_kp.core.vessels import field_of_view_mask
 from retina_kp.data.annotation import check_points, parse_numbers, read_number_rows
 from retina_kp.data.layouts import LAYOUTS, load_layout
+from retina_kp.data.layouts.files import left_out
 from retina_kp.data.layouts.pairs_csv import CSV_COLUMNS, write_pairs_csv
 from retina_kp.data.records import Inventory, PairRecord, landmarks
 from retina_kp.synthetic.pairs import PairOptions, draw_pair
@@ -484,6 +485,25 @@ def test_three_points_are_enough_for_an_affine_only():
         check_points(POINTS0[:3], POINTS1[:3], CF_HW, FA_HW)
     with pytest.raises(ValueError, match="collinear"):
         check_points(on_line(3), POINTS1[:3], CF_HW, FA_HW, minimum=3)
+
+
+def test_a_line_but_for_one_point_is_found_among_many():
+    line = np.column_stack([np.arange(5000) / 9, np.arange(5000) / 11 + 2])
+    rest = np.random.default_rng(0).uniform(2, 200, line.shape)
+    line[777] += (0, 30)
+    with pytest.raises(ValueError, match="image 0: all but one lie on one line"):
+        check_points(line, rest, (900, 900), (900, 900))
+    line[778] += (0, 400)
+    check_points(line, rest, (900, 900), (900, 900))
+
+
+def test_files_that_nobody_reads_are_counted(tmp_path):
+    for name in ("a.e2e", "b.E2E", "c.fda", "IM01", "d.png", "e.dcm", "f.csv", ".hidden"):
+        (tmp_path / name).touch()
+    assert left_out(tmp_path).startswith(
+        "4 files left out, of kinds that are not read: 2 .e2e, 1 .fda, 1 without ending"
+    )
+    assert left_out(tmp_path, "*.png") == ""
 
 
 def test_record_refuses_half_a_truth():

@@ -127,6 +127,18 @@ def test_warp_reproduces_the_fixed_image(H):
     assert seen.mean() > 0.5 and np.abs(result.warp(moving).astype(int) - fixed)[seen].max() <= 4
 
 
+BEHIND = np.array([[1.2, 0, 500], [0, 1, 0], [0.004, 0, 1]])  # its horizon crosses the fixed image
+
+
+@pytest.mark.parametrize("result", [registered(), registered(TILT), registered(BEHIND), bent()], ids=list("atfb"))
+def test_warp_shows_what_the_pixel_map_says(result):
+    """Affine maps, tilts and bends are warped on ways of their own."""
+    moving = cv2.GaussianBlur(picture(MOVING_HW), (0, 0), 3)
+    x, y = np.float32(np.nan_to_num(result.pixel_map(), nan=-1e6)).transpose(2, 0, 1)
+    expected = cv2.remap(moving, x, y, cv2.INTER_LINEAR)
+    assert np.abs(result.warp(moving).astype(int) - expected).max() <= 1 and expected.any()
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("channels", [(), (3,)])
 def test_identity_warp_is_the_image_itself(dtype, channels):

@@ -16,10 +16,12 @@ from string import Template
 import cv2
 import numpy as np
 
+from ..core.dicom import add_identities
 from ..core.files import write_text
 from ..core.geometry import describe, inside
 from ..core.images import as_array, shrink, write_image
 from ..core.overlays import checkerboard, displayable
+from ..registration.large import Copy, register_copies, warp_file
 from ..registration.registrar import WHAT_TO_TRY, Registrar
 from ..registration.result import Registration
 from ..registration.saving import saved_files
@@ -73,20 +75,22 @@ def register_pair(
     out, started = Path(folder).expanduser(), time.perf_counter()
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: name a folder for the results")
-    image0, image1 = _image(fixed, "fixed"), _image(moving, "moving")
-    result = Registrar.from_pretrained(weights, device=device, model=model)(image0, image1)
+    copy0, copy1 = _image(fixed, "fixed"), _image(moving, "moving")
+    result = register_copies(Registrar.from_pretrained(weights, device=device, model=model), copy0, copy1)
     registered, overlay = out / "registered.png", out / "overlay.png"
     for old in (*saved_files(out / "result.json"), registered, overlay):
         old.unlink(missing_ok=True)
     files = result.save(out / "result.json")
-    small0, small1 = shrink(image0, PICTURE_PX), shrink(image1, PICTURE_PX)
+    add_identities(out / "result.json", fixed, moving)
+    small0, small1 = shrink(copy0.image, PICTURE_PX), shrink(copy1.image, PICTURE_PX)
+    del copy0
     pictures = {"fixed": small0, "moving": small1}
     if result.ok:
         small = result.resized(small0.shape[:2], small1.shape[:2])
         warped = small.warp(small1)
         pictures |= {"registered": warped, "overlay": small.overlay(small0, small1)}
         pictures["checkerboard"] = checkerboard(small0, warped, small.covered())
-        write_image(registered, result.warp(image1))
+        write_image(registered, warp_file(result, moving, copy1))
         write_image(overlay, pictures["overlay"])
         files = [registered, overlay, *files]
     chosen = f"{model}: {result.model} was chosen" if result.ok and result.model != model else model
@@ -99,12 +103,12 @@ def register_pair(
     return result, [*files, page]
 
 
-def _image(path: str, name: str) -> np.ndarray:
-    """An image file as an array; ValueError with a way out where it is a folder or a table."""
+def _image(path: str, name: str) -> Copy:
+    """An image file, checked; ValueError with a way out where it is a folder or a table."""
     if Path(path).expanduser().is_dir() or Path(path).suffix.lower() == ".csv":
         many = "retina-kp report 07_register -p fixed FOLDER_OR_TABLE -p moving FOLDER"
         raise ValueError(f"{name}: {path} is no image file; many pairs are registered by {many}")
-    return as_array(path, f"{name} image")
+    return Copy.read(path)
 
 
 def told(result: Registration) -> str:

@@ -9,58 +9,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from .files import write_bytes
 from .geometry import resize_matrix, translation
+from .image_files import image_size as image_size  # callers find all about images here
+from .image_files import read_image as read_image
+from .pages import ImageError as ImageError
+from .png_strips import write_png_in_strips
 
 MIN_SIDE_PX = 32
-RESAVE = "open it in a viewer and save it as PNG or TIFF"
 RGB_TO_GRAY = (0.2, 0.7, 0.1)  # green carries the vessels, red is often saturated, blue is mostly noise
+STRIP_VALUES = 2**26  # of an image, from which it is converted and written in strips
 FLOAT_TOLERANCE = 1e-3  # a float image may leave [0, 1] by so much, and is clipped; what is beyond is refused
-
-
-class ImageError(ValueError):
-    """An image cannot be used; the message names it, says what is wrong and what to do."""
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Decode the first page of an image file (PNG, TIFF, JPEG, BMP).
-
-    Returns HxW or HxWx3 (RGB) as uint8, uint16 or float32, values as stored; alpha is dropped, a palette is expanded.
-    ImageError for a missing, empty, truncated or otherwise unreadable file.
-    """
-    path = _existing_file(path)
-    try:
-        content = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be opened ({error.strerror}); check its access rights") from error
-    if content.size == 0:
-        raise ImageError(f"{path}: the file is empty (0 bytes); copy it again from its source")
-    try:
-        image = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise ImageError(f"{path}: damaged, or no image OpenCV can decode; {RESAVE}")
-    if image.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
-        words = f"pixels of type {image.dtype} have no known white"
-        raise ImageError(f"{path}: {words}; save it as 8-bit or 16-bit unsigned")
-    if image.ndim == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-    return image.astype(np.float32) if image.dtype == np.float64 else image
-
-
-def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) px by the file's header; types that Pillow does not know are decoded. ImageError as above."""
-    path = _existing_file(path)
-    try:
-        with Image.open(path) as header:
-            return header.height, header.width
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        return read_image(path).shape[:2]
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{path}: its header cannot be read ({error}); {RESAVE}") from error
 
 
 def as_array(image: str | Path | np.ndarray, name: str = "image") -> np.ndarray:
@@ -101,6 +61,16 @@ def to_gray(image: np.ndarray) -> np.ndarray:
         white = 1
     else:
         raise ImageError(f"pixels of type {image.dtype} have no known white; pass the image through as_array first")
+    if image.size < STRIP_VALUES:
+        return _gray(image, white)
+    gray = np.empty(image.shape[:2], np.float32)
+    rows = max(STRIP_VALUES // image[0].size, 1)
+    for top in range(0, len(image), rows):  # a montage as floats takes gigabytes
+        gray[top : top + rows] = _gray(image[top : top + rows], white)
+    return gray
+
+
+def _gray(image: np.ndarray, white: float) -> np.ndarray:
     gray, white = image.astype(np.float32), np.float32(white)
     gray = gray / white if gray.ndim == 2 else cv2.transform(gray, np.float32([RGB_TO_GRAY]) / white)
     return gray.clip(0.0, 1.0)
@@ -160,6 +130,9 @@ def write_image(path: str | Path, array: np.ndarray) -> None:
     if array.dtype not in ((np.uint8, np.uint16) if deep else (np.uint8,)):
         kind = path.suffix or "a file without ending"
         raise ImageError(f"{path}: {array.dtype} cannot be written as {kind}; convert it to uint8")
+    if path.suffix.lower() == ".png" and array.size >= STRIP_VALUES:
+        write_png_in_strips(path, array)
+        return
     try:
         done, content = cv2.imencode(path.suffix, cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if array.ndim == 3 else array)
     except cv2.error:
@@ -176,15 +149,6 @@ def check_size(image_hw: tuple[int, int], name: object) -> tuple[int, int]:
         size = f"{image_hw[0]} px high and {image_hw[1]} px wide"
         raise ImageError(f"{name}: too small, {size}; each side needs at least {MIN_SIDE_PX} px")
     return image_hw
-
-
-def _existing_file(path: str | Path) -> Path:
-    path = Path(path).expanduser()
-    if path.is_dir():
-        raise ImageError(f"{path}: this is a folder; pass the path of one image file")
-    if not path.is_file():
-        raise ImageError(f"{path}: no such file; check the spelling and the working directory {Path.cwd()}")
-    return path
 
 
 def _plain_channels(image: np.ndarray, name: str) -> np.ndarray:

@@ -77,14 +77,22 @@ def check_points(points0_xy: np.ndarray, points1_xy: np.ndarray, image0_hw, imag
             raise ValueError(f"duplicate points in image {number}: {spot}")
         if _spread(points_xy) < COLLINEAR_RMS_PX:
             raise ValueError(f"collinear points in image {number}: all lie on one line")
-        without_one = [np.delete(points_xy, i, 0) for i in range(len(points_xy))]
-        if minimum >= 4 and min(map(_spread, without_one)) < COLLINEAR_RMS_PX:
+        if minimum >= 4 and _spreads_without_each(points_xy).min() < COLLINEAR_RMS_PX:
             raise ValueError(f"collinear points in image {number}: all but one lie on one line")
 
 
 def _spread(points_xy: np.ndarray) -> float:
     """Root mean square distance (px) of points (N, 2) from the line that fits them best."""
     return float(np.linalg.svd(points_xy - points_xy.mean(0), compute_uv=False)[-1] / np.sqrt(len(points_xy)))
+
+
+def _spreads_without_each(points_xy: np.ndarray) -> np.ndarray:
+    """(N,) `_spread` of the other points, for each point of (N, 2): by the smaller eigenvalue of their scatter, which
+    is that of all points less the point's own part."""
+    n, away = len(points_xy), points_xy - points_xy.mean(0)
+    scatter = away.T @ away - n / (n - 1) * away[:, :, None] * away[:, None]
+    smaller = np.linalg.eigvalsh(scatter)[:, 0].clip(0)
+    return np.sqrt(smaller / (n - 1))
 
 
 # ------------------------------------------------------------------ the transform

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.geometry import as_homography, inside, warp_points
-from ..core.images import ImageError, read_image, to_gray
+from ..core.images import ImageError, as_array, to_gray
 from ..core.vessels import field_of_view_mask, skeleton_junctions, vessel_mask
 
 IDS = ("pair_id", "eye_id", "modality0", "modality1")
@@ -113,27 +113,45 @@ class Inventory:
 
 # ------------------------------------------------------------------ a look at the images
 
+PLACEHOLDER_PX = 96
+ROW = ("pair", "side", "modality", "height", "width", "type", "gray 2 %", "median", "98 %", "field of view")
+
 
 def image_rows(records: Sequence[PairRecord]) -> tuple[pd.DataFrame, list[Problem]]:
-    """One row per image: pair, side, modality, size, type, gray levels inside the field of view, and that field's share
-    of the frame. Images that cannot be decoded become problems instead."""
+    """One row per image, with the columns ROW: gray levels inside the field of view, and that field's share of the
+    frame. Images that the registrar would refuse become problems instead."""
     rows, problems = [], []
     for record, side in product(records, ("fixed", "moving")):
         path, modality = (record.image0, record.modality0) if side == "fixed" else (record.image1, record.modality1)
         try:
-            image = read_image(path)
+            image = as_array(path)
         except ImageError as error:
             problems.append(Problem(str(path), str(error)))
             continue
-        row = {"pair": record.pair_id, "side": side, "modality": modality}
-        row |= {"height": image.shape[0], "width": image.shape[1]}
-        row["type"] = f"{image.dtype}{' RGB' if image.ndim == 3 else ''}"
         gray = to_gray(image)
         valid = field_of_view_mask(gray)
-        levels = np.percentile(gray[valid], (2, 50, 98)).round(3)
-        row |= dict(zip(("gray 2 %", "median", "98 %"), levels.tolist(), strict=True))
-        rows.append(row | {"field of view": round(float(valid.mean()), 3)})
-    return pd.DataFrame(rows), problems
+        levels = np.percentile(gray[valid], (2, 50, 98)).round(3).tolist()
+        kind = f"{image.dtype}{' RGB' if image.ndim == 3 else ''}"
+        rows.append([record.pair_id, side, modality, *image.shape[:2], kind, *levels, round(float(valid.mean()), 3)])
+    return pd.DataFrame(rows, columns=ROW), problems
+
+
+def pictures(records: Sequence[PairRecord]) -> list[np.ndarray]:
+    """The images of records, fixed and moving in turn; a crossed field in place of one that cannot be used."""
+    shown = []
+    for path in (path for record in records for path in (record.image0, record.image1)):
+        try:
+            shown.append(as_array(path))
+        except ImageError:
+            cross = np.eye(PLACEHOLDER_PX, dtype=bool)
+            shown.append(np.where(cross | cross[::-1], 0, 200).astype(np.uint8))
+    return shown
+
+
+def with_sound_images(records: Sequence[PairRecord], problems: Sequence[Problem]) -> list[PairRecord]:
+    """The records of which no image is the source of a problem."""
+    sources = {problem.source for problem in problems}
+    return [r for r in records if not sources & {str(r.image0), str(r.image1)}]
 
 
 def landmarks(record: PairRecord) -> tuple[np.ndarray, np.ndarray | None, str]:
@@ -144,7 +162,7 @@ def landmarks(record: PairRecord) -> tuple[np.ndarray, np.ndarray | None, str]:
     """
     if record.points0_xy is not None:
         return record.points0_xy, record.points1_xy, "point pairs"
-    gray = to_gray(read_image(record.vessel_mask0 or record.image0))
+    gray = to_gray(as_array(record.vessel_mask0 or record.image0))
     if record.vessel_mask0 is not None:
         mask, what = gray > 0.5, "junctions of the mask"
     else:
@@ -152,7 +170,7 @@ def landmarks(record: PairRecord) -> tuple[np.ndarray, np.ndarray | None, str]:
     points0 = skeleton_junctions(mask)[0]
     if record.H_0to1 is None:
         return points0, None, what
-    points1, seen = warp_points(points0, record.H_0to1), field_of_view_mask(to_gray(read_image(record.image1)))
+    points1, seen = warp_points(points0, record.H_0to1), field_of_view_mask(to_gray(as_array(record.image1)))
     points1 = points1[inside(points1, seen.shape)]
     x, y = np.rint(points1).astype(int).T
     return points0, points1[seen[y, x]], what
@@ -163,7 +181,7 @@ def gray_histograms(records: Sequence[PairRecord], bins: int = 64) -> dict[str, 
     counts: dict[str, np.ndarray] = {}
     for record in records:
         for modality, path in ((record.modality0, record.image0), (record.modality1, record.image1)):
-            gray = to_gray(read_image(path))
+            gray = to_gray(as_array(path))
             histogram = np.histogram(gray[field_of_view_mask(gray)], bins, (0, 1))[0]
             counts[modality] = counts.get(modality, np.zeros(bins)) + histogram
     return {modality: c / max(c.sum(), 1) for modality, c in counts.items()}

@@ -14,10 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core.dicom import add_identities
 from ..core.files import natural_order
-from ..core.images import ImageError, read_image, shrink, write_image
+from ..core.image_files import IMAGE_SUFFIXES
+from ..core.images import ImageError, shrink, write_image
+from ..core.pages import numbered
 from ..data.layouts import load_layout
+from ..data.layouts.files import left_out
 from ..data.records import PairRecord
+from ..registration.large import Copy, register_copies, warp_file
 from ..registration.registrar import Registrar
 from ..registration.result import Registration
 from ..registration.saving import saved_files
@@ -25,7 +30,6 @@ from .metrics import judge, point_errors
 from .real_pairs import truth_points
 
 log = logging.getLogger(__name__)
-IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def find_jobs(fixed: str | Path, moving: str | Path = "") -> list[Job]:
         raise ValueError("fixed: no path given; name an image, a folder or a pairs.csv")
     fixed, moving = Path(fixed).expanduser(), Path(moving).expanduser() if str(moving) else None
     for name, path in (("fixed", fixed), ("moving", moving)):
-        if path is not None and not path.exists():
+        if path is not None and not numbered(path)[0].exists():
             raise FileNotFoundError(f"{name}: there is no file or folder {str(path.absolute())!r}")
     if moving is None:
         return _named(_data_set(fixed))
@@ -96,7 +100,7 @@ def find_jobs(fixed: str | Path, moving: str | Path = "") -> list[Job]:
         raise ValueError(f"moving: {fixed.name} names the moving images already; leave moving empty")
     if fixed.is_dir() != moving.is_dir():
         raise ValueError(f"fixed and moving are both files or both folders; here {fixed} and {moving} differ")
-    if fixed.is_file():
+    if not fixed.is_dir():
         return _named([_job(fixed, moving)])
     left, right = _images_in(fixed), _images_in(moving)
     if len(left) != len(right) or not left:
@@ -130,7 +134,9 @@ def _data_set(path: Path) -> list[Job]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    images = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_ENDINGS and not p.name.startswith(".")]
+    if words := left_out(folder):
+        log.warning("%s: %s", folder, words)
+    images = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
     return sorted(images, key=lambda path: (natural_order(path.stem), path.suffix))
 
 
@@ -148,14 +154,17 @@ def _named(jobs: list[Job]) -> list[Job]:
 
 
 def run_job(registrar: Registrar, job: Job) -> Outcome:
-    """Register one pair; unusable images give an outcome with an error, never an exception."""
+    """Register one pair; whatever goes wrong with it is an outcome with an error, so that the others are registered."""
     if job.error:
         return Outcome(job, None, job.error, 0.0, None)
     started = time.perf_counter()
     try:
-        result, error = registrar(job.fixed, job.moving), ""
+        result, error = register_copies(registrar, Copy.read(job.fixed), Copy.read(job.moving)), ""
     except ImageError as problem:
         result, error = None, str(problem)
+    except Exception as problem:  # memory that is not enough, or what a library raises
+        log.exception("%s", job.name)
+        result, error = None, f"{type(problem).__name__}: {problem}"
     seconds = time.perf_counter() - started
     return Outcome(job, result, error, seconds, _truth_errors(job.record, result))
 
@@ -177,8 +186,9 @@ def run_jobs(registrar: Registrar, jobs: Iterable[Job], folder: str | Path) -> l
             old.unlink(missing_ok=True)
         if outcome.result is not None:
             outcome.result.save(result)
+            add_identities(result, job.fixed, job.moving)
             if outcome.ok:
-                write_image(registered, outcome.result.warp(read_image(job.moving)))
+                write_image(registered, warp_file(outcome.result, job.moving))
         log.info("%s: %s", job.name, outcome.error or outcome.result.status)
         outcomes.append(outcome)
     return outcomes
@@ -186,7 +196,7 @@ def run_jobs(registrar: Registrar, jobs: Iterable[Job], folder: str | Path) -> l
 
 def display_copies(outcome: Outcome, longer_side_px: int = 1000) -> tuple[np.ndarray, np.ndarray, Registration]:
     """Both images of a registered or refused pair, shrunk to look at, and the registration between these copies."""
-    fixed, moving = (shrink(read_image(path), longer_side_px) for path in (outcome.job.fixed, outcome.job.moving))
+    fixed, moving = (shrink(Copy.read(path).image, longer_side_px) for path in (outcome.job.fixed, outcome.job.moving))
     return fixed, moving, outcome.result.resized(fixed.shape[:2], moving.shape[:2])
 
 

@@ -10,7 +10,16 @@ import cv2
 import numpy as np
 
 from ..core.files import read_json, to_plain
-from ..core.geometry import as_homography, describe, inside, lattice, rescale_homography, resize_matrix, warp_points
+from ..core.geometry import (
+    as_homography,
+    corners,
+    describe,
+    inside,
+    lattice,
+    rescale_homography,
+    resize_matrix,
+    warp_points,
+)
 from ..core.images import as_array
 from ..core.overlays import overlay
 from .displacement import Displacement
@@ -138,6 +147,14 @@ class Registration:
         if how == cv2.INTER_LINEAR and scale < FINER and small_hw != self.moving_hw:
             small = cv2.resize(image, small_hw[::-1], interpolation=cv2.INTER_AREA)
             return self.resized(self.fixed_hw, small_hw)._warp(small)
+        if self.displacement is None and np.isfinite(warp_points(corners(self.fixed_hw), self.H_0to1)).all():
+            H, size, how = self.H_0to1, self.fixed_hw[::-1], how | cv2.WARP_INVERSE_MAP
+            straight = not H[2, :2].any()
+            return (
+                cv2.warpAffine(image, H[:2], size, flags=how)
+                if straight
+                else cv2.warpPerspective(image, H, size, flags=how)
+            )
         warped = np.zeros((*self.fixed_hw, *image.shape[2:]), image.dtype)
         for strip, source in self._strips(warped):
             strip[:] = cv2.remap(image, source[..., 0], source[..., 1], how, borderMode=cv2.BORDER_CONSTANT)
@@ -149,7 +166,15 @@ class Registration:
         rows = max(STRIP_PX // picture.shape[1], 1)
         for top in range(0, len(picture), rows):
             strip = picture[top : top + rows]
-            yield strip, np.nan_to_num(self.pixel_map(top, top + len(strip)), nan=-1e6).astype(np.float32)
+            yield strip, self._sources(np.arange(self.fixed_hw[1]), np.arange(top, top + len(strip)))
+
+    def _sources(self, x_px: np.ndarray, y_px: np.ndarray) -> np.ndarray:
+        """`map_grid` as float32 for OpenCV, and fast where the map is an affine after a displacement."""
+        H = self.H_0to1
+        if self.displacement is None or H[2, :2].any():
+            return np.nan_to_num(self.map_grid(x_px, y_px), nan=-1e6).astype(np.float32)
+        bends = replace(self.displacement, knots=self.displacement.knots @ H[:2, :2].T).on_grid(x_px, y_px)
+        return np.float32(bends + H[:2, 0] * x_px[:, None] + (H[:2, 1] * y_px[:, None] + H[:2, 2])[:, None])
 
     def pixel_map(self, top: int = 0, bottom: int | None = None) -> np.ndarray:
         """(H, W, 2) float64: the moving px that every pixel of the fixed image shows, or of its rows from top to

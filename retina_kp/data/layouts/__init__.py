@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ...core.files import natural_order
 from ..records import Inventory, Problem
-from .files import MODES, read_rows
+from .files import MODES, left_out, read_rows
 
 
 class Layout(Protocol):
@@ -57,6 +57,8 @@ def load_layout(root: str | Path, layout: str = "auto", mode: str | None = None)
     if not LAYOUTS[layout].fits(root, mode):
         raise ValueError(f"{root}: no {layout} data{f' for mode {mode}' if mode else ''} in here; {_shapes()}")
     found = LAYOUTS[layout].load(root, mode)
+    if root.is_dir() and layout != "pairs_csv" and (words := left_out(root, "**/*")):
+        found.problems.append(Problem(str(root), words))
     if mode is not None:
         found.records = [r for r in found.records if (r.modality0, r.modality1) == MODES[mode]]
     return name_eyes(found, (root.parent if root.is_file() else root) / "eyes.csv")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +13,12 @@ import numpy as np
 
 from ...core.files import natural_order
 from ...core.geometry import resize_matrix, warp_points
+from ...core.image_files import IMAGE_SUFFIXES
 from ...core.images import check_size, image_size
 from ..annotation import check_points, read_number_rows
 from ..records import Inventory, Problem
 
-IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm")
+COMPANIONS = (".csv", ".txt", ".json", ".md", ".yaml", ".html", ".tfm")  # files that no one takes for images
 MODES = {
     "cffa": ("CF", "FA"),
     "cfoct": ("CF", "OCT"),
@@ -52,6 +54,19 @@ def images_in(folder: Path | None) -> dict[str, Path]:
     files = [f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file()] if folder else []
     files.sort(key=lambda f: (natural_order(f.stem), -IMAGE_SUFFIXES.index(f.suffix.lower())))
     return {f.stem: f for f in files if not f.name.startswith(".")}
+
+
+def left_out(folder: Path, pattern: str = "*") -> str:
+    """How many files of a folder are of no kind that is read, and of which kinds; "" for none."""
+    known = (*IMAGE_SUFFIXES, *COMPANIONS)
+    files = [f for f in folder.glob(pattern) if f.suffix.lower() not in known and f.name[0] not in "._" and f.is_file()]
+    kinds = Counter(f.suffix.lower() or "without ending" for f in files)
+    told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    return (
+        f"{len(files)} files left out, of kinds that are not read: {told}; export them as PNG, TIFF or DICOM"
+        if files
+        else ""
+    )
 
 
 def need_image(images: dict[str, Path], stem: str) -> Path:
