@@ -98,19 +98,23 @@ def register(fixed: str, moving: str, out: str, model: str, weights: str, device
 
 @cli.command()
 @click.argument("result", type=click.Path())
-@click.argument("file", type=click.Path())
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
 @click.option("--to", type=click.Choice(["fixed", "moving"]), default="fixed", show_default=True, help="Whose frame.")
 @click.option("--mask", is_flag=True, help="Take the nearest pixel, so that labels keep their values.")
-@click.option("-o", "--out", type=click.Path(), help="File to write; default: beside RESULT.")
-def apply(result: str, file: str, to: str, mask: bool, out: str | None) -> None:
-    """Carry an image, a mask or points by a saved result.
+@click.option(
+    "-o", "--out", type=click.Path(), help="File to write, or of several their folder; default: beside RESULT."
+)
+def apply(result: str, files: tuple[str, ...], to: str, mask: bool, out: str | None) -> None:
+    """Carry images, masks, points, boxes or polygons by a saved result.
 
-    RESULT is a result.json. FILE is an image of the size of the other frame, or a .txt or .csv file of points: one x y
-    per line, in pixels.
+    RESULT is a result.json, or its folder. A FILE is an image of the size of the other frame, or holds places in pixels:
+    a .txt or .csv with x y or x0 y0 x1 y1 in each row or in columns of these names, or a .json with "points", "boxes",
+    "polygons", or a GeoJSON. A box becomes the upright box around what it holds.
     """
-    from .pair import carry_file
+    from .carry import carry_files
 
-    click.echo(carry_file(result, file, to, mask, out))
+    for line in carry_files(result, files, to, mask, out):
+        click.echo(line)
 
 
 # ------------------------------------------------------------------ your data

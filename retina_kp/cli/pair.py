@@ -1,4 +1,4 @@
-"""Register one pair, write what people want of it and a page to mail; carry more by a saved result.
+"""Register one pair, write what people want of it and a page to mail.
 
 No notebook and no plotting library is loaded.
 """
@@ -6,7 +6,6 @@ No notebook and no plotting library is loaded.
 from __future__ import annotations
 
 import base64
-import json
 import time
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -17,7 +16,7 @@ import cv2
 import numpy as np
 
 from ..core.files import write_text
-from ..core.geometry import describe, inside
+from ..core.geometry import describe
 from ..core.images import as_array, shrink, write_image
 from ..core.overlays import checkerboard, displayable
 from ..registration.registrar import WHAT_TO_TRY, Registrar
@@ -149,51 +148,3 @@ def _jpeg(picture: np.ndarray) -> str:
     pixels = np.rint(displayable(shrink(picture, SHOWN_PX)) * 255).astype(np.uint8)
     pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.ndim == 3 else cv2.COLOR_GRAY2BGR)
     return base64.b64encode(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()).decode()
-
-
-# ------------------------------------------------------------------ apply
-
-
-def carry_file(result: str, file: str, to: str = "fixed", mask: bool = False, out: str | None = None) -> str:
-    """Write ``file`` carried by the result file into the frame of "fixed" or "moving"; returns a line about it.
-
-    A .txt or .csv file holds points, anything else is an image; mask: nearest pixels instead of means. ValueError for
-    a refused result, a file that is none, or an image of another size.
-    """
-    from ..data.annotation import read_number_rows  # which loads pandas; a pair needs none
-
-    source = Path(file).expanduser()
-    registration = _read_result(result)
-    if not registration.ok:
-        raise ValueError(f"{result}: nothing to carry by, this registration was refused ({registration.status})")
-    registration = registration if to == "fixed" else registration.inverse()
-    target = Path(out).expanduser() if out else _result_file(result).parent / f"{source.stem}_in_{to}.png"
-    if source.suffix.lower() in (".txt", ".csv"):
-        target = target if out else target.with_suffix(source.suffix)
-        points = registration.map_to_fixed(read_number_rows(source, 2))
-        write_text(target, "".join(f"{x:.3f} {y:.3f}\n" for x, y in points))
-        outside = int((~inside(points, registration.fixed_hw, -0.5)).sum())
-        return f"{target}: {len(points)} points, {outside} of them outside the {to} image"
-    image = as_array(source)
-    if image.shape[:2] != registration.moving_hw:
-        (height, width), (h, w) = image.shape[:2], registration.moving_hw
-        raise ValueError(f"{source} is {width} x {height} px, but the result is for an image of {w} x {h} px")
-    carried = registration.warp(image, labels=mask)
-    write_image(target, carried)
-    return f"{target}: {carried.shape[1]} x {carried.shape[0]} px, {'nearest' if mask else 'interpolated'} pixels"
-
-
-def _result_file(path: str) -> Path:
-    file = Path(path).expanduser()
-    return file / "result.json" if file.is_dir() else file
-
-
-def _read_result(path: str) -> Registration:
-    """A saved registration, or that in a folder of `register_pair`; ValueError where the file is something else."""
-    file = _result_file(path)
-    if not file.is_file():
-        raise ValueError(f"{file}: no such file: give the result.json that retina-kp register has written")
-    try:
-        return Registration.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ValueError(f"{path} is no result: give the result.json that retina-kp register has written") from None
