@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # How large the package may be. Lower a limit as soon as the house is smaller. Only a new ability raises one, by what it
 # brings: the last were round eyes, maps that bend, and refusals of print.
 LIMITS = {
-    "Python files": 121,
-    "lines": 17161,
+    "Python files": 122,
+    "lines": 17340,
     "lines of a file": 250,
     "files of a wing": 17,
     "words of the README": 700,

@@ -76,17 +76,20 @@ def demo(picture: str | None) -> None:
 )
 @click.option("--weights", default="lite", show_default=True, help="A shipped name or a checkpoint.")
 @click.option("--device", default="auto", show_default=True, help="Or cpu, cuda, cuda:1.")
+@click.option("--points", type=click.Path(), help="Places to begin with: rows x0 y0 x1 y1, px in FIXED and in MOVING.")
+@click.option("--points-alone", is_flag=True, help="Fit the points and look at no image.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
-def register(fixed: str, moving: str, out: str, model: str, weights: str, device: str, as_json: bool) -> None:
+def register(fixed: str, moving: str, out: str, as_json: bool, **options) -> None:
     """Register one pair: image MOVING into the frame of image FIXED.
 
     Writes registered.png, overlay.png, result.json, result.tfm (ITK), result_transformation.txt (3 x 3, moving pixel to
-    fixed pixel) and report.html. A refused pair has only result.json and report.html, and exit code 1.
+    fixed pixel) and report.html. A refused pair has only result.json and report.html, and exit code 1. Two to four
+    points clicked in both images can rescue it.
     """
     from ..core.files import to_plain
     from .pair import register_pair, told
 
-    result, files = register_pair(fixed, moving, out, weights, device, model)
+    result, files = register_pair(fixed, moving, out, **options)
     if as_json:
         click.echo(json.dumps(to_plain(result.to_dict(), lambda not_finite: None)))
     else:

@@ -20,6 +20,7 @@ from ..core.geometry import describe
 from ..core.images import as_array, shrink, write_image
 from ..core.overlays import checkerboard, displayable
 from ..registration.registrar import WHAT_TO_TRY, Registrar
+from ..registration.rescue import points_only
 from ..registration.result import Registration
 from ..registration.saving import saved_files
 
@@ -63,17 +64,31 @@ ADVICE = Template(f"""<p>Nothing was registered. {WHAT_TO_TRY}</p>
 
 
 def register_pair(
-    fixed: str, moving: str, folder: str, weights: str = "lite", device: str = "auto", model: str = "auto"
+    fixed: str,
+    moving: str,
+    folder: str,
+    weights: str = "lite",
+    device: str = "auto",
+    model: str = "auto",
+    points: str | None = None,
+    points_alone: bool = False,
 ) -> tuple[Registration, list[Path]]:
     """Register two image files and write the results into a folder, in place of earlier ones; returns the files too.
 
-    ImageError, ValueError or OSError for what cannot be used.
+    points: a file with x0 y0 x1 y1 in each row, px of a place in the fixed and in the moving image; points_alone: fit
+    these and look at no image. ImageError, ValueError or OSError for what cannot be used.
     """
     out, started = Path(folder).expanduser(), time.perf_counter()
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: name a folder for the results")
     image0, image1 = _image(fixed, "fixed"), _image(moving, "moving")
-    result = Registrar.from_pretrained(weights, device=device, model=model)(image0, image1)
+    clicks = _clicks(points)
+    if points_alone:
+        if points is None:
+            raise ValueError("--points-alone needs a file of --points")
+        result = points_only(*clicks, image0.shape[:2], image1.shape[:2])
+    else:
+        result = Registrar.from_pretrained(weights, device=device, model=model)(image0, image1, *clicks)
     registered, overlay = out / "registered.png", out / "overlay.png"
     for old in (*saved_files(out / "result.json"), registered, overlay):
         old.unlink(missing_ok=True)
@@ -106,13 +121,25 @@ def _image(path: str, name: str) -> np.ndarray:
     return as_array(path, f"{name} image")
 
 
+def _clicks(path: str | None) -> tuple:
+    """Points (N, 2) of the fixed and of the moving image in a file, or nothing without a file."""
+    if path is None:
+        return ()
+    from ..data.annotation import read_number_rows  # which loads pandas; a pair without points needs none
+
+    return tuple(np.hsplit(read_number_rows(Path(path).expanduser(), 4), 2))
+
+
 def told(result: Registration) -> str:
     """The outcome in a line."""
     if not result.ok:
         return f"refused: {result.status}"
+    clicked = f" from {result.evidence['points_given']:.0f} points" if "points_given" in result.evidence else ""
+    if np.isnan(result.confidence):
+        return f"fitted{clicked} alone, which no image confirms: turn {result.angle_deg:.1f}°"
     scale = describe(result.H_1to0, result.moving_hw).scale
     agree = f"{result.inliers.sum()} of {len(result.inliers)} matches agree"
-    return f"registered: confidence {result.confidence:.2f}, turn {result.angle_deg:.1f}°, scale {scale:.2f}, {agree}"
+    return f"registered{clicked}: confidence {result.confidence:.2f}, turn {result.angle_deg:.1f}°, scale {scale:.2f}, {agree}"
 
 
 # ------------------------------------------------------------------ the page, one HTML file without scripts
