@@ -11,7 +11,7 @@ import click
 
 SECTIONS = {
     "See it work": ("demo",),
-    "Register": ("register", "apply"),
+    "Register": ("register", "register-series", "apply"),
     "Your data": ("inspect", "evaluate"),
     "Train": ("finetune", "calibrate", "train"),
     "Notebooks and measurements": ("report", "lab", "benchmark"),
@@ -83,8 +83,7 @@ def register(fixed: str, moving: str, out: str, as_json: bool, **options) -> Non
     """Register one pair: image MOVING into the frame of image FIXED.
 
     Writes registered.png, overlay.png, result.json, result.tfm (ITK), result_transformation.txt (3 x 3, moving pixel to
-    fixed pixel) and report.html. A refused pair has only result.json and report.html, and exit code 1. Two to four
-    points clicked in both images can rescue it.
+    fixed pixel) and report.html. A refused pair has only result.json and report.html, and exit code 1; points may help.
     """
     from ..core.files import to_plain
     from .pair import register_pair, told
@@ -188,7 +187,7 @@ def defined_in(module: str, name: str, about: str) -> None:
     """Add a command that a module of the package defines under this name; it is loaded when it runs."""
 
     def run(arguments: tuple[str, ...]) -> None:
-        command = getattr(import_module(module, __package__), name)
+        command = getattr(import_module(module, __package__), name.replace("-", "_"))
         command.main(arguments, f"retina-kp {name}", standalone_mode=False, **SETTINGS)
 
     arguments = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)
@@ -196,6 +195,7 @@ def defined_in(module: str, name: str, about: str) -> None:
     cli.add_command(Command(name, callback=run, params=[arguments], help=about, context_settings=settings))
 
 
+defined_in(".series", "register-series", "Register several images of one eye: visits, or fields of a mosaic.")
 defined_in("..notebook.chain", "finetune", "Train on from the shipped weights with your own pairs.")
 defined_in("..evaluation.calibration", "calibrate", "Fit the confidence of new weights, once after training.")
 defined_in("..notebook.chain", "train", "Train a network of your own in four phases.")
