@@ -191,6 +191,25 @@ def test_six_fields_agree_within_a_pixel_and_beat_chains(registered, sample):
     assert {text.get_text() for text in ax.texts} >= set(registered.names[:6])
 
 
+def test_refused_pairs_get_a_second_look_where_the_others_put_them(sample, registrar, monkeypatch):
+    attempt, begun = registrar.attempt, []
+
+    def misses_the_last(views0, views1, tries=None):
+        begun.append(tries)
+        lost = tries is None and len(begun) == 3
+        return (
+            refused("too few matches", *[v.original_hw for v in (views0, views1)])
+            if lost
+            else attempt(views0, views1, tries)
+        )
+
+    monkeypatch.setattr(registrar, "attempt", misses_the_last)
+    series = register_series(registrar, [sample.images[k] for k in (0, 1, 5)])
+    assert [tries is None for tries in begun] == [True, True, True, False]
+    assert series.pairs[1, 2].ok and len(series.loops()) == 1
+    assert sample.error_px(1, 5, lambda points: series.by_series(1, 2, points)) < 8
+
+
 def test_a_mosaic_shows_each_image_where_it_lies(registered, sample):
     whole = mosaic(registered, [*sample.images, np.zeros((200, 300), np.uint8)], 700)
     h, w = whole.picture.shape[:2]

@@ -1,21 +1,18 @@
-"""Register several images of one eye to one of them, and write what people want of it."""
+"""``retina-kp register-series``: several images of one eye."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from ..core.files import write_json
-from ..core.images import as_array, write_image
+from ..core.images import as_array
 from ..data.layouts.files import images_in
 from ..registration.registrar import Registrar
-from ..registration.saving import saved_files
 from ..series import register
 from ..series.agreement import Series
-from ..series.mosaic import mosaic
+from ..series.files import write_series
 
 
 def register_files(
@@ -26,46 +23,19 @@ def register_files(
     device: str = "auto",
     model: str = "auto",
 ) -> Series:
-    """Register image files, or those of one folder, and write into a folder a mosaic, series.json, and for every image
-    a folder of its name with its result and, where it was placed, itself in the reference's frame.
+    """Register image files, or those of one folder, and write into a folder what `write_series` does.
 
     ImageError, ValueError or OSError for what cannot be used.
     """
     files = [Path(image).expanduser() for image in images]
     if len(files) == 1 and files[0].is_dir():
         files = list(images_in(files[0]).values())
-    reference, out = Path(reference).stem if Path(reference).suffix else reference, Path(folder).expanduser()
-    pictures = [as_array(file) for file in files]
+    pictures, names = [as_array(file) for file in files], [file.stem for file in files]
     registrar = Registrar.from_pretrained(weights, device=device, model=model)
-    series = register.register_series(registrar, pictures, [file.stem for file in files], reference)
-    write_series(series, pictures, out)
+    reference = reference if reference in names else Path(reference).stem
+    series = register.register_series(registrar, pictures, names, reference)
+    write_series(series, pictures, folder)
     return series
-
-
-def write_series(series: Series, images: Sequence, out: Path) -> None:
-    """The files of `register_files`, in place of those of an earlier run."""
-    for name, image, result in zip(series.names, images, series.results, strict=True):
-        own = out / re.sub(r"[^\w.+ -]+", "_", name)
-        for old in (*saved_files(own / "result.json"), own / "registered.png"):
-            old.unlink(missing_ok=True)
-        result.save(own / "result.json")
-        if result.ok:
-            write_image(own / "registered.png", result.warp(image))
-    whole = mosaic(series, images)
-    write_image(out / "mosaic.png", whole.picture)
-    pairs = [
-        {"fixed": series.names[i], "moving": series.names[j], "status": found.status, "confidence": found.confidence}
-        | {"misfit_px": series.misfit_px.get((i, j))}
-        for (i, j), found in series.pairs.items()
-    ]
-    told = {
-        "reference": series.names[series.reference],
-        "images": series.rows(),
-        "pairs": pairs,
-        "loops": series.loops(),
-    }
-    where = {"scale": whole.scale, "shift_xy": whole.shift_xy, "convention": "reference px times scale, less shift_xy"}
-    write_json(out / "series.json", told | {"mosaic": where})
 
 
 @click.command()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-ALONG = np.linspace(0, 1, 17)  # places on each side of a box: carried sides may bulge
+SIDE = np.column_stack([np.linspace(0, 1, 17), np.zeros(17)])  # carried sides may bulge
+RIM = np.concatenate([SIDE, 1 - SIDE[::-1, ::-1], 1 - SIDE, SIDE[::-1, ::-1]])  # once round the unit square
 # keys under which annotations hold places; GeoJSON has the third
 SHAPES = ("points", "polygons", "coordinates", "boxes")
 
@@ -53,9 +54,7 @@ def carry_annotations(result, tree, to: str):
 def boxes_around(boxes: np.ndarray, move: Callable) -> np.ndarray:
     """(N, 4) px, the upright boxes x0 y0 x1 y1 around what ``move``, a map of points, makes of boxes (N, 4)."""
     boxes = np.reshape(boxes, (-1, 2, 2))
-    side = np.column_stack([ALONG, np.zeros_like(ALONG)])
-    rim = np.concatenate([side, 1 - side, side[:, ::-1], 1 - side[:, ::-1]])  # of the unit square
-    outline = boxes[:, None, 0] + rim * (boxes[:, None, 1] - boxes[:, None, 0])
+    outline = boxes[:, None, 0] + RIM * (boxes[:, None, 1] - boxes[:, None, 0])
     moved = move(outline.reshape(-1, 2)).reshape(outline.shape)
     return np.concatenate([moved.min(1), moved.max(1)], 1)
 

@@ -7,18 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..core.geometry import image_center
+from ..registration.carrying import RIM
 from ..series.agreement import Series
 from .registrations import BLACK, BLUE, GREEN, ORANGE, RED, WIDTH_IN
 
 LABEL = {"boxstyle": "round", "facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.1}
-ALONG = np.linspace(0, 1, 25)  # places on each side of an outline
-
-
-def outline(image_hw) -> np.ndarray:
-    """(N, 2) px round an image's frame, closed."""
-    side = np.column_stack([ALONG, np.zeros_like(ALONG)])
-    rim = np.concatenate([side, 1 - side[::-1, ::-1], 1 - side, side[::-1, ::-1]])
-    return rim * (np.array(image_hw[::-1]) - 1)
 
 
 def plot_series(series: Series, ax: Axes | None = None) -> Axes:
@@ -28,7 +21,7 @@ def plot_series(series: Series, ax: Axes | None = None) -> Axes:
     middles = {}
     for k, (name, result) in enumerate(zip(series.names, series.results, strict=True)):
         if result.ok:
-            rim = outline(series.sizes[k])
+            rim = RIM * (np.array(series.sizes[k][::-1]) - 1)
             color = ORANGE if k == series.reference else BLUE
             ax.plot(*result.map_to_fixed(rim).T, color=color, linewidth=1.5, zorder=2 + (k == series.reference))
             ax.plot(*series.by_chain(k, rim).T, color=RED, linewidth=1, linestyle="--", zorder=2)
