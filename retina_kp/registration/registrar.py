@@ -131,7 +131,7 @@ class Registrar:
     def find(self, views0: ImageViews, views1: ImageViews, tries=None) -> Registration:
         """Look closely at hypotheses, of the search or in ``tries``, until one is sure; judge the best."""
         candidates: list[Candidate] = []
-        for hypothesis in tries or hypotheses(views0, views1, self.options.search, self.stages):
+        for hypothesis in tries if tries is not None else hypotheses(views0, views1, self.options.search, self.stages):
             candidate = self.look_closely(views0, views1, hypothesis)
             if candidate is not None:
                 candidates.append(candidate)

@@ -1,8 +1,8 @@
 """A pair that the search has missed, registered from a few points that a person has clicked in both images.
 
-Clicks say where to look and nothing more: what is found there is judged as any other hypothesis. A person who gives
-points must not get back less certainty than is claimed. So a pair that the images do not confirm is refused, and the
-plain fit of the points is had by asking for it, `points_only`, with no confidence at all.
+Clicks say where to look and nothing more: what is found there is judged as any other hypothesis. Who clicks wants a
+result to rely on, or to know that there is none: what the images do not confirm is refused, clicks or not. The plain
+fit of the clicks is for those who ask for it, `points_only`, and has no confidence at all.
 """
 
 from __future__ import annotations
