@@ -188,7 +188,7 @@ def defined_in(module: str, name: str, about: str) -> None:
 
     def run(arguments: tuple[str, ...]) -> None:
         command = getattr(import_module(module, __package__), name.replace("-", "_"))
-        command.main(arguments, f"retina-kp {name}", standalone_mode=False, **SETTINGS)
+        sys.exit(command.main(arguments, f"retina-kp {name}", standalone_mode=False, **SETTINGS))
 
     arguments = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)
     settings = {"ignore_unknown_options": True, "help_option_names": []}
