@@ -14,11 +14,13 @@ _HOMES = {
     "Registrar": "registration.registrar",
     "RegistrarOptions": "registration.options",
     "Registration": "registration.result",
+    "Series": "series.agreement",
     "TrainConfig": "training.config",
     "Trainer": "training.trainer",
     "build_network": "networks",
     "draw_pair": "synthetic.pairs",
     "point_errors": "evaluation.metrics",
+    "register_series": "series.register",
     "render": "synthetic.render",
     "summarise": "evaluation.summary",
 }

@@ -103,6 +103,7 @@ def test_a_refusal_has_a_reason_exit_code_1_and_no_old_files(tmp_path, pair, cap
         (("register", "cf.png", "fa.png", "--device", "tpu3"), "takes 'auto', 'cpu'"),
         (("register", "cf.png"), "Missing argument 'MOVING'"),
         (("apply", "cf.png", "fa.png"), "give the result.json"),
+        (("apply", "cf.png"), "Missing argument 'FILE...'"),
         (("inspect", "."), "the shapes looked for"),
         (("inspect", "."), "two folders of plain images need none: retina-kp report 07_register -p fixed FOLDER"),
         (("report", "nothing"), "give a path to an .ipynb file"),
@@ -168,6 +169,56 @@ def test_images_are_interpolated_and_masks_keep_their_labels(saved, tmp_path, ca
     assert (read_image(tmp_path / "b.png") != mask).mean() < 0.05
     assert command("apply", path, tmp_path / "mask_in_fixed.png") == 2
     assert "150 x 120 px, but the result is for an image of 140 x 100 px" in capsys.readouterr().err
+
+
+def test_tables_and_annotations_are_carried_at_once_and_keep_the_rest(saved, tmp_path, capsys):
+    path, result = saved
+    points, box = np.array([[40, 40], [80.5, 60.25]]), [20.0, 20.0, 60.0, 50.0]
+    (tmp_path / "p.csv").write_text("name;x;y\nfovea;40;40\ndisc;80.5;60.25\n")
+    (tmp_path / "b.txt").write_text("20 20 60 50\n")
+    tree = {"eye": "7", "boxes": [box], "shapes": [{"polygons": [points.tolist(), [[1, 2], [3, 4], [5, 6]]]}]}
+    tree["features"] = [{"geometry": {"type": "Point", "coordinates": [40, 40]}}]
+    (tmp_path / "a.json").write_text(json.dumps(tree))
+    write_image(tmp_path / "m.tif", np.full(result.moving_hw, 9, np.uint16))
+    files = [tmp_path / name for name in ("p.csv", "b.txt", "a.json", "m.tif")]
+    assert command("apply", path, *files, "-o", tmp_path / "there") == 0
+    assert "2 points, 0 of them outside" in capsys.readouterr().out
+    there, moved = tmp_path / "there", result.map_to_fixed(points)
+    rows = (there / "p_in_fixed.csv").read_text().splitlines()
+    assert rows[0] == "name,x,y" and rows[2] == "disc," + ",".join(f"{number:.3f}".rstrip("0") for number in moved[1])
+    around = read_number_rows(there / "b_in_fixed.txt", 4)[0]
+    carried = json.loads((there / "a_in_fixed.json").read_text())
+    assert np.allclose(carried["boxes"], [around], atol=1e-3) and carried["eye"] == "7"
+    assert np.allclose(carried["shapes"][0]["polygons"][0], moved, atol=1e-3)
+    assert np.allclose(carried["features"][0]["geometry"]["coordinates"], moved[0], atol=1e-3)
+    assert read_image(there / "m_in_fixed.tif").max() == 9
+
+
+def test_a_carried_box_is_the_upright_one_around_it(saved):
+    _, result = saved
+    box = np.array([20.0, 20.0, 60.0, 50.0])
+    x, y = np.meshgrid(np.linspace(20, 60, 81), np.linspace(20, 50, 61))
+    held = result.map_to_fixed(np.column_stack([x.ravel(), y.ravel()]))
+    around = result.apply_to(box[None])
+    assert np.allclose(around, [[*held.min(0), *held.max(0)]], atol=0.05)
+    assert result.apply_to(np.zeros((0, 4))).shape == (0, 4) and result.apply_to(np.zeros((0, 2))).shape == (0, 2)
+
+
+def test_apply_to_knows_what_it_is_given(saved, tmp_path):
+    _, result = saved
+    polygons = [np.array([[10, 10], [40, 12], [30, 50.0]]), np.array([[20, 20], [40, 40.0]])]
+    for to, move in (("fixed", result.map_to_fixed), ("moving", result.map_to_moving)):
+        carried = result.apply_to(polygons, to)
+        assert all(np.allclose(got, move(given)) for got, given in zip(carried, polygons, strict=True))
+    picture = np.arange(14000, dtype=np.uint16).reshape(result.moving_hw)
+    assert (result.apply_to(picture, labels=True) == result.warp(picture, labels=True)).all()
+    assert result.apply_to(result.warp(picture), "moving").shape == result.moving_hw
+    with pytest.raises(ValueError, match="places are looked for under points"):
+        result.apply_to({"annotations": [{"bbox": [1, 2, 3, 4]}]})
+    with pytest.raises(ValueError, match="a place is x y"):
+        result.apply_to({"points": [[1, 2, 3]]})
+    with pytest.raises(ValueError, match="takes 'fixed' or 'moving'"):
+        result.apply_to(polygons, "left")
 
 
 # ------------------------------------------------------------------ inspect, and commands that are passed on

@@ -11,7 +11,7 @@ import click
 
 SECTIONS = {
     "See it work": ("demo",),
-    "Register": ("register", "apply"),
+    "Register": ("register", "register-series", "apply"),
     "Your data": ("inspect", "evaluate"),
     "Train": ("finetune", "calibrate", "train"),
     "Notebooks and measurements": ("report", "lab", "benchmark"),
@@ -76,17 +76,19 @@ def demo(picture: str | None) -> None:
 )
 @click.option("--weights", default="lite", show_default=True, help="A shipped name or a checkpoint.")
 @click.option("--device", default="auto", show_default=True, help="Or cpu, cuda, cuda:1.")
+@click.option("--points", type=click.Path(), help="Places to begin with: rows x0 y0 x1 y1, px in FIXED and in MOVING.")
+@click.option("--points-alone", is_flag=True, help="Fit the points and look at no image.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
-def register(fixed: str, moving: str, out: str, model: str, weights: str, device: str, as_json: bool) -> None:
+def register(fixed: str, moving: str, out: str, as_json: bool, **options) -> None:
     """Register one pair: image MOVING into the frame of image FIXED.
 
     Writes registered.png, overlay.png, result.json, result.tfm (ITK), result_transformation.txt (3 x 3, moving pixel to
-    fixed pixel) and report.html. A refused pair has only result.json and report.html, and exit code 1.
+    fixed pixel) and report.html. A refused pair has only result.json and report.html, and exit code 1; points may help.
     """
     from ..core.files import to_plain
     from .pair import register_pair, told
 
-    result, files = register_pair(fixed, moving, out, weights, device, model)
+    result, files = register_pair(fixed, moving, out, **options)
     if as_json:
         click.echo(json.dumps(to_plain(result.to_dict(), lambda not_finite: None)))
     else:
@@ -98,19 +100,23 @@ def register(fixed: str, moving: str, out: str, model: str, weights: str, device
 
 @cli.command()
 @click.argument("result", type=click.Path())
-@click.argument("file", type=click.Path())
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
 @click.option("--to", type=click.Choice(["fixed", "moving"]), default="fixed", show_default=True, help="Whose frame.")
 @click.option("--mask", is_flag=True, help="Take the nearest pixel, so that labels keep their values.")
-@click.option("-o", "--out", type=click.Path(), help="File to write; default: beside RESULT.")
-def apply(result: str, file: str, to: str, mask: bool, out: str | None) -> None:
-    """Carry an image, a mask or points by a saved result.
+@click.option(
+    "-o", "--out", type=click.Path(), help="File to write, or of several their folder; default: beside RESULT."
+)
+def apply(result: str, files: tuple[str, ...], to: str, mask: bool, out: str | None) -> None:
+    """Carry images, masks, points, boxes or polygons by a saved result.
 
-    RESULT is a result.json. FILE is an image of the size of the other frame, or a .txt or .csv file of points: one x y
-    per line, in pixels.
+    RESULT is a result.json, or its folder. A FILE is an image of the size of the other frame, or holds places in pixels:
+    a .txt or .csv with x y or x0 y0 x1 y1 in each row or in columns of these names, or a .json with "points", "boxes",
+    "polygons", or a GeoJSON. A box becomes the upright box around what it holds.
     """
-    from .pair import carry_file
+    from .carry import carry_files
 
-    click.echo(carry_file(result, file, to, mask, out))
+    for line in carry_files(result, files, to, mask, out):
+        click.echo(line)
 
 
 # ------------------------------------------------------------------ your data
@@ -181,14 +187,15 @@ def defined_in(module: str, name: str, about: str) -> None:
     """Add a command that a module of the package defines under this name; it is loaded when it runs."""
 
     def run(arguments: tuple[str, ...]) -> None:
-        command = getattr(import_module(module, __package__), name)
-        command.main(arguments, f"retina-kp {name}", standalone_mode=False, **SETTINGS)
+        command = getattr(import_module(module, __package__), name.replace("-", "_"))
+        sys.exit(command.main(arguments, f"retina-kp {name}", standalone_mode=False, **SETTINGS))
 
     arguments = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)
     settings = {"ignore_unknown_options": True, "help_option_names": []}
     cli.add_command(Command(name, callback=run, params=[arguments], help=about, context_settings=settings))
 
 
+defined_in(".series", "register-series", "Register several images of one eye: visits, or fields of a mosaic.")
 defined_in("..notebook.chain", "finetune", "Train on from the shipped weights with your own pairs.")
 defined_in("..evaluation.calibration", "calibrate", "Fit the confidence of new weights, once after training.")
 defined_in("..notebook.chain", "train", "Train a network of your own in four phases.")

@@ -1,4 +1,4 @@
-"""Register one pair, write what people want of it and a page to mail; carry more by a saved result.
+"""Register one pair, write what people want of it and a page to mail.
 
 No notebook and no plotting library is loaded.
 """
@@ -6,7 +6,6 @@ No notebook and no plotting library is loaded.
 from __future__ import annotations
 
 import base64
-import json
 import time
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -18,11 +17,12 @@ import numpy as np
 
 from ..core.dicom import add_identities
 from ..core.files import write_text
-from ..core.geometry import describe, inside
-from ..core.images import as_array, shrink, write_image
+from ..core.geometry import describe
+from ..core.images import shrink, write_image
 from ..core.overlays import checkerboard, displayable
 from ..registration.large import Copy, register_copies, warp_file
 from ..registration.registrar import WHAT_TO_TRY, Registrar
+from ..registration.rescue import points_only
 from ..registration.result import Registration
 from ..registration.saving import saved_files
 
@@ -66,17 +66,31 @@ ADVICE = Template(f"""<p>Nothing was registered. {WHAT_TO_TRY}</p>
 
 
 def register_pair(
-    fixed: str, moving: str, folder: str, weights: str = "lite", device: str = "auto", model: str = "auto"
+    fixed: str,
+    moving: str,
+    folder: str,
+    weights: str = "lite",
+    device: str = "auto",
+    model: str = "auto",
+    points: str | None = None,
+    points_alone: bool = False,
 ) -> tuple[Registration, list[Path]]:
     """Register two image files and write the results into a folder, in place of earlier ones; returns the files too.
 
-    ImageError, ValueError or OSError for what cannot be used.
+    points: a file with x0 y0 x1 y1 in each row, px of a place in the fixed and in the moving image; points_alone: fit
+    these and look at no image. ImageError, ValueError or OSError for what cannot be used.
     """
     out, started = Path(folder).expanduser(), time.perf_counter()
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: name a folder for the results")
     copy0, copy1 = _image(fixed, "fixed"), _image(moving, "moving")
-    result = register_copies(Registrar.from_pretrained(weights, device=device, model=model), copy0, copy1)
+    clicks = _clicks(points)
+    if points_alone:
+        if points is None:
+            raise ValueError("--points-alone needs a file of --points")
+        result = points_only(*clicks, copy0.whole_hw, copy1.whole_hw)
+    else:
+        result = register_copies(Registrar.from_pretrained(weights, device=device, model=model), copy0, copy1, *clicks)
     registered, overlay = out / "registered.png", out / "overlay.png"
     for old in (*saved_files(out / "result.json"), registered, overlay):
         old.unlink(missing_ok=True)
@@ -111,13 +125,25 @@ def _image(path: str, name: str) -> Copy:
     return Copy.read(path)
 
 
+def _clicks(path: str | None) -> tuple:
+    """Points (N, 2) of the fixed and of the moving image in a file, or nothing without a file."""
+    if path is None:
+        return ()
+    from ..data.annotation import read_number_rows  # which loads pandas; a pair without points needs none
+
+    return tuple(np.hsplit(read_number_rows(Path(path).expanduser(), 4), 2))
+
+
 def told(result: Registration) -> str:
     """The outcome in a line."""
     if not result.ok:
         return f"refused: {result.status}"
+    clicked = f" from {result.evidence['points_given']:.0f} points" if "points_given" in result.evidence else ""
+    if np.isnan(result.confidence):
+        return f"fitted{clicked} alone, which no image confirms: turn {result.angle_deg:.1f}°"
     scale = describe(result.H_1to0, result.moving_hw).scale
     agree = f"{result.inliers.sum()} of {len(result.inliers)} matches agree"
-    return f"registered: confidence {result.confidence:.2f}, turn {result.angle_deg:.1f}°, scale {scale:.2f}, {agree}"
+    return f"registered{clicked}: confidence {result.confidence:.2f}, turn {result.angle_deg:.1f}°, scale {scale:.2f}, {agree}"
 
 
 # ------------------------------------------------------------------ the page, one HTML file without scripts
@@ -153,51 +179,3 @@ def _jpeg(picture: np.ndarray) -> str:
     pixels = np.rint(displayable(shrink(picture, SHOWN_PX)) * 255).astype(np.uint8)
     pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.ndim == 3 else cv2.COLOR_GRAY2BGR)
     return base64.b64encode(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()).decode()
-
-
-# ------------------------------------------------------------------ apply
-
-
-def carry_file(result: str, file: str, to: str = "fixed", mask: bool = False, out: str | None = None) -> str:
-    """Write ``file`` carried by the result file into the frame of "fixed" or "moving"; returns a line about it.
-
-    A .txt or .csv file holds points, anything else is an image; mask: nearest pixels instead of means. ValueError for
-    a refused result, a file that is none, or an image of another size.
-    """
-    from ..data.annotation import read_number_rows  # which loads pandas; a pair needs none
-
-    source = Path(file).expanduser()
-    registration = _read_result(result)
-    if not registration.ok:
-        raise ValueError(f"{result}: nothing to carry by, this registration was refused ({registration.status})")
-    registration = registration if to == "fixed" else registration.inverse()
-    target = Path(out).expanduser() if out else _result_file(result).parent / f"{source.stem}_in_{to}.png"
-    if source.suffix.lower() in (".txt", ".csv"):
-        target = target if out else target.with_suffix(source.suffix)
-        points = registration.map_to_fixed(read_number_rows(source, 2))
-        write_text(target, "".join(f"{x:.3f} {y:.3f}\n" for x, y in points))
-        outside = int((~inside(points, registration.fixed_hw, -0.5)).sum())
-        return f"{target}: {len(points)} points, {outside} of them outside the {to} image"
-    image = as_array(source)
-    if image.shape[:2] != registration.moving_hw:
-        (height, width), (h, w) = image.shape[:2], registration.moving_hw
-        raise ValueError(f"{source} is {width} x {height} px, but the result is for an image of {w} x {h} px")
-    carried = registration.warp(image, labels=mask)
-    write_image(target, carried)
-    return f"{target}: {carried.shape[1]} x {carried.shape[0]} px, {'nearest' if mask else 'interpolated'} pixels"
-
-
-def _result_file(path: str) -> Path:
-    file = Path(path).expanduser()
-    return file / "result.json" if file.is_dir() else file
-
-
-def _read_result(path: str) -> Registration:
-    """A saved registration, or that in a folder of `register_pair`; ValueError where the file is something else."""
-    file = _result_file(path)
-    if not file.is_file():
-        raise ValueError(f"{file}: no such file: give the result.json that retina-kp register has written")
-    try:
-        return Registration.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ValueError(f"{path} is no result: give the result.json that retina-kp register has written") from None

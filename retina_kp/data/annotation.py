@@ -55,8 +55,8 @@ def parse_numbers(text: str, count: int) -> list[float]:
 def check_points(points0_xy: np.ndarray, points1_xy: np.ndarray, image0_hw, image1_hw, minimum: int = 4) -> None:
     """Raise ValueError with the reason when point pairs (N, 2) px cannot define a transform.
 
-    Refused are unequal counts, fewer than ``minimum`` (4 for a homography, 3 for an affine), and two points on one
-    spot. So are points outside the image, and points on one line (from 4 on: all but one).
+    Refused are unequal counts, fewer than ``minimum`` (4 for a homography, 3 for an affine, 2 for a similarity), and two
+    points on one spot. So are points outside the image, and, from 3 on, points on one line (from 4 on: all but one).
     """
     if len(points0_xy) != len(points1_xy):
         raise ValueError(f"unequal point counts: {len(points0_xy)} in image 0, {len(points1_xy)} in image 1")
@@ -75,7 +75,7 @@ def check_points(points0_xy: np.ndarray, points1_xy: np.ndarray, image0_hw, imag
             x, y = points_xy[first[counts > 1].min()]
             spot = f"{counts.max()} points lie on one spot, ({x:g}, {y:g})"
             raise ValueError(f"duplicate points in image {number}: {spot}")
-        if _spread(points_xy) < COLLINEAR_RMS_PX:
+        if minimum >= 3 and _spread(points_xy) < COLLINEAR_RMS_PX:
             raise ValueError(f"collinear points in image {number}: all lie on one line")
         if minimum >= 4 and _spreads_without_each(points_xy).min() < COLLINEAR_RMS_PX:
             raise ValueError(f"collinear points in image {number}: all but one lie on one line")

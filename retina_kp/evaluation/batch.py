@@ -17,8 +17,9 @@ import numpy as np
 from ..core.dicom import add_identities
 from ..core.files import natural_order
 from ..core.image_files import IMAGE_SUFFIXES
-from ..core.images import ImageError, shrink, write_image
+from ..core.images import shrink, write_image
 from ..core.pages import numbered
+from ..data.annotation import read_number_rows
 from ..data.layouts import load_layout
 from ..data.layouts.files import left_out
 from ..data.records import PairRecord
@@ -71,6 +72,8 @@ class Outcome:
         turn_deg = round(r.angle_deg, 1) if self.ok else None
         row |= {"confidence": round(r.confidence, 3) if r else 0.0, "turn_deg": turn_deg}
         row |= {"inliers": int(r.inliers.sum()) if r else 0, "seconds": round(self.seconds, 2)}
+        if r is not None and "points_given" in r.evidence:
+            row["points"] = int(r.evidence["points_given"])
         if self.job.record is not None and has_truth(self.job.record):
             mean = None if self.errors_px is None else round(float(self.errors_px.mean()), 2)
             row |= {"mean_error_px": mean, "verdict": judge(self.errors_px)}
@@ -153,14 +156,18 @@ def _named(jobs: list[Job]) -> list[Job]:
     return named
 
 
-def run_job(registrar: Registrar, job: Job) -> Outcome:
-    """Register one pair; whatever goes wrong with it is an outcome with an error, so that the others are registered."""
+def run_job(registrar: Registrar, job: Job, points: Path | None = None) -> Outcome:
+    """Register one pair; whatever goes wrong with it is an outcome with an error, so that the others are registered.
+
+    points: a file with x0 y0 x1 y1 in each row, px of a place in the fixed and in the moving image, where a person
+    helps."""
     if job.error:
         return Outcome(job, None, job.error, 0.0, None)
     started = time.perf_counter()
     try:
-        result, error = register_copies(registrar, Copy.read(job.fixed), Copy.read(job.moving)), ""
-    except ImageError as problem:
+        clicks = () if points is None else np.hsplit(read_number_rows(points, 4), 2)
+        result, error = register_copies(registrar, Copy.read(job.fixed), Copy.read(job.moving), *clicks), ""
+    except ValueError as problem:  # of an image, or of points
         result, error = None, str(problem)
     except Exception as problem:  # memory that is not enough, or what a library raises
         log.exception("%s", job.name)
@@ -169,10 +176,13 @@ def run_job(registrar: Registrar, job: Job) -> Outcome:
     return Outcome(job, result, error, seconds, _truth_errors(job.record, result))
 
 
-def run_jobs(registrar: Registrar, jobs: Iterable[Job], folder: str | Path) -> list[Outcome]:
+def run_jobs(
+    registrar: Registrar, jobs: Iterable[Job], folder: str | Path, points: str | Path | None = None
+) -> list[Outcome]:
     """Register every job; write <name>.json, the transform files and <name>_registered.png into ``folder``.
 
-    They replace the files of an earlier run.
+    They replace the files of an earlier run. points: a folder; pairs that have a <name>.txt there begin with it, see
+    `run_job`.
     ValueError when two jobs bear one name: their files would overwrite each other.
     """
     jobs, outcomes = list(jobs), []
@@ -180,7 +190,8 @@ def run_jobs(registrar: Registrar, jobs: Iterable[Job], folder: str | Path) -> l
     if twice:
         raise ValueError(f"several jobs are called {twice[0]!r}, and so would their files be: rename all but one")
     for job in jobs:
-        outcome = run_job(registrar, job)
+        clicked = Path(points or "", f"{job.name}.txt")
+        outcome = run_job(registrar, job, clicked if points and clicked.is_file() else None)
         result, registered = Path(folder) / f"{job.name}.json", Path(folder) / f"{job.name}_registered.png"
         for old in (*saved_files(result), registered):  # of an earlier run of this name
             old.unlink(missing_ok=True)

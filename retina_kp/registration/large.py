@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.geometry import describe
+from ..core.geometry import describe, resize_matrix, warp_points
 from ..core.image_files import read_reduced
 from ..core.images import as_array
 from .result import Registration
@@ -38,9 +38,12 @@ class Copy:
         return self.image.shape[0] * self.times, self.image.shape[1] * self.times
 
 
-def register_copies(registrar: Callable, fixed: Copy, moving: Copy) -> Registration:
-    """The registration of two files, told in px of the files."""
-    result = registrar(fixed.image, moving.image)
+def register_copies(registrar: Callable, fixed: Copy, moving: Copy, *points: np.ndarray) -> Registration:
+    """The registration of two files, told in px of the files; so are points of the fixed and of the moving one, see
+    `Registrar.__call__`."""
+    copies = zip((fixed, moving), points, strict=False)  # there may be no points
+    clicks = [warp_points(own, resize_matrix(copy.covers_hw, copy.image.shape[:2])) for copy, own in copies]
+    result = registrar(fixed.image, moving.image, *clicks)
     if fixed.times == moving.times == 1:
         return result
     whole = result.resized(fixed.covers_hw, moving.covers_hw)

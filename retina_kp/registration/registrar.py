@@ -25,6 +25,7 @@ from .confidence import AGAIN, checked, confidence, measure_evidence
 from .keypoints import Features
 from .options import RegistrarOptions, registrar_options
 from .refinement import MOTIONS, fit_gradually, refine
+from .rescue import rescue
 from .result import Registration, refused
 from .search import Hypothesis, hypotheses, search_stages
 from .second_look import looked_at_again
@@ -79,14 +80,16 @@ class Registrar:
         views = self.views(as_array(image, "image"), fast=False)
         return views.features().mapped(np.linalg.inv(views.base_from_original), views.original_hw)
 
-    def __call__(self, fixed, moving) -> Registration:
+    def __call__(self, fixed, moving, points0=None, points1=None) -> Registration:
         """Register ``moving`` to ``fixed``: paths or arrays HxW / HxWx3 (RGB) of any size, uint8, uint16 or float in
-        [0, 1].
+        [0, 1]. points0, points1: px (N, 2) of places that both show, to begin with, see `rescue`.
 
-        Raises ImageError for input that is no usable image; everything else is told by `Registration.status`.
+        Raises ImageError for an unusable image, ValueError for unusable points; `Registration.status` tells the rest.
         """
         fixed, moving = as_array(fixed, "fixed image"), as_array(moving, "moving image")
         views0, views1 = self.views(fixed), self.views(moving)
+        if points0 is not None or points1 is not None:
+            return rescue(self, views0, views1, points0, points1)
         result = self.attempt(views0, views1)
         if not result.ok and (squared := self._squared(views0, views1)) is not None:
             return squared
@@ -94,11 +97,11 @@ class Registrar:
             return result.refuse(f"{MIRRORED}: one image is the mirror image of the other; flip one of them")
         return result
 
-    def attempt(self, views0: ImageViews, views1: ImageViews) -> Registration:
-        """The result for two images as they are, their pixels taken for square."""
+    def attempt(self, views0: ImageViews, views1: ImageViews, tries=None) -> Registration:
+        """The result for two images as they are, their pixels taken for square; tries: as in `find`."""
         if why := self.unfit("fixed", views0) or self.unfit("moving", views1):
             return refused(why, views0.original_hw, views1.original_hw)
-        return self.find(views0, views1)
+        return self.find(views0, views1, tries)
 
     def _squared(self, views0: ImageViews, views1: ImageViews) -> Registration | None:
         """The result where one of the images has pixels 2 or 4 times as long as wide; None where neither does."""
@@ -132,16 +135,15 @@ class Registrar:
             return f"{FEW_KEYPOINTS}: {seen} in the {name} image; are vessels visible, in focus and not too small?"
         return ""
 
-    def find(self, views0: ImageViews, views1: ImageViews) -> Registration:
-        """Look closely at one hypothesis after the other until one is sure; judge the best."""
+    def find(self, views0: ImageViews, views1: ImageViews, tries=None) -> Registration:
+        """Look closely at hypotheses, of the search or in ``tries``, until one is sure; judge the best."""
         candidates: list[Candidate] = []
-        for hypothesis in hypotheses(views0, views1, self.options.search, self.stages):
+        for hypothesis in tries if tries is not None else hypotheses(views0, views1, self.options.search, self.stages):
             candidate = self.look_closely(views0, views1, hypothesis)
             if candidate is not None:
                 candidates.append(candidate)
-                if candidate.result.confidence >= self.options.sure_confidence and not implausible(
-                    candidate.H, views1.base_hw
-                ):
+                sure = candidate.result.confidence >= self.options.sure_confidence
+                if sure and not implausible(candidate.H, views1.base_hw):
                     break
         if not candidates:
             why = "no turn or scale gave a consistent set; do both show the same eye, and the same part of it?"
@@ -159,8 +161,7 @@ class Registrar:
         return self.judge(result, views0, views1)
 
     def look_closely(self, views0: ImageViews, views1: ImageViews, hypothesis: Hypothesis) -> Candidate | None:
-        """Draw both images large where they overlap, match nearby, fit the wanted model, and measure what speaks for
-        it."""
+        """Draw both images large where they overlap, match nearby, fit the wanted model, measure what speaks for it."""
         window = common_window(views0, views1, hypothesis.H, self.options.closeup.close_px)
         if window is None:
             return None

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..core.files import read_json, to_plain
+from ..core.files import to_plain
 from ..core.geometry import (
     as_homography,
     corners,
@@ -22,9 +22,10 @@ from ..core.geometry import (
 )
 from ..core.images import as_array
 from ..core.overlays import overlay
+from .carrying import carry
 from .displacement import Displacement
 from .expected_error import ErrorMap
-from .saving import write_result
+from .saving import read_result, write_result
 from .transforms import Fit, apply_quadratic
 
 FINER = 0.7  # fixed px per moving px, below which bilinear reading would skip pixels
@@ -227,6 +228,12 @@ class Registration:
         """Two-colour picture (H, W, 3) float in [0, 1]: fixed and warped moving image, see `core.overlays`."""
         return overlay(as_array(fixed, "fixed image"), self.warp(moving), self.covered())
 
+    def apply_to(self, data, to: str = "fixed", labels: bool = False):
+        """``data`` of one image in the frame of the other, ``to`` "fixed" or "moving", of the same kind: a picture (path
+        or array; labels as in `warp`), points (…, 2), boxes (N, 4) x0 y0 x1 y1, which become the upright boxes around
+        what they hold, a list of polygons (N, 2), or a dict as in `carrying.carry_annotations`. ValueError as `warp`."""
+        return carry(self, data, to, labels)
+
     # -------------------------------------------------------------- files
 
     def to_dict(self) -> dict:
@@ -254,12 +261,7 @@ class Registration:
     @classmethod
     def load(cls, path: str | Path) -> Registration:
         """Read a result written by `save`; ValueError when the file is something else."""
-        d = read_json(path)
-        wanted = {f.name for f in fields(cls)} - OPTIONAL
-        missing = sorted(wanted - set(d)) if isinstance(d, dict) else ["everything"]
-        if missing:
-            raise ValueError(f"{path} was not written by Registration.save: {', '.join(missing)} missing")
-        return cls.from_dict(d)
+        return cls.from_dict(read_result(path, {f.name for f in fields(cls)} - OPTIONAL))
 
     def save(self, path: str | Path) -> list[Path]:
         """Write ``path`` (JSON) and, when ok, beside it an ITK transform (.tfm) and ``<stem>_transformation.txt``, the

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.files import write_json, write_text
+from ..core.files import read_json, write_json, write_text
 from .displacement import Displacement
 
 ABOUT = "unit spacing, origin at the first pixel centre"
@@ -30,6 +30,15 @@ def write_result(result, path: str | Path) -> list[Path]:
     rows = [" ".join(f"{v:.10g}" for v in row) for row in result.H_1to0]
     transform = itk_text(plain.H_0to1, plain.displacement, result.fixed_hw)
     return [*written, write_text(itk, transform), write_text(matrix, "\n".join(rows) + "\n")]
+
+
+def read_result(path: str | Path, wanted: set[str]) -> dict:
+    """What `write_result` wrote into a JSON file; ValueError when it lacks something of what is wanted."""
+    d = read_json(path)
+    missing = sorted(wanted - set(d)) if isinstance(d, dict) else ["everything"]
+    if missing:
+        raise ValueError(f"{path} was not written by Registration.save: {', '.join(missing)} missing")
+    return d
 
 
 def saved_files(path: str | Path) -> tuple[Path, Path, Path]:

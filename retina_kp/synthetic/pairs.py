@@ -130,7 +130,7 @@ def draw_pair(
         wanted = f"no cameras with an overlap of {options.min_overlap:g} to {options.max_overlap:g} found in 200 tries"
         raise RuntimeError(f"{wanted}: change the scale range, max_shift, or these limits")
     scene, looks = make_scene([retina, retina], views, hw), options.appearance
-    images = [_photograph(m, scene[i : i + 1], valid[i : i + 1], g, looks) for i, m in enumerate(modalities)]
+    images = [photograph(m, scene[i : i + 1], valid[i : i + 1], g, looks) for i, m in enumerate(modalities)]
     junctions = visible_junctions(retina, views[0], hw, 1.2)[0]
     mask, v0, v1 = scene.vessels[0, 0].numpy(), valid[0, 0].numpy(), valid[1, 0].numpy()
     junctions = junctions[_read(v0, junctions)]
@@ -190,7 +190,7 @@ def _read(mask: np.ndarray, xy: np.ndarray) -> np.ndarray:
     return result
 
 
-def _photograph(
+def photograph(
     modality: str, scene, valid: torch.Tensor, g: torch.Generator, appearance: AppearanceRange
 ) -> np.ndarray:
     """Render and expose one image; a colour image gets the same treatment in every channel."""
@@ -223,6 +223,6 @@ def write_aligned_folder(root: str | Path, count: int, seed: int = 0, size_px: i
             scene = make_scene([retina], [view], hw)
             valid = random_field_of_view(1, hw, g, whole=1.0)
             for suffix, modality in images.items():
-                write_image(root / name / f"{name}_{suffix}.png", _photograph(modality, scene, valid, g, CLINICAL))
+                write_image(root / name / f"{name}_{suffix}.png", photograph(modality, scene, valid, g, CLINICAL))
             write_image(root / name / f"{name}_{mask}.png", scene.vessels[0, 0].numpy())
     return root
