@@ -9,6 +9,7 @@ import base64
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from string import Template
@@ -22,7 +23,7 @@ from ..core.images import as_array, shrink, write_image
 from ..core.overlays import checkerboard, displayable
 from ..registration.registrar import WHAT_TO_TRY, Registrar
 from ..registration.result import Registration
-from ..registration.saving import saved_files
+from ..registration.saving import itk_spacing, saved_files
 
 PICTURE_PX = 1600  # longer side of overlay.png
 SHOWN_PX = 900  # longer side of a picture
@@ -75,6 +76,7 @@ def register_pair(
         raise ValueError(f"{out} is a file: name a folder for the results")
     image0, image1 = _image(fixed, "fixed"), _image(moving, "moving")
     result = Registrar.from_pretrained(weights, device=device, model=model)(image0, image1)
+    result = replace(result, fixed_spacing=itk_spacing(fixed), moving_spacing=itk_spacing(moving))
     registered, overlay = out / "registered.png", out / "overlay.png"
     for old in (*saved_files(out / "result.json"), registered, overlay):
         old.unlink(missing_ok=True)

@@ -25,6 +25,7 @@ from .keypoints import Features
 from .options import RegistrarOptions, registrar_options
 from .refinement import MOTIONS, fit_gradually, refine
 from .result import Registration, refused
+from .saving import itk_spacing
 from .search import Hypothesis, hypotheses, search_stages
 from .transforms import Fit, implausible
 from .views import ImageViews
@@ -78,14 +79,14 @@ class Registrar:
 
         Raises ImageError for input that is no usable image; everything else is told by `Registration.status`.
         """
-        fixed, moving = as_array(fixed, "fixed image"), as_array(moving, "moving image")
-        views0, views1 = self.views(fixed), self.views(moving)
+        images = as_array(fixed, "fixed image"), as_array(moving, "moving image")
+        views0, views1 = map(self.views, images)
         result = self.attempt(views0, views1)
         if not result.ok and (squared := self._squared(views0, views1)) is not None:
-            return squared
-        if not result.ok and self.is_mirrored(views0, self.views(moving[:, ::-1])):
-            return result.refuse(f"{MIRRORED}: one image is the mirror image of the other; flip one of them")
-        return result
+            result = squared
+        elif not result.ok and self.is_mirrored(views0, self.views(images[1][:, ::-1])):
+            result = result.refuse(f"{MIRRORED}: one image is the mirror image of the other; flip one of them")
+        return replace(result, fixed_spacing=itk_spacing(fixed), moving_spacing=itk_spacing(moving))
 
     def attempt(self, views0: ImageViews, views1: ImageViews) -> Registration:
         """The result for two images as they are, their pixels taken for square."""
@@ -132,9 +133,8 @@ class Registrar:
             candidate = self.look_closely(views0, views1, hypothesis)
             if candidate is not None:
                 candidates.append(candidate)
-                if candidate.result.confidence >= self.options.sure_confidence and not implausible(
-                    candidate.H, views1.base_hw
-                ):
+                sure = candidate.result.confidence >= self.options.sure_confidence
+                if sure and not implausible(candidate.H, views1.base_hw):
                     break
         if not candidates:
             why = "no turn or scale gave a consistent set; do both show the same eye, and the same part of it?"
