@@ -17,7 +17,7 @@ from string import Template
 import cv2
 import numpy as np
 
-from ..core.files import write_text
+from ..core.files import as_spelled, write_text
 from ..core.geometry import describe, inside
 from ..core.images import as_array, shrink, write_image
 from ..core.overlays import checkerboard, displayable
@@ -74,9 +74,10 @@ def register_pair(
     out, started = Path(folder).expanduser(), time.perf_counter()
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: name a folder for the results")
-    image0, image1 = _image(fixed, "fixed"), _image(moving, "moving")
+    path0, path1 = as_spelled(fixed), as_spelled(moving)
+    image0, image1 = _image(path0, "fixed"), _image(path1, "moving")
     result = Registrar.from_pretrained(weights, device=device, model=model)(image0, image1)
-    result = replace(result, fixed_spacing=itk_spacing(fixed), moving_spacing=itk_spacing(moving))
+    result = replace(result, fixed_spacing=itk_spacing(path0), moving_spacing=itk_spacing(path1))
     registered, overlay = out / "registered.png", out / "overlay.png"
     for old in (*saved_files(out / "result.json"), registered, overlay):
         old.unlink(missing_ok=True)
@@ -101,9 +102,9 @@ def register_pair(
     return result, [*files, page]
 
 
-def _image(path: str, name: str) -> np.ndarray:
+def _image(path: Path, name: str) -> np.ndarray:
     """An image file as an array; ValueError with a way out where it is a folder or a table."""
-    if Path(path).expanduser().is_dir() or Path(path).suffix.lower() == ".csv":
+    if path.is_dir() or path.suffix.lower() == ".csv":
         many = "retina-kp report 07_register -p fixed FOLDER_OR_TABLE -p moving FOLDER"
         raise ValueError(f"{name}: {path} is no image file; many pairs are registered by {many}")
     return as_array(path, f"{name} image")
@@ -164,7 +165,7 @@ def carry_file(result: str, file: str, to: str = "fixed", mask: bool = False, ou
     """
     from ..data.annotation import read_number_rows  # which loads pandas; a pair needs none
 
-    source = Path(file).expanduser()
+    source = as_spelled(file)
     registration = _read_result(result)
     if not registration.ok:
         raise ValueError(f"{result}: nothing to carry by, this registration was refused ({registration.status})")

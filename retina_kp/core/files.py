@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import unicodedata
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,19 @@ PROJECT = "RETINA_KP_PROJECT"  # environment variable by which the runner tells 
 def natural_order(name: str) -> tuple[str, str]:
     """Sorting key for file names that puts 2_A before 10_A."""
     return re.sub(r"\d+", lambda digits: digits[0].zfill(9), name), name
+
+
+def composed(text: str) -> str:
+    """Text with every accent in one character with its letter (NFC): file systems and tables spell é in two ways."""
+    return unicodedata.normalize("NFC", text)
+
+
+def as_spelled(path: str | Path) -> Path:
+    """A path, ~ expanded; where there is no such file, that of the same name with accents spelled otherwise."""
+    path = Path(path).expanduser()
+    if path.exists() or path.name.isascii() or not path.parent.is_dir():
+        return path
+    return next((file for file in path.parent.iterdir() if composed(file.name) == composed(path.name)), path)
 
 
 @contextmanager
@@ -92,8 +106,8 @@ def in_project(path: str | Path) -> Path:
 
     So a path means the same in a shell in that folder and in a notebook, which runs in notebooks/.
     """
-    typed = Path(path).expanduser()
-    return typed if typed.exists() else project_root() / typed
+    typed = as_spelled(path)
+    return typed if typed.exists() else as_spelled(project_root() / typed)
 
 
 def notebooks_folder() -> Path:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.files import natural_order
+from ..core.files import as_spelled, natural_order
 from ..core.images import ImageError, read_image, shrink, write_image
 from ..data.layouts import load_layout
+from ..data.pairing import pair_files
 from ..data.records import PairRecord
 from ..registration.registrar import Registrar
 from ..registration.result import Registration
@@ -30,8 +31,8 @@ IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 
 @dataclass(frozen=True)
 class Job:
-    """A pair to be registered, with its truth where there is one; its files bear its name. With an error it has no
-    images."""
+    """A pair to be registered, with its truth where there is one; its files bear its name. With an error it has one
+    image or none."""
 
     name: str
     fixed: Path | None
@@ -78,15 +79,16 @@ def has_truth(record: PairRecord) -> bool:
     return record.points0_xy is not None or record.H_0to1 is not None
 
 
-def find_jobs(fixed: str | Path, moving: str | Path = "") -> list[Job]:
-    """Jobs from two image files, or from two folders whose images pair up in the order of their names (2 before 10).
+def find_jobs(fixed: str | Path, moving: str | Path = "", pair_by: str = "name") -> list[Job]:
+    """Jobs from two image files, or from two folders whose images are paired as `pair_files` says.
 
-    Without ``moving`` they come from a pairs.csv or a folder of any layout; an unusable pair is a job with an error.
-    Names of jobs differ and are fit for files. FileNotFoundError or ValueError says what was missing or unequal.
+    Without ``moving`` they come from a pairs.csv or a folder of any layout. An unusable pair, and an image without a
+    partner, is a job with an error. Names of jobs differ and are fit for files. FileNotFoundError or ValueError says
+    what was missing or unequal.
     """
     if not str(fixed):
         raise ValueError("fixed: no path given; name an image, a folder or a pairs.csv")
-    fixed, moving = Path(fixed).expanduser(), Path(moving).expanduser() if str(moving) else None
+    fixed, moving = as_spelled(fixed), as_spelled(moving) if str(moving) else None
     for name, path in (("fixed", fixed), ("moving", moving)):
         if path is not None and not path.exists():
             raise FileNotFoundError(f"{name}: there is no file or folder {str(path.absolute())!r}")
@@ -99,10 +101,14 @@ def find_jobs(fixed: str | Path, moving: str | Path = "") -> list[Job]:
     if fixed.is_file():
         return _named([_job(fixed, moving)])
     left, right = _images_in(fixed), _images_in(moving)
-    if len(left) != len(right) or not left:
-        counts = f"{fixed} holds {len(left)} images and {moving} {len(right)}"
-        raise ValueError(f"{counts}: there must be as many, in the same order by name")
-    return _named(list(map(_job, left, right)))
+    found = pair_files(left, right, pair_by)
+    if not found.pairs:
+        raise ValueError(f"{fixed} and {moving} hold no two images that belong together")
+    if found.warning:
+        log.warning("%s", found.warning)
+    sides = [(path, None) if path in left else (None, path) for path, _ in found.alone]
+    alone = [Job(path.stem, *side, error=why) for side, (path, why) in zip(sides, found.alone, strict=True)]
+    return _named([_job(*pair) for pair in found.pairs] + alone)
 
 
 def _job(fixed: Path, moving: Path) -> Job:

@@ -26,7 +26,16 @@ from ..core.files import PACKAGE, PROJECT, new_run_folder, notebooks_folder, pro
 from .html import to_html
 from .privacy import share_notebook
 
-WORDS = ("run_name", "recipe", "network", "layout", "precision", "device", "mode")  # parameters that are no paths
+WORDS = (
+    "run_name",
+    "recipe",
+    "network",
+    "layout",
+    "precision",
+    "device",
+    "mode",
+    "pair_by",
+)  # parameters that are no paths
 PRIVATE = "private-paths"  # cell tag of notebooks whose executed copies are passed on
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ...core.files import write_text
+from ...core.files import as_spelled, write_text
 from ...core.geometry import as_homography, image_center, jacobian
 from ..annotation import check_points, parse_numbers, read_number_rows
 from ..records import IDS, Inventory, PairRecord, Problem
@@ -37,19 +37,22 @@ def load(root: Path, mode: str | None = None) -> Inventory:
 
 
 def _record(folder: Path, row: dict[str, str], found: Inventory, resized: list[Path]) -> PairRecord:
-    image0_hw, image1_hw = checked_hw(folder / row["image0"]), checked_hw(folder / row["image1"])
+    images = [as_spelled(folder / row[name]) for name in ("image0", "image1")]
+    image0_hw, image1_hw = map(checked_hw, images)
     H_0to1 = _transform(row, image0_hw)
-    points = [read_number_rows(folder / row[name], 2) if row.get(name) else None for name in ("points0", "points1")]
+    points = [
+        read_number_rows(as_spelled(folder / row[name]), 2) if row.get(name) else None
+        for name in ("points0", "points1")
+    ]
     if points[0] is not None and points[1] is not None:
         check_points(*points, image0_hw, image1_hw, minimum=4 if H_0to1 is None else 3)
-    mask0 = folder / row["vessel_mask0"] if row.get("vessel_mask0") else None
+    mask0 = as_spelled(folder / row["vessel_mask0"]) if row.get("vessel_mask0") else None
     if mask0 is not None and (why := mask_problem(mask0, image0_hw, resized)):
         found.problems.append(Problem(str(mask0), f"loaded without vessel mask: {why}"))
         mask0 = None
     if (split := row.get("split", "").lower()) not in ("", "train", "val", "test"):
         raise ValueError(f"split: takes train, val, test or nothing, not {split!r}")
-    ids, images = [row[name] for name in IDS], (folder / row["image0"], folder / row["image1"])
-    return PairRecord(*ids, *images, *points, H_0to1, mask0, split)
+    return PairRecord(*(row[name] for name in IDS), *images, *points, H_0to1, mask0, split)
 
 
 def _transform(row: dict[str, str], image0_hw) -> np.ndarray | None:
