@@ -393,7 +393,7 @@ def test_the_lines_for_other_tools_in_readme_work(tmp_path, monkeypatch):
     for found in (*pictures, names["sitk"].GetArrayFromImage(names["registered"]).astype(float)):
         assert np.abs(found - wanted)[seen].max() <= 2
     assert len(pictures) >= 2
-    rows = [line.split(",") for line in Path("landmarks.csv").read_text().splitlines()]
+    rows = [line.split(",") for line in Path("landmarks.csv").read_text(encoding="utf-8").splitlines()]
     assert [float(cell.strip('"')) for cell in rows[0][2:]] == pytest.approx(
         [*result.matches1[0], *result.matches0[0]], abs=1e-3
     )
