@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parents[1]
+FORMULA = re.compile(r"'*([=@\t\r]|[+-](?![\d.]*$))")  # how a cell begins that a spreadsheet would work out
+    r"'*[=+@\t\r-](?![\d.]*$)"
+)  # how a cell begins that a spreadsheet would work out; numbers may stay
+NOT_WRITTEN = "cannot be written; is the disk full?"
 PROJECT = "RETINA_KP_PROJECT"  # environment variable by which the runner tells a notebook where its caller stands
 
 
@@ -40,7 +44,8 @@ def as_spelled(path: str | Path) -> Path:
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path beside the target, which replaces the target when the block ends well and is removed otherwise.
 
-    The target's folder is created when missing. A reader sees the old file or the new one, never half of one.
+    The target's folder is created when missing. A reader sees the old file or the new one, never half of one. OSError
+    names the target, also where the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +53,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror or f"cannot be written ({error})", str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -75,11 +84,35 @@ def read_json(path: str | Path) -> Any:
 
 
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write a DataFrame, or rows, as CSV, atomically; NaN, None and missing values are empty cells."""
+    """Write a DataFrame, or rows, as CSV, atomically; NaN, None and missing values are empty cells, texts `no_formula`."""
     import pandas as pd  # slow to import, and who registers a pair needs no tables
 
     table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(to_plain(list(rows)), dtype=object)
+    for name in table.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]]:
+        table = table.assign(**{name: [no_formula(cell) if isinstance(cell, str) else cell for cell in table[name]]})
     return write_text(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def no_formula(text: str) -> str:
+    """Text that no spreadsheet takes for a formula: with an apostrophe ahead where it begins like one."""
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def without_apostrophe(text: str) -> str:
+    """What `no_formula` was given."""
+    return text[1:] if text[:1] == "'" and FORMULA.match(text) else text
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file in UTF-8; ValueError for anything else, UTF-16 included."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+        why = "it has zero bytes" if "\0" in text else ""
+    except UnicodeDecodeError as error:
+        text, why = "", error.reason
+    if why:
+        raise ValueError(f"{path}: not a plain text file ({why}); save it as UTF-8 text, a table as 'CSV UTF-8'")
+    return text
 
 
 def _encode(value: Any) -> Any:

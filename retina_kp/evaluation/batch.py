@@ -154,40 +154,57 @@ def _named(jobs: list[Job]) -> list[Job]:
 
 
 def run_job(registrar: Registrar, job: Job) -> Outcome:
-    """Register one pair; unusable images give an outcome with an error, never an exception."""
+    """Register one pair; whatever stops it, memory too, gives an outcome with an error, never an exception."""
     if job.error:
         return Outcome(job, None, job.error, 0.0, None)
-    started = time.perf_counter()
+    started, result, errors_px, error = time.perf_counter(), None, None, ""
     try:
-        result, error = registrar(job.fixed, job.moving), ""
-    except ImageError as problem:
-        result, error = None, str(problem)
-    seconds = time.perf_counter() - started
-    return Outcome(job, result, error, seconds, _truth_errors(job.record, result))
+        result = registrar(job.fixed, job.moving)
+        errors_px = _truth_errors(job.record, result)
+    except Exception as problem:
+        result, error = None, _told(job, problem)
+    return Outcome(job, result, error, time.perf_counter() - started, errors_px)
+
+
+def _told(job: Job, problem: Exception) -> str:
+    """What stopped a pair, in words; where it is no fault of its images, the log has the rest."""
+    if isinstance(problem, ImageError):
+        return str(problem)
+    log.error("%s stopped", job.name, exc_info=problem)
+    return f"{type(problem).__name__}: {problem}".strip()
 
 
 def run_jobs(registrar: Registrar, jobs: Iterable[Job], folder: str | Path) -> list[Outcome]:
     """Register every job; write <name>.json, the transform files and <name>_registered.png into ``folder``.
 
-    They replace the files of an earlier run.
-    ValueError when two jobs bear one name: their files would overwrite each other.
+    They replace the files of an earlier run. ValueError when two jobs bear one name: their files would overwrite each
+    other. OSError, with the path, when a file cannot be written.
     """
     jobs, outcomes = list(jobs), []
     twice = [name for name, times in Counter(job.name.casefold() for job in jobs).items() if times > 1]
     if twice:
         raise ValueError(f"several jobs are called {twice[0]!r}, and so would their files be: rename all but one")
     for job in jobs:
-        outcome = run_job(registrar, job)
-        result, registered = Path(folder) / f"{job.name}.json", Path(folder) / f"{job.name}_registered.png"
-        for old in (*saved_files(result), registered):  # of an earlier run of this name
-            old.unlink(missing_ok=True)
-        if outcome.result is not None:
-            outcome.result.save(result)
-            if outcome.ok:
-                write_image(registered, outcome.result.warp(read_image(job.moving)))
-        log.info("%s: %s", job.name, outcome.error or outcome.result.status)
-        outcomes.append(outcome)
+        outcomes.append(_kept(run_job(registrar, job), Path(folder)))
+        log.info("%s: %s", job.name, outcomes[-1].error or outcomes[-1].result.status)
     return outcomes
+
+
+def _kept(outcome: Outcome, folder: Path) -> Outcome:
+    """The outcome with its files written, or with the error that kept the moving image from being warped."""
+    job, result, pictures = outcome.job, outcome.result, []
+    try:
+        pictures = [result.warp(read_image(job.moving))] if outcome.ok else []
+    except Exception as problem:
+        outcome = replace(outcome, result=None, errors_px=None, error=_told(job, problem))
+    target, registered = folder / f"{job.name}.json", folder / f"{job.name}_registered.png"
+    for old in (*saved_files(target), registered):  # of an earlier run of this name
+        old.unlink(missing_ok=True)
+    if outcome.result is not None:
+        result.save(target)
+        for picture in pictures:
+            write_image(registered, picture)
+    return outcome
 
 
 def display_copies(outcome: Outcome, longer_side_px: int = 1000) -> tuple[np.ndarray, np.ndarray, Registration]:

@@ -33,11 +33,15 @@ DEFAULT_CALIBRATION = {
 
 
 def checked(calibration: dict[str, float] | None) -> dict[str, float]:
-    """A calibration, or DEFAULT_CALIBRATION instead of none; ValueError when it is one of other terms."""
+    """A calibration, or DEFAULT_CALIBRATION instead of none; ValueError when it is one of other terms, or holds what is
+    no finite number."""
+    anew = "fit it anew, retina-kp calibrate"
     differing = sorted(set(calibration or DEFAULT_CALIBRATION) ^ set(DEFAULT_CALIBRATION))
     if differing:
-        anew = "fit it anew, retina-kp calibrate"
         raise ValueError(f"calibration of another version ({', '.join(differing)}): {anew}")
+    for name, weight in (calibration or {}).items():
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
+            raise ValueError(f"calibration: {name} is {weight!r}, no finite number: {anew}")
     return calibration or DEFAULT_CALIBRATION
 
 

@@ -228,7 +228,7 @@ class Registrar:
         inliers = int(best.result.inliers.sum())
         if inliers < self.options.min_inliers:
             return best.result.refuse(f"{FEW_MATCHES}: {inliers} agree in the end; two different eyes?")
-        if best.result.confidence < self.options.min_confidence:
+        if not best.result.confidence >= self.options.min_confidence:  # nor is NaN enough
             how_sure = f"{best.result.confidence:.2f} is below {self.options.min_confidence:g}"
             return best.result.refuse(
                 f"{UNCERTAIN}: {how_sure}; two different eyes, or too few vessels that both images show"
