@@ -14,10 +14,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+
 PACKAGE = Path(__file__).resolve().parents[1]
 FORMULA = re.compile(r"'*([=@\t\r]|[+-](?![\d.]*$))")  # how a cell begins that a spreadsheet would work out
-    r"'*[=+@\t\r-](?![\d.]*$)"
-)  # how a cell begins that a spreadsheet would work out; numbers may stay
 NOT_WRITTEN = "cannot be written; is the disk full?"
 PROJECT = "RETINA_KP_PROJECT"  # environment variable by which the runner tells a notebook where its caller stands
 
@@ -129,6 +132,28 @@ def _encode(value: Any) -> Any:
 def to_plain(value: Any, not_finite: Callable[[str], Any] = float) -> Any:
     """Same value in JSON's types; `not_finite` maps "NaN", "Infinity" and "-Infinity"."""
     return json.loads(json.dumps(value, default=_encode), parse_constant=not_finite)
+
+
+@contextmanager
+def held(path: str | Path) -> Iterator[None]:
+    """Keep a file or folder to this process for a while; ValueError where another one has it. A process that dies lets
+    go. Where the system knows no such locks, as on Windows, nothing is kept."""
+    descriptor = os.open(path, os.O_RDONLY) if fcntl else None
+    try:
+        if fcntl:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ValueError(f"{path}: another run is at work here; wait for its end, or take another run_name") from None
+    finally:
+        if fcntl:
+            os.close(descriptor)
+
+
+def sweep(folder: str | Path) -> None:
+    """Remove what `replacing` had half written below a folder when its process was killed."""
+    for path in Path(folder).rglob(".*.????????.tmp"):
+        path.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------ where things lie

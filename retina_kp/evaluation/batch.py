@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.files import as_spelled, natural_order
+from ..core.files import as_spelled, natural_order, sweep
 from ..core.images import ImageError, read_image, shrink, write_image
 from ..data.layouts import load_layout
 from ..data.pairing import pair_files
@@ -184,6 +184,7 @@ def run_jobs(registrar: Registrar, jobs: Iterable[Job], folder: str | Path) -> l
     twice = [name for name, times in Counter(job.name.casefold() for job in jobs).items() if times > 1]
     if twice:
         raise ValueError(f"several jobs are called {twice[0]!r}, and so would their files be: rename all but one")
+    sweep(folder)  # what a run that was killed has left
     for job in jobs:
         outcomes.append(_kept(run_job(registrar, job), Path(folder)))
         log.info("%s: %s", job.name, outcomes[-1].error or outcomes[-1].result.status)

@@ -22,7 +22,7 @@ from jupyter_client.manager import AsyncKernelManager
 
 from ..core.compute import HEADLESS, MARK
 from ..core.config import from_dict
-from ..core.files import PACKAGE, PROJECT, new_run_folder, notebooks_folder, project_root, runs_root, to_plain
+from ..core.files import PACKAGE, PROJECT, held, new_run_folder, notebooks_folder, project_root, runs_root, to_plain
 from .html import to_html
 from .privacy import share_notebook
 
@@ -162,8 +162,10 @@ def run_notebook(
     # a wheel's notebooks lie where nobody should write
     here = project_root() if source.parent == PACKAGE / "notebooks" else source.parent
     how = {"kernel_name": "python3", "kernel_manager_class": _Kernel, "execution_timeout": timeout}
+    executed.touch()
     try:
-        execute_notebook(source, executed, parameters, cwd=here, progress_bar=False, stderr_file=sys.stderr, **how)
+        with held(executed):
+            execute_notebook(source, executed, parameters, cwd=here, progress_bar=False, stderr_file=sys.stderr, **how)
     except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as error:
         if getattr(error, "ename", "") in ("ValueError", "FileNotFoundError") and error.source == _settings_cell(
             source

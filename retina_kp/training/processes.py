@@ -162,9 +162,3 @@ def read_state(path: str | Path, device="cpu") -> dict:
         advice = "Put back a copy of the file, or delete it to train this phase from its start"
         raise ValueError(f"{path} is damaged and cannot be continued from ({damaged}). {advice}")
     return torch.load(path, map_location=device, weights_only=True)
-
-
-def sweep(folder: str | Path) -> None:
-    """Remove what `replacing` had half written below a folder when its process was killed."""
-    for path in Path(folder).rglob(".*.????????.tmp"):
-        path.unlink(missing_ok=True)

@@ -20,14 +20,14 @@ from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
 from ..core.config import to_dict
-from ..core.files import write_csv, write_json
+from ..core.files import held, sweep, write_csv, write_json
 from ..data.sources import stream
 from ..networks import build_network
 from ..networks.checkpoints import find_weights_or_none, load_network, save_network
 from .config import TrainConfig
 from .objective import DetectorWatch, Objective, TrainingStopped
 from .pke import allowed_drop
-from .processes import average, join_statistics, new_accelerator, read_state, statistics, sweep, write_state
+from .processes import average, join_statistics, new_accelerator, read_state, statistics, write_state
 from .run_data import RunFiles, ValidationSet, trained_on
 
 log = logging.getLogger(__name__)
@@ -147,9 +147,15 @@ class Trainer:
     # ------------------------------------------------------------------ the run
 
     def fit(self, on_epoch: Callable[[list[dict]], None] | None = None) -> list[dict]:
-        """Train to the last epoch; returns the history, a dict per epoch. The main process calls on_epoch(history)."""
-        self._batches, main, total = None, self.accelerator.is_main_process, self.config.total_steps
-        self.watch = DetectorWatch(self.config)
+        """Train to the last epoch; returns the history, a dict per epoch. The main process calls on_epoch(history).
+        ValueError where another run is at work in the same folder."""
+        main = self.accelerator.is_main_process
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        with held(self.run_dir) if main else nullcontext():
+            return self._fit(on_epoch, main)
+
+    def _fit(self, on_epoch, main: bool) -> list[dict]:
+        self._batches, total, self.watch = None, self.config.total_steps, DetectorWatch(self.config)
         if main:
             sweep(self.run_dir)
         if not self.resume():
