@@ -9,18 +9,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..core.files import read_json, to_plain
+from ..core.files import to_plain
 from ..core.geometry import as_homography, describe, inside, lattice, rescale_homography, resize_matrix, warp_points
 from ..core.images import as_array
 from ..core.overlays import overlay
 from .displacement import Displacement
-from .saving import write_result
+from .saving import OPTIONAL, read_result, write_result
 from .transforms import Fit, apply_quadratic
 
 FINER = 0.7  # fixed px per moving px, below which bilinear reading would skip pixels
 STRIP_PX = 2**18  # pixels warped at a time: coordinates of a whole 6000 x 6000 image would take gigabytes
 CELLS = (24, 24)  # of a displacement that stands for another smooth map, to a hundredth px
-OPTIONAL = {"H_tried", "fixed_spacing", "moving_spacing"}  # not demanded of a file
 CONVENTION = "pixel centres at integers, x right, y down; H_1to0 maps moving to fixed"
 
 
@@ -224,13 +223,8 @@ class Registration:
 
     @classmethod
     def load(cls, path: str | Path) -> Registration:
-        """Read a result written by `save`; ValueError when the file is something else."""
-        d = read_json(path)
-        wanted = {f.name for f in fields(cls)} - OPTIONAL
-        missing = sorted(wanted - set(d)) if isinstance(d, dict) else ["everything"]
-        if missing:
-            raise ValueError(f"{path} was not written by Registration.save: {', '.join(missing)} missing")
-        return cls.from_dict(d)
+        """Read a result written by `save`; ValueError when the file is something else, or was changed."""
+        return read_result(cls, path)
 
     def save(self, path: str | Path) -> list[Path]:
         """Write ``path`` (JSON) and, when ok, beside it an ITK transform (.tfm) and ``<stem>_transformation.txt``, the

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import fields
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from ..core.files import write_json, write_text
+from ..core.files import read_json, write_json, write_text
+from ..core.geometry import as_homography
 from .displacement import Displacement
 
+OPTIONAL = {"H_tried", "fixed_spacing", "moving_spacing"}  # not demanded of a file
+MOST_PX = 10**7
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 TIFF_X, TIFF_Y, TIFF_UNIT = 282, 283, 296  # tags: pixels per unit along x and y, and the unit
 TIFF_MM, JFIF_MM = {2: 25.4, 3: 10.0}, {1: 25.4, 2: 10.0}  # what such a unit is
@@ -36,6 +40,44 @@ def write_result(result, path: str | Path) -> list[Path]:
     rows = [" ".join(f"{v:.10g}" for v in row) for row in result.H_1to0]
     transform = itk_text(plain.H_0to1, plain.displacement, result.fixed_hw, result.fixed_spacing, result.moving_spacing)
     return [*written, write_text(itk, transform), write_text(matrix, "\n".join(rows) + "\n")]
+
+
+def read_result(kind: type, path: str | Path):
+    """`Registration.load`; kind: the class Registration."""
+    try:
+        d = read_json(path)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON file: {error}") from None
+    wanted = {f.name for f in fields(kind)} - OPTIONAL
+    if missing := sorted(wanted - set(d)) if isinstance(d, dict) else ["everything"]:
+        raise ValueError(f"{path} was not written by Registration.save: {', '.join(missing)} missing")
+    try:
+        result = kind.from_dict(d)
+        wrong = _wrong(result)
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError) as error:
+        wrong = str(error)
+    if wrong:
+        raise ValueError(f"{path} was changed since Registration.save wrote it: {wrong}")
+    return result
+
+
+def _wrong(result) -> str:
+    """What cannot be in a result, "" where all can. What has a wrong type may raise instead."""
+    count, bends = len(result.matches0), result.displacement
+    sizes = (*result.fixed_hw, *result.moving_hw)
+    spacings = (*result.fixed_spacing, *result.moving_spacing)
+    checks = {
+        "status": isinstance(result.status, str) and isinstance(result.model, str),
+        "H_1to0": not result.ok or np.allclose(as_homography(result.H_1to0), result.H_1to0),
+        "confidence": np.isnan(result.confidence) or 0 <= result.confidence <= 1,
+        "angle_deg": isinstance(result.angle_deg, (int, float)),
+        "matches": count == len(result.matches1) and result.inliers.shape == (count,),
+        "sizes": len(sizes) == 4 and all(isinstance(n, int) and 0 < n < MOST_PX for n in sizes),
+        "spacings": len(spacings) == 4 and all(0 < n < np.inf for n in spacings),
+        "evidence": isinstance(result.evidence, dict),
+        "displacement": bends is None or (bends.knots.ndim == 3 and bends.knots.shape[2] == 2 and not bends.folds()),
+    }
+    return ", ".join(name for name, sound in checks.items() if not sound)
 
 
 def saved_files(path: str | Path) -> tuple[Path, Path, Path]:

@@ -155,10 +155,10 @@ def read_state(path: str | Path, device="cpu") -> dict:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    # the last: a flipped bit asks for a password or another compression
-    except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
-        damaged = error
-    if damaged:
+        state = None if damaged else torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # both raise whatever the damage leads them to
+        state, damaged = None, f"{type(error).__name__}: {error}".partition(". ")[0][:200]
+    if damaged or not isinstance(state, dict):
         advice = "Put back a copy of the file, or delete it to train this phase from its start"
         raise ValueError(f"{path} is damaged and cannot be continued from ({damaged}). {advice}")
-    return torch.load(path, map_location=device, weights_only=True)
+    return state

@@ -38,7 +38,7 @@ FP16_SKIPS = 30  # steps in a row whose gradient overflows before a run in fp16 
 class Trainer:
     """Train one phase; `fit` can be called again after any interruption and continues from the last complete epoch.
 
-    on_validation(trainer, prefix, validation set) is called after each validation, by the main process.
+    The main process calls on_validation(trainer, prefix, validation set), and on_epoch(history) of `fit`, after each.
     data: a source of batches in place of what the configuration says: it answers ``batch(index, batch_size, strength)``
     with batches as in `synthetic.training_pairs`, where T_0to1 is taken for H_0to1, too."""
 
@@ -115,8 +115,7 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         rows, visits, numbers, before = [], [], self.own_numbers(self.step_index), statistics(self.network)
         for k in numbers:
-            # exchange gradients once per step
-            with nullcontext() if k == numbers[-1] else self.accelerator.no_sync(self.model):
+            with nullcontext() if k == numbers[-1] else self.accelerator.no_sync(self.model):  # one exchange a step
                 judged = self.objective(self.model, self._next_batch(), k)
                 if not torch.isfinite(judged.total):
                     self._stop(f"the loss is {judged.total.item()} at step {self.step_index}")
@@ -147,15 +146,14 @@ class Trainer:
     # ------------------------------------------------------------------ the run
 
     def fit(self, on_epoch: Callable[[list[dict]], None] | None = None) -> list[dict]:
-        """Train to the last epoch; returns the history, a dict per epoch. The main process calls on_epoch(history).
-        ValueError where another run is at work in the same folder."""
-        main = self.accelerator.is_main_process
+        """Train to the last epoch; returns the history, a dict per epoch. ValueError where another run is at work here."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        with held(self.run_dir) if main else nullcontext():
-            return self._fit(on_epoch, main)
+        with held(self.run_dir) if self.accelerator.is_main_process else nullcontext():
+            return self._fit(on_epoch)
 
-    def _fit(self, on_epoch, main: bool) -> list[dict]:
-        self._batches, total, self.watch = None, self.config.total_steps, DetectorWatch(self.config)
+    def _fit(self, on_epoch) -> list[dict]:
+        self._batches, main, total = None, self.accelerator.is_main_process, self.config.total_steps
+        self.watch = DetectorWatch(self.config)
         if main:
             sweep(self.run_dir)
         if not self.resume():
