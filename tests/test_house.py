@@ -17,10 +17,10 @@ from retina_kp.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 # How large the package may be. Lower a limit as soon as the house is smaller. Only a new ability raises one, by what it
-# brings: the last were round eyes, maps that bend, and refusals of print.
+# brings: the last were maps that bend, refusals of print, and files as they really are.
 LIMITS = {
-    "Python files": 119,
-    "lines": 16999,
+    "Python files": 121,
+    "lines": 17445,
     "lines of a file": 250,
     "files of a wing": 17,
     "words of the README": 700,
