@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from retina_kp import PairOptions, draw_pair
+from retina_kp import PairOptions, Registration, draw_pair
 from retina_kp.cli.main import cli
 from retina_kp.core.images import read_image, shrink, write_image
 from retina_kp.data.layouts.pairs_csv import write_pairs_csv
@@ -18,6 +18,7 @@ from retina_kp.data.records import PairRecord
 from retina_kp.evaluation.batch import _truth_errors, display_copies, find_jobs, has_truth, run_job, run_jobs
 from retina_kp.notebook import report
 from retina_kp.registration.registrar import WHAT_TO_TRY
+from retina_kp.registration.result import refused
 from retina_kp.synthetic.pairs import write_aligned_folder
 
 EASY = PairOptions(size_px=512, rotation_deg=12, scale=(0.9, 1.1), min_overlap=0.7)
@@ -235,24 +236,36 @@ def test_an_unreadable_image_is_an_outcome(folder, registrar, tmp_path):
     assert outcome.result is None and "broken.png" in outcome.error and outcome.row()["inliers"] == 0
 
 
-@pytest.mark.parametrize("error", [MemoryError("no room"), cv2.error("bad size"), RuntimeError("CUDA out of memory")])
-def test_what_a_library_raises_at_one_pair_leaves_the_others_alone(folder, tmp_path, error):
-    def registrar(fixed, moving):
-        raise error
-
-    jobs = find_jobs(folder / "fixed", folder / "moving")
-    outcomes = run_jobs(registrar, jobs, tmp_path)
-    assert len(outcomes) == len(jobs)
-    assert all(type(error).__name__ in outcome.error and str(error) in outcome.error for outcome in outcomes)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_files_of_kinds_that_are_not_read_are_told(tmp_path, caplog):
     for side in ("fixed", "moving"):
         write_image(tmp_path / side / "a.png", np.zeros((40, 40), np.uint8))
         (tmp_path / side / "a.e2e").touch()
     assert len(find_jobs(tmp_path / "fixed", tmp_path / "moving")) == 1
     assert caplog.text.count("1 files left out, of kinds that are not read: 1 .e2e") == 2
+
+
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 9 GiB"), cv2.error("resize failed"), KeyError("x")])
+def test_any_error_of_one_pair_is_an_outcome(error, folder, tmp_path, caplog):
+    """The next pair is registered, and the log has where it happened."""
+    answers = iter([error, refused("too few matches", (512, 512), (512, 512))])
+
+    def registrar(fixed, moving):
+        if isinstance(answer := next(answers), Exception):
+            raise answer
+        return answer
+
+    bad, good = run_jobs(registrar, find_jobs(folder / "fixed", folder / "moving"), tmp_path)
+    assert bad.row()["status"].startswith(f"failed: {type(error).__name__}: ") and "Traceback" in caplog.text
+    assert good.result.status == "too few matches" and [p.name for p in tmp_path.iterdir()] == ["b-fa-on-b.json"]
+
+
+def test_an_image_that_cannot_be_warped_is_an_outcome(folder, tmp_path, monkeypatch):
+    ok = Registration("ok", np.eye(3), 1.0, *np.zeros((2, 0, 2)), np.zeros(0, bool), (512, 512), (512, 512))
+    monkeypatch.setattr(Registration, "warp", lambda self, moving: np.zeros(10**18))
+    (outcome,) = run_jobs(
+        lambda fixed, moving: ok, find_jobs(folder / "fixed" / "a.png", folder / "fixed" / "a.png"), tmp_path
+    )
+    assert not outcome.ok and "allocate" in outcome.error and not list(tmp_path.iterdir())
 
 
 def test_a_refused_pair_leaves_its_reason_and_no_transform(folder, registrar, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -294,6 +295,22 @@ def test_lab_opens_copies_outside_a_clone_and_keeps_those_that_are_there(tmp_pat
     assert opened[0]["cwd"] == tmp_path / "notebooks" and opened[0]["env"][files.PROJECT] == str(tmp_path)
     assert (tmp_path / "notebooks" / "07_register.ipynb").read_text() == "mine"
     assert (tmp_path / "notebooks" / "params" / "full.yaml").is_file()
+
+
+def test_a_locale_without_signs_stops_nothing(tmp_path):
+    """What ASCII cannot say is escaped, in a folder with a Chinese name too."""
+    folder = tmp_path / "眼底"
+    folder.mkdir()
+    picture = np.zeros((40, 40), np.uint8)
+    write_image(folder / "图.png", picture)
+    (folder / "pairs.csv").write_text(
+        "pair_id,eye_id,modality0,modality1,image0,image1\n甲,e,CF,FA,图.png,没有.png\n", encoding="utf-8"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    how = {"env": os.environ | plain, "cwd": ROOT, "capture_output": True}
+    done = subprocess.run([sys.executable, "-m", "retina_kp", "inspect", str(folder)], **how)
+    assert done.returncode == 1 and not done.stderr, done.stderr.decode()
+    assert b"no such file" in done.stdout and b"Traceback" not in done.stdout
 
 
 def test_a_wheel_works_outside_a_clone(tmp_path):

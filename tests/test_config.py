@@ -13,6 +13,7 @@ from retina_kp.core.config import differences, from_dict, to_dict
 from retina_kp.core.files import in_project
 from retina_kp.networks import NETWORKS, build_network, fold_batch_norm
 from retina_kp.networks.checkpoints import find_weights, load_network, read_metadata, save_network
+from retina_kp.registration.confidence import DEFAULT_CALIBRATION, checked
 from retina_kp.training.config import TrainConfig
 
 
@@ -232,6 +233,61 @@ def test_tensors_that_do_not_fit_are_named(change, saved):
         ValueError, match=f"does not fit network 'lite': 1 tensors .*{'zzz' if change == 'extra' else 'detect.bias'}"
     ):
         load_network(saved)
+
+
+def changed(path, change):
+    """The checkpoint with its tensors or its header changed, without the sum that would tell."""
+    with safe_open(str(path), "pt") as file:
+        tensors, header = {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["retina_kp"])
+    change(tensors, header)
+    save_file(tensors, str(path), metadata={"retina_kp": json.dumps(header)})
+    return path
+
+
+def zeros(tensors, header):
+    tensors |= {key: torch.zeros_like(value) for key, value in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (zeros, "hold nothing but zeros"),
+        (lambda t, h: t["detect.bias"].fill_(float("nan")), "detect.bias holds values that are not finite"),
+        (lambda t, h: t.update({"detect.bias": torch.zeros(1, dtype=torch.int64)}), "detect.bias holds torch.int64"),
+        (lambda t, h: t.update(steerers=torch.eye(7).expand(4, 7, 7).clone()), r"steerers has shape \(4, 7, 7\), not"),
+        (lambda t, h: t.update(steerers=torch.ones(4)), r"steerers has shape \(4,\), not"),
+        (lambda t, h: h.pop("network"), "header has no 'network'"),
+        (lambda t, h: h.update(options=[1]), "header has no 'options'"),
+        (lambda t, h: h["options"].update(width=1e5), "does not fit network 'lite'"),  # without asking for terabytes
+        (lambda t, h: h["options"].update(descriptor_dim=-1), "of its header cannot be built: .*negative"),
+        (lambda t, h: h["options"].update(size=3), "does not take these options"),
+    ],
+)
+def test_a_changed_checkpoint_is_refused_with_the_key(change, message, saved):
+    with pytest.raises(ValueError, match=message) as caught:
+        load_network(changed(saved, change))
+    assert str(saved) in str(caught.value)
+
+
+def test_weights_with_a_flipped_bit_are_refused(saved):
+    content = bytearray(saved.read_bytes())
+    content[-1] ^= 1  # of the last tensor: the value stays finite
+    saved.write_bytes(content)
+    with pytest.raises(ValueError, match="not those that were saved"):
+        load_network(saved)
+
+
+def test_a_header_that_is_no_json_is_refused(saved):
+    save_file({"a": torch.zeros(2)}, str(saved), metadata={"retina_kp": "{network"})
+    with pytest.raises(ValueError, match="header is no JSON"):
+        load_network(saved)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "4", None, True])
+def test_a_calibration_holds_finite_numbers(value):
+    with pytest.raises(ValueError, match="calibration: settled_share is .*, no finite number"):
+        checked(DEFAULT_CALIBRATION | {"settled_share": value})
+    assert checked(DEFAULT_CALIBRATION) == checked(None)
 
 
 def test_a_network_of_ones_own_is_saved_and_loaded_by_the_name_it_was_built_by(tmp_path, monkeypatch):

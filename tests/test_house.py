@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # How large the package may be. Lower a limit as soon as the house is smaller. Only a new ability raises one, by what it
 # brings: the last were maps that bend, refusals of print, files as they are, clicked points, and series of images.
 LIMITS = {
-    "Python files": 140,
-    "lines": 19500,
+    "Python files": 145,
+    "lines": 20500,
     "lines of a file": 250,
     "files of a wing": 17,
     "words of the README": 700,

@@ -1,5 +1,6 @@
 """Oracle tests of the layouts, of bad data and of the pairs table, on small trees of odd sizes."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -629,7 +630,13 @@ def test_the_table_of_the_manual_is_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["pair_id,é".encode("latin-1"), "pair_id,eye_id".encode("utf-16"), b"pair_id\n" + b"x" * 200_000]
+    "content",
+    [
+        "pair_id,é".encode("latin-1"),
+        "pair_id,eye_id".encode("utf-16"),
+        "pair_id,eye_id".encode("utf-16-be"),
+        b"pair_id\n" + b"x" * 200_000,
+    ],
 )
 def test_what_is_no_table_of_text_is_told(tmp_path, content):
     (tmp_path / "pairs.csv").write_bytes(content)
@@ -637,7 +644,38 @@ def test_what_is_no_table_of_text_is_told(tmp_path, content):
         load_layout(tmp_path)
 
 
-# ------------------------------------------------------------------ the real pairs
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("split", "pair_id"), "the column pair_id is there twice"),
+        (lambda text: text.replace("1.0 0.0 0.0 0.0 1.0", "1e300 0.0 0.0 0.0 1e300"), "no invertible|has scale"),
+        (lambda text: text.replace("1.0 0.0 0.0 0.0 1.0", "500.0 0.0 0.0 0.0 500.0"), "H_0to1 has scale 500, beyond"),
+    ],
+)
+def test_a_table_that_cannot_be_right_is_refused(change, message, tmp_path):
+    for name in "ab":
+        write_image(tmp_path / f"{name}.png", np.zeros((60, 60), np.uint8))
+    write_pairs_csv(
+        tmp_path / "pairs.csv",
+        [PairRecord("a", "e", "CF", "FA", *(tmp_path / f"{n}.png" for n in "ab"), H_0to1=np.eye(3))],
+    )
+    assert len(load_layout(tmp_path).records) == 1
+    table = tmp_path / "pairs.csv"
+    table.write_text(change(table.read_text(encoding="utf-8")), encoding="utf-8")
+    try:
+        told = [str(problem) for problem in load_layout(tmp_path).problems]
+    except ValueError as error:
+        told = [str(error)]
+    assert re.search(message, told[0])
+
+
+def test_ids_that_look_like_formulas_come_back(tmp_path):
+    write_image(tmp_path / "=a.png", np.zeros((60, 60), np.uint8))
+    ids = ["=HYPERLINK(1)", "+1+1", "@a", "'=x", "-y"]
+    records = [PairRecord(i, i, "CF", "FA", tmp_path / "=a.png", tmp_path / "=a.png") for i in ids]
+    write_pairs_csv(tmp_path / "pairs.csv", records)
+    assert not re.search(r"(^|,)[=+@-]", (tmp_path / "pairs.csv").read_text(encoding="utf-8"), re.MULTILINE)
+    assert load_layout(tmp_path).records == records
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real development pairs are not at {REAL}")

@@ -340,7 +340,7 @@ def test_every_broken_input_is_named_and_the_rest_evaluated(clinic):
     Path(f"{stem}_02.png").write_bytes(Path(f"{stem}_02.png").read_bytes()[:400])  # its header is whole
     write_points(Path(f"{operation_pair(clinic, '004_01')}_02.txt"), GRID[:11])
     operation_pair(clinic, "005_01", points=GRID[:3])
-    Path(f"{operation_pair(clinic, '006_01')}_01.txt").write_text("1 2\nthree 4\n" * 3)
+    Path(f"{operation_pair(clinic, '006_01')}_01.txt").write_text("1 2\nthree 4\n" * 3, encoding="utf-8")
     operation_pair(clinic, "007_01", (60, 0))
     operation_pair(clinic, "008_01", points=np.stack([np.linspace(5, 80, 6)] * 2, 1))
     write_points(Path(f"{operation_pair(clinic, '009_01')}_02.txt"), GRID * [-1, 1] + [120, 0])  # a mirrored annotation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -364,3 +366,37 @@ def test_parameters_that_name_what_lies_here_become_absolute(tmp_path, monkeypat
     ) == str(tmp_path / "mine")
     assert report.from_here("mine", "lite") == "mine" and report.from_here("elsewhere/a.png", "") == "elsewhere/a.png"
     assert report.from_here("", "") == "" and report.from_here("3", 1) == "3"
+
+
+def test_no_cell_of_a_table_is_a_formula(tmp_path):
+    cells = ["=HYPERLINK(0)", "+1+1", "-x", "@a", "'=x", "-0.5", "+3", "a=b", "it's", "-", ""]
+    files.write_csv(tmp_path / "t.csv", [{"id": cell, "n": -1} for cell in cells])
+    written = [row[0] for row in csv.reader((tmp_path / "t.csv").open(encoding="utf-8", newline=""))][1:]
+    assert written == ["'=HYPERLINK(0)", "'+1+1", "'-x", "'@a", "''=x", "-0.5", "+3", "a=b", "it's", "-", ""]
+    assert [files.without_apostrophe(cell) for cell in written] == cells
+    table = pd.DataFrame({"id": ["=1"], "n": [-1.5]})
+    assert files.write_csv(tmp_path / "t.csv", table).read_text(encoding="utf-8") == "id,n\n'=1,-1.5\n"
+    assert table.id[0] == "=1"
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(OSError, match="No space left on device: .*kept.txt"), files.replacing(tmp_path / "kept.txt"):
+        with full.open("wb", buffering=0) as device:
+            device.write(b"x")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        files.write_text(tmp_path / "file" / "below.txt", "x")
+
+
+def test_text_is_utf_8(tmp_path):
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "t.csv").write_bytes("眼,é\n".encode(encoding))
+        assert files.read_text(tmp_path / "t.csv") == "眼,é\n"
+    for content in (b"\xff\xfe\0\1", b"a\0b", "a,b".encode("utf-16"), "a,b".encode("utf-16-le")):
+        (tmp_path / "t.csv").write_bytes(content)
+        with pytest.raises(ValueError, match="t.csv: not a plain text file"):
+            files.read_text(tmp_path / "t.csv")

@@ -1,15 +1,22 @@
 """Oracles for results: a known transform draws a known picture, maps there and back, and survives the disk."""
 
 import json
+import re
+import struct
+import zlib
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, TiffImagePlugin
 
 from retina_kp.core.geometry import as_homography, inside, lattice, resize_matrix, similarity, warp_points
 from retina_kp.core.images import write_image
 from retina_kp.registration.result import Registration, refused
+from retina_kp.registration.saving import itk_spacing
 from retina_kp.registration.transforms import fit_transform
 
 FIXED_HW, MOVING_HW = (340, 500), (313, 471)
@@ -304,6 +311,110 @@ def test_itk_resamples_as_warp_does(tmp_path):
     warped = sitk.GetArrayFromImage(sitk.Resample(*images, sitk.ReadTransform(str(tmp_path / "pair.tfm"))))
     seen = cv2.erode(result.covered().astype(np.uint8), np.ones((3, 3))) > 0
     assert np.abs(warped.astype(int) - result.warp(moving))[seen].max() <= 2 and seen.mean() > 0.3
+
+
+def files_with_a_resolution(folder):
+    """Image files, as cameras and SimpleITK write them, with what says how large a pixel is; noise would hide shifts."""
+    image, files = Image.fromarray(picture(MOVING_HW)), []
+
+    def save(name, **how):
+        files.append(folder / name)
+        image.save(files[-1], **how)
+        return files[-1]
+
+    for unit, x, y in ((None, 96, 96), (1, 96, 96), (2, 96, 96), (2, 300, 200), (3, 100, 50), (2, 0, 5), (7, 9, 9)):
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[282], tags[283] = float(x), float(y)
+        if unit is not None:
+            tags[296] = unit
+        save(f"unit {unit} {x} {y}.tif", tiffinfo=tags)
+    save("one of two.tif", tiffinfo={282: 300.0, 296: 2})
+    plain = save("plain.jpg").read_bytes()
+    for unit, x, y in ((0, 96, 48), (1, 96, 48), (2, 40, 40), (1, 0, 5), (3, 9, 9)):
+        start = plain.index(b"JFIF\0") + 7
+        files.append(folder / f"jfif {unit} {x} {y}.jpg")
+        files[-1].write_bytes(plain[:start] + struct.pack(">BHH", unit, x, y) + plain[start + 5 :])
+    exif = Image.Exif()
+    exif.update({282: 300.0, 283: 300.0, 296: 2})
+    save("exif.jpg", exif=exif)
+    save("resolution.png", dpi=(96, 96))
+    save("resolution.bmp", dpi=(96, 96))
+    plain = save("plain.png").read_bytes()
+    for number, content in enumerate(
+        (b"\1.3\0.4", b"\0019e-3\0.02", b"\2.3\0.4", b"\0.3\0.4", b"\1-1\0.4", b"\1x\0.4")
+    ):
+        chunk = b"sCAL" + content
+        chunk = struct.pack(">I", len(content)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        files.append(folder / f"scale {number}.png")
+        files[-1].write_bytes(plain[:33] + chunk + plain[33:])
+    return files
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # of the broken ones
+def test_the_spacing_of_a_file_is_what_simpleitk_takes_it_for(tmp_path):
+    sitk, found = pytest.importorskip("SimpleITK"), set()
+    for path in files_with_a_resolution(tmp_path):
+        image = sitk.ReadImage(str(path))
+        assert itk_spacing(path) == pytest.approx(image.GetSpacing(), rel=1e-6), path.name
+        assert image.GetOrigin() == (0, 0) and image.GetDirection() == (1, 0, 0, 1)
+        found.add(image.GetSpacing())
+    assert len(found) >= 8  # the test would be idle if all were 1
+    assert itk_spacing(np.zeros(MOVING_HW)) == (1, 1)
+    for broken in (b"", b"II*\0\xff\xff\xff\xff", b"II+\0", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n\0\0"):
+        (tmp_path / "broken").write_bytes(broken)
+        assert itk_spacing(tmp_path / "broken") == (1, 1)
+
+
+@pytest.mark.parametrize("moving_file", ["m.tif", "m.jpg", "m.png", "m.bmp"])
+@pytest.mark.parametrize("make", [registered, bent], ids=["affine", "bent"])
+def test_three_lines_of_simpleitk_work_on_files_with_a_resolution(make, moving_file, tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    fixed, moving, result = tmp_path / "f.tif", tmp_path / moving_file, make()
+    Image.fromarray(picture(FIXED_HW)).save(fixed, dpi=(200, 96))
+    Image.fromarray(picture(MOVING_HW)).save(moving, dpi=(96, 300))
+    result = replace(result, fixed_spacing=itk_spacing(fixed), moving_spacing=itk_spacing(moving))
+    result.save(tmp_path / "pair.json")
+    result = Registration.load(tmp_path / "pair.json")
+    result.inverse().save(tmp_path / "back.json")
+    for name, way, *files in (("pair", result, moving, fixed), ("back", result.inverse(), fixed, moving)):
+        images = [sitk.ReadImage(str(path)) for path in files]
+        warped = sitk.GetArrayFromImage(sitk.Resample(*images, sitk.ReadTransform(str(tmp_path / f"{name}.tfm"))))
+        gray = warped.reshape(*warped.shape[:2], -1)[..., 0].astype(int)  # ITK reads a gray BMP as RGB
+        seen = cv2.erode(way.covered().astype(np.uint8), np.ones((3, 3))) > 0
+        assert np.abs(gray - way.warp(files[0]))[seen].max() <= 2 and seen.mean() > 0.3
+
+
+def test_the_lines_for_other_tools_in_readme_work(tmp_path, monkeypatch):
+    """Each gives the picture that `warp` gives; what is not installed here is passed over."""
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"```python\n(import cv2, .*?)```", readme, re.DOTALL)[1]
+    block = re.sub(r"^(cv2|skimage|kornia)\.(.*)", r"pictures.append(\1.\2", block, flags=re.M)
+    block = re.sub(r"^(pictures\.append\(.*?)( +#.*)$", r"\1)", block, flags=re.M)
+    if not find_spec("kornia"):
+        block = re.sub(r"kornia, |^.*kornia\..*$", "", block, flags=re.M)
+    pytest.importorskip("SimpleITK")
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(picture(FIXED_HW)).save("fundus.png")
+    Image.fromarray(picture(MOVING_HW)).save("angiogram.tif", dpi=(96, 300))
+    result = replace(bent(), moving_spacing=itk_spacing("angiogram.tif"))
+    result.save("out/result.json")
+    seen, wanted = cv2.erode(result.covered().astype(np.uint8), np.ones((3, 3))) > 0, result.warp("angiogram.tif")
+    names = {"result": result, "pictures": []}
+    exec(block, names)
+    pictures = [255 * np.asarray(found).reshape(wanted.shape) for found in names["pictures"]]
+    for found in (*pictures, names["sitk"].GetArrayFromImage(names["registered"]).astype(float)):
+        assert np.abs(found - wanted)[seen].max() <= 2
+    assert len(pictures) >= 2
+    rows = [line.split(",") for line in Path("landmarks.csv").read_text(encoding="utf-8").splitlines()]
+    assert [float(cell.strip('"')) for cell in rows[0][2:]] == pytest.approx(
+        [*result.matches1[0], *result.matches0[0]], abs=1e-3
+    )
+
+
+def test_a_result_written_before_spacings_were_kept_is_read(tmp_path):
+    registered(fixed_spacing=(0.5, 0.5)).save(tmp_path / "pair.json")
+    old = {k: v for k, v in json.loads((tmp_path / "pair.json").read_text()).items() if "spacing" not in k}
+    assert Registration.from_dict(old).fixed_spacing == (1, 1)
 
 
 def test_transformation_txt_is_the_matrix_moving_to_fixed(tmp_path):

@@ -23,6 +23,7 @@ from retina_kp.synthetic.pairs import write_aligned_folder
 from retina_kp.training.config import RATES, RECIPES, get_recipe, rate_of
 from retina_kp.training.losses import PHASES
 from retina_kp.training.processes import REASON, read_history, write_state
+from retina_kp.training.settings import check_parameters
 from retina_kp.training.trainer import Trainer
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -74,6 +75,37 @@ def test_full_scale_fits_every_notebook(phase):
 def test_what_papermill_injects_must_be_a_parameter(injected, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         runs.read_settings(DEFAULTS["warmup"] | {"In": ["", "import os", OWN, injected, "settings = ..."]})
+
+
+SHOWN = 'fixed = ""  # image\nbaselines = []\nturn_deg = 60.0\n'
+
+
+@pytest.mark.parametrize(
+    ("injected", "message"),
+    [
+        (
+            "fixed = 1",
+            "fixed: takes str, got 1; text that looks like a number is quoted: with papermill -y 'fixed: \"1\"'",
+        ),
+        ("fixed = 1e5", "-y 'fixed: \"100000.0\"'"),
+        (
+            'baselines = "SIFT"',
+            "baselines: takes list, got 'SIFT'; a list is written in brackets: with papermill -y 'baselines: [SIFT]'",
+        ),
+        ("fixd = ''", "no parameter 'fixd' here; did you mean 'fixed'?"),
+    ],
+)
+def test_notebooks_without_settings_name_the_parameter_and_the_remedy(injected, message):
+    namespace = {}
+    exec(f"{SHOWN}{injected}", namespace)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_parameters(namespace | {"In": ["", SHOWN, f"# Parameters\n{injected}\n"]})
+
+
+def test_parameters_of_the_right_type_pass():
+    injected = '# Parameters\nfixed = "001"\nturn_deg = 3\n'
+    check_parameters({"fixed": "001", "turn_deg": 3, "In": ["", SHOWN, injected, "check_parameters(globals())"]})
+    check_parameters({"In": [SHOWN, "check_parameters(globals())"]})
 
 
 @pytest.mark.parametrize(
@@ -514,6 +546,6 @@ def test_a_pools_worker_ends_with_its_killed_parent(tmp_path):
 def running(pid: int) -> bool:
     """Whether a process is there and no zombie that nobody has collected."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False

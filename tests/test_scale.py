@@ -22,7 +22,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torch._dynamo  # the optimiser imports it: 1 s that every forked run would spend again
 import yaml
 from test_sources import write_pair
 

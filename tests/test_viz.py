@@ -1,5 +1,7 @@
 """The figures hold what they claim: artists, positions, counts; at odd sizes, every dtype, and with nothing to draw."""
 
+import warnings
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -10,6 +12,7 @@ import pytest  # noqa: E402
 
 from retina_kp import viz  # noqa: E402
 from retina_kp.viz import curves as viz_curves  # noqa: E402
+from retina_kp.viz import registrations  # noqa: E402
 
 HW0, HW1 = (313, 471), (200, 151)
 NONE = np.zeros((0, 2))
@@ -233,3 +236,29 @@ def test_file_table_rounds_up_and_leaves_notebooks_out(tmp_path):
     shown = viz.file_table(tmp_path).data
     assert shown.index("a.png") < shown.index("b.json") and ">3</td>" in shown and ">1</td>" in shown
     assert "report.ipynb" not in shown and "folder" not in shown
+
+
+@pytest.mark.filterwarnings("error:Glyph")
+@pytest.mark.parametrize("name", ["$a$_$\\frac{", "{$}$x", "cost $5", "a\\$b$"])
+def test_names_out_of_data_are_never_formulas(name):
+    ax = viz.show(np.zeros(HW0), title=name)
+    errors = viz_curves.plot_error_cdf(None, {name: [1.0, 2.0]})
+    for text in (ax.title, errors.get_legend().get_texts()[0]):
+        told, is_formula = text._preprocess_math(text.get_text())  # what matplotlib draws
+        assert told.startswith(name) and is_formula is False
+        text.figure.canvas.draw()
+
+
+def test_signs_that_no_font_has_are_escaped(monkeypatch):
+    words = "眼底_é_한"
+    monkeypatch.setitem(plt.rcParams, "font.family", ["sans-serif"])
+    registrations._signs.cache_clear()
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        warnings.simplefilter("error")
+        ax = viz.show(np.zeros(HW0), title=words)
+        ax.figure.canvas.draw()
+    assert ax.get_title() == "\\u773c\\u5e95_é_\\ud55c"
+    registrations._signs.cache_clear()
+    monkeypatch.setattr(registrations, "_signs", lambda: {ord(sign) for sign in words})
+    assert registrations.plain(words) == words

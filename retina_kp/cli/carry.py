@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.files import read_json, write_csv, write_json, write_text
+from ..core.files import as_spelled, read_json, write_csv, write_json, write_text
 from ..core.geometry import inside
 from ..core.images import as_array, write_image
 from ..registration.carrying import carry_annotations
@@ -30,10 +30,10 @@ def carry_files(
     if not registration.ok:
         raise ValueError(f"{result}: nothing to carry by, this registration was refused ({registration.status})")
     folder = Path(out).expanduser() if out and len(files) > 1 else _result_file(result).parent
-    for file in map(Path, files):
+    for file in map(as_spelled, files):
         kept = file.suffix if file.suffix.lower() in (*LOSSLESS, ".txt", ".csv", ".json", ".geojson") else ".png"
         target = Path(out).expanduser() if out and len(files) == 1 else folder / f"{file.stem}_in_{to}{kept}"
-        yield f"{target}: {carry_file(registration, file.expanduser(), target, to, mask)}"
+        yield f"{target}: {carry_file(registration, file, target, to, mask)}"
 
 
 def carry_file(result: Registration, file: Path, target: Path, to: str, mask: bool) -> str:

@@ -31,10 +31,20 @@ class Command(click.Command):
             return super().invoke(context)
         except (OSError, ValueError) as error:
             raise BadInput(str(error)) from None
+        except RuntimeError as error:
+            if type(error).__name__ != "NotebookError":  # by name: its module is slow to import
+                raise
+            raise BadInput(str(error)) from None
 
 
 class Commands(click.Group):
     command_class = Command
+
+    def main(self, *args, **kwargs):
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # a C locale has no °, and a name may have anything
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **kwargs)
 
     def list_commands(self, context: click.Context) -> list[str]:
         return [name for names in SECTIONS.values() for name in names]
@@ -216,11 +226,7 @@ def report(notebook: str, given, file: str | None, out: str | None, timeout: int
     from ..core.files import read_json
     from ..notebook import report as runner
 
-    try:
-        parameters = runner.read_parameters(notebook, given, file)
-        result = runner.run_notebook(notebook, parameters, out, timeout=timeout)
-    except runner.NotebookError as error:
-        raise BadInput(str(error)) from None
+    result = runner.run_notebook(notebook, runner.read_parameters(notebook, given, file), out, timeout=timeout)
     figures = runner.count_figures(result.executed)
     click.echo(f"{result.html}\n{figures} figures, {result.seconds:.0f} s; executed copy: {result.executed}")
     metrics = result.html.with_name("metrics.json")

@@ -16,13 +16,12 @@ import cv2
 import numpy as np
 
 from ..core.dicom import add_identities
-from ..core.files import write_text
+from ..core.files import as_spelled, write_text
 from ..core.geometry import describe
 from ..core.images import shrink, write_image
 from ..core.overlays import checkerboard, displayable
-from ..registration.large import Copy, register_copies, warp_file
+from ..registration.large import Copy, copies_by_points, register_copies, warp_file
 from ..registration.registrar import WHAT_TO_TRY, Registrar
-from ..registration.rescue import points_only
 from ..registration.result import Registration
 from ..registration.saving import saved_files
 
@@ -83,12 +82,13 @@ def register_pair(
     out, started = Path(folder).expanduser(), time.perf_counter()
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: name a folder for the results")
-    copy0, copy1 = _image(fixed, "fixed"), _image(moving, "moving")
+    path0, path1 = as_spelled(fixed), as_spelled(moving)
+    copy0, copy1 = _image(path0, "fixed"), _image(path1, "moving")
     clicks = _clicks(points)
     if points_alone:
         if points is None:
             raise ValueError("--points-alone needs a file of --points")
-        result = points_only(*clicks, copy0.whole_hw, copy1.whole_hw)
+        result = copies_by_points(copy0, copy1, *clicks)
     else:
         result = register_copies(Registrar.from_pretrained(weights, device=device, model=model), copy0, copy1, *clicks)
     registered, overlay = out / "registered.png", out / "overlay.png"
@@ -117,9 +117,9 @@ def register_pair(
     return result, [*files, page]
 
 
-def _image(path: str, name: str) -> Copy:
+def _image(path: Path, name: str) -> Copy:
     """An image file, checked; ValueError with a way out where it is a folder or a table."""
-    if Path(path).expanduser().is_dir() or Path(path).suffix.lower() == ".csv":
+    if path.is_dir() or path.suffix.lower() == ".csv":
         many = "retina-kp report 07_register -p fixed FOLDER_OR_TABLE -p moving FOLDER"
         raise ValueError(f"{name}: {path} is no image file; many pairs are registered by {many}")
     return Copy.read(path)

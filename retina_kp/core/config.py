@@ -74,7 +74,9 @@ def _convert_any(kinds, value, where: str):
             return _convert(kind, value, where)
         except ValueError as error:
             errors.append(str(error))
-    raise ValueError("; or ".join(errors))
+    parts = [error.partition("; ") for error in errors]
+    hints = dict.fromkeys(hint for _, _, hint in parts if hint)
+    raise ValueError("; ".join(["; or ".join(said for said, _, _ in parts), *hints]))
 
 
 def _need(value, kind, where: str):
@@ -82,5 +84,9 @@ def _need(value, kind, where: str):
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         names = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
         hint = "; YAML takes 1e-3 for text, write 1.0e-3" if float in kinds and isinstance(value, str) else ""
+        if str in kinds and isinstance(value, (int, float)):
+            hint = f"; text that looks like a number is quoted: with papermill -y '{where}: \"{value}\"'"
+        if {list, tuple} & {*kinds} and isinstance(value, (str, int, float)):
+            hint = f"; a list is written in brackets: with papermill -y '{where}: [{value}]'"
         raise ValueError(f"{where}: takes {names}, got {value!r}{hint}")
     return value

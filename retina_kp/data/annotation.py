@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..core.files import read_text
 from ..core.geometry import as_homography, inside, jacobian, warp_points
 from ..core.images import image_size
 from .records import PairRecord, Problem
@@ -29,12 +30,8 @@ def read_number_rows(path: str | Path, columns: int) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a plain text file ({error.reason}); save it as UTF-8 text") from error
     rows = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if line.strip():
             try:
                 rows.append(parse_numbers(line, columns))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..core.files import composed
 from ..core.geometry import as_homography, inside, warp_points
 from ..core.images import ImageError, as_array, to_gray
 from ..core.vessels import field_of_view_mask, skeleton_junctions, vessel_mask
@@ -23,7 +24,7 @@ class PairRecord:
 
     points0_xy, points1_xy: (N, 2) float64 in original px of their image, same order, both or neither. H_0to1: (3, 3)
     float64, original px of image 0 → original px of image 1, None when unknown. Paths become absolute, ids lose outer
-    blanks. ValueError for empty ids or modalities and for points or H of a wrong form.
+    blanks and are NFC. ValueError for empty ids or modalities and for points or H of a wrong form.
     """
 
     pair_id: str
@@ -42,7 +43,7 @@ class PairRecord:
         if (self.points0_xy is None) != (self.points1_xy is None):
             raise ValueError(f"{self.pair_id}: points belong to both images or to none")
         for names, clean in (
-            ((*IDS, "split"), lambda text: str(text).strip()),
+            ((*IDS, "split"), lambda text: composed(str(text).strip())),
             (("image0", "image1", "vessel_mask0"), lambda path: Path(path).absolute()),
             (("H_0to1",), as_homography),
             (("points0_xy", "points1_xy"), lambda points: np.array(points, np.float64)),

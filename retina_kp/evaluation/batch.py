@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from ..core.dicom import add_identities
-from ..core.files import natural_order
+from ..core.files import as_spelled, natural_order, sweep
 from ..core.image_files import IMAGE_SUFFIXES
-from ..core.images import shrink, write_image
+from ..core.images import ImageError, shrink, write_image
 from ..core.pages import numbered
 from ..data.annotation import read_number_rows
 from ..data.layouts import load_layout
 from ..data.layouts.files import left_out
+from ..data.pairing import pair_files
 from ..data.records import PairRecord
 from ..registration.large import Copy, register_copies, warp_file
 from ..registration.registrar import Registrar
@@ -35,8 +36,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A pair to be registered, with its truth where there is one; its files bear its name. With an error it has no
-    images."""
+    """A pair to be registered, with its truth where there is one; its files bear its name. With an error it has one
+    image or none."""
 
     name: str
     fixed: Path | None
@@ -85,15 +86,16 @@ def has_truth(record: PairRecord) -> bool:
     return record.points0_xy is not None or record.H_0to1 is not None
 
 
-def find_jobs(fixed: str | Path, moving: str | Path = "") -> list[Job]:
-    """Jobs from two image files, or from two folders whose images pair up in the order of their names (2 before 10).
+def find_jobs(fixed: str | Path, moving: str | Path = "", pair_by: str = "name") -> list[Job]:
+    """Jobs from two image files, or from two folders whose images are paired as `pair_files` says.
 
-    Without ``moving`` they come from a pairs.csv or a folder of any layout; an unusable pair is a job with an error.
-    Names of jobs differ and are fit for files. FileNotFoundError or ValueError says what was missing or unequal.
+    Without ``moving`` they come from a pairs.csv or a folder of any layout. An unusable pair, and an image without a
+    partner, is a job with an error. Names of jobs differ and are fit for files. FileNotFoundError or ValueError says
+    what was missing or unequal.
     """
     if not str(fixed):
         raise ValueError("fixed: no path given; name an image, a folder or a pairs.csv")
-    fixed, moving = Path(fixed).expanduser(), Path(moving).expanduser() if str(moving) else None
+    fixed, moving = as_spelled(fixed), as_spelled(moving) if str(moving) else None
     for name, path in (("fixed", fixed), ("moving", moving)):
         if path is not None and not numbered(path)[0].exists():
             raise FileNotFoundError(f"{name}: there is no file or folder {str(path.absolute())!r}")
@@ -106,10 +108,14 @@ def find_jobs(fixed: str | Path, moving: str | Path = "") -> list[Job]:
     if not fixed.is_dir():
         return _named([_job(fixed, moving)])
     left, right = _images_in(fixed), _images_in(moving)
-    if len(left) != len(right) or not left:
-        counts = f"{fixed} holds {len(left)} images and {moving} {len(right)}"
-        raise ValueError(f"{counts}: there must be as many, in the same order by name")
-    return _named(list(map(_job, left, right)))
+    found = pair_files(left, right, pair_by)
+    if not found.pairs:
+        raise ValueError(f"{fixed} and {moving} hold no two images that belong together")
+    if found.warning:
+        log.warning("%s", found.warning)
+    sides = [(path, None) if path in left else (None, path) for path, _ in found.alone]
+    alone = [Job(path.stem, *side, error=why) for side, (path, why) in zip(sides, found.alone, strict=True)]
+    return _named([_job(*pair) for pair in found.pairs] + alone)
 
 
 def _job(fixed: Path, moving: Path) -> Job:
@@ -163,17 +169,22 @@ def run_job(registrar: Registrar, job: Job, points: Path | None = None) -> Outco
     helps."""
     if job.error:
         return Outcome(job, None, job.error, 0.0, None)
-    started = time.perf_counter()
+    started, result, errors_px, error = time.perf_counter(), None, None, ""
     try:
         clicks = () if points is None else np.hsplit(read_number_rows(points, 4), 2)
-        result, error = register_copies(registrar, Copy.read(job.fixed), Copy.read(job.moving), *clicks), ""
-    except ValueError as problem:  # of an image, or of points
-        result, error = None, str(problem)
-    except Exception as problem:  # memory that is not enough, or what a library raises
-        log.exception("%s", job.name)
-        result, error = None, f"{type(problem).__name__}: {problem}"
-    seconds = time.perf_counter() - started
-    return Outcome(job, result, error, seconds, _truth_errors(job.record, result))
+        result = register_copies(registrar, Copy.read(job.fixed), Copy.read(job.moving), *clicks)
+        errors_px = _truth_errors(job.record, result)
+    except Exception as problem:
+        result, error = None, _told(job, problem)
+    return Outcome(job, result, error, time.perf_counter() - started, errors_px)
+
+
+def _told(job: Job, problem: Exception) -> str:
+    """What stopped a pair, in words; where it is no fault of its images or points, the log has the rest."""
+    if type(problem) in (ImageError, ValueError):
+        return str(problem)
+    log.error("%s stopped", job.name, exc_info=problem)
+    return f"{type(problem).__name__}: {problem}".strip()
 
 
 def run_jobs(
@@ -182,27 +193,38 @@ def run_jobs(
     """Register every job; write <name>.json, the transform files and <name>_registered.png into ``folder``.
 
     They replace the files of an earlier run. points: a folder; pairs that have a <name>.txt there begin with it, see
-    `run_job`.
-    ValueError when two jobs bear one name: their files would overwrite each other.
+    `run_job`. ValueError when two jobs bear one name: their files would overwrite each other. OSError, with the path,
+    when a file cannot be written.
     """
     jobs, outcomes = list(jobs), []
     twice = [name for name, times in Counter(job.name.casefold() for job in jobs).items() if times > 1]
     if twice:
         raise ValueError(f"several jobs are called {twice[0]!r}, and so would their files be: rename all but one")
+    sweep(folder)  # what a run that was killed has left
     for job in jobs:
         clicked = Path(points or "", f"{job.name}.txt")
         outcome = run_job(registrar, job, clicked if points and clicked.is_file() else None)
-        result, registered = Path(folder) / f"{job.name}.json", Path(folder) / f"{job.name}_registered.png"
-        for old in (*saved_files(result), registered):  # of an earlier run of this name
-            old.unlink(missing_ok=True)
-        if outcome.result is not None:
-            outcome.result.save(result)
-            add_identities(result, job.fixed, job.moving)
-            if outcome.ok:
-                write_image(registered, warp_file(outcome.result, job.moving))
-        log.info("%s: %s", job.name, outcome.error or outcome.result.status)
-        outcomes.append(outcome)
+        outcomes.append(_kept(outcome, Path(folder)))
+        log.info("%s: %s", job.name, outcomes[-1].error or outcomes[-1].result.status)
     return outcomes
+
+
+def _kept(outcome: Outcome, folder: Path) -> Outcome:
+    """The outcome with its files written, or with the error that kept the moving image from being warped."""
+    job, result, pictures = outcome.job, outcome.result, []
+    try:
+        pictures = [warp_file(result, job.moving)] if outcome.ok else []
+    except Exception as problem:
+        outcome = replace(outcome, result=None, errors_px=None, error=_told(job, problem))
+    target, registered = folder / f"{job.name}.json", folder / f"{job.name}_registered.png"
+    for old in (*saved_files(target), registered):  # of an earlier run of this name
+        old.unlink(missing_ok=True)
+    if outcome.result is not None:
+        result.save(target)
+        add_identities(target, job.fixed, job.moving)
+        for picture in pictures:
+            write_image(registered, picture)
+    return outcome
 
 
 def display_copies(outcome: Outcome, longer_side_px: int = 1000) -> tuple[np.ndarray, np.ndarray, Registration]:

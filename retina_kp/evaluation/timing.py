@@ -54,7 +54,7 @@ def peak_memory_gb() -> float:
     """Most memory this process has held, in GiB (resident); NaN where the system does not tell."""
     status = Path("/proc/self/status")
     if status.is_file():  # since exec; ru_maxrss would include the parent's
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines() if ":" in line)
         if "VmHWM" in lines:
             return int(lines["VmHWM"].split()[0]) / 2**20
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import json
 import os
 import sys
 import time
@@ -15,18 +14,36 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import yaml
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
 from ..core.compute import HEADLESS, MARK
 from ..core.config import from_dict
-from ..core.files import PACKAGE, PROJECT, new_run_folder, notebooks_folder, project_root, runs_root, to_plain
+from ..core.files import (
+    PACKAGE,
+    PROJECT,
+    held,
+    new_run_folder,
+    notebooks_folder,
+    project_root,
+    runs_root,
+    to_plain,
+)
 from .html import to_html
+from .parameters import from_here, read_parameter_file, typed
 from .privacy import share_notebook
 
-WORDS = ("run_name", "recipe", "network", "layout", "precision", "device", "mode")  # parameters that are no paths
+WORDS = (
+    "run_name",
+    "recipe",
+    "network",
+    "layout",
+    "precision",
+    "device",
+    "mode",
+    "pair_by",
+)  # parameters that are no paths
 PRIVATE = "private-paths"  # cell tag of notebooks whose executed copies are passed on
 
 
@@ -153,8 +170,10 @@ def run_notebook(
     # a wheel's notebooks lie where nobody should write
     here = project_root() if source.parent == PACKAGE / "notebooks" else source.parent
     how = {"kernel_name": "python3", "kernel_manager_class": _Kernel, "execution_timeout": timeout}
+    executed.touch()
     try:
-        execute_notebook(source, executed, parameters, cwd=here, progress_bar=False, stderr_file=sys.stderr, **how)
+        with held(executed):
+            execute_notebook(source, executed, parameters, cwd=here, progress_bar=False, stderr_file=sys.stderr, **how)
     except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as error:
         if getattr(error, "ename", "") in ("ValueError", "FileNotFoundError") and error.source == _settings_cell(
             source
@@ -195,37 +214,6 @@ def count_figures(notebook: str | Path) -> int:
     """Number of pictures among the outputs of a notebook file."""
     outputs = [output for cell in nbformat.read(notebook, 4).cells for output in cell.get("outputs", [])]
     return sum(any(mime.startswith("image/") for mime in output.get("data", {})) for output in outputs)
-
-
-def typed(text: str, default: Any) -> Any:
-    """Command-line text as the type of the parameter's default, left as it is where it cannot be, for the check to
-    refuse. Commas part the items of a list."""
-    if isinstance(default, str):
-        return text
-    try:
-        value = json.loads({"True": "true", "False": "false"}.get(text, text))
-    except ValueError:
-        return [item.strip() for item in text.split(",")] if isinstance(default, list) else text
-    return [value] if isinstance(default, list) and not isinstance(value, list) else value
-
-
-def from_here(text: str, default) -> str:
-    """A typed parameter, made absolute where it is the path of something that exists, since notebooks run in their own
-    folder. A bare word is a path only where the default is empty: "lite" names weights, whatever lies here."""
-    path = Path(text).expanduser()
-    looks_so = default == "" or path.suffix or len(path.parts) > 1
-    return str(path.resolve()) if text and isinstance(default, str) and looks_so and path.exists() else text
-
-
-def read_parameter_file(path_or_name: str | Path) -> dict[str, Any]:
-    """The parameters in a YAML file, given by its path or by its name in notebooks/params."""
-    path = Path(path_or_name).expanduser()
-    named = notebooks_folder() / "params" / f"{path.stem}.yaml"
-    path = path if path.is_file() or not named.is_file() else named
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML file: {error}") from None
 
 
 def read_parameters(notebook: str | Path, given: Iterable[tuple[str, str]], file: str | None = None) -> dict[str, Any]:

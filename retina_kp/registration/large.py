@@ -11,7 +11,9 @@ import numpy as np
 from ..core.geometry import describe, resize_matrix, warp_points
 from ..core.image_files import read_reduced
 from ..core.images import as_array
+from .rescue import points_only
 from .result import Registration
+from .saving import itk_spacing
 
 LEAST_PX = 5000  # longer side of a copy: all that a view of the whole image can show, and more
 
@@ -19,18 +21,19 @@ LEAST_PX = 5000  # longer side of a copy: all that a view of the whole image can
 @dataclass(frozen=True)
 class Copy:
     """An image (H, W) or (H, W, 3) whose pixels are the means of times x times of its file's; whole_hw: the file's
-    size."""
+    size; spacing: of a pixel of the file, see `saving.itk_spacing`."""
 
     image: np.ndarray
     times: int
     whole_hw: tuple[int, int]
+    spacing: tuple[float, float] = (1.0, 1.0)
 
     @classmethod
     def read(cls, path: str | Path, least_px: float = 0) -> Copy:
         """The checked image of a file, halved while its longer side stays at least least_px; ImageError as
         `as_array`."""
         image, times, hw = read_reduced(path, max(least_px, LEAST_PX))
-        return cls(as_array(image, str(path)), times, hw)
+        return cls(as_array(image, str(path)), times, hw, itk_spacing(path))
 
     @property
     def covers_hw(self) -> tuple[int, int]:
@@ -44,10 +47,19 @@ def register_copies(registrar: Callable, fixed: Copy, moving: Copy, *points: np.
     copies = zip((fixed, moving), points, strict=False)  # there may be no points
     clicks = [warp_points(own, resize_matrix(copy.covers_hw, copy.image.shape[:2])) for copy, own in copies]
     result = registrar(fixed.image, moving.image, *clicks)
-    if fixed.times == moving.times == 1:
-        return result
-    whole = result.resized(fixed.covers_hw, moving.covers_hw)
-    return replace(whole, fixed_hw=fixed.whole_hw, moving_hw=moving.whole_hw)
+    if fixed.times * moving.times > 1:
+        result = result.resized(fixed.covers_hw, moving.covers_hw)
+    return _of_files(result, fixed, moving)
+
+
+def copies_by_points(fixed: Copy, moving: Copy, points0: np.ndarray, points1: np.ndarray) -> Registration:
+    """`rescue.points_only` between two files."""
+    return _of_files(points_only(points0, points1, fixed.whole_hw, moving.whole_hw), fixed, moving)
+
+
+def _of_files(result: Registration, fixed: Copy, moving: Copy) -> Registration:
+    sizes = {"fixed_hw": fixed.whole_hw, "moving_hw": moving.whole_hw}
+    return replace(result, **sizes, fixed_spacing=fixed.spacing, moving_spacing=moving.spacing)
 
 
 def warp_file(result: Registration, moving: str | Path, copy: Copy | None = None) -> np.ndarray:

@@ -27,6 +27,7 @@ from .options import RegistrarOptions, registrar_options
 from .refinement import MOTIONS, fit_gradually, refine
 from .rescue import rescue
 from .result import Registration, refused
+from .saving import itk_spacing
 from .search import Hypothesis, hypotheses, search_stages
 from .second_look import looked_at_again
 from .transforms import Fit, implausible
@@ -86,16 +87,17 @@ class Registrar:
 
         Raises ImageError for an unusable image, ValueError for unusable points; `Registration.status` tells the rest.
         """
-        fixed, moving = as_array(fixed, "fixed image"), as_array(moving, "moving image")
-        views0, views1 = self.views(fixed), self.views(moving)
+        images = as_array(fixed, "fixed image"), as_array(moving, "moving image")
+        views0, views1 = map(self.views, images)
+        spacings = {"fixed_spacing": itk_spacing(fixed), "moving_spacing": itk_spacing(moving)}
         if points0 is not None or points1 is not None:
-            return rescue(self, views0, views1, points0, points1)
+            return replace(rescue(self, views0, views1, points0, points1), **spacings)
         result = self.attempt(views0, views1)
         if not result.ok and (squared := self._squared(views0, views1)) is not None:
-            return squared
-        if not result.ok and self.is_mirrored(views0, self.views(moving[:, ::-1])):
-            return result.refuse(f"{MIRRORED}: one image is the mirror image of the other; flip one of them")
-        return result
+            result = squared
+        elif not result.ok and self.is_mirrored(views0, self.views(images[1][:, ::-1])):
+            result = result.refuse(f"{MIRRORED}: one image is the mirror image of the other; flip one of them")
+        return replace(result, **spacings)
 
     def attempt(self, views0: ImageViews, views1: ImageViews, tries=None) -> Registration:
         """The result for two images as they are, their pixels taken for square; tries: as in `find`."""
@@ -248,7 +250,7 @@ class Registrar:
         inliers = int(result.inliers.sum())
         if inliers < self.options.min_inliers:
             return result.refuse(f"{FEW_MATCHES}: {inliers} agree in the end; two different eyes?")
-        if not result.confidence >= self.options.min_confidence:
+        if not result.confidence >= self.options.min_confidence:  # nor is NaN enough
             how_sure = f"{result.confidence:.2f} is below {self.options.min_confidence:g}"
             return result.refuse(
                 f"{UNCERTAIN}: {how_sure}; two different eyes, or too few vessels that both images show"

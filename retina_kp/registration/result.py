@@ -25,13 +25,12 @@ from ..core.overlays import overlay
 from .carrying import carry
 from .displacement import Displacement
 from .expected_error import ErrorMap
-from .saving import read_result, write_result
+from .saving import OPTIONAL, read_result, write_result
 from .transforms import Fit, apply_quadratic
 
 FINER = 0.7  # fixed px per moving px, below which bilinear reading would skip pixels
 STRIP_PX = 2**18  # pixels warped at a time: coordinates of a whole 6000 x 6000 image would take gigabytes
 CELLS = (24, 24)  # of a displacement that stands for another smooth map, to a hundredth px
-OPTIONAL = {"H_tried", "expected"}  # not demanded of a file
 CONVENTION = "pixel centres at integers, x right, y down; H_1to0 maps moving to fixed"
 
 
@@ -42,7 +41,9 @@ class Registration:
     status: "ok", or why it was refused; H_1to0: (3, 3) float64 moving → fixed, None unless ok; confidence in [0, 1];
     matches0, matches1: (N, 2) px in the fixed and moving image; inliers: (N,) bool; sizes (h, w); evidence: what the
     confidence was made of; displacement: what a map that bends does to fixed px before H_0to1, H_1to0 then being its
-    best affine over the overlap; expected: error to be expected, of models that follow the eye; H_tried: as H, also of a refused result, for diagnosis only.
+    best affine over the overlap; expected: error to be expected, of models that follow the eye; H_tried: as H, also of
+    a refused result, for diagnosis only; spacings: (x, y) of a pixel as SimpleITK reads the files, which the ITK
+    transform alone depends on.
     """
 
     status: str
@@ -59,13 +60,14 @@ class Registration:
     displacement: Displacement | None = None
     expected: ErrorMap | None = None
     H_tried: np.ndarray | None = None
+    fixed_spacing: tuple[float, float] = (1.0, 1.0)
+    moving_spacing: tuple[float, float] = (1.0, 1.0)
 
     @classmethod
     def from_fit(
         cls, fit: Fit, original0_from_frame, frame_from_original1, points0, points1, fixed_hw, moving_hw
     ) -> Registration:
-        """From a fit in a frame between the images, the matrices into and out of it, and the points, px of the
-        frame."""
+        """From a fit in a frame between the images, the matrices out of it and into it, and points, px of the frame."""
         H = as_homography(original0_from_frame @ fit.H_1to0 @ frame_from_original1)
         frame_from_original0, original1_from_frame = map(np.linalg.inv, (original0_from_frame, frame_from_original1))
         matches = warp_points(points0, original0_from_frame), warp_points(points1, original1_from_frame)
@@ -111,8 +113,7 @@ class Registration:
 
     @property
     def H_0to1(self) -> np.ndarray | None:
-        """(3, 3) fixed pixel → moving pixel; None unless ok. H_0to1[2, 2] is 1, or -1 for an origin behind the
-        horizon."""
+        """(3, 3) fixed pixel → moving pixel, None unless ok. [2, 2] is 1, or -1 for an origin behind the horizon."""
         if not self.ok:
             return None
         inverse = np.linalg.inv(self.H_1to0)
@@ -162,8 +163,7 @@ class Registration:
         return warped
 
     def _strips(self, picture: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Views of a few rows of a picture of the fixed frame, each with the (h, w, 2) moving px that its pixels
-        show."""
+        """Views of a few rows of a picture of the fixed frame, each with the (h, w, 2) moving px that they show."""
         rows = max(STRIP_PX // picture.shape[1], 1)
         for top in range(0, len(picture), rows):
             strip = picture[top : top + rows]
@@ -197,7 +197,7 @@ class Registration:
         sizes, matches = (self.moving_hw, self.fixed_hw), (self.matches1, self.matches0)
         H = self.H_0to1
         turned = replace(self, H_1to0=H, H_tried=H, displacement=None, expected=None, angle_deg=-self.angle_deg)
-        turned = turned._between(*sizes, *matches)
+        turned = turned._between(*sizes, *matches, self.moving_spacing, self.fixed_spacing)
         if self.displacement is None:
             return turned
         box = warp_points(lattice(self.fixed_hw, 2), self.H_0to1)
@@ -216,8 +216,8 @@ class Registration:
         matches = warp_points(self.matches0, resize0), warp_points(self.matches1, resize1)
         return small._between(fixed_hw, moving_hw, *matches)
 
-    def _between(self, fixed_hw, moving_hw, matches0: np.ndarray, matches1: np.ndarray) -> Registration:
-        sizes = {"fixed_hw": tuple(fixed_hw), "moving_hw": tuple(moving_hw)}
+    def _between(self, hw0, hw1, matches0, matches1, spacing0=(1.0, 1.0), spacing1=(1.0, 1.0)) -> Registration:
+        sizes = {"fixed_hw": tuple(hw0), "moving_hw": tuple(hw1), "fixed_spacing": spacing0, "moving_spacing": spacing1}
         return replace(self, **sizes, matches0=matches0, matches1=matches1)
 
     def covered(self) -> np.ndarray:
@@ -249,6 +249,7 @@ class Registration:
     def from_dict(cls, d: dict) -> Registration:
         """The inverse of `to_dict`; a confidence of null, of a method that gives none, is NaN."""
         known = {f.name: d[f.name] for f in fields(cls) if f.name not in OPTIONAL}
+        known |= {name: tuple(d[name]) for name in ("fixed_spacing", "moving_spacing") if name in d}
         known |= {name: np.asarray(d[name], np.float64).reshape(-1, 2) for name in ("matches0", "matches1")}
         known |= {name: float("nan") if d[name] is None else d[name] for name in ("angle_deg", "confidence")}
         known |= {name: tuple(d[name]) for name in ("fixed_hw", "moving_hw")}
@@ -260,8 +261,8 @@ class Registration:
 
     @classmethod
     def load(cls, path: str | Path) -> Registration:
-        """Read a result written by `save`; ValueError when the file is something else."""
-        return cls.from_dict(read_result(path, {f.name for f in fields(cls)} - OPTIONAL))
+        """Read a result written by `save`; ValueError when the file is something else, or was changed."""
+        return read_result(cls, path)
 
     def save(self, path: str | Path) -> list[Path]:
         """Write ``path`` (JSON) and, when ok, beside it an ITK transform (.tfm) and ``<stem>_transformation.txt``, the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import logging
 import os
 import re
@@ -21,7 +22,7 @@ from accelerate.utils import broadcast_object_list
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.compute import bfloat16_is_fast, choose_device, promises_bfloat16
-from ..core.files import replacing
+from ..core.files import NOT_WRITTEN, replacing
 from .config import PRECISIONS
 
 log = logging.getLogger(__name__)
@@ -141,9 +142,12 @@ def read_history(path: Path) -> list[dict]:
 
 
 def write_state(path: str | Path, state: dict) -> None:
-    """Write plain values and tensors, atomically."""
+    """Write plain values and tensors, atomically; OSError with the path where that fails."""
     with replacing(path) as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # torch's word for a full disk speaks of its own code
+            raise OSError(errno.EIO, NOT_WRITTEN, str(path)) from error
 
 
 def read_state(path: str | Path, device="cpu") -> dict:
@@ -151,16 +155,10 @@ def read_state(path: str | Path, device="cpu") -> dict:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    # the last: a flipped bit asks for a password or another compression
-    except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
-        damaged = error
-    if damaged:
+        state = None if damaged else torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # both raise whatever the damage leads them to
+        state, damaged = None, f"{type(error).__name__}: {error}".partition(". ")[0][:200]
+    if damaged or not isinstance(state, dict):
         advice = "Put back a copy of the file, or delete it to train this phase from its start"
         raise ValueError(f"{path} is damaged and cannot be continued from ({damaged}). {advice}")
-    return torch.load(path, map_location=device, weights_only=True)
-
-
-def sweep(folder: str | Path) -> None:
-    """Remove what `replacing` had half written below a folder when its process was killed."""
-    for path in Path(folder).rglob(".*.????????.tmp"):
-        path.unlink(missing_ok=True)
+    return state

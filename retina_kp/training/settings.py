@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import difflib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from typing import TypeVar
 
 from ..core.config import from_dict
@@ -75,14 +75,32 @@ class Settings:
 def read_settings(namespace: Mapping, kind: type[S] = Settings) -> S:
     """The settings among a notebook's variables. ValueError names one of the wrong type, or an unknown one that
     papermill has injected."""
-    cells, known = list(namespace.get("In", ())), [f.name for f in fields(kind)]
-    for own, injected in zip(cells, cells[1:], strict=False):
-        for name in _assigned(injected) if injected.startswith("# Parameters") else ():
+    known = [f.name for f in fields(kind)]
+    _check_names(namespace, known)
+    return from_dict(kind, {name: _parsed(name, namespace[name]) for name in known if name in namespace})
+
+
+def check_parameters(namespace: Mapping) -> None:
+    """ValueError for a variable of a notebook without settings that plain papermill has injected under an unknown name,
+    or in another type than its default: papermill takes 001 and 1e5 for numbers."""
+    for own, injected in _check_names(namespace):
+        defaults = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(own).body}
+        kinds = [(name, type(default), field(default=None)) for name, default in defaults.items()]
+        given = {name: namespace[name] for name in _assigned(injected)}
+        from_dict(make_dataclass("Parameters", kinds), given)
+
+
+def _check_names(namespace: Mapping, known: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """The parameters cells that papermill has put one of its own behind, both as text, once their names are known."""
+    cells = list(namespace.get("In", ()))
+    pairs = [(own, after) for own, after in zip(cells, cells[1:], strict=False) if after.startswith("# Parameters")]
+    for own, injected in pairs:
+        for name in _assigned(injected):
             if name not in (allowed := dict.fromkeys([*_assigned(own), *known])):
                 near = difflib.get_close_matches(name, allowed, 1)
                 hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(allowed)}"
                 raise ValueError(f"no parameter {name!r} here; {hint}")
-    return from_dict(kind, {name: _parsed(name, namespace[name]) for name in known if name in namespace})
+    return pairs
 
 
 def _parsed(name: str, value):

@@ -20,14 +20,14 @@ from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
 from ..core.config import to_dict
-from ..core.files import write_csv, write_json
+from ..core.files import held, sweep, write_csv, write_json
 from ..data.sources import stream
 from ..networks import build_network
 from ..networks.checkpoints import find_weights_or_none, load_network, save_network
 from .config import TrainConfig
 from .objective import DetectorWatch, Objective, TrainingStopped
 from .pke import allowed_drop
-from .processes import average, join_statistics, new_accelerator, read_state, statistics, sweep, write_state
+from .processes import average, join_statistics, new_accelerator, read_state, statistics, write_state
 from .run_data import RunFiles, ValidationSet, trained_on
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ FP16_SKIPS = 30  # steps in a row whose gradient overflows before a run in fp16 
 class Trainer:
     """Train one phase; `fit` can be called again after any interruption and continues from the last complete epoch.
 
-    on_validation(trainer, prefix, validation set) is called after each validation, by the main process.
+    The main process calls on_validation(trainer, prefix, validation set), and on_epoch(history) of `fit`, after each.
     data: a source of batches in place of what the configuration says: it answers ``batch(index, batch_size, strength)``
     with batches as in `synthetic.training_pairs`, where T_0to1 is taken for H_0to1, too."""
 
@@ -115,8 +115,7 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         rows, visits, numbers, before = [], [], self.own_numbers(self.step_index), statistics(self.network)
         for k in numbers:
-            # exchange gradients once per step
-            with nullcontext() if k == numbers[-1] else self.accelerator.no_sync(self.model):
+            with nullcontext() if k == numbers[-1] else self.accelerator.no_sync(self.model):  # one exchange a step
                 judged = self.objective(self.model, self._next_batch(), k)
                 if not torch.isfinite(judged.total):
                     self._stop(f"the loss is {judged.total.item()} at step {self.step_index}")
@@ -147,7 +146,12 @@ class Trainer:
     # ------------------------------------------------------------------ the run
 
     def fit(self, on_epoch: Callable[[list[dict]], None] | None = None) -> list[dict]:
-        """Train to the last epoch; returns the history, a dict per epoch. The main process calls on_epoch(history)."""
+        """Train to the last epoch; returns the history, a dict per epoch. ValueError where another run is at work here."""
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        with held(self.run_dir) if self.accelerator.is_main_process else nullcontext():
+            return self._fit(on_epoch)
+
+    def _fit(self, on_epoch) -> list[dict]:
         self._batches, main, total = None, self.accelerator.is_main_process, self.config.total_steps
         self.watch = DetectorWatch(self.config)
         if main:

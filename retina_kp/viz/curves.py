@@ -17,7 +17,7 @@ from ..networks.checkpoints import SHIPPED
 from ..training.losses import PHASES
 from ..training.pke import STAGES
 from ..training.run_data import REPLAY
-from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, new_axes
+from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, new_axes, plain
 
 ORACLE = {
     "gt_success": "registered, perfect detector",
@@ -45,7 +45,7 @@ def plot_error_cdf(ax: Axes | None, errors: Mapping[str, Sequence[float]], limit
         values = np.array(list(values), np.float64)
         x = np.sort(values[values <= limit])
         share = np.arange(len(x) + 1) / max(len(values), 1)
-        label = f"{name}: {share[-1]:.0%} of {len(values)}"
+        label = plain(f"{name}: {share[-1]:.0%} of {len(values)}")
         ax.step([0, *x, limit], [*share, share[-1]], where="post", linewidth=1.8, label=label)
     ax.set(xlim=(0, limit), ylim=(-0.01, 1.02), xlabel="mean error (px)", ylabel="share of all pairs")
     ax.legend(frameon=False, fontsize=10)
@@ -100,7 +100,7 @@ def plot_histograms(ax: Axes | None, histograms: Mapping[str, Sequence[float]]) 
     """Shares of pixels per gray level in [0, 1], one line per name."""
     ax = _line_axes(ax)
     for name, shares in histograms.items():
-        ax.plot((np.arange(len(shares)) + 0.5) / len(shares), shares, label=name)
+        ax.plot((np.arange(len(shares)) + 0.5) / len(shares), shares, label=plain(name))
     ax.set(xlabel="gray level", ylabel="share of pixels", xlim=(0, 1), ylim=(0, None))
     ax.legend()
     return ax

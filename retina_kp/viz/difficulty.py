@@ -20,7 +20,7 @@ from ..evaluation.methods import BASELINES
 from ..evaluation.timing import STAGES
 from .curves import quiet
 from .evaluation import looks
-from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW
+from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW, plain
 
 _SHAPES = zip((BLUE, RED, ORANGE, GREEN, PURPLE, BLACK, SKY, "0.55"), "osD^vXP*", strict=True)
 LOOKS = dict(zip((OURS, *BASELINES), _SHAPES, strict=False))  # color, marker
@@ -66,7 +66,7 @@ def plot_grid(cells: pd.DataFrame, factor: str, measure: str = "success") -> Fig
     figure.supxlabel(AXIS[factor], fontsize=10)
     columns = 6 if kinds > 1 else 4 if len(methods) <= 4 else 3
     where = {"loc": "outside upper center", "ncols": columns, "frameon": False, "markerscale": 0.8}
-    figure.legend(axes[0].lines, methods, **where)
+    figure.legend(axes[0].lines, [plain(name) for name in methods], **where)
     return figure
 
 
@@ -171,7 +171,13 @@ def _curves(ax: Axes, table: pd.DataFrame, styles: dict[str, tuple]) -> None:
             continue
         own, (color, marker, dash) = own.sort_values("value"), styles[method]
         x, (middle, low, high) = own.value.to_numpy(), np.array([list(cell) for cell in own.acceptable]).T[:3]
-        style = {"color": color, "marker": marker, "linestyle": dash, "markeredgecolor": "white", "label": method}
+        style = {
+            "color": color,
+            "marker": marker,
+            "linestyle": dash,
+            "markeredgecolor": "white",
+            "label": plain(method),
+        }
         if k == 0:
             ax.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0, zorder=1.2)
             ax.plot(x, middle, linewidth=2.2, zorder=3, **style)

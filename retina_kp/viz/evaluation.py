@@ -30,7 +30,7 @@ from ..evaluation.summary import (
 )
 from ..registration.options import RegistrarOptions
 from .curves import plot_error_cdf, plot_risk_coverage, quiet
-from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW
+from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW, plain
 
 # colour, marker and dash of methods: no two alike, each told apart by its marker and dash alone; black is for what was
 # given the truth
@@ -72,7 +72,7 @@ def plot_outcomes(rows: pd.DataFrame, accept_confidence: float = 0.5) -> Figure 
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 1.2, "alpha": 0.85}
                 ax.text(left + share / 2, place, count, ha="center", va="center", fontsize=10, bbox=box)
             left += share
-    ax.set_yticks(range(len(counts)), counts.index)
+    ax.set_yticks(range(len(counts)), [plain(name) for name in counts.index])
     ax.invert_yaxis()
     ax.set(xlim=(0, 1), xlabel=f"share of all pairs ({judged.pair.nunique()})")
     ax.xaxis.set_major_formatter("{x:.0%}")
@@ -124,7 +124,7 @@ def plot_differences(table: pd.DataFrame, first: str) -> Figure | str:
             ax.plot(middle, place, "o", color=BLUE, markersize=7, markeredgecolor="white")
         ax.set(title=title, xlim=(-1.05, 1.05), ylim=(len(table) - 0.5, -0.5))
         ax.xaxis.set_major_formatter("{x:+.1f}")
-        ax.set_yticks(range(len(table)), [f"{first} − {name}" for name in table.against])
+        ax.set_yticks(range(len(table)), [plain(f"{first} − {name}") for name in table.against])
         quiet(ax, "x").spines["left"].set_visible(False)
         ax.tick_params(axis="y", length=0)
     figure.supxlabel("difference of shares, 95 % interval over eyes", fontsize=10)
@@ -148,7 +148,7 @@ def plot_against_pose(rows: pd.DataFrame, method: str) -> Figure | str:
         for k, (kind, own) in enumerate(judged.groupby("kind", sort=False)):
             color, marker = KINDS.get(kind, SERIES[k % len(SERIES)][:2])
             dots = {"s": 34, "edgecolors": "white", "linewidths": 0.5, "alpha": 0.85}
-            ax.scatter(own[key], height[own.index], color=color, marker=marker, label=kind, **dots)
+            ax.scatter(own[key], height[own.index], color=color, marker=marker, label=plain(kind), **dots)
         ax.axhline(20, color="0.4", linewidth=1, linestyle="--")
         ax.axhspan(NO_TRANSFORM_PX / 1.3, NO_TRANSFORM_PX * 1.3, color="0.92", zorder=0)
         ax.set(xlabel=label, yscale="log", ylim=(0.25, NO_TRANSFORM_PX * 1.3))
@@ -165,7 +165,7 @@ def plot_against_pose(rows: pd.DataFrame, method: str) -> Figure | str:
     axes[1].set_xlim(low, high)
     axes[1].minorticks_off()
     axes[1].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes[0].set_ylabel(f"mean error of {method} (px at 768)")
+    axes[0].set_ylabel(plain(f"mean error of {method} (px at 768)"))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
     return figure
 

@@ -26,7 +26,7 @@ from ..evaluation.real_pairs import RealPair, read_pair, truth_points
 from ..evaluation.summary import as_taken, outcomes
 from ..registration.result import Registration
 from .evaluation import OUTCOME_LOOKS
-from .registrations import MODALITY_COLORS, WIDTH_IN, plot_matches, plot_residuals, show
+from .registrations import MODALITY_COLORS, WIDTH_IN, plain, plot_matches, plot_residuals, show
 
 SIDE_PX = 560  # longer side of what is drawn
 MAGNIFICATIONS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20)  # of residual arrows
@@ -113,7 +113,7 @@ def plot_pair(shown: Shown) -> Figure:
     has_more, aspect = result.ok or len(result.matches0) > 0, fixed.shape[0] / fixed.shape[1]
     figure = plt.figure(figsize=(WIDTH_IN, (1 / 2 + has_more / 3) * WIDTH_IN * aspect + 0.9), layout="constrained")
     reason = "" if result.ok else "\n" + "\n".join(textwrap.wrap(result.status, 100))
-    figure.suptitle(title(shown) + reason, fontsize=13, fontweight="bold")
+    figure.suptitle(plain(title(shown) + reason), fontsize=13, fontweight="bold")
     grid = figure.add_gridspec(1 + has_more, 6, height_ratios=(3, 2)[: 1 + has_more])
     axes = [figure.add_subplot(place) for place in (grid[0, :3], grid[0, 3:])]
     if has_more:
@@ -170,7 +170,7 @@ def plot_before_after(pairs: Sequence[Shown], columns: int = 2) -> Figure:
             else:
                 words = "no truth" if result is None else shown.outcome
                 ax.text(0.5, 0.5, words, ha="center", va="center", transform=ax.transAxes)
-            ax.set_title(f"{shown.name}\n{name}" if name == "before" else f"\n{name}", fontsize=8, loc="left")
+            ax.set_title(f"{plain(shown.name)}\n{name}" if name == "before" else f"\n{name}", fontsize=8, loc="left")
     return figure
 
 
@@ -191,5 +191,5 @@ def plot_contact_sheet(pairs: Sequence[Shown], columns: int = 6) -> Figure:
         color, _, dash = OUTCOME_LOOKS.get(shown.outcome, ANSWERED)
         for spine in ax.spines.values():
             spine.set(color=color, linewidth=3.5, linestyle=dash, visible=True)
-        ax.set_title(f"{shown.name}\n{', '.join(filter(None, (shown.outcome, shown.mean_px)))}", fontsize=8)
+        ax.set_title(f"{plain(shown.name)}\n{', '.join(filter(None, (shown.outcome, shown.mean_px)))}", fontsize=8)
     return figure

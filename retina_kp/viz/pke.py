@@ -29,6 +29,7 @@ from .registrations import (
     WIDTH_IN,
     YELLOW,
     axes_row,
+    plain,
     plot_keypoints,
     show,
 )
@@ -130,7 +131,7 @@ def plot_growth(grown: Mapping[str, pd.DataFrame]) -> Figure:
         quiet(ax)
         for color, (name, g) in zip(SERIES, grown.items(), strict=False):
             steps = ([*g["epoch"], last], [*g[key], *g[key][-1:]])
-            ax.step(*steps, where="post", color=color, linewidth=1.8, label=f"sample {name}")
+            ax.step(*steps, where="post", color=color, linewidth=1.8, label=plain(f"sample {name}"))
         ax.set(xlabel="epoch", ylabel="points", ylim=(0, None))
         ax.locator_params(integer=True)
         ax.set_title(title, fontsize=11)

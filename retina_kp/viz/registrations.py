@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -38,6 +39,21 @@ plt.rcParams["font.family"] = [*plt.rcParams["font.family"], *sorted(_KNOWN)]
 warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)  # a box in a title is enough
 
 
+@lru_cache
+def _signs() -> frozenset[int]:
+    """The code points that one of the fonts has."""
+    files = [font_manager.findfont(font_manager.FontProperties(family=[name])) for name in plt.rcParams["font.family"]]
+    return frozenset().union(*(font_manager.get_font(file).get_charmap() for file in files))
+
+
+def plain(text: object) -> str:
+    """A name out of data as matplotlib shall draw it: never as a formula, and signs that no font has as \\u escapes."""
+    drawn = (
+        c if c.isascii() or ord(c) in _signs() else c.encode("ascii", "backslashreplace").decode() for c in str(text)
+    )
+    return "".join(drawn).replace("$", r"\$")
+
+
 def show(image, ax: Axes | None = None, title: str = "") -> Axes:
     """Draw one image without ticks, its limits fixed to the frame; uint16 and floats outside [0, 1] are
     contrast-stretched."""
@@ -47,7 +63,7 @@ def show(image, ax: Axes | None = None, title: str = "") -> Axes:
     ax.set(xlim=(-0.5, picture.shape[1] - 0.5), ylim=(picture.shape[0] - 0.5, -0.5))
     ax.set_axis_off()
     # given, y spares the search for tick labels above, half of the time that a figure takes
-    ax.set_title(title, fontsize=11, y=1)
+    ax.set_title(plain(title), fontsize=11, y=1)
     return ax
 
 

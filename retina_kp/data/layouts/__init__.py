@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
-from ...core.files import natural_order
+from ...core.files import composed, natural_order
 from ..records import Inventory, Problem
 from .files import MODES, left_out, read_rows
 
@@ -93,7 +93,7 @@ def name_eyes(found: Inventory, path: Path) -> Inventory:
         return found
     eyes: dict[str, str] = {}
     for line, row in read_rows(path, EYE_COLUMNS, f"; a table of eyes has {' and '.join(EYE_COLUMNS)}"):
-        if eyes.setdefault(row["pair_id"], row["eye_id"]) != row["eye_id"]:
+        if eyes.setdefault(composed(row["pair_id"]), row["eye_id"]) != row["eye_id"]:
             raise ValueError(f"{path}, line {line}: pair {row['pair_id']!r} has another eye in a line before")
     without = sorted((r.pair_id for r in found.records if not eyes.get(r.pair_id)), key=natural_order)
     found.records = [replace(r, eye_id=eyes.get(r.pair_id) or r.eye_id) for r in found.records]

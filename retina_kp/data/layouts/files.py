@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.files import natural_order
+from ...core.files import natural_order, read_text, without_apostrophe
 from ...core.geometry import resize_matrix, warp_points
 from ...core.image_files import IMAGE_SUFFIXES
 from ...core.images import check_size, image_size
@@ -107,23 +107,24 @@ def read_rows(path: Path, needed: Sequence[str], hint: str = "") -> list[tuple[i
     """(line number, cells by column) of every row of a table that is not empty; outer blanks are cut.
 
     Commas, semicolons or tabs part the cells, whichever the header has most of. ValueError, with the hint, when it is
-    no table of UTF-8 text or lacks one of the ``needed`` columns.
+    no table of text, lacks one of the ``needed`` columns, or has one twice.
     """
+    text = read_text(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
         separator = max(",;\t", key=text.lstrip().partition("\n")[0].count)
         reader = csv.DictReader(io.StringIO(text, newline=""), restval="", delimiter=separator)
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        names = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         rows = [(reader.line_num, row) for row in reader]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text; save the table as 'CSV UTF-8'") from error
     except csv.Error as error:
         raise ValueError(f"{path}: no table of text ({error}); save it as 'CSV UTF-8'") from error
-    missing = [name for name in needed if name not in reader.fieldnames]
-    if missing:
+    if missing := [name for name in needed if name not in names]:
         raise ValueError(f"{path}: the columns {', '.join(missing)} are missing{hint}")
+    if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
+        raise ValueError(f"{path}: the column {twice[0]} is there twice: rename or delete one")
     cells = [(line, {key: (cell or "").strip() for key, cell in row.items() if key}) for line, row in rows]
-    return [(line, row) for line, row in cells if any(row.values())]
+    return [
+        (line, {key: without_apostrophe(cell) for key, cell in row.items()}) for line, row in cells if any(row.values())
+    ]
 
 
 def rescaled_points(path: Path, truth_hw, image0_hw, image1_hw, minimum: int = 4) -> list[np.ndarray]:

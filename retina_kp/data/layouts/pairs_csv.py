@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ...core.files import write_text
+from ...core.files import as_spelled, no_formula, write_text
 from ...core.geometry import as_homography, image_center, jacobian
 from ..annotation import check_points, parse_numbers, read_number_rows
 from ..records import IDS, Inventory, PairRecord, Problem
 from .files import checked_hw, mask_problem, read_rows, report_resized, reporting
 
 SHAPE = "a .csv file, or a folder with pairs.csv, as written by write_pairs_csv"
+SCALES = (0.01, 100.0)  # of a truth between two images of an eye
 CSV_COLUMNS = (*IDS, "image0", "image1", "points0", "points1", "H_0to1", "vessel_mask0", "split")
 
 
@@ -37,19 +38,22 @@ def load(root: Path, mode: str | None = None) -> Inventory:
 
 
 def _record(folder: Path, row: dict[str, str], found: Inventory, resized: list[Path]) -> PairRecord:
-    image0_hw, image1_hw = checked_hw(folder / row["image0"]), checked_hw(folder / row["image1"])
+    images = [as_spelled(folder / row[name]) for name in ("image0", "image1")]
+    image0_hw, image1_hw = map(checked_hw, images)
     H_0to1 = _transform(row, image0_hw)
-    points = [read_number_rows(folder / row[name], 2) if row.get(name) else None for name in ("points0", "points1")]
+    points = [
+        read_number_rows(as_spelled(folder / row[name]), 2) if row.get(name) else None
+        for name in ("points0", "points1")
+    ]
     if points[0] is not None and points[1] is not None:
         check_points(*points, image0_hw, image1_hw, minimum=4 if H_0to1 is None else 3)
-    mask0 = folder / row["vessel_mask0"] if row.get("vessel_mask0") else None
+    mask0 = as_spelled(folder / row["vessel_mask0"]) if row.get("vessel_mask0") else None
     if mask0 is not None and (why := mask_problem(mask0, image0_hw, resized)):
         found.problems.append(Problem(str(mask0), f"loaded without vessel mask: {why}"))
         mask0 = None
     if (split := row.get("split", "").lower()) not in ("", "train", "val", "test"):
         raise ValueError(f"split: takes train, val, test or nothing, not {split!r}")
-    ids, images = [row[name] for name in IDS], (folder / row["image0"], folder / row["image1"])
-    return PairRecord(*ids, *images, *points, H_0to1, mask0, split)
+    return PairRecord(*(row[name] for name in IDS), *images, *points, H_0to1, mask0, split)
 
 
 def _transform(row: dict[str, str], image0_hw) -> np.ndarray | None:
@@ -60,8 +64,11 @@ def _transform(row: dict[str, str], image0_hw) -> np.ndarray | None:
     if not given:
         return None
     H_0to1 = as_homography(np.reshape(parse_numbers(given.pop(), 9), (3, 3)))
-    if np.linalg.det(jacobian(H_0to1, image_center(image0_hw))) <= 0:
+    area = np.linalg.det(jacobian(H_0to1, image_center(image0_hw)))
+    if area <= 0:
         raise ValueError("H_0to1 mirrors the retina; check its rows, and whether it maps x y or row column")
+    if not SCALES[0] ** 2 <= area <= SCALES[1] ** 2:
+        raise ValueError(f"H_0to1 has scale {area**0.5:.3g}, beyond {SCALES[0]:g} to {SCALES[1]:g}; check its unit")
     return H_0to1
 
 
@@ -82,6 +89,7 @@ def write_pairs_csv(path: str | Path, records: Iterable[PairRecord]) -> None:
 def _row(table: Path, number: int, record: PairRecord) -> dict[str, str]:
     row = {name: getattr(record, name) for name in (*IDS, "split")}
     row |= {name: _relative(getattr(record, name), table.parent) for name in ("image0", "image1", "vessel_mask0")}
+    row = {name: no_formula(text) for name, text in row.items()}
     row["H_0to1"] = "" if record.H_0to1 is None else " ".join(repr(float(v)) for v in record.H_0to1.ravel())
     for side, points_xy in enumerate((record.points0_xy, record.points1_xy)):
         if points_xy is not None:
