@@ -8,6 +8,9 @@ import numpy as np
 from .vessels import local_contrast
 
 GREEN_MAGENTA = ((0.0, 1.0, 0.0), (1.0, 0.0, 1.0))
+# of vessels in overlays, bright on black and told apart by colour-blind readers; where two images agree the overlay is
+# white
+MODALITY_COLORS = {"CF": (0.0, 0.85, 0.55), "FA": (1.0, 0.55, 0.0), "OCT": (0.4, 0.6, 1.0), "OCTA": (1.0, 0.4, 0.85)}
 
 
 def contrast_stretch(image, low: float = 1, high: float = 99) -> np.ndarray:
