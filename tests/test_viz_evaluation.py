@@ -13,7 +13,7 @@ from evaluation_trees import operation_pair
 from matplotlib.collections import LineCollection, PolyCollection
 from PIL import Image
 
-from retina_kp.core.overlays import GREEN_MAGENTA, overlay
+from retina_kp.core.overlays import GREEN_MAGENTA, MODALITY_COLORS, overlay
 from retina_kp.data.layouts import load_layout
 from retina_kp.evaluation import summary
 from retina_kp.evaluation.baselines import identity
@@ -24,7 +24,7 @@ from retina_kp.evaluation.real_pairs import Stress
 from retina_kp.evaluation.runner import evaluate
 from retina_kp.viz import difficulty, gallery, widgets
 from retina_kp.viz import evaluation as charts
-from retina_kp.viz.registrations import BLACK, MODALITY_COLORS
+from retina_kp.viz.registrations import BLACK
 
 matplotlib.use("Agg")
 

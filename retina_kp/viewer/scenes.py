@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.geometry import lattice
 from ..core.images import as_array, resized, shrink
-from ..core.overlays import MODALITY_COLORS, displayable, overlay
+from ..core.overlays import displayable, modality_colors, overlay
 from ..registration.result import Registration
 
 TILE_PX = 512
@@ -69,14 +69,14 @@ def pair_scene(fixed, moving, result: Registration, modalities=("", ""), side_px
         result = result.resized(*(image.shape[:2] for image in images))
     layers = dict(zip(("fixed", "moving"), map(layer, images), strict=True))
     if result.ok:
-        layers |= {"warped": layer(result.warp(images[1])), "overlay": _overlay(*images, result, modalities)}
+        layers |= {"warped": layer(result.warp(images[1])), "overlay": overlay_layer(*images, result, modalities)}
     names = [f"{side} {name}".strip() for side, name in zip(("fixed", "moving"), modalities, strict=True)]
     return {"kind": "compare", "layers": layers, "maps": maps_of(result), "names": names}
 
 
-def _overlay(fixed, moving, result: Registration, modalities) -> dict:
-    small0, small1 = shrink(fixed, OVERLAY_PX), shrink(moving, OVERLAY_PX)
+def overlay_layer(fixed, moving, result: Registration, modalities, side_px: int = OVERLAY_PX) -> dict:
+    """The vessels of two images (arrays) in the colours of their modalities, white where they agree."""
+    small0, small1 = shrink(fixed, side_px), shrink(moving, side_px)
     small = result.resized(small0.shape[:2], small1.shape[:2])
-    known = [MODALITY_COLORS[name] for name in modalities if name in MODALITY_COLORS]
-    colors = {"colors": known} if len({*known}) == 2 else {}
-    return layer(overlay(small0, small.warp(small1), small.covered(), **colors), fixed.shape[:2])
+    picture = overlay(small0, small.warp(small1), small.covered(), modality_colors(*modalities))
+    return layer(picture, fixed.shape[:2])

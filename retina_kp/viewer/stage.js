@@ -20,7 +20,7 @@ class Stage {
     this.amounts = Object.fromEntries(Object.entries(MODES).map(([name, mode]) => [name, mode.start]));
     this.linked = true;
     this.paused = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    this.layers = this.built(scene.layers);
+    this.own = this.layers = this.built(scene.layers);
     this.setMaps(scene.maps || {});
     this.build();
     this.setMode(this.layers.moving && !this.layers.warped ? "side" : scene.mode || "swipe");
@@ -45,10 +45,13 @@ class Stage {
     this.mapped = Boolean(maps.toMoving);
   }
 
-  /** Take other layers of the same frames, such as a new warped image. */
-  setLayers(specs) {
-    Object.assign(this.layers, this.built(specs));
+  /** Take layers and maps besides those of the scene, in place of earlier ones: a new preview. */
+  setExtra({ layers = {}, maps }) {
+    this.layers = { ...this.own, ...this.built(layers) };
+    if (maps) this.setMaps(maps);
+    if (!this.offers(this.mode)) this.setMode("side");
     this.refresh();
+    this.follow(this.panes[0]);
   }
 
   // -------------------------------------------------------------- elements

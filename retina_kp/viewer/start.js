@@ -1,7 +1,7 @@
 // Where it begins: in a page with a scene, in a notebook with a widget's model.
 
 /** What a kind of scene adds to the stage. */
-const TOOLS = {};
+const TOOLS = { annotate: Annotate };
 
 /** Show a scene in an element; send: gives messages to Python. Returns the stage. */
 function show(root, scene, send) {
@@ -11,23 +11,27 @@ function show(root, scene, send) {
   return stage;
 }
 
-/** The view of a widget: `scene` comes anew with another pair, `state` and `layers` with every change. */
+/** The view of a widget: `scene` comes anew with another pair, `state` and `extra` with every change. */
 function render({ model, el }) {
   let stage = null;
+  const update = () => stage.tool?.update?.(model.get("state"));
+  const extend = () => stage.setExtra(model.get("extra"));
   const begin = () => {
+    const focused = el.contains(document.activeElement), root = make("div");
     stage?.stop();
-    const root = make("div");
     el.replaceChildren(root);
     stage = show(root, model.get("scene"), (message) => model.send(message));
-    change();
+    extend();
+    update();
+    if (focused) stage.panes[0].canvas.focus({ preventScroll: true });
   };
-  const change = () => stage.tool?.update?.(model.get("state"));
-  const extend = () => stage.setLayers(model.get("layers"));
-  model.on("change:scene", begin);
-  model.on("change:state", change);
-  model.on("change:layers", extend);
+  const heard = { "change:scene": begin, "change:state": update, "change:extra": extend };
+  for (const [name, act] of Object.entries(heard)) model.on(name, act);
   begin();
-  return () => stage.stop();
+  return () => {
+    stage.stop();
+    for (const [name, act] of Object.entries(heard)) model.off(name, act);
+  };
 }
 
 export default { render };
