@@ -90,11 +90,12 @@ class Annotate {
       const close = state.spread < state.least_spread ? " (too close to one line)" : "";
       parts.push(`spread ${Math.round(100 * state.spread)} % of the image${close}`);
     }
-    if (state.residual !== null) parts.push(`${state.model}, leave-one-out residual ${state.residual.toFixed(1)} px`);
+    if (state.residual !== null)
+      parts.push(`${state.model}, leave-one-out residual ${state.residual.toFixed(1)} px at 768`);
     if (state.worst !== null) parts.push(`worst: point ${state.worst + 1}, ${state.residuals[state.worst].toFixed(1)} px`);
     if (!done) parts.push(state.start === "ok" ? "the registration proposes partners" : "no registration to start from");
     const review = `${state.accepted} accepted, ${state.rejected} rejected of ${state.place[1]}`;
-    return `${parts.join(" · ")} (px at 768)\n${state.not_used ? `not in pairs.csv: ${state.not_used}` : "in pairs.csv"} · ${review}`;
+    return `${parts.join(" · ")}\n${state.not_used ? `not in pairs.csv: ${state.not_used}` : "in pairs.csv"} · ${review}`;
   }
 
   // -------------------------------------------------------------- the pointer

@@ -10,13 +10,13 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 # In this order they make one ES module.
-SCRIPTS = ("maps.js", "layers.js", "pane.js", "modes.js", "stage.js", "annotate.js", "charts.js", "explore.js", "start.js")
+NAMES = ("maps", "layers", "pane", "modes", "screen", "stage", "annotate", "charts", "explore", "start")
 
 
 @cache
 def script() -> str:
     """The viewer's code, an ES module that exports `render` (of a widget) and `show` (of a page)."""
-    return "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    return "\n".join((FOLDER / f"{name}.js").read_text(encoding="utf-8") for name in NAMES)
 
 
 @cache

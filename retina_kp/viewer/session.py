@@ -17,8 +17,12 @@ from ..data.records import PairRecord
 from ..evaluation.methods import as_registration
 from ..registration.result import Registration
 
-JUNCTIONS_PX, SIGMAS_PX = 512, (1.0, 2.0)  # longer side of the copies on which junctions are looked for; vessels' widths
+JUNCTIONS_PX, SIGMAS_PX = (
+    512,
+    (1.0, 2.0),
+)  # longer side of the copies on which junctions are looked for; vessels' widths
 SUGGESTIONS = 3
+EDGE = 0.03  # of the longer side: no place is suggested so close to the frame, where skeletons end
 FIXED, MOVING = slice(0, 2), slice(2, 4)  # columns of clicks
 
 
@@ -71,7 +75,8 @@ class OpenPair:
     def suggestions(self, found: Registration | None) -> np.ndarray:
         """Up to SUGGESTIONS junctions (N, 2) px of the fixed image that both images show, each as far as can be from all
         points so far and from those before it: a transform is least sure far from its points."""
-        places = self.junctions(0)
+        places, edge_px = self.junctions(0), EDGE * max(self.sizes[0])
+        places = places[inside(places, self.sizes[0], edge_px)]
         if found is not None and found.ok:
             there, seen = found.map_to_moving(places), self.moving_field
             places, there = (xy[inside(there, seen.shape)] for xy in (places, there))
@@ -95,7 +100,9 @@ class Session:
     ValueError without records.
     """
 
-    def __init__(self, records: Sequence[PairRecord], folder, start: Callable[[PairRecord], Registration] | None = None):
+    def __init__(
+        self, records: Sequence[PairRecord], folder, start: Callable[[PairRecord], Registration] | None = None
+    ):
         if not records:
             raise ValueError("there is no pair to annotate")
         self.records, self.files, self.start, self.snap = list(records), ClickFolder(folder, records), start, False
@@ -135,7 +142,9 @@ class Session:
     def move(self, k: int, side: int, xy: Sequence[float], reach: float = 0.0) -> None:
         """Point k of one image to another place px."""
         points = self.pair.points.copy()
-        points[k, (FIXED, MOVING)[side]] = self._placed(side, np.clip(xy, 0, np.array(self.pair.sizes[side][::-1]) - 1), reach)
+        points[k, (FIXED, MOVING)[side]] = self._placed(
+            side, np.clip(xy, 0, np.array(self.pair.sizes[side][::-1]) - 1), reach
+        )
         self._keep(points)
 
     def delete(self, k: int) -> None:

@@ -1,7 +1,7 @@
 // Where it begins: in a page with a scene, in a notebook with a widget's model.
 
 /** What a kind of scene adds to the stage. */
-const TOOLS = { annotate: Annotate };
+const TOOLS = { annotate: Annotate, matches: Matches, labels: Labels, pairs: Pairs };
 
 /** Show a scene in an element; send: gives messages to Python. Returns the stage. */
 function show(root, scene, send) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import anywidget
 import traitlets
@@ -10,7 +11,12 @@ from IPython.display import HTML
 
 from ..core.compute import HEADLESS
 from ..core.images import shrink
+from ..registration.registrar import Registrar
 from ..registration.result import Registration
+from ..training.diagnosis import WatchedSample
+from ..training.pke import PkeOptions
+from ..viz.gallery import Shown
+from .explorers import labels_scene, matches_scene, pairs_scene
 from .page import embedded, script, style
 from .scenes import PAGE_PX, layer, maps_of, overlay_layer, pair_scene
 from .session import Session
@@ -27,14 +33,47 @@ class Viewer(anywidget.AnyWidget):
     extra = traitlets.Dict().tag(sync=True)
 
 
-def compare(fixed, moving, result: Registration, modalities=("", "")) -> Viewer | HTML:
-    """Look at a registered pair: side by side, swipe, blend, flicker, checkerboard, overlay, lens.
+def shown(scene: dict) -> Viewer | HTML:
+    """A scene live, or in a report, where no kernel runs, as part of the page."""
+    return HTML(embedded(scene)) if _in_report() else Viewer(scene=scene)
 
-    fixed, moving: paths or arrays of the registered sizes. In a report, where no kernel runs, it is part of the page.
-    """
-    if os.environ.get(HEADLESS):
-        return HTML(embedded(pair_scene(fixed, moving, result, modalities, PAGE_PX)))
-    return Viewer(scene=pair_scene(fixed, moving, result, modalities))
+
+def compare(fixed, moving, result: Registration, modalities=("", "")) -> Viewer | HTML:
+    """Look at a pair: side by side, and if registered swipe, blend, flicker, checkerboard, overlay, lens. fixed, moving:
+    paths or arrays of the registered sizes; reports have smaller copies."""
+    return shown(pair_scene(fixed, moving, result, modalities, _side_px()))
+
+
+def explore_matches(registrar: Registrar, fixed, moving, result: Registration, modalities=("", "")) -> Viewer | HTML:
+    """Look at a pair's matches: hold the pointer on a line to see both patches, and why it was kept or dropped."""
+    return shown(matches_scene(registrar, fixed, moving, result, modalities, _side_px()))
+
+
+def explore_labels(sample: WatchedSample, steps_per_epoch: int, options: PkeOptions = PkeOptions()) -> Viewer | HTML:
+    """Turn the pages of a sample's label history; click a place to see its life."""
+    return shown(labels_scene(sample, steps_per_epoch, options))
+
+
+def _in_report() -> bool:
+    return bool(os.environ.get(HEADLESS))
+
+
+def _side_px() -> int | None:
+    return PAGE_PX if _in_report() else None
+
+
+class PairExplorer(Viewer):
+    """All pairs of an evaluation as dots of a chart; the one that is clicked is shown. ValueError without pairs."""
+
+    def __init__(self, pairs: Sequence[Shown]):
+        super().__init__()
+        self.pairs = list(pairs)
+        self.act({"k": 0})
+        self.on_msg(lambda _, message, buffers: self.act(message))
+
+    def act(self, message: dict) -> None:
+        """Show pair k of a message."""
+        self.scene = pairs_scene(self.pairs, message["k"], PAGE_PX)
 
 
 class Annotator(Viewer):
