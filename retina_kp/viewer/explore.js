@@ -6,7 +6,7 @@ const FATES = {
   unlike: { text: "too unlike", color: "#56B4E9", dash: [2, 4], width: 1.2 },
   taken: { text: "not mutual", color: "#CC79A7", dash: [10, 3, 2, 3], width: 1.2 },
 };
-const HOVER_PX = 9;
+const HOVER_PX = 9, MANY_LINES = 60;
 
 /** Lines between two images; hovering one enlarges both ends and tells its fate. */
 class Matches {
@@ -59,33 +59,30 @@ class Matches {
 
   drawAll() {
     const { canvas, stage } = this, ratio = stage.panes[0].ratio, context = canvas.getContext("2d");
-    const size = [stage.box.clientWidth * ratio, stage.box.clientHeight * ratio];
+    const size = [stage.box.clientWidth * ratio, stage.box.clientHeight * ratio].map(Math.round);
     canvas.hidden = stage.mode !== "side";
     if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size;
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, ...size);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    for (const fate of ["unlike", "taken", "far", "kept"])
-      if (this.shown.has(fate)) for (const match of this.matches) if (match.fate === fate) this.line(context, match);
-    if (this.near) this.line(context, this.near, true);
+    const seen = this.matches.filter((each) => this.shown.has(each.fate)).map((each) => [each, this.ends(each)]);
+    const drawn = seen.filter(([, ends]) => ends), faint = drawn.length > MANY_LINES || this.near;
+    for (const [match, ends] of drawn) this.line(context, FATES[match.fate], ends, faint ? 0.22 : 0.7);
+    const ends = this.near && this.ends(this.near);
+    if (ends) strokeOn(context, "white", 2.5, (path) => ends.forEach((end, k) => path[k ? "lineTo" : "moveTo"](...end)));
   }
 
-  line(context, match, near = false) {
-    const ends = this.ends(match), { color, dash, width } = FATES[match.fate];
-    if (!ends) return;
-    const trace = (path) => {
-      path.moveTo(...ends[0]);
-      path.lineTo(...ends[1]);
-    };
-    if (near) return strokeOn(context, "white", 3, trace);
-    context.globalAlpha = this.near ? 0.35 : 0.75;
-    Object.assign(context, { strokeStyle: color, lineWidth: width });
+  /** A line, and a dot at either end. */
+  line(context, { color, dash, width }, ends, alpha) {
+    Object.assign(context, { strokeStyle: color, fillStyle: color, lineWidth: width, globalAlpha: alpha });
     context.setLineDash(dash);
     context.beginPath();
-    trace(context);
+    context.moveTo(...ends[0]);
+    context.lineTo(...ends[1]);
     context.stroke();
     context.setLineDash([]);
     context.globalAlpha = 1;
+    for (const [left, top] of ends) context.fillRect(left - 2, top - 2, 4, 4);
   }
 }
 
@@ -108,6 +105,7 @@ class Labels {
     this.side = make("div", { class: "beside" });
     stage.box.append(this.side);
     stage.listKeys([["n, p", "next, previous visit"], ["click", "the life of a place"]]);
+    stage.say("■ label   ● remembered, larger with its value   ○ annotated");
     this.turn(this.page);
     this.tell();
   }
@@ -183,7 +181,8 @@ class Labels {
       context.beginPath();
       if (isLabel) context.rect(left - size, top - size, 2 * size, 2 * size);
       else context.arc(left, top, size, 0, 7);
-      context.fillStyle = isLabel ? YELLOW : SKY;
+      Object.assign(context, { fillStyle: isLabel ? YELLOW : SKY, strokeStyle: "black", lineWidth: 2 });
+      context.stroke();
       context.fill();
     }
     context.fillStyle = "black";

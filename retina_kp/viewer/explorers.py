@@ -102,7 +102,7 @@ def labels_scene(sample: WatchedSample, steps_per_epoch: int, options: PkeOption
     chosen = sorted({round(k) for k in np.linspace(0, len(sample.pages) - 1, min(PAGES, len(sample.pages)))})
     pages = []
     for page in (sample.pages[k] for k in chosen):
-        places = np.column_stack([page.record[:, :3].numpy().round(2), page.record[:, 3].numpy() > 0])
+        places = page.record.double().numpy().round(1)
         pages.append({"visit": page.visit, "epoch": (page.step + 1) / steps_per_epoch, "places": places.tolist()})
     limits = {"promotion": options.promotion_value, "demotion": options.demotion_value, "value_max": options.value_max}
     annotated = known_points(sample.annotated).numpy().round(1).tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -96,12 +97,12 @@ class OpenPair:
 class Session:
     """The annotation of many pairs, one after the other. Every act is on disk when it returns, see `ClickFolder`.
 
-    start: gives a registration of a record, from which clicks on one image propose their partners; it may be refused.
+    start: registers two image files, as a `Registrar` does; by its result a click on one image proposes its partner.
     ValueError without records.
     """
 
     def __init__(
-        self, records: Sequence[PairRecord], folder, start: Callable[[PairRecord], Registration] | None = None
+        self, records: Sequence[PairRecord], folder, start: Callable[[Path, Path], Registration] | None = None
     ):
         if not records:
             raise ValueError("there is no pair to annotate")
@@ -113,7 +114,7 @@ class Session:
         """Go to a pair; its clicks so far come from the disk."""
         self.index = index % len(self.records)
         record = self.records[self.index]
-        start = self.start(record) if self.start else None
+        start = self.start(record.image0, record.image1) if self.start else None
         self.pair, self.said = OpenPair(record, self.files[record.pair_id].points, start), ""
 
     # -------------------------------------------------------------- acts

@@ -46,7 +46,7 @@ def compare(fixed, moving, result: Registration, modalities=("", "")) -> Viewer 
 
 def explore_matches(registrar: Registrar, fixed, moving, result: Registration, modalities=("", "")) -> Viewer | HTML:
     """Look at a pair's matches: hold the pointer on a line to see both patches, and why it was kept or dropped."""
-    return shown(matches_scene(registrar, fixed, moving, result, modalities, _side_px()))
+    return shown(matches_scene(registrar, fixed, moving, result, modalities, PAGE_PX))
 
 
 def explore_labels(sample: WatchedSample, steps_per_epoch: int, options: PkeOptions = PkeOptions()) -> Viewer | HTML:
