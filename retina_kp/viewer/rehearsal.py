@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from ..core.geometry import warp_points
+from ..core.images import image_size
 from ..data.clicks import read_bigwarp
 from ..data.records import PairRecord
 from ..evaluation.batch import find_jobs
+from ..evaluation.methods import as_registration
+from ..registration.result import Registration
 from .session import Session
 
 
@@ -47,11 +50,16 @@ def progress_rows(session: Session) -> list[dict]:
 def rehearse(record: PairRecord, folder: str | Path, clicks: int = 9, noise_px: float = 1.0, wrong_px: float = 15.0):
     """A `Session` on one pair with known H_0to1, clicked by a script: each time where a point would help most, and its
     partner off by some noise, the fifth by wrong_px more. It is the same as clicking by hand."""
-    session, rng = Session([replace(record, points0_xy=None, points1_xy=None)], folder), np.random.default_rng(0)
+    H_1to0, rng = np.linalg.inv(record.H_0to1), np.random.default_rng(0)
+
+    def truth(fixed: Path, moving: Path) -> Registration:
+        return as_registration(H_1to0, image_size(fixed), image_size(moving))
+
+    session = Session([replace(record, points0_xy=None, points1_xy=None)], folder, truth)
     while len(session.pair.points):
         session.act({"do": "delete", "k": 0})
     for k in range(clicks):
-        place = session.pair.suggestions(session.link(session.fit()))[0]
+        place = session.pair.suggestions(session.pair.start)[0]
         partner = warp_points(place[None], record.H_0to1)[0] + rng.normal(0, noise_px, 2) + (k == 4) * wrong_px
         session.act({"do": "click", "side": 0, "xy": place.tolist()})
         session.act({"do": "click", "side": 1, "xy": partner.tolist()})

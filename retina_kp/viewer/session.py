@@ -11,17 +11,15 @@ import numpy as np
 
 from ..core.geometry import inside, resize_matrix, warp_points
 from ..core.images import as_array, shrink, to_gray
-from ..core.vessels import field_of_view_mask, skeleton_junctions, vessel_mask
+from ..core.vessels import field_of_view_mask, local_contrast, skeleton_junctions, vessel_mask
 from ..data.annotation import MIN_SPREAD, fitted_model, fixed_residuals, spread, true_homography
 from ..data.clicks import ClickFolder
 from ..data.records import PairRecord
 from ..evaluation.methods import as_registration
 from ..registration.result import Registration
 
-JUNCTIONS_PX, SIGMAS_PX = (
-    512,
-    (1.0, 2.0),
-)  # longer side of the copies on which junctions are looked for; vessels' widths
+JUNCTIONS_PX = 512  # longer side of the copies on which junctions are looked for
+SIGMAS_PX, CONTRAST_PX = (1.0, 2.0), 10.0  # of vessels there, and of what they stand out from
 SUGGESTIONS = 3
 EDGE = 0.03  # of the longer side: no place is suggested so close to the frame, where skeletons end
 FIXED, MOVING = slice(0, 2), slice(2, 4)  # columns of clicks
@@ -46,7 +44,10 @@ class OpenPair:
         if side not in self._junctions:
             image = self.images[side]
             small = shrink(to_gray(image), JUNCTIONS_PX)
-            found, _ = skeleton_junctions(vessel_mask(small, field_of_view_mask(small), sigmas_px=SIGMAS_PX))
+            field = field_of_view_mask(small)
+            detail = local_contrast(small, field.astype(np.float32), CONTRAST_PX)
+            polarity = "bright" if (detail**3).sum() > 0 else "dark"  # vessels are the skewed tail
+            found, _ = skeleton_junctions(vessel_mask(small, field, polarity, sigmas_px=SIGMAS_PX))
             self._junctions[side] = warp_points(found, resize_matrix(small.shape, image.shape))
         return self._junctions[side]
 
