@@ -16,7 +16,7 @@ from retina_kp.core.images import write_image
 from retina_kp.data.records import PairRecord
 from retina_kp.evaluation.methods import as_registration
 from retina_kp.registration.result import refused
-from retina_kp.synthetic.pairs import PairOptions, draw_pair
+from retina_kp.synthetic.pairs import draw_pair
 from retina_kp.training.diagnosis import WatchedSample
 from retina_kp.training.memory import Page
 from retina_kp.viewer import explorers, page, scenes
@@ -47,7 +47,7 @@ def drawn(tmp_path_factory) -> PairRecord:
     """A synthetic pair with known truth."""
     folder, pair = (
         tmp_path_factory.mktemp("drawn"),
-        draw_pair(5, 1, ("CF", "FA"), PairOptions(384, 20, min_overlap=0.8)),
+        draw_pair(2026, 3, ("CF", "FA")),
     )
     write_image(folder / "cf.png", pair.fixed)
     write_image(folder / "fa.png", pair.moving)
@@ -198,10 +198,10 @@ def test_junctions_are_those_of_the_vessels_at_any_size(tmp_path):
 
 
 def test_suggestions_are_far_from_all_points_and_seen_in_both_images(session):
-    places = np.array([[60.0, 60.0], [400.0, 60.0], [400.0, 250.0], [398.0, 248.0], [2.0, 2.0]])
+    places = np.array([[60.0, 60.0], [400.0, 60.0], [400.0, 250.0], [380.0, 240.0], [398.0, 248.0], [2.0, 2.0]])
     session.pair._junctions[0] = places
     click(session, *true_pairs((70, 60)))
-    assert session.pair.suggestions(None).tolist() == [[400, 250], [400, 60], [60, 60]]
+    assert session.pair.suggestions(None).tolist() == [[400, 250], [400, 60], [380, 240]]
     shifted = as_registration(np.array([[1.0, 0, 300], [0, 1, 0], [0, 0, 1]]), HW0, HW1)  # sees x from 300 on
     assert session.pair.suggestions(shifted)[:, 0].min() > 300
 

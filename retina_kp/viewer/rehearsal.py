@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.geometry import warp_points
+from ..core.geometry import image_center, warp_points
 from ..core.images import image_size
 from ..data.clicks import read_bigwarp
 from ..data.records import PairRecord
@@ -49,7 +49,7 @@ def progress_rows(session: Session) -> list[dict]:
 
 def rehearse(record: PairRecord, folder: str | Path, clicks: int = 9, noise_px: float = 1.0, wrong_px: float = 15.0):
     """A `Session` on one pair with known H_0to1, clicked by a script: each time where a point would help most, and its
-    partner off by some noise, the fifth by wrong_px more. It is the same as clicking by hand."""
+    partner off by some noise, the fifth by wrong_px more, inwards. It is the same as clicking by hand."""
     H_1to0, rng = np.linalg.inv(record.H_0to1), np.random.default_rng(0)
 
     def truth(fixed: Path, moving: Path) -> Registration:
@@ -60,7 +60,10 @@ def rehearse(record: PairRecord, folder: str | Path, clicks: int = 9, noise_px: 
         session.act({"do": "delete", "k": 0})
     for k in range(clicks):
         place = session.pair.suggestions(session.pair.start)[0]
-        partner = warp_points(place[None], record.H_0to1)[0] + rng.normal(0, noise_px, 2) + (k == 4) * wrong_px
+        partner = warp_points(place[None], record.H_0to1)[0] + rng.normal(0, noise_px, 2)
+        if k == 4:
+            inwards = np.array(image_center(session.pair.sizes[1])) - partner
+            partner += wrong_px * inwards / np.linalg.norm(inwards)
         session.act({"do": "click", "side": 0, "xy": place.tolist()})
         session.act({"do": "click", "side": 1, "xy": partner.tolist()})
     return session

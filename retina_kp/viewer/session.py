@@ -21,7 +21,7 @@ from ..registration.result import Registration
 JUNCTIONS_PX = 512  # longer side of the copies on which junctions are looked for
 SIGMAS_PX, CONTRAST_PX = (1.0, 2.0), 10.0  # of vessels there, and of what they stand out from
 SUGGESTIONS = 3
-EDGE = 0.03  # of the longer side: no place is suggested so close to the frame, where skeletons end
+MARGIN = 0.03  # of the longer side: how far suggestions keep from the frame, where skeletons end, and from points
 FIXED, MOVING = slice(0, 2), slice(2, 4)  # columns of clicks
 
 
@@ -77,11 +77,11 @@ class OpenPair:
     def suggestions(self, found: Registration | None) -> np.ndarray:
         """Up to SUGGESTIONS junctions (N, 2) px of the fixed image that both images show, each as far as can be from all
         points so far and from those before it: a transform is least sure far from its points."""
-        places, edge_px = self.junctions(0), EDGE * max(self.sizes[0])
-        places = places[inside(places, self.sizes[0], edge_px)]
+        places = self.junctions(0)
+        places = places[inside(places, self.sizes[0], MARGIN * max(self.sizes[0]))]
         if found is not None and found.ok:
             there, seen = found.map_to_moving(places), self.moving_field
-            places, there = (xy[inside(there, seen.shape)] for xy in (places, there))
+            places, there = (xy[inside(there, seen.shape, MARGIN * max(seen.shape))] for xy in (places, there))
             x, y = np.rint(there).astype(int).T
             places = places[seen[y, x]]
         clicked = self.points[np.isfinite(self.points[:, 0]), FIXED]
@@ -89,7 +89,7 @@ class OpenPair:
         for xy in clicked if len(clicked) else [np.array(self.sizes[0][::-1]) / 2]:
             distance = np.minimum(distance, np.linalg.norm(places - xy, axis=1))
         chosen = []
-        for _ in range(min(SUGGESTIONS, len(places))):
+        while len(chosen) < SUGGESTIONS and distance.max(initial=0) > MARGIN * max(self.sizes[0]):
             chosen.append(places[distance.argmax()])
             distance = np.minimum(distance, np.linalg.norm(places - chosen[-1], axis=1))
         return np.array(chosen).reshape(-1, 2)
