@@ -7,12 +7,13 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lab train train-lite ablation own-look ladder benchmark clean
+.PHONY: help demo test test-browser lab train train-lite ablation own-look ladder benchmark clean
 
 help:
 	@echo "Two commands do everything on a fresh machine; each target installs into .venv by itself."
 	@echo "make demo        register sample pairs on the CPU and write an HTML report       (retina-kp demo)"
 	@echo "make test        run the tests and replay the notebooks"
+	@echo "make test-browser  drive the viewer in a real browser, which is installed where there is none"
 	@echo
 	@echo "make lab         open the notebooks in JupyterLab                                (retina-kp lab)"
 	@echo "make train       train a network in four phases, a try-out without ARGS          (retina-kp train)"
@@ -32,6 +33,11 @@ demo: $(STAMP)
 # A file at a time per core, and one thread each: threads that wait for each other's cores would spin. No notebook finds a run to go on with.
 test: $(STAMP)
 	@OMP_NUM_THREADS=1 RETINA_KP_RUNS="$$(mktemp -d)" $(PY) -m pytest -q -n logical --maxprocesses 4 --dist loadfile --nbval-lax --nbval-current-env tests notebooks
+
+test-browser: $(STAMP)
+	@$(PY) -m pip install -q -q --disable-pip-version-check -e ".[dev,browser]"
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || $(PY) -m playwright install --with-deps chromium
+	@$(PY) -m pytest -q tests/test_viewer_browser.py
 
 lab: $(STAMP)
 	@$(RETINA_KP) lab

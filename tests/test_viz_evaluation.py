@@ -13,7 +13,7 @@ from evaluation_trees import operation_pair
 from matplotlib.collections import LineCollection, PolyCollection
 from PIL import Image
 
-from retina_kp.core.overlays import GREEN_MAGENTA, overlay
+from retina_kp.core.overlays import GREEN_MAGENTA, MODALITY_COLORS, overlay
 from retina_kp.data.layouts import load_layout
 from retina_kp.evaluation import summary
 from retina_kp.evaluation.baselines import identity
@@ -22,9 +22,9 @@ from retina_kp.evaluation.metrics import error_columns
 from retina_kp.evaluation.pairs import FIT
 from retina_kp.evaluation.real_pairs import Stress
 from retina_kp.evaluation.runner import evaluate
-from retina_kp.viz import difficulty, gallery, widgets
+from retina_kp.viz import difficulty, gallery, pictures
 from retina_kp.viz import evaluation as charts
-from retina_kp.viz.registrations import BLACK, MODALITY_COLORS
+from retina_kp.viz.registrations import BLACK
 
 matplotlib.use("Agg")
 
@@ -207,11 +207,11 @@ def test_without_truth_every_chart_says_so_in_text():
         charts.plot_reliability(summary.reliability(none), none),
     ]
     assert all(text.startswith("No ") for text in said) and not plt.get_fignums()
-    assert widgets.as_png(said[0], "bars").data == f"<p><i>{said[0]}</i></p>"
+    assert pictures.as_png(said[0], "bars").data == f"<p><i>{said[0]}</i></p>"
 
 
 def test_charts_are_pictures_with_an_alt_text_whatever_the_backend():
-    picture = widgets.as_png(charts.plot_outcomes(ROWS), "what became of the pairs")
+    picture = pictures.as_png(charts.plot_outcomes(ROWS), "what became of the pairs")
     data, metadata = picture._repr_mimebundle_()
     assert Image.open(io.BytesIO(picture.data)).format == "PNG" and not plt.get_fignums()
     assert metadata["image/png"]["alt"] == "what became of the pairs" and set(data) == {"image/png"}
@@ -280,10 +280,10 @@ def test_frames_tell_outcomes_by_colour_dash_and_word(clinic):
 def test_pictures_of_pairs_are_jpeg_of_limited_size(clinic):
     pairs = gallery.worst_first(clinic.records, clinic.rows, "identity")
     for figure in (gallery.plot_contact_sheet(pairs), gallery.plot_before_after(pairs), gallery.plot_pair(pairs[0])):
-        content = widgets.as_jpeg(figure, "a pair").data
+        content = pictures.as_jpeg(figure, "a pair").data
         assert Image.open(io.BytesIO(content)).format == "JPEG" and not plt.fignum_exists(figure.number)
-    small = widgets.as_jpeg(gallery.plot_pair(pairs[0]), "a pair", share=180).data
-    assert len(small) < 1.15 * widgets.REPORT_BYTES / 180 < len(content)
+    small = pictures.as_jpeg(gallery.plot_pair(pairs[0]), "a pair", share=180).data
+    assert len(small) < 1.15 * pictures.REPORT_BYTES / 180 < len(content)
 
 
 def test_a_refused_pair_shows_its_images_and_the_reason(clinic):

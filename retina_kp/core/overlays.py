@@ -8,6 +8,16 @@ import numpy as np
 from .vessels import local_contrast
 
 GREEN_MAGENTA = ((0.0, 1.0, 0.0), (1.0, 0.0, 1.0))
+# of vessels in overlays, bright on black and told apart by colour-blind readers; where two images agree the overlay is
+# white
+MODALITY_COLORS = {"CF": (0.0, 0.85, 0.55), "FA": (1.0, 0.55, 0.0), "OCT": (0.4, 0.6, 1.0), "OCTA": (1.0, 0.4, 0.85)}
+
+
+def modality_colors(modality0: str, modality1: str) -> list[tuple[float, float, float]]:
+    """RGB in [0, 1] of two modalities, told apart also where they are the same; gray for an unknown one."""
+    if modality0 == modality1:
+        return [MODALITY_COLORS["CF"], MODALITY_COLORS["OCTA"]]
+    return [MODALITY_COLORS.get(name, (0.6, 0.6, 0.6)) for name in (modality0, modality1)]
 
 
 def contrast_stretch(image, low: float = 1, high: float = 99) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..core.files import read_text
+from ..core.files import read_text, write_text
 from ..core.geometry import as_homography, inside, jacobian, warp_points
 from ..core.images import image_size
 from .records import PairRecord, Problem
@@ -49,6 +49,11 @@ def parse_numbers(text: str, count: int) -> list[float]:
     return [float(cell) for cell in cells]
 
 
+def write_points(path: str | Path, points_xy: np.ndarray) -> None:
+    """Write points (N, 2) px as `read_number_rows` reads them back exactly: one x y per line."""
+    write_text(path, "".join(f"{float(x)!r} {float(y)!r}\n" for x, y in points_xy))
+
+
 def check_points(points0_xy: np.ndarray, points1_xy: np.ndarray, image0_hw, image1_hw, minimum: int = 4) -> None:
     """Raise ValueError with the reason when point pairs (N, 2) px cannot define a transform.
 
@@ -72,19 +77,19 @@ def check_points(points0_xy: np.ndarray, points1_xy: np.ndarray, image0_hw, imag
             x, y = points_xy[first[counts > 1].min()]
             spot = f"{counts.max()} points lie on one spot, ({x:g}, {y:g})"
             raise ValueError(f"duplicate points in image {number}: {spot}")
-        if minimum >= 3 and _spread(points_xy) < COLLINEAR_RMS_PX:
+        if minimum >= 3 and spread(points_xy) < COLLINEAR_RMS_PX:
             raise ValueError(f"collinear points in image {number}: all lie on one line")
         if minimum >= 4 and _spreads_without_each(points_xy).min() < COLLINEAR_RMS_PX:
             raise ValueError(f"collinear points in image {number}: all but one lie on one line")
 
 
-def _spread(points_xy: np.ndarray) -> float:
+def spread(points_xy: np.ndarray) -> float:
     """Root mean square distance (px) of points (N, 2) from the line that fits them best."""
     return float(np.linalg.svd(points_xy - points_xy.mean(0), compute_uv=False)[-1] / np.sqrt(len(points_xy)))
 
 
 def _spreads_without_each(points_xy: np.ndarray) -> np.ndarray:
-    """(N,) `_spread` of the other points, for each point of (N, 2): by the smaller eigenvalue of their scatter, which
+    """(N,) `spread` of the other points, for each point of (N, 2): by the smaller eigenvalue of their scatter, which
     is that of all points less the point's own part."""
     n, away = len(points_xy), points_xy - points_xy.mean(0)
     scatter = away.T @ away - n / (n - 1) * away[:, :, None] * away[:, None]
@@ -168,9 +173,9 @@ def _choose_model(points0: np.ndarray, points1: np.ndarray, side_px: float) -> t
 
     A homography needs HOMOGRAPHY_POINTS well-spread pairs, and gives way where a simpler model predicts better.
     """
-    spread = len(points0) >= HOMOGRAPHY_POINTS and _spread(points1) >= MIN_SPREAD * side_px
+    many = len(points0) >= HOMOGRAPHY_POINTS and spread(points1) >= MIN_SPREAD * side_px
     chosen, best = "similarity", np.inf
-    for model in ("homography", "affine", "similarity") if spread else ("similarity",):
+    for model in ("homography", "affine", "similarity") if many else ("similarity",):
         residual = float(np.median(_gaps(points0, points1, _without_each(model, points0, points1, side_px))))
         if residual < SIMPLER_WINS * best:
             chosen, best = model, residual

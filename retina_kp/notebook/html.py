@@ -1,4 +1,5 @@
-"""An executed notebook as one HTML file to mail: pictures inside, no scripts, no network, readable on paper."""
+"""An executed notebook as one HTML file to mail: pictures inside, no scripts but the viewer's, no network, readable on
+paper."""
 
 from __future__ import annotations
 

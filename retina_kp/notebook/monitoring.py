@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..core.images import read_image
 from ..viz.curves import plot_run
-from ..viz.widgets import as_png
+from ..viz.pictures import as_png
 
 OnEpoch = Callable[[list[dict]], None]
 # What one line tells, in this order, where the history has it.

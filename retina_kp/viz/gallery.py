@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from ..core.geometry import resize_matrix, warp_points
 from ..core.images import shrink
-from ..core.overlays import checkerboard, overlay
+from ..core.overlays import checkerboard, modality_colors, overlay
 from ..data.records import PairRecord
 from ..evaluation.baselines import identity
 from ..evaluation.methods import AnnotationFit, as_registration
@@ -26,7 +26,7 @@ from ..evaluation.real_pairs import RealPair, read_pair, truth_points
 from ..evaluation.summary import as_taken, outcomes
 from ..registration.result import Registration
 from .evaluation import OUTCOME_LOOKS
-from .registrations import MODALITY_COLORS, WIDTH_IN, plain, plot_matches, plot_residuals, show
+from .registrations import WIDTH_IN, plain, plot_matches, plot_residuals, show
 
 SIDE_PX = 560  # longer side of what is drawn
 MAGNIFICATIONS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20)  # of residual arrows
@@ -85,10 +85,8 @@ def small(record: PairRecord, result: Registration) -> tuple[np.ndarray, np.ndar
 
 def modality_overlay(record: PairRecord, result: Registration) -> np.ndarray:
     """Vessels of both images in the colours of their modalities, white where they agree: (h, w, 3) float in [0, 1]."""
-    colors = [MODALITY_COLORS.get(name, (0.6, 0.6, 0.6)) for name in (record.modality0, record.modality1)]
-    if record.modality0 == record.modality1:
-        colors = [MODALITY_COLORS["CF"], MODALITY_COLORS["OCTA"]]
     fixed, moving, result = small(record, result)
+    colors = modality_colors(record.modality0, record.modality1)
     return overlay(fixed, result.warp(moving), result.covered(), colors)
 
 

@@ -28,9 +28,6 @@ BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, RED, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 WIDTH_IN = 10.0  # report width
 ERROR_BANDS_PX = (1, 2, 5, 10, 20)
-# of vessels in overlays, bright on black and told apart by colour-blind readers; where two images agree the overlay is
-# white
-MODALITY_COLORS = {"CF": (0.0, 0.85, 0.55), "FA": (1.0, 0.55, 0.0), "OCT": (0.4, 0.6, 1.0), "OCTA": (1.0, 0.4, 0.85)}
 
 # File names may be Chinese or Japanese: the first fonts that this machine has take over where the usual one has no sign.
 _WIDE = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "SimHei")

@@ -15,7 +15,7 @@ import pandas as pd
 
 from ...core.files import as_spelled, no_formula, write_text
 from ...core.geometry import as_homography, image_center, jacobian
-from ..annotation import check_points, parse_numbers, read_number_rows
+from ..annotation import check_points, parse_numbers, read_number_rows, write_points
 from ..records import IDS, Inventory, PairRecord, Problem
 from .files import checked_hw, mask_problem, read_rows, report_resized, reporting
 
@@ -87,18 +87,24 @@ def write_pairs_csv(path: str | Path, records: Iterable[PairRecord]) -> None:
 
 
 def _row(table: Path, number: int, record: PairRecord) -> dict[str, str]:
-    row = {name: getattr(record, name) for name in (*IDS, "split")}
-    row |= {name: _relative(getattr(record, name), table.parent) for name in ("image0", "image1", "vessel_mask0")}
-    row = {name: no_formula(text) for name, text in row.items()}
-    row["H_0to1"] = "" if record.H_0to1 is None else " ".join(repr(float(v)) for v in record.H_0to1.ravel())
+    row = table_row(table, record)
     for side, points_xy in enumerate((record.points0_xy, record.points1_xy)):
         if points_xy is not None:
             safe_id = re.sub(r"[^\w.-]+", "_", record.pair_id)[:80]
             sidecar = table.parent / f"{table.stem}_points" / f"{number:05d}_{safe_id}_{side}.txt"
-            write_text(sidecar, "".join(f"{float(x)!r} {float(y)!r}\n" for x, y in points_xy))
-            row[f"points{side}"] = _relative(sidecar, table.parent)
+            write_points(sidecar, points_xy)
+            row[f"points{side}"] = relative(sidecar, table.parent)
     return row
 
 
-def _relative(path: Path | None, folder: Path) -> str:
+def table_row(table: Path, record: PairRecord) -> dict[str, str]:
+    """A record's row in a table at that path, without its points."""
+    row = {name: getattr(record, name) for name in (*IDS, "split")}
+    row |= {name: relative(getattr(record, name), table.parent) for name in ("image0", "image1", "vessel_mask0")}
+    row = {name: no_formula(text) for name, text in row.items()}
+    row["H_0to1"] = "" if record.H_0to1 is None else " ".join(repr(float(v)) for v in record.H_0to1.ravel())
+    return row
+
+
+def relative(path: Path | None, folder: Path) -> str:
     return "" if path is None else path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
