@@ -9,6 +9,7 @@ from .registrations import (
     image_grid,
     picture,
     plot_detector,
+    plot_expected_error,
     plot_keypoints,
     plot_matches,
     plot_predictions,
