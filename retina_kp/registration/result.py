@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from ..core.files import to_plain
 from ..core.geometry import (
     as_homography,
-    corners,
-    describe,
     inside,
     lattice,
     rescale_homography,
@@ -27,9 +24,8 @@ from .displacement import Displacement
 from .expected_error import ErrorMap
 from .saving import OPTIONAL, read_result, write_result
 from .transforms import Fit, apply_quadratic
+from .warping import warped
 
-FINER = 0.7  # fixed px per moving px, below which bilinear reading would skip pixels
-STRIP_PX = 2**18  # pixels warped at a time: coordinates of a whole 6000 x 6000 image would take gigabytes
 CELLS = (24, 24)  # of a displacement that stands for another smooth map, to a hundredth px
 CONVENTION = "pixel centres at integers, x right, y down; H_1to0 maps moving to fixed"
 
@@ -140,42 +136,7 @@ class Registration:
         if image.shape[:2] != self.moving_hw:
             (height, width), (h, w) = image.shape[:2], self.moving_hw
             raise ValueError(f"this result is for a moving image of {w} x {h} px, not {width} x {height}")
-        return self._warp(image, cv2.INTER_NEAREST) if labels else self._warp(image)
-
-    def _warp(self, image: np.ndarray, how: int = cv2.INTER_LINEAR) -> np.ndarray:
-        """`warp` of a checked image. Finer pixels than the fixed image's are averaged first: no aliasing."""
-        scale = describe(self.H_1to0, self.moving_hw).scale
-        small_hw = tuple(max(round(n * scale), 1) for n in self.moving_hw)
-        if how == cv2.INTER_LINEAR and scale < FINER and small_hw != self.moving_hw:
-            small = cv2.resize(image, small_hw[::-1], interpolation=cv2.INTER_AREA)
-            return self.resized(self.fixed_hw, small_hw)._warp(small)
-        if self.displacement is None and np.isfinite(warp_points(corners(self.fixed_hw), self.H_0to1)).all():
-            H, size, how = self.H_0to1, self.fixed_hw[::-1], how | cv2.WARP_INVERSE_MAP
-            straight = not H[2, :2].any()
-            return (
-                cv2.warpAffine(image, H[:2], size, flags=how)
-                if straight
-                else cv2.warpPerspective(image, H, size, flags=how)
-            )
-        warped = np.zeros((*self.fixed_hw, *image.shape[2:]), image.dtype)
-        for strip, source in self._strips(warped):
-            strip[:] = cv2.remap(image, source[..., 0], source[..., 1], how, borderMode=cv2.BORDER_CONSTANT)
-        return warped
-
-    def _strips(self, picture: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Views of a few rows of a picture of the fixed frame, each with the (h, w, 2) moving px that they show."""
-        rows = max(STRIP_PX // picture.shape[1], 1)
-        for top in range(0, len(picture), rows):
-            strip = picture[top : top + rows]
-            yield strip, self._sources(np.arange(self.fixed_hw[1]), np.arange(top, top + len(strip)))
-
-    def _sources(self, x_px: np.ndarray, y_px: np.ndarray) -> np.ndarray:
-        """`map_grid` as float32 for OpenCV, and fast where the map is an affine after a displacement."""
-        H = self.H_0to1
-        if self.displacement is None or H[2, :2].any():
-            return np.nan_to_num(self.map_grid(x_px, y_px), nan=-1e6).astype(np.float32)
-        bends = replace(self.displacement, knots=self.displacement.knots @ H[:2, :2].T).on_grid(x_px, y_px)
-        return np.float32(bends + H[:2, 0] * x_px[:, None] + (H[:2, 1] * y_px[:, None] + H[:2, 2])[:, None])
+        return warped(self, image, labels)
 
     def pixel_map(self, top: int = 0, bottom: int | None = None) -> np.ndarray:
         """(H, W, 2) float64: the moving px that every pixel of the fixed image shows, or of its rows from top to

@@ -61,7 +61,7 @@ def left_out(folder: Path, pattern: str = "*") -> str:
     known = (*IMAGE_SUFFIXES, *COMPANIONS)
     files = [f for f in folder.glob(pattern) if f.suffix.lower() not in known and f.name[0] not in "._" and f.is_file()]
     kinds = Counter(f.suffix.lower() or "without ending" for f in files)
-    told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
     return (
         f"{len(files)} files left out, of kinds that are not read: {told}; export them as PNG, TIFF or DICOM"
         if files
