@@ -16,6 +16,7 @@ import shutil
 import signal
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -68,11 +69,9 @@ def measured(folder: Path) -> object:
 
 def register(folder: Path) -> None:
     """Everything but the search: a fixed answer, written as for any pair."""
-    for name in "abc" if not (folder / "cf").is_dir() else "":
-        for side in ("cf", "fa"):
-            write_image(
-                folder / side / f"{name}.png", np.random.default_rng(ord(name)).integers(0, 255, (300, 400), np.uint8)
-            )
+    for path in (folder / side / f"{name}.png" for side in ("cf", "fa") for name in "abc"):
+        if not path.is_file():
+            write_image(path, np.random.default_rng(ord(path.stem)).integers(0, 255, (300, 400), np.uint8))
     points = np.zeros((2, 0, 2))
     answer = Registration(
         "ok",
@@ -121,6 +120,8 @@ def started(work: Callable, folder: Path) -> int:
         try:
             work(folder)
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return child
