@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # How large the package may be. Lower a limit as soon as the house is smaller. Only a new ability raises one, by what it
 # brings: the last were maps that bend, refusals of print, and a viewer to compare, click and explore.
 LIMITS = {
-    "Python files": 119,
-    "lines": 16999,
+    "Python files": 127,
+    "lines": 17776,
     "lines of a file": 250,
     "files of a wing": 17,
     "words of the README": 700,
