@@ -22,7 +22,8 @@ from retina_kp.training.memory import Page
 from retina_kp.viewer import explorers, page, scenes
 from retina_kp.viewer.rehearsal import pairs_to_annotate, progress_rows, rehearse
 from retina_kp.viewer.session import Session
-from retina_kp.viewer.widget import Annotator, Viewer, compare, explore_labels
+from retina_kp.viewer.widget import Annotator, PairExplorer, Viewer, compare, explore_labels
+from retina_kp.viz.gallery import Shown
 
 HW0, HW1 = (313, 471), (350, 400)
 H_0TO1 = similarity(20, 0.9, (235, 156), (200, 180))
@@ -293,3 +294,20 @@ def test_labels_are_told_visit_by_visit():
     assert isinstance(explore_labels(sample, 3), Viewer)
     with pytest.raises(ValueError, match="never visited"):
         explorers.labels_scene(WatchedSample([], *[sample.image] * 4), 3)
+
+
+def test_dots_of_pairs_tell_errors_refusals_and_missing_truth(record, images):
+    ok = as_registration(np.linalg.inv(H_0TO1), HW0, HW1)
+    rows = [(refused("no", HW0, HW1), None, "refused"), (ok, [4.0, 6.0], "acceptable"), (ok, None, "answered")]
+    pairs = []
+    for result, errors, outcome in rows:
+        row = {"registration": result.to_dict(), "errors_px": errors, "mean_px": np.mean(errors or [np.inf])}
+        pairs.append(Shown(outcome, record, row | {"confidence": 0.8, "dice": np.nan}, outcome))
+    scene = explorers.pairs_scene(pairs, 1, side_px=200)
+    assert [dot["y"] for dot in scene["dots"]] == [explorers.NO_TRANSFORM_PX, 5.0, explorers.LOW_PX]
+    assert set(scene["chart"]["looks"]) == {"refused", "acceptable", "answered"} and "warped" in scene["layers"]
+    widget = PairExplorer(pairs)
+    widget.act({"k": 0})
+    assert widget.scene["chosen"] == 0 and "warped" not in widget.scene["layers"]
+    with pytest.raises(ValueError, match="no pair"):
+        PairExplorer([])

@@ -395,6 +395,7 @@ def kernel_is_idle(lab: str) -> bool:
 
 def run_cell(page, then: str = "canvas"):
     """Run the notebook's cell, and wait for what it shows."""
+    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first.wait_for(state="attached")
     page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
     page.keyboard.press("Control+Enter")
     page.locator(f".retina-viewer {then}").first.wait_for()
