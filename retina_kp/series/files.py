@@ -38,5 +38,9 @@ def write_series(series: Series, images: Sequence, folder: str | Path) -> None:
         "pairs": pairs,
         "loops": series.loops(),
     }
-    where = {"scale": whole.scale, "shift_xy": whole.shift_xy, "convention": "reference px times scale, less shift_xy"}
+    where = {
+        "scale": whole.scale,
+        "shift_xy": whole.shift_xy,
+        "convention": "reference px x is (x + 0.5) * scale - 0.5 - shift_xy",
+    }
     write_json(out / "series.json", told | {"mosaic": where})

@@ -21,8 +21,8 @@ RIM_SAMPLES = 33  # along an image's side, by which its place is told
 
 @dataclass(frozen=True)
 class Mosaic:
-    """picture: (H, W) or (H, W, 3) float32 in [0, 1], 0 where no image lies; pixels of the reference times scale, less
-    shift_xy, are pixels of it."""
+    """picture: (H, W) or (H, W, 3) float32 in [0, 1], 0 where no image lies. A pixel x of the reference, centres at
+    integers, is its pixel (x + 0.5) · scale - 0.5 - shift_xy."""
 
     picture: np.ndarray
     scale: float
@@ -32,7 +32,7 @@ class Mosaic:
 def mosaic(series: Series, images: Sequence, max_side_px: int = MAX_SIDE_PX) -> Mosaic:
     """The images, paths or arrays, that the series places, blended where they overlap: each weighs most in the middle of
     its field of view, and all are made as bright as the reference."""
-    placed = [k for k, result in enumerate(series.results) if result.ok]
+    placed = {k: as_array(images[k], series.names[k]) for k, result in enumerate(series.results) if result.ok}
     reference_hw = series.sizes[series.reference]
     rims = np.concatenate([series.results[k].map_to_fixed(lattice(series.sizes[k], RIM_SAMPLES)) for k in placed])
     low, high = np.nanmin(rims, 0), np.nanmax(rims, 0)
@@ -41,7 +41,7 @@ def mosaic(series: Series, images: Sequence, max_side_px: int = MAX_SIDE_PX) -> 
     shift, hw = np.floor(low * scale), tuple(int(n) + 1 for n in np.ceil((high - low) * scale)[::-1])
     total, weights, level = np.zeros((*hw, 3), np.float32), np.zeros((*hw, 1), np.float32), None
     for k in sorted(placed, key=lambda k: k != series.reference):  # the reference first
-        image = shrink(as_array(images[k], series.names[k]), max_side_px)
+        image = shrink(placed[k], max_side_px)
         result = _on_canvas(series.results[k].resized(small_hw, image.shape[:2]), shift, hw)
         seen = field_of_view_mask(to_gray(image))
         picture = displayable(image).reshape(*image.shape[:2], -1)
@@ -53,7 +53,7 @@ def mosaic(series: Series, images: Sequence, max_side_px: int = MAX_SIDE_PX) -> 
         total += weight * result.warp(picture)
         weights += weight
     picture = total / np.maximum(weights, 1e-6)
-    gray = all(as_array(images[k], series.names[k]).ndim == 2 for k in placed)
+    gray = all(image.ndim == 2 for image in placed.values())
     return Mosaic(picture[..., 0] if gray else picture, scale, shift)
 
 
