@@ -13,7 +13,7 @@ _HOMES = {
     "PairRecord": "data.records",
     "Registrar": "registration.registrar",
     "RegistrarOptions": "registration.options",
-    "Registration": "registration.result",
+    "Registration": "mapping.result",
     "Series": "series.agreement",
     "TrainConfig": "training.config",
     "Trainer": "training.trainer",

@@ -32,8 +32,8 @@ from retina_kp.evaluation.batch import find_jobs, run_jobs
 from retina_kp.evaluation.methods import choose_baselines
 from retina_kp.evaluation.pairs import SyntheticPair
 from retina_kp.evaluation.runner import measure
+from retina_kp.mapping.result import Registration
 from retina_kp.networks.checkpoints import load_network
-from retina_kp.registration.result import Registration
 from retina_kp.synthetic.pairs import PairOptions
 from retina_kp.training.config import TrainConfig
 from retina_kp.training.processes import read_state

@@ -16,9 +16,9 @@ from retina_kp.core.images import read_image, shrink, write_image
 from retina_kp.data.layouts.pairs_csv import write_pairs_csv
 from retina_kp.data.records import PairRecord
 from retina_kp.evaluation.batch import _truth_errors, display_copies, find_jobs, has_truth, run_job, run_jobs
+from retina_kp.mapping.result import refused
 from retina_kp.notebook import report
 from retina_kp.registration.registrar import WHAT_TO_TRY
-from retina_kp.registration.result import refused
 from retina_kp.synthetic.pairs import write_aligned_folder
 
 EASY = PairOptions(size_px=512, rotation_deg=12, scale=(0.9, 1.1), min_overlap=0.7)

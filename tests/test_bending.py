@@ -9,9 +9,9 @@ import torch
 
 from retina_kp import Registrar
 from retina_kp.core.geometry import inside, pixel_grid, resize_matrix, warp_points
+from retina_kp.mapping.displacement import Displacement
 from retina_kp.registration.bending import BENDS, polynomials, splines
 from retina_kp.registration.climbing import climb
-from retina_kp.registration.displacement import Displacement
 from retina_kp.registration.options import registrar_options
 from retina_kp.synthetic.pairs import PairOptions, draw_pair
 

@@ -23,7 +23,7 @@ from retina_kp.core.images import read_image, write_image
 from retina_kp.data.annotation import read_number_rows
 from retina_kp.data.layouts.pairs_csv import write_pairs_csv
 from retina_kp.data.records import PairRecord
-from retina_kp.registration.transforms import Fit
+from retina_kp.mapping.transforms import Fit
 from retina_kp.synthetic.pairs import PairOptions, draw_pair
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,10 +8,10 @@ import pytest
 
 from retina_kp import PairOptions, draw_pair
 from retina_kp.core.geometry import corner_error
+from retina_kp.mapping.transforms import Fit
 from retina_kp.registration.common_print import CLUTCH_PX, SIDE_PX, common_print
 from retina_kp.registration.keypoints import Features
 from retina_kp.registration.search import Hypothesis, hypotheses
-from retina_kp.registration.transforms import Fit
 from retina_kp.synthetic.pages import draw_page
 
 EASY = PairOptions(size_px=512, rotation_deg=12, scale=(0.9, 1.1), min_overlap=0.7)

@@ -11,7 +11,7 @@ from retina_kp.core.dicom import add_identities, dicom_identity
 from retina_kp.core.files import write_json
 from retina_kp.core.images import ImageError, as_array, image_size, read_image
 from retina_kp.evaluation.batch import find_jobs, run_jobs
-from retina_kp.registration.result import Registration
+from retina_kp.mapping.result import Registration
 
 pydicom = pytest.importorskip("pydicom", reason="DICOM is an extra: pip install pydicom")
 from pydicom.dataset import FileDataset, FileMetaDataset  # noqa: E402

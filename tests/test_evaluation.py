@@ -20,9 +20,9 @@ from retina_kp.evaluation.metrics import judge
 from retina_kp.evaluation.pairs import SyntheticPair, synthetic_pairs
 from retina_kp.evaluation.runner import measure
 from retina_kp.evaluation.summary import SYNTHETIC, summarise
+from retina_kp.mapping.displacement import Displacement
+from retina_kp.mapping.result import Registration
 from retina_kp.registration.confidence import DEFAULT_CALIBRATION, confidence
-from retina_kp.registration.displacement import Displacement
-from retina_kp.registration.result import Registration
 from retina_kp.synthetic.pairs import draw_pair
 
 

@@ -10,8 +10,8 @@ from retina_kp.evaluation.intervals import coverage, expected_and_errors
 from retina_kp.evaluation.methods import Ours
 from retina_kp.evaluation.pairs import synthetic_pairs
 from retina_kp.evaluation.runner import measure
-from retina_kp.registration.expected_error import BINS, ErrorMap, fit_bounds
-from retina_kp.registration.result import Registration
+from retina_kp.mapping.expected_error import BINS, ErrorMap, fit_bounds
+from retina_kp.mapping.result import Registration
 from retina_kp.synthetic.cameras import RoundOptions
 from retina_kp.synthetic.pairs import PairOptions, draw_pair
 

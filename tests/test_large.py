@@ -10,9 +10,9 @@ from retina_kp.core.geometry import similarity, warp_points
 from retina_kp.core.image_files import read_reduced
 from retina_kp.core.images import ImageError, read_image, to_gray, write_image
 from retina_kp.core.png_strips import read_png_reduced, write_png_in_strips
+from retina_kp.mapping.result import Registration
 from retina_kp.registration import large
 from retina_kp.registration.large import Copy, register_copies, warp_file
-from retina_kp.registration.result import Registration
 
 HW = (613, 538)  # of which a quarter is no whole number
 

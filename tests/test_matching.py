@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from retina_kp.core.geometry import similarity, warp_points
-from retina_kp.registration.keypoints import Features, guided_matches, mutual_matches, spread_count
-from retina_kp.registration.transforms import (
+from retina_kp.mapping.transforms import (
     apply_quadratic,
     fit_transform,
     implausible,
 )
+from retina_kp.registration.keypoints import Features, guided_matches, mutual_matches, spread_count
 
 TRUTH = {
     "similarity": similarity(37, 1.4, (200, 150), (260, 240)),

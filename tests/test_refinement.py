@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from retina_kp.core.geometry import corners, similarity, translation, warp_points
+from retina_kp.mapping.transforms import Fit, _polish, fit_transform
 from retina_kp.registration.refinement import ATTEMPTS, fit_gradually, refine
-from retina_kp.registration.transforms import Fit, _polish, fit_transform
 
 STRIDE, HW = 2, (301, 223)  # cells of the maps; 602 × 446 px
 UNTURNED = np.eye(3)

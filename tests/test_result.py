@@ -15,9 +15,9 @@ from PIL import Image, TiffImagePlugin
 
 from retina_kp.core.geometry import as_homography, inside, lattice, resize_matrix, similarity, warp_points
 from retina_kp.core.images import write_image
-from retina_kp.registration.result import Registration, refused
-from retina_kp.registration.saving import itk_spacing
-from retina_kp.registration.transforms import fit_transform
+from retina_kp.mapping.result import Registration, refused
+from retina_kp.mapping.saving import itk_spacing
+from retina_kp.mapping.transforms import fit_transform
 
 FIXED_HW, MOVING_HW = (340, 500), (313, 471)
 AFFINE = np.array([[1.1, 0.25, -20], [-0.1, 0.9, 35], [0, 0, 1.0]])  # moving → fixed
@@ -161,7 +161,7 @@ def test_strips_join_without_a_seam(result, monkeypatch):
     x, y = np.meshgrid(np.arange(FIXED_HW[1]), np.arange(FIXED_HW[0]))
     source = result.map_to_moving(np.stack([x, y], -1).reshape(-1, 2)).astype(np.float32).reshape(*FIXED_HW, 2)
     whole = cv2.remap(picture(MOVING_HW), source[..., 0], source[..., 1], cv2.INTER_LINEAR)
-    monkeypatch.setattr("retina_kp.registration.warping.STRIP_PX", 7 * FIXED_HW[1] + 3)
+    monkeypatch.setattr("retina_kp.mapping.warping.STRIP_PX", 7 * FIXED_HW[1] + 3)
     assert (result.warp(picture(MOVING_HW)) == whole).mean() > 0.9999 and whole.any()
 
 

@@ -12,7 +12,7 @@ from retina_kp import Registration, register_series
 from retina_kp.cli import main
 from retina_kp.core.geometry import corners, image_center, inside, lattice, similarity, warp_points
 from retina_kp.core.images import read_image, write_image
-from retina_kp.registration.result import refused
+from retina_kp.mapping.result import refused
 from retina_kp.series.adjustment import Polynomial, adjust, best_adjustment, misfits
 from retina_kp.series.agreement import CONTRADICTS, NOT_CONNECTED, Series, agree, chains, most_connected, placed
 from retina_kp.series.mosaic import mosaic

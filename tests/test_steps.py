@@ -6,10 +6,10 @@ import pytest
 
 from retina_kp import PairOptions, draw_pair
 from retina_kp.core.geometry import translation, warp_points
+from retina_kp.mapping.transforms import Fit
 from retina_kp.registration.closeup import Warped, Window, common_window
 from retina_kp.registration.keypoints import Features
 from retina_kp.registration.search import Hypothesis
-from retina_kp.registration.transforms import Fit
 from retina_kp.synthetic.vasculature import ARTERY, BIFURCATION, CROSSING, VEIN, Retina
 from retina_kp.viz import steps
 

@@ -15,7 +15,7 @@ from retina_kp.core.geometry import similarity, warp_points
 from retina_kp.core.images import write_image
 from retina_kp.data.records import PairRecord
 from retina_kp.evaluation.methods import as_registration
-from retina_kp.registration.result import refused
+from retina_kp.mapping.result import refused
 from retina_kp.synthetic.pairs import draw_pair
 from retina_kp.training.diagnosis import WatchedSample
 from retina_kp.training.memory import Page

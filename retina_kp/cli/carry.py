@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import numpy as np
 from ..core.files import as_spelled, read_json, write_csv, write_json, write_text
 from ..core.geometry import inside
 from ..core.images import as_array, write_image
-from ..registration.carrying import carry_annotations
-from ..registration.result import Registration
+from ..mapping.carrying import carry_annotations
+from ..mapping.result import Registration
 
 COLUMNS = (("x0", "y0", "x1", "y1"), ("x", "y"))  # of tables with a header
 # endings of images that are kept; others become .png, which keeps the values of masks, too
@@ -109,5 +108,5 @@ def _read_registration(path: str) -> Registration:
         raise ValueError(f"{file}: no such file: give the result.json that retina-kp register has written")
     try:
         return Registration.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ValueError(f"{path} is no result: give the result.json that retina-kp register has written") from None
+    except ValueError as error:
+        raise ValueError(f"{error}; give the result.json that retina-kp register has written") from None

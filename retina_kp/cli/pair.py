@@ -20,10 +20,10 @@ from ..core.files import as_spelled, write_text
 from ..core.geometry import describe
 from ..core.images import shrink, write_image
 from ..core.overlays import checkerboard, displayable
+from ..mapping.result import Registration
+from ..mapping.saving import saved_files
 from ..registration.large import Copy, copies_by_points, register_copies, warp_file
 from ..registration.registrar import WHAT_TO_TRY, Registrar
-from ..registration.result import Registration
-from ..registration.saving import saved_files
 
 PICTURE_PX = 1600  # longer side of overlay.png
 SHOWN_PX = 900  # longer side of a picture

@@ -24,10 +24,10 @@ from ..data.layouts import load_layout
 from ..data.layouts.files import left_out
 from ..data.pairing import pair_files
 from ..data.records import PairRecord
+from ..mapping.result import Registration
+from ..mapping.saving import saved_files
 from ..registration.large import Copy, register_copies, warp_file
 from ..registration.registrar import Registrar
-from ..registration.result import Registration
-from ..registration.saving import saved_files
 from .metrics import judge, point_errors
 from .real_pairs import truth_points
 

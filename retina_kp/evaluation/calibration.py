@@ -17,9 +17,9 @@ from ..core.compute import choose_device, code_version, commit
 from ..core.geometry import image_center, similarity, warp_points
 from ..core.images import fitted_hw, to_gray
 from ..data.augment import AppearanceRange
+from ..mapping.expected_error import fit_bounds
 from ..networks.checkpoints import find_weights, load_network, read_metadata, save_network
 from ..registration.confidence import AGAIN, calibration_inputs, confidence
-from ..registration.expected_error import fit_bounds
 from ..registration.keypoints import STEERED_DEG
 from ..registration.registrar import Registrar
 from ..synthetic.cameras import RoundOptions

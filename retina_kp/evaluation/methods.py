@@ -16,10 +16,10 @@ import numpy as np
 
 from ..core.files import in_project
 from ..core.geometry import describe, lattice
+from ..mapping.result import Registration, refused
 from ..networks.checkpoints import SHIPPED, find_weights, weights_sha256
 from ..registration.options import registrar_options
 from ..registration.registrar import Registrar
-from ..registration.result import Registration, refused
 from ..synthetic.pairs import draw_pair
 from . import baselines
 from .oracle_keypoints import register_true_points
@@ -46,8 +46,7 @@ class Method(Protocol):
         """Changes whenever the answers might, with one and the same code of the package."""
         return self.name
 
-    def provenance(self) -> dict:
-        """What a report says of it beside the name."""
+    def provenance(self) -> dict:  # what a report says of it beside the name
         return {}
 
     def prepare(self) -> None:
@@ -76,8 +75,7 @@ class Ours(Method):
 
     def registrar(self) -> Registrar:
         """One per process and file of weights as it is now."""
-        written = find_weights(self.weights).stat()
-        how = (("model", self.model), *self.options)
+        written, how = find_weights(self.weights).stat(), (("model", self.model), *self.options)
         return _registrar(self.weights, self.device, how, (written.st_mtime_ns, written.st_size))
 
     def prepare(self) -> None:

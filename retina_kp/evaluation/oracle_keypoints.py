@@ -12,11 +12,11 @@ import numpy as np
 
 from ..core.geometry import inside, warp_points
 from ..data.annotation import RANSAC_THRESHOLD
+from ..mapping.result import Registration, refused
+from ..mapping.transforms import MIN_MATCHES, Fit, fit_transform
 from ..registration.closeup import Window, common_window
 from ..registration.keypoints import Features, matched_points, mutual_matches
 from ..registration.registrar import FEW_MATCHES, Registrar
-from ..registration.result import Registration, refused
-from ..registration.transforms import MIN_MATCHES, Fit, fit_transform
 
 MOST_POINTS = 200  # keypoints that stand for true ones where no points are annotated
 SIMPLER = ("quadratic", "homography", "affine", "similarity")  # each needs fewer matches than the one before

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..core.files import to_plain
 from ..core.geometry import corners, describe, warp_points
-from ..registration.result import Registration
+from ..mapping.result import Registration
 from ..synthetic.pairs import PairOptions, SamplePair, draw_pair
 from ..synthetic.render import RENDERERS
 

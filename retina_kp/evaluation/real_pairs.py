@@ -19,7 +19,7 @@ from ..core.vessels import field_of_view_mask, vessel_mask
 from ..data.annotation import fixed_residuals, true_homography
 from ..data.layouts.fire import FIRE_PAIR
 from ..data.records import PairRecord
-from ..registration.result import Registration
+from ..mapping.result import Registration
 from .metrics import LONGER_SIDE_PX, vessel_dice
 from .pairs import AS_TAKEN, FIT, Pair, Seen, Truth, digest, names_of
 

@@ -24,7 +24,7 @@ from ..core.compute import bfloat16_is_fast, code_version, decide_bfloat16, prog
 from ..core.files import to_plain
 from ..core.geometry import describe
 from ..data.records import PairRecord, Problem
-from ..registration.result import Registration, refused
+from ..mapping.result import Registration, refused
 from .methods import NOT_FOUND, AnnotationFit, Method, Oracle, as_methods
 from .metrics import LONGER_SIDE_PX, error_columns, inlier_rate, judge, point_errors
 from .pairs import FIT, Pair, Seen
@@ -117,8 +117,7 @@ def run_unit(pair: Pair, method: Method, key: str = "", how: tuple[int, bool] | 
     used, or ""; status, confidence (NaN where a method gives none), evidence, seconds; outcome ("acceptable",
     "inaccurate", "refused", "failed", or "answered" without truth); errors at 768, see `metrics.error_columns` (NaN
     without truth); expected_px: errors that were to be expected at the same places, or None; tried_px: mean error of
-    what was found even if it was refused; inlier_rate of its matches;
-    true turn and scale."""
+    what was found even if it was refused; inlier_rate of its matches; true turn and scale."""
     if how is not None:
         torch.set_num_threads(how[0])
         decide_bfloat16("cpu", how[1])

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from ..core.compute import worker_pool
+from ..mapping.result import Registration
 from ..registration.registrar import Registrar
-from ..registration.result import Registration
 
 # What lies outside all other stages is "prepare": gray, field of view, first keypoints.
 STAGES = ("prepare", "search", "close-up", "refinement")

@@ -16,11 +16,11 @@ import torch
 from numpy.polynomial import legendre
 
 from ..core.geometry import from_cells, lattice, pixel_grid, to_cells, warp_points
+from ..mapping.displacement import spline_rows
+from ..mapping.expected_error import ErrorMap
+from ..mapping.result import Registration
 from .climbing import NOISE, Climbed, Terms, climb
 from .closeup import Frame, Window, common_frame
-from .displacement import spline_rows
-from .expected_error import ErrorMap
-from .result import Registration
 from .views import MAX_ENLARGE, ImageViews
 
 # correlation of maps that are begun with anew, freer and more blurred, and how many times better they must agree then

@@ -10,16 +10,16 @@ H always leads from the moving image's base px to the fixed one's; a step leads 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from ..core.geometry import corners, similarity, translation, warp_points
+from ..core.geometry import corners, describe, similarity, translation, warp_points
+from ..mapping.result import Registration
+from ..mapping.transforms import Fit, fit_transform
 from .keypoints import Features, guided_matches, matched_points
-from .result import Registration
-from .transforms import fit_transform
 from .views import MAX_ENLARGE, ImageViews
 
 MIN_COMMON_PX, MARGIN_PX = 40.0, 12.0  # base px: least side of what both images show; rim around it
@@ -70,6 +70,15 @@ class Warped:
         """How far a step moves a corner of the window."""
         places = corners(self.window.hw)
         return float(np.linalg.norm(warp_points(places, step) - places, axis=1).max())
+
+    def told(self, fit: Fit, points, step: np.ndarray, views0: ImageViews, views1: ImageViews) -> Registration:
+        """A fit of points in the window, told in original px. step: (3, 3) window px of the warped features → px of
+        points[1]."""
+        original0_from_window = np.linalg.inv(self.window.from_base @ views0.base_from_original)
+        window_from_original1 = step @ self.window.from_base @ self.H @ views1.base_from_original
+        sizes = views0.original_hw, views1.original_hw
+        result = Registration.from_fit(fit, original0_from_window, window_from_original1, *points, *sizes)
+        return replace(result, angle_deg=describe(result.H_tried, result.moving_hw).angle_deg)
 
 
 def whole_window(views0: ImageViews, scale: float) -> Window:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
+from ..mapping.result import Registration
 from .closeup import Warped, Window, common_frame
-from .result import Registration
 from .views import ImageViews
 
 SIDE_PX = 15  # of the neighbourhoods that are compared

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from ..mapping.transforms import Fit
 from .keypoints import Features
-from .transforms import Fit
 
 
 def measure_evidence(settled_share: float, fit: Fit, features0: Features, aligned: Features) -> dict[str, float]:

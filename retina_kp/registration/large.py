@@ -11,9 +11,9 @@ import numpy as np
 from ..core.geometry import describe, resize_matrix, warp_points
 from ..core.image_files import read_reduced
 from ..core.images import as_array
+from ..mapping.result import Registration
+from ..mapping.saving import itk_spacing
 from .rescue import points_only
-from .result import Registration
-from .saving import itk_spacing
 
 LEAST_PX = 5000  # longer side of a copy: all that a view of the whole image can show, and more
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from ..core.config import from_dict
+from ..mapping.transforms import MODELS
 from .keypoints import KeypointOptions
-from .transforms import MODELS
 
 BENDING = ("auto", "elastic")  # models that start as an affine and then follow the eye
 

@@ -10,7 +10,15 @@ import cv2
 import numpy as np
 
 from ..core.geometry import as_homography, corners, from_cells, inside, pixel_grid, resize_matrix, to_cells, warp_points
-from .transforms import MIN_MATCHES, Fit, apply_quadratic, fit_transform, invertible, least_squares, tukey_weights
+from ..mapping.transforms import (
+    MIN_MATCHES,
+    Fit,
+    apply_quadratic,
+    fit_transform,
+    invertible,
+    least_squares,
+    tukey_weights,
+)
 
 # OpenCV has no such search for the other models
 MOTIONS = {"affine": cv2.MOTION_AFFINE, "homography": cv2.MOTION_HOMOGRAPHY}

@@ -14,31 +14,29 @@ import numpy as np
 import torch
 
 from ..core.compute import choose_device
-from ..core.geometry import describe
 from ..core.images import as_array, resized
+from ..mapping.result import Registration, refused
+from ..mapping.saving import itk_spacing
+from ..mapping.transforms import Fit, implausible
 from ..networks import fold_batch_norm
 from ..networks.checkpoints import load_network
 from .bending import BENDS, bend
 from .closeup import Candidate, Warped, Window, common_window
 from .common_print import without_common_print
 from .confidence import AGAIN, checked, confidence, measure_evidence
+from .judging import FEW_MATCHES, judged, looked_at_again
 from .keypoints import Features
 from .options import RegistrarOptions, registrar_options
 from .refinement import MOTIONS, fit_gradually, refine
 from .rescue import rescue
-from .result import Registration, refused
-from .saving import itk_spacing
 from .search import Hypothesis, hypotheses, search_stages
-from .second_look import looked_at_again
-from .transforms import Fit, implausible
 from .views import ImageViews
 
 WHAT_TO_TRY = (
     "Do both images show the same eye, and the same part of it? Are vessels in focus? Is one of them mirrored? "
     "Where little is shared, a model with less freedom can help: similarity."
 )
-NO_RETINA, FEW_KEYPOINTS, FEW_MATCHES = "no structure visible", "too few keypoints", "too few matches"
-INCONSISTENT, UNCERTAIN, MIRRORED = "inconsistent geometry", "low confidence", "mirrored"
+NO_RETINA, FEW_KEYPOINTS, MIRRORED = "no structure visible", "too few keypoints", "mirrored"
 MIRROR_STAGES = 2  # of the search, in which mirrored images are looked for
 MOSTLY_PRINT = 0.5  # of the inliers: such a fit shows where the pages lie, not the eye
 MAX_SLIMNESS = 6.0  # of a field of view; noise in strips was taken for a match
@@ -185,7 +183,7 @@ class Registrar:
         fit = refined if warped is clean else fit
         if fit.n_inliers < self.options.min_inliers:  # the maps moved it away from what it was matched by
             fit, points = self._matched_anew(fit, warped)
-        result = self._result(fit, points, warped, np.eye(3), views0, views1)
+        result = warped.told(fit, points, np.eye(3), views0, views1)
         result = replace(result, confidence=confidence(evidence, self.calibration), evidence=evidence)
         return Candidate(warped, fit.H_1to0, result)
 
@@ -229,7 +227,7 @@ class Registrar:
         fit = fit_gradually(*points, model, o.polish_radius_px, o.polish_threshold_px)
         if fit is None or fit.n_inliers < self.options.min_inliers:
             return best
-        result = self._result(fit, points, best.warped, best.step, views0, views1)
+        result = best.warped.told(fit, points, best.step, views0, views1)
         result = replace(result, confidence=best.result.confidence, evidence=best.result.evidence)
         return replace(best, step=fit.H_1to0 @ best.step, result=result)
 
@@ -246,25 +244,5 @@ class Registrar:
         return bent
 
     def judge(self, result: Registration, views0: ImageViews, views1: ImageViews) -> Registration:
-        """The result, or its refusal: not sure enough, or no transform between two pictures of an eye."""
-        inliers = int(result.inliers.sum())
-        if inliers < self.options.min_inliers:
-            return result.refuse(f"{FEW_MATCHES}: {inliers} agree in the end; two different eyes?")
-        if not result.confidence >= self.options.min_confidence:  # nor is NaN enough
-            how_sure = f"{result.confidence:.2f} is below {self.options.min_confidence:g}"
-            return result.refuse(
-                f"{UNCERTAIN}: {how_sure}; two different eyes, or too few vessels that both images show"
-            )
-        H = views0.base_from_original @ result.H_tried @ np.linalg.inv(views1.base_from_original)
-        why = implausible(H, views1.base_hw)
-        return result.refuse(f"{INCONSISTENT}: {why}; no two pictures of one eye differ so") if why else result
-
-    @staticmethod
-    def _result(fit: Fit, points, warped: Warped, step, views0: ImageViews, views1: ImageViews) -> Registration:
-        """A fit of points in a window, told in original px. step: as in `refine`."""
-        window = warped.window.from_base
-        original0_from_window = np.linalg.inv(window @ views0.base_from_original)
-        window_from_original1 = step @ window @ warped.H @ views1.base_from_original
-        sizes = views0.original_hw, views1.original_hw
-        result = Registration.from_fit(fit, original0_from_window, window_from_original1, *points, *sizes)
-        return replace(result, angle_deg=describe(result.H_tried, result.moving_hw).angle_deg)
+        """The result, or its refusal, see `judging.judged`."""
+        return judged(result, views0, views1, self.options)

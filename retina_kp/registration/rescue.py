@@ -15,10 +15,10 @@ import numpy as np
 from scipy.stats import chi2
 
 from ..core.geometry import describe, warp_points
+from ..mapping.result import Registration
+from ..mapping.transforms import Fit, implausible, least_squares
 from .options import SearchOptions
-from .result import Registration
 from .search import STEP, Hypothesis, settle
-from .transforms import Fit, implausible, least_squares
 from .views import ImageViews
 
 NOT_CONFIRMED = "points not confirmed"

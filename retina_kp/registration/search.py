@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..mapping.transforms import Fit, fit_transform, implausible
 from .closeup import whole_window
 from .keypoints import Features, guided_matches, matched_points, mutual_matches, spread_count
 from .options import SearchOptions
-from .transforms import Fit, fit_transform, implausible
 from .views import ImageViews
 
 STEP = 1.67  # between neighbouring ratios of scale

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse.csgraph import connected_components, dijkstra
 
 from ..core.geometry import describe, image_center, inside, lattice
-from ..registration.result import Registration, refused
+from ..mapping.result import Registration, refused
 from .adjustment import AT_PX, DEGREES, Links, Polynomial, adjust, best_adjustment, misfits
 
 NOT_CONNECTED, CONTRADICTS = "not connected", "contradicts the other pairs"

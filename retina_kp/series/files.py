@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..core.files import write_json
 from ..core.images import as_array, write_image
-from ..registration.saving import saved_files
+from ..mapping.saving import saved_files
 from .agreement import Series
 from .mosaic import mosaic
 

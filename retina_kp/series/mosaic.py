@@ -12,7 +12,7 @@ from ..core.geometry import lattice, translation
 from ..core.images import as_array, shrink, to_gray
 from ..core.overlays import displayable
 from ..core.vessels import field_of_view_mask
-from ..registration.result import Registration
+from ..mapping.result import Registration
 from .agreement import Series
 
 MAX_SIDE_PX = 2400  # of a mosaic

@@ -32,12 +32,12 @@ from ..evaluation.metrics import RIGHT_PX
 from ..evaluation.pairs import MOVING, Seen, synthetic_pairs
 from ..evaluation.runner import measure
 from ..evaluation.summary import as_text
+from ..mapping.result import Registration
+from ..mapping.transforms import MODELS
 from ..networks.checkpoints import find_weights, read_metadata, weights_sha256
 from ..registration.closeup import Candidate
 from ..registration.confidence import checked
 from ..registration.registrar import Registrar
-from ..registration.result import Registration
-from ..registration.transforms import MODELS
 from ..synthetic.pairs import CLINICAL
 from ..synthetic.render import DEEP_OCTA
 from ..training.config import RECIPES, SYNTHETIC

@@ -18,8 +18,8 @@ from ..data.sources import MixedPairs
 from ..data.training_files import FileOptions, FileSplit, load_files
 from ..evaluation.metrics import inlier_rate, matching_score, repeatability
 from ..evaluation.oracle_keypoints import align_true_points
+from ..mapping.transforms import Fit, fit_transform
 from ..registration.keypoints import KeypointOptions, extract, matched_points, mutual_matches
-from ..registration.transforms import Fit, fit_transform
 from ..synthetic.training_pairs import SyntheticOptions, SyntheticPairs
 from .config import TrainConfig
 from .descriptor_losses import descriptor_pairs

@@ -10,10 +10,10 @@ import numpy as np
 from ..core.geometry import known_points, warp_points
 from ..core.images import as_array, shrink
 from ..evaluation.metrics import MEDIAN_LIMIT_PX
+from ..mapping.result import Registration
 from ..registration.closeup import common_window
 from ..registration.keypoints import similarities
 from ..registration.registrar import Registrar
-from ..registration.result import Registration
 from ..training.diagnosis import WatchedSample
 from ..training.pke import PkeOptions
 from ..viz.gallery import Shown, title

@@ -13,7 +13,7 @@ from ..data.clicks import read_bigwarp
 from ..data.records import PairRecord
 from ..evaluation.batch import find_jobs
 from ..evaluation.methods import as_registration
-from ..registration.result import Registration
+from ..mapping.result import Registration
 from .session import Session
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..core.geometry import lattice
 from ..core.images import as_array, resized, shrink
 from ..core.overlays import displayable, modality_colors, overlay
-from ..registration.result import Registration
+from ..mapping.result import Registration
 
 TILE_PX = 512
 OVERLAP_PX = 1  # that a tile shares with the next one, so that no seam shows

@@ -16,7 +16,7 @@ from ..data.annotation import MIN_SPREAD, fitted_model, fixed_residuals, spread,
 from ..data.clicks import ClickFolder
 from ..data.records import PairRecord
 from ..evaluation.methods import as_registration
-from ..registration.result import Registration
+from ..mapping.result import Registration
 
 JUNCTIONS_PX = 512  # longer side of the copies on which junctions are looked for
 SIGMAS_PX, CONTRAST_PX = (1.0, 2.0), 10.0  # of vessels there, and of what they stand out from

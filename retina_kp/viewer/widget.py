@@ -11,8 +11,8 @@ from IPython.display import HTML
 
 from ..core.compute import HEADLESS
 from ..core.images import shrink
+from ..mapping.result import Registration
 from ..registration.registrar import Registrar
-from ..registration.result import Registration
 from ..training.diagnosis import WatchedSample
 from ..training.pke import PkeOptions
 from ..viz.gallery import Shown

@@ -24,7 +24,7 @@ from ..evaluation.baselines import identity
 from ..evaluation.methods import AnnotationFit, as_registration
 from ..evaluation.real_pairs import RealPair, read_pair, truth_points
 from ..evaluation.summary import as_taken, outcomes
-from ..registration.result import Registration
+from ..mapping.result import Registration
 from .evaluation import OUTCOME_LOOKS
 from .registrations import WIDTH_IN, plain, plot_matches, plot_residuals, show
 

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from ..core import geometry
 from ..core.overlays import contrast_stretch, displayable, vessel_channel
-from ..registration.expected_error import SIDE_PX, ErrorMap
+from ..mapping.expected_error import SIDE_PX, ErrorMap
 
 # Okabe and Ito's palette, safe for colour-blind readers
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..core.geometry import image_center
-from ..registration.carrying import RIM
+from ..mapping.carrying import RIM
 from ..series.agreement import Series
 from .registrations import BLACK, BLUE, GREEN, ORANGE, RED, WIDTH_IN
 

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 
 from ..core.geometry import resize_matrix, warp_points
 from ..core.overlays import contrast_stretch
+from ..mapping.transforms import Fit
 from ..registration.closeup import Warped, Window
 from ..registration.confidence import calibration_inputs, confidence
 from ..registration.refinement import relief
 from ..registration.search import Hypothesis
-from ..registration.transforms import Fit
 from ..registration.views import ImageViews
 from ..synthetic.vasculature import ARTERY, BIFURCATION, VEIN, Retina
 from .registrations import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW, axes_row, plot_keypoints, show

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...core.geometry import as_homography, image_center, similarity
 from ...core.images import fitted_hw, resized
-from ...registration.transforms import implausible
+from ...mapping.transforms import implausible
 
 SIDE_PX = 512  # longer side of the copies that most methods work on
 

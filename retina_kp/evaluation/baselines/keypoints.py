@@ -7,8 +7,8 @@ import numpy as np
 
 from ...core.images import to_gray
 from ...core.vessels import field_of_view_mask, vesselness
+from ...mapping.transforms import Fit, fit_transform
 from ...registration.keypoints import Features, matched_points, mutual_matches
-from ...registration.transforms import Fit, fit_transform
 from . import SIDE_PX, checked, copied
 
 

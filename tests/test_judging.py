@@ -8,7 +8,7 @@ import pytest
 from retina_kp import Registrar
 from retina_kp.core.geometry import translation
 from retina_kp.registration.confidence import AGAIN, DEFAULT_CALIBRATION, checked
-from retina_kp.registration.second_look import looked_at_again
+from retina_kp.registration.judging import looked_at_again
 from retina_kp.synthetic.pairs import PairOptions, draw_pair
 
 

@@ -1,4 +1,4 @@
-"""The judgement of a map that follows the eye, by what it lays on each other."""
+"""The judgement of a registration: a second look by what its map lays on each other, and what is refused."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from dataclasses import replace
 import numpy as np
 
 from ..core.geometry import warp_points
+from ..mapping.result import Registration
+from ..mapping.transforms import Fit, implausible
 from .common_print import warped_by
 from .confidence import confidence, measure_evidence
-from .options import CloseupOptions
+from .options import CloseupOptions, RegistrarOptions
 from .refinement import agreement
-from .result import Registration
-from .transforms import Fit
 from .views import ImageViews
+
+FEW_MATCHES, INCONSISTENT, UNCERTAIN = "too few matches", "inconsistent geometry", "low confidence"
 
 
 def looked_at_again(
@@ -37,3 +39,16 @@ def looked_at_again(
     sure = confidence(evidence, calibration)
     found = {"matches0": matches[0], "matches1": matches[1], "inliers": inliers}
     return replace(result, **found, evidence=evidence, confidence=sure)
+
+
+def judged(result: Registration, views0: ImageViews, views1: ImageViews, options: RegistrarOptions) -> Registration:
+    """The result, or its refusal: not sure enough, or no transform between two pictures of an eye."""
+    inliers = int(result.inliers.sum())
+    if inliers < options.min_inliers:
+        return result.refuse(f"{FEW_MATCHES}: {inliers} agree in the end; two different eyes?")
+    if not result.confidence >= options.min_confidence:  # nor is NaN enough
+        told = f"{UNCERTAIN}: {result.confidence:.2f} is below {options.min_confidence:g}"
+        return result.refuse(f"{told}; two different eyes, or too few vessels that both images show")
+    H = views0.base_from_original @ result.H_tried @ np.linalg.inv(views1.base_from_original)
+    why = implausible(H, views1.base_hw)
+    return result.refuse(f"{INCONSISTENT}: {why}; no two pictures of one eye differ so") if why else result
