@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # brings: the last were maps that bend, refusals of print, clicked points, and series of images.
 LIMITS = {
     "Python files": 131,
-    "lines": 18006,
+    "lines": 18007,
     "lines of a file": 250,
     "files of a wing": 17,
     "words of the README": 700,
