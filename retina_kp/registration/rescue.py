@@ -25,6 +25,7 @@ NOT_CONFIRMED = "points not confirmed"
 HAND_PX, SIDE_PX = 9.0, 768  # σ of a click and of what a round eye adds, along either axis, at that longer side
 CHANCE = 1e-3  # that clicks which are right count as contradicting
 MIN_APART = 0.1  # of an image's longer side, between the two points farthest apart: below it they tell no turn
+FREE = 2  # matches that any similarity agrees with; where few agree, as the search never yields, they prove nothing
 AFFINE_POINTS = 6  # from so many on clicks tell more than a similarity
 # size of the pictures over that of the search's small ones, and how far the images may lie from where the points put
 # them and then from where that match does, base px
@@ -56,7 +57,7 @@ def starts(views0: ImageViews, views1: ImageViews, options: SearchOptions, H: np
         for radius_px in radii_px:
             found = found and settle(views0, views1, replace(options, settle_radius_px=radius_px), found)
         if found is not None:
-            yield found
+            yield replace(found, n_matches=found.n_matches * found.fit.n_inliers / (found.fit.n_inliers - FREE))
 
 
 def points_only(points0, points1, fixed_hw, moving_hw) -> Registration:
