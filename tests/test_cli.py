@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from retina_kp import Registration
-from retina_kp.cli import main
+from retina_kp.cli import commands, main
 from retina_kp.core import files
 from retina_kp.core.geometry import similarity, warp_points
 from retina_kp.core.images import read_image, write_image
@@ -255,10 +255,10 @@ def test_every_command_tells_of_itself_in_one_style(name, capsys):
 
 
 def test_every_command_is_in_a_section_with_a_line_about_it(capsys):
-    assert {name for names in main.SECTIONS.values() for name in names} == set(main.cli.commands)
+    assert {name for names in commands.SECTIONS.values() for name in names} == set(main.cli.commands)
     assert command("--help") == 0
     help_text = capsys.readouterr().out
-    assert not re.search(r"\w\.\.\.", help_text) and [help_text.index(f"\n{title}:") for title in main.SECTIONS]
+    assert not re.search(r"\w\.\.\.", help_text) and [help_text.index(f"\n{title}:") for title in commands.SECTIONS]
 
 
 # ------------------------------------------------------------------ what is loaded, and what a wheel holds

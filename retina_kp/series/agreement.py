@@ -129,13 +129,16 @@ def agree(
             break
         pairs[worst] = pairs[worst].refuse(f"{CONTRADICTS} by {off[worst]:.0f} px")
         del links[worst]
-    maps = best_adjustment(own, sizes, center, degrees)
-    results = tuple(
-        placed(maps[k], sizes[center], sizes[k], float(np.exp(STEP_COST * max(len(paths[k]) - 1, 0) - cost[k])))
-        if paths[k]
-        else refused(f"{NOT_CONNECTED}: no pair with an image that leads to {names[center]}", sizes[center], sizes[k])
-        for k in range(len(names))
-    )
+    sure = [float(np.exp(STEP_COST * max(len(path) - 1, 0) - cost[k])) for k, path in enumerate(paths)]
+    none = refused(f"{NOT_CONNECTED}: no pair with an image that leads to {names[center]}", sizes[center], (1, 1))
+    for most in range(len(degrees), 0, -1):  # a map that would fold far from all links asks for less freedom
+        maps = best_adjustment(own, sizes, center, degrees[:most])
+        results = tuple(
+            placed(maps[k], sizes[center], hw, sure[k]) if paths[k] else replace(none, moving_hw=hw)
+            for k, hw in enumerate(sizes)
+        )
+        if all(result.ok for result, path in zip(results, paths, strict=True) if path):
+            break
     root = {pair: float(np.sqrt(np.mean(off**2))) for pair, off in misfits(own, maps, px).items()}
     return Series(names, sizes, center, pairs, results, paths, root)
 
