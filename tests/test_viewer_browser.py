@@ -327,7 +327,7 @@ def lab(record, tmp_path):
             yield address_of(tmp_path / ".jupyter", server)
         finally:
             server.terminate()
-            server.wait(30)
+            server.wait(LAB_S)
 
 
 def address_of(folder: Path, server: subprocess.Popen) -> str:
