@@ -43,6 +43,7 @@ CALIBRATION_SETS = (
     PairOptions(scale=(0.4, 2.5), min_overlap=0.25, appearance=AppearanceRange()),
     PairOptions(scale=(0.5, 2.0), min_overlap=0.4, eye=RoundOptions()),
 )
+FAR_PX = 60.0  # mean error up to which a transform lies in the right place, if not well
 RIDGE = 0.05  # weak, on terms of equal spread
 BINS = 10  # of confidence, equally wide
 OTHER, OWN_MIRRORED, OTHER_MIRRORED = "another eye", "its own, mirrored", "another eye, mirrored"  # sorts of impostors
@@ -99,7 +100,7 @@ def publish(
     calibration = {**fit_calibration(looks[FIRST]), AGAIN: fit_calibration(looks[AGAIN])}
     summary = {"pairs": pairs}
     for name, own in looks.items():
-        known = own[own.evidence.map(bool)]
+        known = own[own.evidence.map(bool) & ~own.tried_px.astype(float).between(FOUND_PX, FAR_PX, inclusive="right")]
         right = known.tried_px <= FOUND_PX
         terms = calibration if name == FIRST else calibration[AGAIN]
         sure = np.array([confidence(evidence, terms) for evidence in known.evidence])
@@ -127,13 +128,17 @@ def calibration_pairs(count: int) -> list[Pair]:
 def fit_calibration(rows: pd.DataFrame) -> dict[str, float]:
     """Logistic regression of "found" (tried_px ≤ FOUND_PX) on the evidence, over genuine pairs and impostors that got
     as far as a transform. Evidence can only speak for it: no weight but the bias is negative. ValueError when one of
-    the two outcomes is missing."""
-    # `confidence` asks no model about the others
-    known = rows[[bool(evidence) and evidence["map_correlation"] > 0 for evidence in rows.evidence]]
+    the two outcomes is missing.
+
+    Pairs that are off by more, but up to FAR_PX, are left out: they lie in the right place, where bends are larger than
+    the map can follow. As wrong ones beside two eyes they would teach to doubt what is seen of one eye."""
+    # `confidence` asks no model about pairs without a correlation
+    told = np.array([bool(evidence) and evidence["map_correlation"] > 0 for evidence in rows.evidence], bool)
+    known = rows[told & ~rows.tried_px.astype(float).between(FOUND_PX, FAR_PX, inclusive="right")]
     right = (known.tried_px <= FOUND_PX).to_numpy(float)
     if not 0 < right.sum() < len(known):
-        told = f"of {len(known)} trials {int(right.sum())} were right"
-        raise ValueError(f"calibration needs right and wrong registrations; {told}")
+        said = f"of {len(known)} trials {int(right.sum())} were right"
+        raise ValueError(f"calibration needs right and wrong registrations; {said}")
     inputs = pd.DataFrame([calibration_inputs(evidence) for evidence in known.evidence])
     center, spread = inputs.mean(), inputs.std(ddof=0) + 1e-9
     bias = inputs.columns[0]

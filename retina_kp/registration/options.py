@@ -60,9 +60,9 @@ class RegistrarOptions:
 
     model: str = "auto"  # of BENDING, or of transforms.MODELS
     base_px: float = 460.0
-    sure_confidence: float = 0.9  # a candidate this sure ends the search
+    sure_confidence: float = 0.97  # a candidate this sure ends the search
     doubtful_confidence: float = 0.002  # below it the last stage is not tried
-    again_below: float = 0.9  # results that are less sure are judged anew by the map that the last stage has found
+    again_below: float = 0.97  # results that are less sure are judged anew by the map that the last stage has found
     min_confidence: float = 0.5  # below it a result is refused: it is more likely wrong than right
     min_inliers: int = 7
     min_contrast: float = 0.004  # standard deviation of gray levels below which an image counts as blank
