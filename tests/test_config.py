@@ -239,6 +239,7 @@ def changed(path, change):
     """The checkpoint with its tensors or its header changed, without the sum that would tell."""
     with safe_open(str(path), "pt") as file:
         tensors, header = {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["retina_kp"])
+    del header["tensors_sha256"]
     change(tensors, header)
     save_file(tensors, str(path), metadata={"retina_kp": json.dumps(header)})
     return path

@@ -9,6 +9,8 @@ import pytest
 from retina_kp import PairOptions, Registrar
 from retina_kp.evaluation import runner
 from retina_kp.evaluation.calibration import (
+    CALIBRATION_SETS,
+    KINDS,
     ImpostorPair,
     calibration_error,
     calibration_pairs,
@@ -22,7 +24,7 @@ from retina_kp.evaluation.runner import measure
 from retina_kp.evaluation.summary import SYNTHETIC, summarise
 from retina_kp.mapping.displacement import Displacement
 from retina_kp.mapping.result import Registration
-from retina_kp.registration.confidence import DEFAULT_CALIBRATION, confidence
+from retina_kp.registration.confidence import DEFAULT_CALIBRATION, checked, confidence
 from retina_kp.synthetic.pairs import draw_pair
 
 
@@ -79,7 +81,7 @@ def test_evidence_never_speaks_against_a_transform():
 def test_a_calibration_to_other_evidence_is_refused():
     """Terms that no longer exist would count as nothing, and every transform be refused."""
     with pytest.raises(ValueError, match="another version .*map_correlation.*retina-kp calibrate"):
-        confidence(trial(1)["evidence"], DEFAULT_CALIBRATION | {"map_correlation": 18.4})
+        checked(DEFAULT_CALIBRATION | {"map_correlation": 18.4})
 
 
 def test_a_calibration_that_lacks_a_term_is_refused_when_loaded():
@@ -116,7 +118,9 @@ def test_calibration_needs_both_outcomes():
 
 def test_impostors_meet_the_pair_before_of_their_kind_and_set():
     found = calibration_pairs(12)
-    assert len(found) == 3 * 4 * (12 + 10), "of twelve pairs all but the first and the eleventh have one"
+    assert len(found) == len(CALIBRATION_SETS) * len(KINDS) * (12 + 10), (
+        "of twelve pairs all but the first and the eleventh have one"
+    )
     for before, pair in zip(found, found[1:], strict=False):
         if isinstance(pair, ImpostorPair):
             assert pair.fixed == before and pair.moving.index == before.index - 1

@@ -182,6 +182,7 @@ def test_a_recipe_runs_its_phases_and_publishes_in_one_process(tmp_path, board, 
     published = []
     monkeypatch.setitem(RECIPES, "lite", {phase: replace(TINY, phase=phase) for phase in ("warmup", "geometric")})
     monkeypatch.setattr(train, "STAGES", ("warmup", "geometric"))
+    monkeypatch.setitem(train.LAST, "lite", ())
     monkeypatch.setattr(train, "publish", lambda checkpoint, *rest: published.append(checkpoint) or {})
     arguments = ["lite", "--run-dir", str(tmp_path), "--device", "cpu", "--tensorboard"]
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -245,7 +246,7 @@ def test_a_short_run_of_the_recipe_goes_on_where_it_was_killed_and_leaves_the_sh
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in names]
     assert [c["phase"] for c in configs] == [name[2:] for name in names] and {
         c["steps_per_epoch"] for c in configs
-    } == {2}
+    } == {1, 2}
     assert [Path(c["init_from"]).parent.name for c in configs] == ["", *names[:-1]]
     header = read_metadata(tmp_path / "lite.safetensors")
     epochs = list(csv.DictReader((tmp_path / "history.csv").open(encoding="utf-8")))
@@ -273,7 +274,8 @@ def test_a_recipe_begins_with_the_weights_that_it_names(tmp_path, monkeypatch, n
     )
     train.run_recipe(name, tmp_path)
     first = "lite" if name == "finetune" else ""
-    assert begun == [first, str(tmp_path / "warmup"), str(tmp_path / "geometric")]
+    last = [str(tmp_path / "pke")] * len(train.LAST.get(name, ()))
+    assert begun == [first, str(tmp_path / "warmup"), str(tmp_path / "geometric"), *last]
 
 
 @pytest.mark.parametrize("share", ["0", "-1", "1.5"])

@@ -17,6 +17,7 @@ from . import build_network
 
 SHIPPED = Path(__file__).parents[1] / "weights"
 HEADER = {"network": str, "options": dict}  # what no checkpoint can do without
+CHECKSUM = "tensors_sha256"  # in the header
 AGAIN = "copy the file again from its source, or train it anew"
 
 
@@ -30,9 +31,9 @@ def save_network(path: str | Path, network, metadata: dict | None = None, half: 
         tensors["steerers"] = torch.as_tensor(steerers)
     if half:
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
-    header = {"network": network.name, "options": network.options, **(metadata or {})}
+    header = {"network": network.name, "options": network.options, **(metadata or {}), CHECKSUM: checksum(tensors)}
     with replacing(path) as temporary:
-        about = {"retina_kp": json.dumps(header), "sha256": checksum(tensors)}
+        about = {"retina_kp": json.dumps(header)}  # of several keys the order would be another each time
         try:
             save_file(tensors, str(temporary), metadata=about)
         except SafetensorError as error:
@@ -95,7 +96,7 @@ def load_network(name: str | Path):
     path = find_weights(name)
     metadata = read_metadata(path)
     with safe_open(str(path), "pt") as file:
-        tensors, saved = {k: file.get_tensor(k) for k in file.keys()}, file.metadata().get("sha256")
+        tensors, saved = {k: file.get_tensor(k) for k in file.keys()}, metadata.pop(CHECKSUM, None)
     _check_tensors(path, _built(path, metadata, "meta"), tensors)  # before any memory is asked for
     if saved not in (None, checksum(tensors)):
         raise ValueError(f"{path}: its weights are not those that were saved; {AGAIN}")

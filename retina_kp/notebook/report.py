@@ -182,6 +182,8 @@ def run_notebook(
             raise ValueError(f"{source.stem}: {error.evalue}") from None
         raise _stopped(source, executed, error) from None
     finally:
+        if executed.is_file() and not executed.stat().st_size:  # it has not begun
+            executed.unlink()
         if not any(out_dir.iterdir()):
             out_dir.rmdir()
     _forget_progress(executed)

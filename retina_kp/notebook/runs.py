@@ -241,7 +241,7 @@ def pseudo_real_folder(count: int, seed: int) -> str:
     """A folder of pseudo-real pairs, drawn once by each version of `pseudo_real`. The points of the last pair are in
     the wrong order on purpose: the annotation report has to find it."""
     folder = project_root() / "data" / "pseudo_real" / f"{count}_pairs_seed_{seed}"
-    complete, drawn_by = folder / "complete", hashlib.sha256(Path(pseudo_real.__file__).read_bytes()).hexdigest()
+    complete, drawn_by = folder / ".complete", hashlib.sha256(Path(pseudo_real.__file__).read_bytes()).hexdigest()
     if not complete.is_file() or complete.read_text() != drawn_by:
         pseudo_real.write_pseudo_real(folder, count, seed)
         points = sorted(folder.rglob("*_02.txt"))[-1]

@@ -138,7 +138,7 @@ SHOWN_LOOK = ("real", "real found", "generated", "synthetic", "real px", "genera
 
 def write_folders(folder: Path, seed: int) -> tuple[Path, Path]:
     """The user's two folders, written once."""
-    generated, real, done = folder / "generated 眼底", folder / "real pairs", folder / "complete"
+    generated, real, done = folder / "generated 眼底", folder / "real pairs", folder / ".complete"
     if not done.is_file():
         write_pseudo_generated(generated, GENERATED_EYES, SEEDS["generated"] + seed)
         write_pseudo_real(real, REAL_PAIRS, SEEDS["real"] + seed, turn_deg=TURN_DEG)
