@@ -10,7 +10,7 @@ from retina_kp.evaluation.intervals import coverage, expected_and_errors
 from retina_kp.evaluation.methods import Ours
 from retina_kp.evaluation.pairs import synthetic_pairs
 from retina_kp.evaluation.runner import measure
-from retina_kp.mapping.expected_error import BINS, ErrorMap, fit_bounds
+from retina_kp.mapping.expected_error import BINS, ErrorMap, checked_bounds, fit_bounds
 from retina_kp.mapping.result import Registration
 from retina_kp.synthetic.cameras import RoundOptions
 from retina_kp.synthetic.pairs import PairOptions, draw_pair
@@ -92,3 +92,13 @@ def test_rows_tell_what_was_to_be_expected(tmp_path):
     told = rows.set_index("method")
     assert len(told.expected_px["auto"]) == len(told.errors_px["auto"]) and told.expected_px["affine"] is None
     assert len(expected_and_errors(rows)[0]) > 0.9 * len(told.errors_px["auto"])
+
+
+@pytest.mark.parametrize("bounds", [[[1, 2]], [[1, 2], [3]], [[2, 1], [1, 2]], [[1, 2], [1, float("nan")]], "ab", 3.0])
+def test_bounds_that_cannot_be_are_refused(bounds):
+    with pytest.raises(ValueError, match="two lists of finite, rising numbers"):
+        checked_bounds(bounds)
+
+
+def test_no_bounds_change_nothing(error_map):
+    assert error_map.calibrated(checked_bounds(()), (30, 40)) is error_map

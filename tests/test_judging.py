@@ -7,6 +7,7 @@ import pytest
 
 from retina_kp import Registrar
 from retina_kp.core.geometry import translation
+from retina_kp.registration import bending
 from retina_kp.registration.confidence import AGAIN, DEFAULT_CALIBRATION, checked
 from retina_kp.registration.judging import looked_at_again
 from retina_kp.synthetic.pairs import PairOptions, draw_pair
@@ -53,3 +54,17 @@ def test_the_second_look_has_terms_of_its_own_or_those_of_the_first():
         checked(DEFAULT_CALIBRATION | {AGAIN: DEFAULT_CALIBRATION | {"luck": 1.0}})
     with pytest.raises(ValueError, match="bias is nan, no finite number"):
         checked(DEFAULT_CALIBRATION | {AGAIN: DEFAULT_CALIBRATION | {"bias": float("nan")}})
+
+
+def test_a_second_start_that_loses_the_overlap_leaves_the_first(seen, monkeypatch):
+    """Moved freely, images may share too little to be compared."""
+    begun, climb = [], bending.climb
+
+    def poor_then_none(*given):
+        begun.append(given)
+        return climb(*given)._replace(correlation=0.1) if len(begun) % 2 else None
+
+    monkeypatch.setattr(bending, "climb", poor_then_none)
+    registrar, views, result = seen
+    told = bending.bend(*views, replace(result, displacement=None), bending.SMOOTH)
+    assert len(begun) >= 2 and told.ok and told.expected is not None

@@ -50,11 +50,23 @@ class ErrorMap:
 
     def calibrated(self, bounds: Sequence[Sequence[float]], fixed_hw: tuple[int, int]) -> ErrorMap:
         """The bound, where this is what maps left open. bounds: of `fit_bounds`, or nothing, which changes nothing."""
-        if not len(bounds):
+        if not np.size(bounds):
             return self
         to_px = max(fixed_hw) / SIDE_PX
         open_, bound = np.log(np.maximum(bounds, 1e-6))
         return replace(self, px=np.exp(np.interp(np.log(np.maximum(self.px / to_px, 1e-6)), open_, bound)) * to_px)
+
+
+def checked_bounds(bounds: Sequence[Sequence[float]]) -> np.ndarray:
+    """(2, N) bounds as of `fit_bounds`, or (2, 0) for none; ValueError for what cannot be bounds."""
+    try:
+        told = np.asarray(bounds if len(bounds) else np.zeros((2, 0)), np.float64)
+        sound = told.ndim == 2 and len(told) == 2 and np.isfinite(told).all() and (np.diff(told) >= 0).all()
+    except (TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise ValueError("bounds of errors: two lists of finite, rising numbers are wanted: retina-kp calibrate")
+    return told
 
 
 def fit_bounds(open_px: np.ndarray, error_px: np.ndarray) -> list[list[float]]:

@@ -67,7 +67,10 @@ def _wrong(result) -> str:
     count, bends = len(result.matches0), result.displacement
     sizes = (*result.fixed_hw, *result.moving_hw)
     spacings = (*result.fixed_spacing, *result.moving_spacing)
+    expected = result.expected
     checks = {
+        "expected": expected is None
+        or (expected.px.ndim == 2 and expected.origin_xy.shape == expected.spacing_xy.shape == (2,)),
         "status": isinstance(result.status, str) and isinstance(result.model, str),
         "H_1to0": not result.ok or np.allclose(as_homography(result.H_1to0), result.H_1to0),
         "confidence": np.isnan(result.confidence) or 0 <= result.confidence <= 1,

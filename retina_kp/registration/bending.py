@@ -115,7 +115,7 @@ def _bend_in(
         return result
     if climbed.correlation < POOR:
         freer = climb(maps, terms, (BLUR, *level.blurs), level.noise, FREE_PX)
-        climbed = freer if freer.correlation > GAIN * climbed.correlation else climbed
+        climbed = freer if freer is not None and freer.correlation > GAIN * climbed.correlation else climbed
     result = replace(result, expected=_left_open(climbed, level, x_px, y_px, stride, maps))
     found = climbed.coefficients
     if (

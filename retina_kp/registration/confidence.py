@@ -32,7 +32,7 @@ DEFAULT_CALIBRATION = {
 }
 
 
-AGAIN = "again"  # terms for the evidence of `Registrar.look_again`, within a calibration
+AGAIN = "again"  # terms for the evidence of `judging.looked_at_again`, within a calibration
 
 
 def checked(calibration: dict | None) -> dict:

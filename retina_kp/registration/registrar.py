@@ -15,6 +15,7 @@ import torch
 
 from ..core.compute import choose_device
 from ..core.images import as_array, resized
+from ..mapping.expected_error import checked_bounds
 from ..mapping.result import Registration, refused
 from ..mapping.saving import itk_spacing
 from ..mapping.transforms import Fit, implausible
@@ -57,7 +58,7 @@ class Registrar:
     ):
         self.device = choose_device(device)
         self.network = fold_batch_norm(network).to(self.device, memory_format=torch.channels_last)
-        self.options, self.calibration, self.bounds = options, checked(calibration), bounds
+        self.options, self.calibration, self.bounds = options, checked(calibration), checked_bounds(bounds)
         self.stages = search_stages(options.search.coarse, options.search.stages)
         # without, as in a run's checkpoint, the search turns pictures
         self.steerers = getattr(network, "steerers", None)
