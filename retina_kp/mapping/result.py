@@ -147,10 +147,12 @@ class Registration:
     def map_grid(self, x_px: np.ndarray, y_px: np.ndarray) -> np.ndarray:
         """(H, W, 2) moving px of the places where rows at y_px (H,) cross columns at x_px (W,) of the fixed image."""
         self._need_ok("map pixels")
-        grid = np.stack(np.meshgrid(x_px, y_px), -1)
-        return warp_points(
-            grid if self.displacement is None else grid + self.displacement.on_grid(x_px, y_px), self.H_0to1
-        )
+        H, bends = self.H_0to1, self.displacement
+        if H[2, :2].any():
+            grid = np.stack(np.meshgrid(x_px, y_px), -1)
+            return warp_points(grid if bends is None else grid + bends.on_grid(x_px, y_px), H)
+        moved = H[:2, 0] * x_px[:, None] + (H[:2, 1] * y_px[:, None] + H[:2, 2])[:, None]
+        return moved if bends is None else moved + replace(bends, knots=bends.knots @ H[:2, :2].T).on_grid(x_px, y_px)
 
     def inverse(self) -> Registration:
         """The same registration seen from the other side: what was fixed moves. ValueError for a refused result."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import cv2
 import numpy as np
 
@@ -34,15 +32,7 @@ def _warped_in_strips(result, image: np.ndarray, how: int) -> np.ndarray:
     rows, x_px = max(STRIP_PX // picture.shape[1], 1), np.arange(picture.shape[1])
     for top in range(0, len(picture), rows):
         strip = picture[top : top + rows]
-        source = _sources(result, x_px, np.arange(top, top + len(strip)))
+        source = result.map_grid(x_px, np.arange(top, top + len(strip)))
+        source = np.nan_to_num(source, nan=-1e6).astype(np.float32)
         strip[:] = cv2.remap(image, source[..., 0], source[..., 1], how, borderMode=cv2.BORDER_CONSTANT)
     return picture
-
-
-def _sources(result, x_px: np.ndarray, y_px: np.ndarray) -> np.ndarray:
-    """`Registration.map_grid` as float32, fast where the map is an affine after a displacement."""
-    H, bends = result.H_0to1, result.displacement
-    if bends is None or H[2, :2].any():
-        return np.nan_to_num(result.map_grid(x_px, y_px), nan=-1e6).astype(np.float32)
-    moves = replace(bends, knots=bends.knots @ H[:2, :2].T).on_grid(x_px, y_px)
-    return np.float32(moves + H[:2, 0] * x_px[:, None] + (H[:2, 1] * y_px[:, None] + H[:2, 2])[:, None])

@@ -20,14 +20,16 @@ from ..mapping.displacement import spline_rows
 from ..mapping.expected_error import ErrorMap
 from ..mapping.result import Registration
 from .climbing import NOISE, Climbed, Terms, climb
-from .closeup import Frame, Window, common_frame
+from .closeup import Candidate, Frame, common_frame
 from .views import MAX_ENLARGE, ImageViews
 
 # correlation of maps that are begun with anew, freer and more blurred, and how many times better they must agree then
 POOR, FREE_PX, BLUR, GAIN = 0.3, 16.0, 8.0, 1.15
+ODDS = 28.0  # nats by which maps must be likelier with a bend than without to make a flat pair and a round one even
+DRAWN, REDRAW_PX = 6, 10.0  # a level is drawn anew, at most so often, while places move so far: px of the window
 CELLS = (16, 16)  # of the displacement that keeps the sum
 STILL_PX = 0.25  # a displacement that is smaller everywhere, px of the window, is none
-WORTHWHILE = 1.15  # a window is looked at if it is so much finer than the one before
+WORTHWHILE = 1.5  # a window is looked at if it is so much finer than the one before
 LEAST_AGREEMENT, NODES = 0.05, 24  # of what is told to be left open: least correlation, nodes along a side
 
 DEGREE = 4  # of polynomials
@@ -71,39 +73,49 @@ SMOOTH = (
     Level(560, (4.0, 2.0, 1.0, 0.0), MAX_ENLARGE, polynomials),
     Level(1200, (1.0, 0.0), 1.0, polynomials, NOISE / 2),
 )
-ELASTIC = (*SMOOTH, Level(560, (1.0, 0.0), MAX_ENLARGE, splines, 20.0))
+ELASTIC = (*SMOOTH, Level(560, (1.0, 0.0), MAX_ENLARGE, splines, 10.0))
 BENDS = {"auto": SMOOTH, "elastic": ELASTIC}
 
 
 def bend(
-    views0: ImageViews, views1: ImageViews, result: Registration, levels: Sequence[Level], window: Window | None = None
+    views0: ImageViews,
+    views1: ImageViews,
+    result: Registration,
+    levels: Sequence[Level],
+    candidate: Candidate | None = None,
 ) -> Registration:
     """The same registration with a displacement that lays the detector's maps on each other; as it was where the
-    overlap is small, the maps agree no better, or the map would fold. window: one that the first level may look at
-    instead of its own, so that its fixed half need not be seen again."""
+    overlap is small, the maps agree no better, or the map would fold. candidate: that the result was told by, so that
+    the first level need not see its window again."""
     zooms = {}
     for number, level in enumerate(levels):
         H = views0.base_from_original @ result.H_1to0 @ np.linalg.inv(views1.base_from_original)
-        frame, map0 = common_frame(views0, views1, H, level.px, level.enlarge), None
-        if number == 0 and window is not None:
-            frame, map0 = Frame(window.from_base, window.hw, window.zoom), window.features0.detector
+        frame, maps = common_frame(views0, views1, H, level.px, level.enlarge), (None, None)
+        if number == 0 and candidate is not None:
+            frame, maps = candidate.warped.window.frame, candidate.maps(views0.network.detector_stride)
         if frame is None or frame.zoom < WORTHWHILE * zooms.get(level.terms, 0):
             continue
-        zooms[level.terms] = frame.zoom
-        result = _bend_in(frame, map0, views0, views1, result, level)
+        zooms[level.terms], (map0, map1) = frame.zoom, maps
+        map0 = views0.detector_map(*views0.picture(frame.from_base, frame.hw)) if map0 is None else map0
+        for _ in range(DRAWN):
+            result, moved_px = _bend_in(frame, (map0, map1), views0, views1, result, level)
+            if moved_px < REDRAW_PX:
+                break
+            map1 = None
     return result
 
 
 def _bend_in(
-    frame: Frame, map0: np.ndarray | None, views0: ImageViews, views1: ImageViews, result: Registration, level: Level
-) -> Registration:
-    """One level of `bend`; map0: the detector's map of the fixed image in the frame, if it is known."""
+    frame: Frame, maps: tuple, views0: ImageViews, views1: ImageViews, result: Registration, level: Level
+) -> tuple[Registration, float]:
+    """One climb of `bend`, and how far it moved a place, px of the frame; maps: the detector's in the frame, that of
+    the moving image None where it must be seen anew."""
     window_from_original = frame.from_base @ views0.base_from_original
     original_from_window = np.linalg.inv(window_from_original)
     x_px, y_px = frame.axes_px(views0)
     low, high = (x_px[0], y_px[0]), (x_px[-1], y_px[-1])
-    map0 = views0.detector_map(*views0.picture(frame.from_base, frame.hw)) if map0 is None else map0
-    maps = map0, views1.detector_map(*views1.drawn(result.map_grid(x_px, y_px)))
+    if maps[1] is None:
+        maps = maps[0], views1.detector_map(*views1.drawn(result.map_grid(x_px, y_px)))
     stride, half = views0.network.detector_stride, np.array(maps[0].shape[::-1]) / 2
 
     def places(cells_xy):
@@ -112,17 +124,17 @@ def _bend_in(
     terms = level.terms(places(pixel_grid(maps[0].shape).double().numpy().reshape(-1, 2)), stride)
     climbed = climb(maps, terms, level.blurs, level.noise)
     if climbed is None:
-        return result
+        return result, 0.0
     if climbed.correlation < POOR:
         freer = climb(maps, terms, (BLUR, *level.blurs), level.noise, FREE_PX)
         climbed = freer if freer is not None and freer.correlation > GAIN * climbed.correlation else climbed
     result = replace(result, expected=_left_open(climbed, level, x_px, y_px, stride, maps))
     found = climbed.coefficients
-    if (
-        climbed.correlation <= climbed.before
-        or (terms.values[::101] @ torch.from_numpy(found).float()).abs().max() * stride < STILL_PX
-    ):
-        return result
+    if result.displacement is None and climbed.before >= POOR:
+        found = found / (1 + np.exp(ODDS - climbed.gain))
+    moved_px = float((terms.values[::101] @ torch.from_numpy(found).float()).abs().max()) * stride
+    if climbed.correlation <= climbed.before or moved_px < STILL_PX:
+        return result, 0.0
 
     def target(points0_xy):
         window_px = warp_points(points0_xy, window_from_original)
@@ -130,7 +142,8 @@ def _bend_in(
         return result.map_to_moving(warp_points(window_px + step * stride, original_from_window))
 
     seen = pixel_grid(maps[0].shape)[::3, ::3][((maps[0] > 0) & (maps[1] > 0))[::3, ::3]].double().numpy()
-    return result.bent(target, low, high, CELLS, warp_points(from_cells(seen, stride), original_from_window)) or result
+    bent = result.bent(target, low, high, CELLS, warp_points(from_cells(seen, stride), original_from_window))
+    return (result, 0.0) if bent is None else (bent, moved_px)
 
 
 def _left_open(climbed: Climbed, level: Level, x_px: np.ndarray, y_px: np.ndarray, stride: int, maps) -> ErrorMap:

@@ -12,10 +12,11 @@ from ..core.geometry import pixel_grid
 from .refinement import agreement, correlation, relief
 
 # neighbouring cells of a map err alike: so many know no more than one
-NOISE = 90.0
+NOISE = 40.0
 START_PX = 8.0  # σ of all priors until the maps are no longer blurred and WAIT rounds have settled what they can
 WAIT = 2
 ROUNDS, SETTLED_CELLS, DAMPING = 8, 0.01, 1e-3  # of Gauss-Newton
+FLAT, LINE = 0.6, 64  # share of cells that are too flat to tell anything; cells in a line, as cv2.remap takes few
 MIN_CELLS = 400  # that both images show; fewer carry no bend
 SPREAD = (1e-3, 50.0)  # least and largest factor on the σ of a prior
 # of what is left open: σ of the priors where maps tell nothing, σ of the mean that agreement is told by
@@ -32,12 +33,14 @@ class Terms(NamedTuple):
 
 
 class Climbed(NamedTuple):
-    """A displacement read off two maps: coefficients (T, 2), in cells; correlation of the maps before and with it;
-    covariance (2T, 2T) of what they leave open; agreement (h, w), their correlation around each cell."""
+    """A displacement read off two maps: coefficients (T, 2), in cells; correlation of the maps before and with it; gain,
+    nats by which they are likelier with it; covariance (2T, 2T) of what they leave open; agreement (h, w), their
+    correlation around each cell."""
 
     coefficients: np.ndarray
     before: float
     correlation: float
+    gain: float
     covariance: np.ndarray
     agreement: np.ndarray
 
@@ -64,7 +67,9 @@ def climb(
             return None
     told, after, around = settled
     open_ = np.linalg.inv(told + np.kron(np.eye(2), terms.precision / OPEN_PX**2))
-    return Climbed(coefficients, before, after, open_, around)
+    known = np.count_nonzero((maps[0] > 0) & (maps[1] > 0)) / noise
+    gain = known / 2 * float(np.log((1 - before**2 + 1e-9) / (1 - after**2 + 1e-9)))
+    return Climbed(coefficients, before, after, gain, open_, around)
 
 
 def _settle(maps, terms: Terms, blur, noise, coefficients, strict: np.ndarray, earn: bool) -> tuple | None:
@@ -74,32 +79,43 @@ def _settle(maps, terms: Terms, blur, noise, coefficients, strict: np.ndarray, e
     stride = max(int(blur), 1)  # blurred maps tell no more in every cell
     thin = (slice(None, None, stride),) * 2
     grid = pixel_grid(maps[0].shape).numpy()[thin]
-    values = terms.values.reshape(*maps[0].shape, -1)[thin].reshape(grid[..., 0].size, -1)
+    values = terms.values.reshape(*maps[0].shape, -1)[thin]
     r0, r1 = (relief(m, blur) for m in maps)
 
-    def look(picture: np.ndarray) -> np.ndarray:
-        places = grid + (values @ torch.from_numpy(coefficients).float()).numpy().reshape(grid.shape)
-        return cv2.remap(picture, places, None, cv2.INTER_LINEAR)
+    def look(picture: np.ndarray, grid: np.ndarray, values: torch.Tensor) -> np.ndarray:
+        moved = (values.flatten(0, 1) @ torch.from_numpy(coefficients).float()).numpy()
+        return cv2.remap(picture, grid + moved.reshape(grid.shape), None, cv2.INTER_LINEAR)
 
-    shown = (maps[0][thin] > 0) & (look(maps[1]) > 0)
+    shown = (maps[0][thin] > 0) & (look(maps[1], grid, values) > 0)
     if shown.sum() * stride**2 < MIN_CELLS:
         return None
-    slopes = (cv2.Sobel(r0, cv2.CV_32F, *axis, ksize=3, scale=1 / 8)[thin][shown] for axis in ((1, 0), (0, 1)))
-    known = values[torch.from_numpy(shown.ravel())]
-    rows = torch.cat([known * torch.from_numpy(slope)[:, None] for slope in slopes], 1)
-    told, r0 = (rows.T @ rows).double().numpy(), r0[thin][shown]
+    slopes = np.stack([cv2.Sobel(r0, cv2.CV_32F, *axis, ksize=3, scale=1 / 8)[thin] for axis in ((1, 0), (0, 1))], -1)
+    steep = _steep((slopes**2).sum(-1), shown)
+    few, some = grid.reshape(-1, 2)[steep], values.flatten(0, 1)[torch.from_numpy(steep)]
+    own, slopes = r0[thin].ravel()[steep].ravel(), torch.from_numpy(slopes.reshape(-1, 2)[steep].reshape(-1, 2))
+    rows = torch.cat([some.flatten(0, 1) * slopes[:, k, None] for k in (0, 1)], 1)
+    told = (rows.T @ rows).double().numpy()
     for number in range(ROUNDS):
-        read = look(r1)[shown]
-        error = r0 - read * float(r0 @ read) / max(float(read @ read), 1e-12)
+        read = look(r1, few, some).ravel()
+        error = own - read * float(own @ read) / max(float(read @ read), 1e-12)
         variance = noise * ((1 + blur) / stride) ** 2 * float(np.mean(error**2)) + 1e-12
         pull = (rows.T @ torch.from_numpy(error)).double().numpy() / variance
         step, earned = _step(told / variance, pull, terms, coefficients, strict)
         coefficients += step
         if earn and number >= WAIT:
             strict[:] = earned
-        if number > WAIT and (values[::101] @ torch.from_numpy(step).float()).abs().max() < SETTLED_CELLS:
+        if number > WAIT and (some[:, 0] @ torch.from_numpy(step).float()).abs().max() < SETTLED_CELLS:
             break
-    return told / variance, correlation(r0, read), _agreement(r0, read, shown)
+    read = look(r1, grid, values)
+    seen = r0[thin][shown], read[shown]
+    return told / variance, correlation(*seen), _agreement(*seen, shown)
+
+
+def _steep(steepness: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """(n, LINE) indices of the places shown (h, w) where a map is steep: on the others nothing can be read off."""
+    limit = np.quantile(steepness[shown], FLAT)
+    index = np.flatnonzero(shown & (steepness >= limit))
+    return index[: len(index) // LINE * LINE].reshape(-1, LINE)
 
 
 def _agreement(one: np.ndarray, other: np.ndarray, shown: np.ndarray) -> np.ndarray:

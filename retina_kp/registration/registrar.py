@@ -22,7 +22,7 @@ from ..mapping.transforms import Fit, implausible
 from ..networks import fold_batch_norm
 from ..networks.checkpoints import load_network
 from .bending import BENDS, bend
-from .closeup import Candidate, Warped, Window, common_window
+from .closeup import Candidate, Warped, common_window
 from .common_print import without_common_print
 from .confidence import AGAIN, checked, confidence, measure_evidence
 from .judging import FEW_MATCHES, judged, looked_at_again
@@ -156,7 +156,7 @@ class Registrar:
         best = self.polish(views0, views1, best)
         result = best.result
         if self.options.model in BENDS and result.confidence >= self.options.doubtful_confidence:
-            result = self.bend(views0, views1, result, best.warped.window)
+            result = self.bend(views0, views1, result, best)
             if result.confidence < self.options.again_below:
                 result = looked_at_again(result, views0, views1, self.options.closeup, self.calibration[AGAIN])
         return self.judge(result, views0, views1)
@@ -232,10 +232,10 @@ class Registrar:
         result = replace(result, confidence=best.result.confidence, evidence=best.result.evidence)
         return replace(best, step=fit.H_1to0 @ best.step, result=result)
 
-    def bend(self, views0: ImageViews, views1: ImageViews, result: Registration, window: Window) -> Registration:
+    def bend(self, views0: ImageViews, views1: ImageViews, result: Registration, candidate: Candidate) -> Registration:
         """The last stage of the models that follow the eye, see `bending.bend`; inliers are those of the map that
         bends."""
-        bent = bend(views0, views1, result, BENDS[self.options.model], window)
+        bent = bend(views0, views1, result, BENDS[self.options.model], candidate)
         if bent.expected is not None:
             bent = replace(bent, expected=bent.expected.calibrated(self.bounds, bent.fixed_hw))
         if bent.displacement is not None:

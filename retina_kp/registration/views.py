@@ -13,6 +13,7 @@ from ..core.vessels import field_of_view_mask
 from .keypoints import Features, KeypointOptions, describe_points, detector_map, extract
 
 MAX_ENLARGE = 2.0  # pictures of an image are not blown up further
+SPARSE = 8  # px between places that tell how large a picture draws the image
 LONG = 1.8  # so many times as long as wide, a field of view may be a square one with oblong pixels
 
 
@@ -101,8 +102,11 @@ class ImageViews:
     def drawn(self, places_xy: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """`picture` by places_xy (h, w, 2): the original px that each pixel of the frame shows; NaN shows nothing."""
         places = np.nan_to_num(places_xy, nan=-1e6).astype(np.float32)
-        sides = np.diff(places_xy[:-1], axis=1)[:, :, None], np.diff(places_xy[:, :-1], axis=0)[:, :, None]
-        area = np.nanmedian(np.abs(np.linalg.det(np.concatenate(sides, 2))))  # original px² that a pixel covers
+        step = min(SPARSE, *(n - 1 for n in places_xy.shape[:2]))
+        few = places_xy[::step, ::step]
+        sides = np.diff(few[:-1], axis=1)[:, :, None], np.diff(few[:, :-1], axis=0)[:, :, None]
+        # original px² that a pixel covers
+        area = np.nanmedian(np.abs(np.linalg.det(np.concatenate(sides, 2)))) / step**2
         gray, copy_from_original = self._copy(np.diag([area**-0.5, area**-0.5, 1]))
         scale, shift = np.float32(np.diag(copy_from_original)[:2]), np.float32(copy_from_original[:2, 2])
         picture = cv2.remap(gray, places * scale + shift, None, cv2.INTER_LINEAR)

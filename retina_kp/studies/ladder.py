@@ -137,8 +137,8 @@ class VariantRegistrar(Registrar):
     def polish(self, views0, views1, best: Candidate) -> Candidate:
         return best if self.variant.accuracy == "search" else super().polish(views0, views1, best)
 
-    def bend(self, views0, views1, result, window):
-        return super().bend(views0, views1, result, window) if self.variant.accuracy == "maps" else result
+    def bend(self, views0, views1, result, candidate):
+        return super().bend(views0, views1, result, candidate) if self.variant.accuracy == "maps" else result
 
     def refine(self, fit, *rest):
         refined, correlation = super().refine(fit, *rest)
