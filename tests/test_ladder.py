@@ -62,6 +62,23 @@ def test_variants_differ_from_the_whole_in_one_respect_but_for_brute_force():
         assert RegistrarOptions() != registrar_options(**variant.options) or not variant.options
 
 
+def test_the_last_stage_of_a_variant_has_the_windows_it_says():
+    windows = {
+        name: len(VariantRegistrar.standing_on(Variant(name, accuracy=name)).levels)
+        for name in ("maps", "first window", "close matches", "search")
+    }
+    assert windows == {"maps": 2, "first window": 1, "close matches": 0, "search": 0}
+
+
+def test_variants_can_be_picked_by_name():
+    assert [v.name for v in VARIANTS if ladder.named(v, "full size,quadratic")] == [
+        "search: pictures of full size",
+        "search: brute force, every turn and scale drawn at full size",
+        "model: quadratic",
+    ]
+    assert all(ladder.named(v, "") for v in VARIANTS)
+
+
 def test_a_variant_turns_what_it_says():
     assert VariantRegistrar.standing_on(WHOLE).steerers is not None
     assert VariantRegistrar.standing_on(Variant("drawn", turned="pictures")).steerers is None
@@ -121,6 +138,6 @@ def test_a_variant_is_measured_once_and_anew_for_other_pairs(tmp_path, monkeypat
     assert set(row) == {"variant", *(f"{s} {what}" for s in ladder.SETS for what in ("CF-FA", "≤ 2 px", "s"))}
     assert whole["variant"] == WHOLE.name and (row["usual CF-FA"], row["usual ≤ 2 px"], row["usual s"]) == (1, 0, 0.5)
     ladder.measure_variants([WHOLE], 3, tmp_path, None)
-    assert found[8:] == [WHOLE.name] * 2, "one pair more of each set"
+    assert found[12:] == [WHOLE.name] * 3, "one pair more of each set"
     ladder.measure_variants([WHOLE], 3, tmp_path, {"bias": 1.0})
-    assert found[10:] == [WHOLE.name] * 6, "another calibration"
+    assert found[15:] == [WHOLE.name] * 9, "another calibration"

@@ -60,6 +60,7 @@ class Registrar:
         self.network = fold_batch_norm(network).to(self.device, memory_format=torch.channels_last)
         self.options, self.calibration, self.bounds = options, checked(calibration), checked_bounds(bounds)
         self.stages = search_stages(options.search.coarse, options.search.stages)
+        self.levels = BENDS.get(options.model, ())
         # without, as in a run's checkpoint, the search turns pictures
         self.steerers = getattr(network, "steerers", None)
 
@@ -155,7 +156,7 @@ class Registrar:
         )
         best = self.polish(views0, views1, best)
         result = best.result
-        if self.options.model in BENDS and result.confidence >= self.options.doubtful_confidence:
+        if self.levels and result.confidence >= self.options.doubtful_confidence:
             result = self.bend(views0, views1, result, best)
             if result.confidence < self.options.again_below:
                 result = looked_at_again(result, views0, views1, self.options.closeup, self.calibration[AGAIN])
@@ -235,7 +236,7 @@ class Registrar:
     def bend(self, views0: ImageViews, views1: ImageViews, result: Registration, candidate: Candidate) -> Registration:
         """The last stage of the models that follow the eye, see `bending.bend`; inliers are those of the map that
         bends."""
-        bent = bend(views0, views1, result, BENDS[self.options.model], candidate)
+        bent = bend(views0, views1, result, self.levels, candidate)
         if bent.expected is not None:
             bent = replace(bent, expected=bent.expected.calibrated(self.bounds, bent.fixed_hw))
         if bent.displacement is not None:

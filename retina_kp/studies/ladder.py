@@ -2,6 +2,7 @@
 
 python -m retina_kp.studies.ladder                                     the shipped weights
 python -m retina_kp.studies.ladder --trained outputs/runs/train-lite   beside them each stage of their training
+python -m retina_kp.studies.ladder --only "model: affine,accuracy"      some variants, beside the whole
 python -m retina_kp.studies.ladder --ingredients                       short trainings instead; takes hours
 
 Success is that of the best transform, refused or not: the confidence, which guides the search, is calibrated for the
@@ -42,7 +43,7 @@ from ..synthetic.pairs import CLINICAL
 from ..synthetic.render import DEEP_OCTA
 from ..training.config import RECIPES, SYNTHETIC
 
-SETS = {"usual": (TABLES["usual"], (*MOVING, DEEP_OCTA)), "wide": (TABLES["wide"], MOVING)}
+SETS = {"usual": (TABLES["usual"], (*MOVING, DEEP_OCTA))} | {name: (TABLES[name], MOVING) for name in ("wide", "round")}
 LADDER_SEED = 77_050  # of pairs that nothing was trained, calibrated or tuned on
 
 
@@ -54,7 +55,7 @@ class Variant(Method):
     name: str
     weights: str = "lite"
     turned: str = "descriptors"  # or "pictures"
-    accuracy: str = "maps"  # or "close matches", or "search"
+    accuracy: str = "maps"  # or "first window", without the finer one, or "close matches", or "search"
     options: dict = field(default_factory=dict)
     calibration: dict | None = None
     ours = True
@@ -90,6 +91,7 @@ VARIANTS = (
     Variant("close-up: second start only for want of a first", options={"clear_share": 0.0}),
     Variant("accuracy: of the search", accuracy="search"),
     Variant("accuracy: of close matches", accuracy="close matches"),
+    Variant("accuracy: of the maps in the first window", accuracy="first window"),
     *(Variant(f"model: {name}", options={"model": name}) for name in (*MODELS, "elastic")),
 )
 WHOLE = Variant("all, as shipped")
@@ -124,6 +126,7 @@ class VariantRegistrar(Registrar):
         """With the weights and options of a variant."""
         registrar = cls.from_pretrained(variant.weights, device="cpu", **variant.options)
         registrar.variant, registrar.steerers = variant, registrar.steerers if variant.turned == "descriptors" else None
+        registrar.levels = registrar.levels[: {"maps": None, "first window": 1}.get(variant.accuracy, 0)]
         registrar.calibration = checked(variant.calibration or registrar.calibration)
         return registrar
 
@@ -137,12 +140,10 @@ class VariantRegistrar(Registrar):
     def polish(self, views0, views1, best: Candidate) -> Candidate:
         return best if self.variant.accuracy == "search" else super().polish(views0, views1, best)
 
-    def bend(self, views0, views1, result, candidate):
-        return super().bend(views0, views1, result, candidate) if self.variant.accuracy == "maps" else result
-
     def refine(self, fit, *rest):
         refined, correlation = super().refine(fit, *rest)
-        return (refined if self.variant.accuracy == "maps" else fit), correlation
+        on_maps = self.variant.accuracy in ("maps", "first window")
+        return (refined if on_maps else fit), correlation
 
 
 def measure_variants(
@@ -181,17 +182,23 @@ def variants(trained: str | Path = "", weights: str = "lite") -> list[Variant]:
     return after + [replace(variant, weights=weights) for variant in (*VARIANTS, WHOLE)]
 
 
+def named(variant: Variant, only: str) -> bool:
+    """Whether a variant's name has one of the parts that ``only`` lists between commas; "" lists them all."""
+    return not only or any(part.strip() in variant.name for part in only.split(","))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="lite", help="a shipped name or a checkpoint")
     parser.add_argument("--trained", default="", help="run folder of their recipe")
+    parser.add_argument("--only", default="", help="parts of names of variants, between commas")
     parser.add_argument("--ingredients", action="store_true", help="train and measure INGREDIENTS, and nothing else")
     parser.add_argument("--pairs", type=from_one, default=32, help="of each kind and set")
     parser.add_argument("--processes", type=from_one, default=2)
     parser.add_argument("--folder", type=Path, default=Path("outputs/ladder"))
     args = parser.parse_args(argv)
     try:
-        chosen = variants(args.trained, args.weights)
+        chosen = [v for v in variants(args.trained, args.weights) if v.name == WHOLE.name or named(v, args.only)]
         calibration = read_metadata(find_weights(args.weights)).get("calibration")
     except (ValueError, OSError) as error:
         parser.error(str(error))
