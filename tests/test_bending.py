@@ -8,10 +8,14 @@ import pytest
 import torch
 
 from retina_kp import Registrar
-from retina_kp.core.geometry import inside, pixel_grid, resize_matrix, warp_points
+from retina_kp.core.geometry import inside, pixel_grid, resize_matrix, translation, warp_points
+from retina_kp.evaluation.benchmark import TABLES
 from retina_kp.mapping.displacement import Displacement
+from retina_kp.registration import bending
 from retina_kp.registration.bending import BENDS, polynomials, splines
 from retina_kp.registration.climbing import climb
+from retina_kp.registration.closeup import Candidate, Warped, Window
+from retina_kp.registration.keypoints import Features
 from retina_kp.registration.options import registrar_options
 from retina_kp.synthetic.pairs import PairOptions, draw_pair
 
@@ -126,6 +130,19 @@ def test_maps_leave_open_what_they_do_not_show():
     assert climbed.correlation > 0.9 and climbed.agreement[45, 30] > 0.9 and climbed.agreement[45, 125] < 0.2
 
 
+def test_the_gain_tells_a_bend_from_noise():
+    """Nats by which maps are likelier with what was found: many for places that moved, few for two maps that differ by
+    noise alone; a common part of a few cells is climbed, too."""
+    hw, noise = (121, 150), np.random.default_rng(3).uniform(0, 0.5, (2, 121, 150)).astype(np.float32)
+    grid = pixel_grid(hw).double().numpy().reshape(-1, 2)
+    functions = polynomials((grid + 0.5) / [75, 60.5] - 1, 2.0)
+    bent, flat = spots(hw, lambda p: p + 3e-4 * (p - 60) ** 2), spots(hw, lambda p: p)
+    gains = [climb((a + n, b + m), functions, (0.0,)).gain for (a, b), (n, m) in ((bent, noise), (flat, noise))]
+    assert gains[0] > 10 > 3 > gains[1]
+    small = [np.pad(each[40:61, 50:72], ((40, 60), (50, 78))) for each in bent]
+    assert np.isfinite(climb(small, functions, (4.0, 0.0)).coefficients).all()
+
+
 # ------------------------------------------------------------------ registrations
 
 
@@ -199,3 +216,36 @@ def test_pictures_drawn_by_places_are_those_drawn_by_a_matrix(bent_pair):
     places = warp_points(np.stack([x, y], -1), np.linalg.inv(H @ views.base_from_original))
     for one, other in zip(views.picture(H, (333, 401)), views.drawn(places), strict=True):
         assert (one.float() - other.float()).abs().mean() < 2e-3 and torch.is_tensor(other)
+
+
+def test_strong_bends_are_drawn_anew_until_they_are_followed(monkeypatch):
+    """Two gazes at a round eye, up to 50 px beyond the affine."""
+    pair = draw_pair(77_001, 56, ("CF", "OCT"), TABLES["round"])
+    points1 = pixel_grid(pair.moving.shape[:2]).double().numpy()[::40, ::40].reshape(-1, 2)
+    points0 = pair.to_fixed(points1)
+    seen = np.isfinite(points0).all(1) & inside(np.nan_to_num(points0), pair.fixed.shape[:2], 20)
+    seen[seen] &= pair.valid0[tuple(np.rint(points0[seen]).astype(int).T[::-1])]
+    error = {}
+    for times in (1, bending.DRAWN):
+        monkeypatch.setattr(bending, "DRAWN", times)
+        result = Registrar.from_pretrained("lite", device="cpu")(pair.fixed, pair.moving)
+        error[times] = np.linalg.norm(result.map_to_fixed(points1[seen]) - points0[seen], axis=1).mean()
+    assert error[1] > 3 and error[bending.DRAWN] < 0.5 * error[1]
+
+
+@pytest.mark.parametrize("step_px", [(6.0, -4.0), (0.0, 0.0), (9.0, 0.0)])
+def test_a_window_is_not_seen_again_for_a_small_step(step_px):
+    """Steps of whole cells move the map by as many; a long one asks for another look."""
+    map0, map1 = (np.random.default_rng(k).uniform(0.1, 1, (40, 52)).astype(np.float32) for k in (0, 1))
+    map1[:, :6] = 0  # beyond the field of view
+    none = np.zeros((0, 2), np.float32)
+    features0, features1 = (Features(none, none[:, 0], none, (80, 104), each) for each in (map0, map1))
+    window = Window(np.eye(3), (80, 104), 1.0, features0)
+    fixed, moved = Candidate(Warped(window, np.eye(3), features1), translation(*step_px), None).maps(2)
+    assert fixed is map0
+    if step_px == (9.0, 0.0):
+        assert moved is None
+        return
+    x, y = int(step_px[0] / 2), int(step_px[1] / 2)
+    assert moved[5:-5, 12:-5] == pytest.approx(np.roll(map1, (y, x), (0, 1))[5:-5, 12:-5], abs=1e-5)
+    assert not moved[5:-5, : 6 + x].any()

@@ -16,7 +16,7 @@ NOISE = 40.0
 START_PX = 8.0  # σ of all priors until the maps are no longer blurred and WAIT rounds have settled what they can
 WAIT = 2
 ROUNDS, SETTLED_CELLS, DAMPING = 8, 0.01, 1e-3  # of Gauss-Newton
-FLAT, LINE = 0.6, 64  # share of cells that are too flat to tell anything; cells in a line, as cv2.remap takes few
+FLAT, LINE = 0.6, 64  # share of cells that are too flat to tell anything; cells in a line: cv2.remap takes no long ones
 MIN_CELLS = 400  # that both images show; fewer carry no bend
 SPREAD = (1e-3, 50.0)  # least and largest factor on the σ of a prior
 # of what is left open: σ of the priors where maps tell nothing, σ of the mean that agreement is told by
@@ -112,10 +112,10 @@ def _settle(maps, terms: Terms, blur, noise, coefficients, strict: np.ndarray, e
 
 
 def _steep(steepness: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """(n, LINE) indices of the places shown (h, w) where a map is steep: on the others nothing can be read off."""
-    limit = np.quantile(steepness[shown], FLAT)
-    index = np.flatnonzero(shown & (steepness >= limit))
-    return index[: len(index) // LINE * LINE].reshape(-1, LINE)
+    """Indices, in lines of about LINE, of the places shown (h, w) where a map is steep: elsewhere it tells nothing."""
+    index = np.flatnonzero(shown & (steepness >= np.quantile(steepness[shown], FLAT)))
+    lines = max(len(index) // LINE, 1)
+    return index[: len(index) // lines * lines].reshape(lines, -1)
 
 
 def _agreement(one: np.ndarray, other: np.ndarray, shown: np.ndarray) -> np.ndarray:
