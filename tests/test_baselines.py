@@ -17,7 +17,8 @@ HERE = [
     for name in BASELINES
     if name != "identity"
 ]
-ANY_TURN = [param for param in HERE if param.values[0] != "ECC"]
+UPRIGHT = {"ECC", "XFeat", "DISK+LightGlue", "ALIKED+LightGlue"}
+ANY_TURN = [param for param in HERE if param.values[0] not in UPRIGHT]
 
 
 @pytest.fixture(scope="module")
