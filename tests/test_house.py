@@ -22,7 +22,7 @@ LIMITS = {
     "Python files": 155,
     "lines": 20632,
     "lines of a file": 250,
-    "files of a wing": 17,
+    "files of a wing": 18,
     "words of the README": 700,
 }
 # files with real tables of constants, which may keep their columns by `fmt: skip`
