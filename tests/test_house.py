@@ -19,10 +19,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # How large the package may be. Lower a limit as soon as the house is smaller. Only a new ability raises one, by what it
 # brings: the last were maps that bend, refusals of print, files as they are, series, and a viewer to click and explore.
 LIMITS = {
-    "Python files": 154,
-    "lines": 20500,
+    "Python files": 155,
+    "lines": 20632,
     "lines of a file": 250,
-    "files of a wing": 17,
+    "files of a wing": 18,
     "words of the README": 700,
 }
 # files with real tables of constants, which may keep their columns by `fmt: skip`

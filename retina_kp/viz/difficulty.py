@@ -22,7 +22,8 @@ from .curves import quiet
 from .evaluation import looks
 from .registrations import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_IN, YELLOW, plain
 
-_SHAPES = zip((BLUE, RED, ORANGE, GREEN, PURPLE, BLACK, SKY, "0.55"), "osD^vXP*", strict=True)
+_COLORS = (BLUE, RED, ORANGE, GREEN, PURPLE, BLACK, SKY, RED, GREEN, PURPLE, "0.55")
+_SHAPES = zip(_COLORS, "osD^vXP<>p*", strict=True)
 LOOKS = dict(zip((OURS, *BASELINES), _SHAPES, strict=False))  # color, marker
 STAGE_COLORS = dict(zip(STAGES, (SKY, BLUE, ORANGE, YELLOW), strict=True))
 AXIS = {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import cv2
 import numpy as np
 
@@ -14,20 +17,22 @@ from . import SIDE_PX, checked, copied
 
 def sift_magsac(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
     """OpenCV SIFT on equalised images, mutual matches with ratio 0.9, MAGSAC affine."""
-    return _by_keypoints(cv2.SIFT_create(2000), fixed, moving, SIDE_PX)
+    return by_keypoints(partial(_keypoints, cv2.SIFT_create(2000)), _ratio_matches, fixed, moving, SIDE_PX)
 
 
 def akaze_magsac(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
     """OpenCV AKAZE (binary descriptors), the rest as for SIFT."""
     create = getattr(cv2, "AKAZE_create", None) or cv2.xfeatures2d.AKAZE_create
-    return _by_keypoints(create(threshold=3e-4, max_points=2000), fixed, moving, 768)
+    detector = create(threshold=3e-4, max_points=2000)
+    return by_keypoints(partial(_keypoints, detector), _ratio_matches, fixed, moving, 768)
 
 
 def ridges_sift(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray | None:
     """SIFT on the strength of vessel ridges, dark and bright ones alike (Sato filter, `vessels.vesselness`), the rest
     as for SIFT."""
     (ridges0, S0), (ridges1, S1) = _ridges(fixed), _ridges(moving)
-    fit = _match(_keypoints(cv2.SIFT_create(2000), ridges0), _keypoints(cv2.SIFT_create(2000), ridges1))
+    features0, features1 = (_keypoints(cv2.SIFT_create(2000), ridges) for ridges in (ridges0, ridges1))
+    fit = _fit(features0, features1, _ratio_matches(features0, features1))
     return None if fit is None else checked(np.linalg.inv(S0) @ fit.H_1to0 @ S1, moving)
 
 
@@ -38,17 +43,26 @@ def _ridges(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (vesselness(gray, sigmas_px=(1.5, 2.5)) * inside * 255).astype(np.uint8), S
 
 
-def _match(features0: Features, features1: Features) -> Fit | None:
-    index = mutual_matches(features0, features1, ratio_max=0.9)
+def _ratio_matches(features0: Features, features1: Features) -> np.ndarray:
+    return mutual_matches(features0, features1, ratio_max=0.9)
+
+
+def _fit(features0: Features, features1: Features, index: np.ndarray) -> Fit | None:
     return fit_transform(*matched_points(features0, features1, index), "affine", 3.0)
 
 
-def _by_keypoints(detector, fixed: np.ndarray, moving: np.ndarray, side_px: int) -> np.ndarray | None:
-    """The affine transform with most inliers of the moving image as it is and inverted."""
+def by_keypoints(
+    find: Callable, match: Callable, fixed: np.ndarray, moving: np.ndarray, side_px: int
+) -> np.ndarray | None:
+    """H_1to0 (3, 3) with most inliers of the moving image as it is and inverted, a MAGSAC affine; None without any.
+
+    find: equalised gray copy (h, w) uint8, longer side side_px → `Features`; match: two of these → (M, 2) index pairs.
+    """
     (gray0, S0), (gray1, S1) = _equalised(fixed, side_px), _equalised(moving, side_px)
-    features0, best = _keypoints(detector, gray0), None
-    for inverted in (gray1, 255 - gray1):
-        fit = _match(features0, _keypoints(detector, inverted))
+    features0, best = find(gray0), None
+    for picture in (gray1, 255 - gray1):
+        features1 = find(picture)
+        fit = _fit(features0, features1, match(features0, features1))
         if fit is not None and (best is None or fit.n_inliers > best.n_inliers):
             best = fit
     return None if best is None else checked(np.linalg.inv(S0) @ best.H_1to0 @ S1, moving)
