@@ -100,7 +100,7 @@ def write_page(path: Path, scene: dict) -> Path:
     return path
 
 
-def wait_for(page, done, seconds: float = 30):
+def wait_for(page, done, seconds: float = 60):
     """Until done() is true; pages need time to decode tiles and to draw."""
     for _ in range(int(seconds * 10)):
         if done():
