@@ -211,7 +211,7 @@ def test_screen_readers_find_names_for_all_controls(browser, plain):
         assert page.get_by_role("img", name="fixed image").count() == 1
         assert page.get_by_role("toolbar").get_by_role("button").count() >= 8
         assert page.get_by_role("slider", name="position of the line").count() == 1
-        page.get_by_role("button", name="Keys").click()
+        page.locator(".retina-viewer button:text-is('Keys')").click()
         assert page.get_by_text("flip fixed and moving").is_visible()
 
 
@@ -220,7 +220,7 @@ def text_color(page) -> str:
     button = page.locator(".retina-viewer button[aria-pressed=true]")
     button.hover()
     assert button.evaluate(CONTRAST) >= 4.5
-    page.get_by_role("button", name="Keys").click()
+    page.locator(".retina-viewer button:text-is('Keys')").click()
     texts = page.locator(".retina-viewer").locator("button:enabled, .readout, .message, dt, dd, label, strong")
     for element in texts.filter(visible=True).all():
         assert element.evaluate(CONTRAST) >= 4.5, element.inner_text()
@@ -435,7 +435,7 @@ def test_the_viewer_follows_the_theme_of_jupyterlab(browser, lab, tmp_path):
         page.locator(".lm-Menu-itemLabel:text-is('Theme')").hover()
         page.locator(".lm-Menu-itemLabel:text-is('JupyterLab Dark')").click()
         page.locator("body[data-jp-theme-light=false]").wait_for()
-        page.get_by_role("button", name="Keys").click()
+        page.locator(".retina-viewer button:text-is('Keys')").click()
         assert text_color(page) != light
 
 
