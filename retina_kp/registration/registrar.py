@@ -105,8 +105,7 @@ class Registrar:
         return self.find(views0, views1, tries)
 
     def squared(self, views0: ImageViews, views1: ImageViews) -> Iterator[tuple[ImageViews, ImageViews]]:
-        """Both images, one of them with its pixels made square, for each that may have pixels 2 or 4 times as long as
-        wide."""
+        """Both, one with square pixels, for each that may have pixels 2 or 4 times as long as wide."""
         for own, views in ((1, views1), (0, views0)):
             if (hw := views.squared_hw()) != views.original_hw:
                 square = self.views(resized(views.original, hw)[0])
@@ -115,8 +114,7 @@ class Registrar:
     def _squared(self, views0: ImageViews, views1: ImageViews) -> Registration | None:
         """The result with square pixels; None where there is none."""
         results = (self.attempt(*each) for each in self.squared(views0, views1))
-        found = next((result for result in results if result.ok), None)
-        return found and found.resized(views0.original_hw, views1.original_hw)
+        return next((r.resized(views0.original_hw, views1.original_hw) for r in results if r.ok), None)
 
     def is_mirrored(self, views0: ImageViews, flipped: ImageViews) -> bool:
         """Whether the flipped moving image fits beyond doubt; a look at small pictures that are like in scale."""
