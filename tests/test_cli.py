@@ -62,8 +62,13 @@ def test_register_writes_what_it_says(registered, pair):
     assert np.abs(result.map_to_moving(corners) - warp_points(corners, drawn.H_0to1)).max() < 5
     assert (read_image(registered / "registered.png") == result.warp(read_image(folder / "fa.png"))).all()
     page = (registered / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/jpeg") == 5 and "registered: confidence" in page and "fa.png on cf.png" in page
-    assert not any(word in page for word in ("<script", "<link", "http", "$"))
+    assert page.count("data:image/jpeg") == 2 and "registered: confidence" in page and "fa.png on cf.png" in page
+    assert page.count("<script") == 1 and '"warped":' in page and len(page) < 4e6
+    assert not re.search(
+        r"""<link|@import|\bimport |(?:src|href)=(?!"data:)|url\(|fetch\(|https?:(?!//www.w3.org/2000/svg")""", page
+    )
+    text = re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL)
+    assert "$" not in text
 
 
 def test_the_page_says_what_auto_came_to(tmp_path):

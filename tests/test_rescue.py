@@ -1,12 +1,13 @@
 """Rescue by clicks: known places in, known transform out; clicks that cannot be right are told, and what the images do
 not confirm is not claimed."""
 
+import cv2
 import numpy as np
 import pytest
 
 from retina_kp import PairOptions, Registrar, Registration, draw_pair
 from retina_kp.cli import main
-from retina_kp.core.geometry import corner_error, inside, similarity, warp_points
+from retina_kp.core.geometry import corner_error, inside, resize_matrix, similarity, warp_points
 from retina_kp.core.images import write_image
 from retina_kp.evaluation.batch import Job, run_jobs
 from retina_kp.mapping.transforms import Fit
@@ -133,6 +134,23 @@ def test_what_the_images_do_not_confirm_is_refused(hasty, pair):
     assert np.allclose(result.H_tried, plain.H_1to0) and np.allclose(result.matches1, points[1])
     blank = hasty(pair.fixed, np.full_like(other, 9), *points)
     assert "no structure visible" in blank.status and blank.evidence["points_given"] == 3
+
+
+def test_clicks_on_a_scan_of_few_lines_are_understood(hasty, pair):
+    """Its pixels are 4 times as long as wide, so that no similarity fits its clicks; errors are told in square px."""
+    squeeze = resize_matrix((512, 512), (128, 512))
+    scan = cv2.resize(pair.moving, (512, 128), interpolation=cv2.INTER_AREA)
+    points0, points1 = clicks_on(pair, 4)
+    clicks = points0, warp_points(points1, squeeze)
+    with pytest.raises(ValueError, match="contradict"):
+        points_only(*clicks, pair.fixed.shape[:2], scan.shape[:2])
+    result = hasty(pair.fixed, scan, *clicks)
+    assert result.ok and result.moving_hw == (128, 512) and result.evidence["points_given"] == 4
+    assert corner_error(result.H_1to0 @ squeeze, np.linalg.inv(pair.H_0to1), (512, 512)) < 5
+    other = hasty(np.full_like(pair.fixed, 9), scan, *clicks)
+    assert other.status.startswith(NOT_CONFIRMED) and np.allclose(other.matches1, clicks[1])
+    with pytest.raises(ValueError, match="the points contradict each other"):
+        hasty(pair.fixed, scan, clicks[0], clicks[1][[1, 0, 2, 3]])
 
 
 def test_a_call_without_points_is_as_before(registrar):

@@ -110,7 +110,9 @@ def test_maps_are_sampled_from_corner_to_corner(images):
 
 def test_a_refused_pair_is_shown_without_what_it_lacks(images):
     scene = scenes.pair_scene(*images, refused("no", HW0, HW1), ("CF", "FA"), side_px=200)
-    assert set(scene["layers"]) == {"fixed", "moving"} and scene["layers"]["fixed"]["hw"] == [133, 200]
+    assert set(scene["layers"]) == {"fixed", "moving"}
+    fixed = scene["layers"]["fixed"]  # places are told in px of the original
+    assert fixed["hw"] == list(HW0) and fixed["levels"][-1]["hw"] == [133, 200]
     assert scene["names"] == ["fixed CF", "moving FA"]
 
 

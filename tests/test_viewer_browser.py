@@ -44,6 +44,24 @@ HW0, HW1 = (401, 601), (480, 520)
 # Counts the frames that the browser draws while something is dragged.
 COUNT = """() => { window.frames = []; window.on = true;
 const count = (time) => { frames.push(time); if (on) requestAnimationFrame(count); }; requestAnimationFrame(count); }"""
+# WCAG's contrast of an element's text with what lies below it.
+CONTRAST = """(element) => {
+  const context = document.createElement("canvas").getContext("2d"), below = [];
+  const paper = document.body.appendChild(document.createElement("div"));
+  paper.style.background = "Canvas";
+  for (let each = element; each; each = each.parentElement) below.unshift(getComputedStyle(each).backgroundColor);
+  below.unshift(getComputedStyle(paper).backgroundColor);
+  paper.remove();
+  const luminance = (color) => {
+    context.fillStyle = color;
+    context.fillRect(0, 0, 1, 1);
+    const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const [red, green, blue] = [...context.getImageData(0, 0, 1, 1).data].map((v) => linear(v / 255));
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  };
+  const [low, high] = [below.map(luminance).at(-1), luminance(getComputedStyle(element).color)].sort((a, b) => a - b);
+  return (high + 0.05) / (low + 0.05);
+}"""
 # A widget's model as anywidget gives it, answered by Python's Annotator.
 MODEL = """const heard = {}, values = JSON.parse(await tell("null"));
 const model = { get: (name) => values[name], on: (name, act) => (heard[name] = act), off() {},
@@ -77,11 +95,12 @@ def opened(browser, path: Path, **how):
 
 
 def write_page(path: Path, scene: dict) -> Path:
-    path.write_text(f"<!DOCTYPE html><meta charset=utf-8><body>{pages.embedded(scene)}", encoding="utf-8")
+    head = '<!DOCTYPE html><meta charset=utf-8><meta name=color-scheme content="light dark">'
+    path.write_text(f"{head}<body>{pages.embedded(scene)}", encoding="utf-8")
     return path
 
 
-def wait_for(page, done, seconds: float = 30):
+def wait_for(page, done, seconds: float = 60):
     """Until done() is true; pages need time to decode tiles and to draw."""
     for _ in range(int(seconds * 10)):
         if done():
@@ -192,8 +211,29 @@ def test_screen_readers_find_names_for_all_controls(browser, plain):
         assert page.get_by_role("img", name="fixed image").count() == 1
         assert page.get_by_role("toolbar").get_by_role("button").count() >= 8
         assert page.get_by_role("slider", name="position of the line").count() == 1
-        page.get_by_role("button", name="Keys").click()
+        page.locator(".retina-viewer button:text-is('Keys')").click()
         assert page.get_by_text("flip fixed and moving").is_visible()
+
+
+def text_color(page) -> str:
+    """The colour of the viewer's text, all of which can be read."""
+    button = page.locator(".retina-viewer button[aria-pressed=true]")
+    button.hover()
+    assert button.evaluate(CONTRAST) >= 4.5
+    page.locator(".retina-viewer button:text-is('Keys')").click()
+    texts = page.locator(".retina-viewer").locator("button:enabled, .readout, .message, dt, dd, label, strong")
+    for element in texts.filter(visible=True).all():
+        assert element.evaluate(CONTRAST) >= 4.5, element.inner_text()
+    assert texts.count() > 20
+    return page.locator(".retina-viewer .message").evaluate("(element) => getComputedStyle(element).color")
+
+
+def test_pages_can_be_read_in_light_and_in_dark(browser, plain):
+    colors = set()
+    for scheme in ("light", "dark"):
+        with opened(browser, plain, color_scheme=scheme) as page:
+            colors.add(text_color(page))
+    assert len(colors) == 2
 
 
 def test_4000_px_are_dragged_at_30_frames_a_second(browser, tmp_path):
@@ -308,25 +348,19 @@ Annotator(Session([record], "out"))"""
 def lab(record, tmp_path):
     """The address of a JupyterLab whose folder has a notebook and a pair of images."""
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    cells = [nbformat.v4.new_code_cell(CELL)]
+    cells, own = [nbformat.v4.new_code_cell(CELL)], tmp_path / ".jupyter"
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), tmp_path / "a.ipynb")
-    own = {
-        name: str(tmp_path / ".jupyter") for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")
-    }
-    environment = os.environ | own | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    options = [
-        "--no-browser",
-        "--allow-root",
-        "--port=0",
-        "--IdentityProvider.token=t",
-        f"--ServerApp.root_dir={tmp_path}",
-    ]
+    news = own / "lab" / "user-settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    news.parent.mkdir(parents=True)
+    news.write_text('{"fetchNews": "false"}')  # else its question lies above a corner of the page
+    folders = dict.fromkeys(("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"), str(own))
+    environment = os.environ | folders | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    options = ["--no-browser", "--allow-root", "--port=0", "--IdentityProvider.token=t"]
+    command = [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={tmp_path}"]
     with (tmp_path / "lab.log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *options], env=environment, stdout=log, stderr=log
-        )
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
-            yield address_of(tmp_path / ".jupyter", server)
+            yield address_of(own, server)
         finally:
             server.terminate()
             server.wait(LAB_S)
@@ -357,46 +391,69 @@ def kernel_pid(folder: Path) -> int:
     raise AssertionError("no kernel runs")
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="the kernel to kill is found in /proc")
-def test_a_kernel_killed_between_clicks_loses_nothing_in_jupyterlab(browser, lab, tmp_path):
-    pytest.importorskip("jupyterlab")
+@contextmanager
+def in_lab(browser, lab: str, folder: Path):
+    """The page of the notebook after its cell was run; failed.png in the folder shows where a test has failed."""
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
     page.set_default_timeout(LAB_S * 1000)
-    page.goto(f"{lab}lab/tree/a.ipynb?token=t", wait_until="commit")
-    run_cell(page)
-    draft = tmp_path / "out" / "drafts" / "7_one.json"
-    for k, side in enumerate((0, 1, 0, 1, 0)):  # the third pair stays half
-        page.mouse.click(*spot(page, 0.3 + 0.1 * k, 0.4 + 0.05 * k, side))
-        wait_for(
-            page, lambda k=k: draft.is_file() and sum(map(clicked, json.loads(draft.read_text())["points"])) == k + 1
-        )
-    before = json.loads(draft.read_text())
-    os.kill(kernel_pid(tmp_path), signal.SIGKILL)
-    assert json.loads(draft.read_text()) == before and len(before["points"]) == 3
-    page.locator(".jp-Dialog .jp-mod-accept").click()  # JupyterLab tells that the kernel has died, and starts another
-    wait_for(page, lambda: kernel_is_idle(lab), LAB_S)
-    run_cell(page, "button:has-text('Undo'):disabled")
-    wait_for(page, lambda: "2 point pairs" in page.locator(".retina-viewer .message").inner_text(), 60)
-    page.mouse.click(*spot(page, 0.6, 0.6, 1))
-    wait_for(page, lambda: clicked(json.loads(draft.read_text())["points"][2]) == 2)
-    page.keyboard.press("x")  # rejects the pair; in JupyterLab's own keys it would cut the cell
-    wait_for(page, lambda: json.loads(draft.read_text())["verdict"] == "rejected")
-    assert page.locator(".retina-viewer").count() == 1
-    page.close()
+    try:
+        page.goto(f"{lab}lab/tree/a.ipynb?token=t", wait_until="commit")
+        run_cell(page, lab)
+        yield page
+    except BaseException:
+        page.screenshot(path=folder / "failed.png")
+        raise
+    finally:
+        page.close()
 
 
-def clicked(row: list) -> int:
-    """How many sides of a point are clicked."""
-    return sum(value is not None for value in row[::2])
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="the kernel to kill is found in /proc")
+def test_a_kernel_killed_between_clicks_loses_nothing_in_jupyterlab(browser, lab, tmp_path):
+    with in_lab(browser, lab, tmp_path) as page:
+        draft = tmp_path / "out" / "drafts" / "7_one.json"
+        for k, side in enumerate((0, 1, 0, 1, 0)):  # the third pair stays half
+            page.mouse.click(*spot(page, 0.3 + 0.1 * k, 0.4 + 0.05 * k, side))
+            wait_for(page, lambda k=k: draft.is_file() and sum(clicked(draft)) == k + 1)
+        before = json.loads(draft.read_text())
+        os.kill(kernel_pid(tmp_path), signal.SIGKILL)
+        assert json.loads(draft.read_text()) == before and len(before["points"]) == 3
+        # JupyterLab tells that the kernel has died, and starts another
+        page.locator(".jp-Dialog .jp-mod-accept").click()
+        run_cell(page, lab, "button:has-text('Undo'):disabled")
+        wait_for(page, lambda: "2 point pairs" in page.locator(".retina-viewer .message").inner_text(), 60)
+        page.mouse.click(*spot(page, 0.6, 0.6, 1))
+        wait_for(page, lambda: clicked(draft) == [2, 2, 2])
+        page.keyboard.press("x")  # rejects the pair; in JupyterLab's own keys it would cut the cell
+        wait_for(page, lambda: json.loads(draft.read_text())["verdict"] == "rejected")
+        assert page.locator(".retina-viewer").count() == 1
+
+
+def test_the_viewer_follows_the_theme_of_jupyterlab(browser, lab, tmp_path):
+    with in_lab(browser, lab, tmp_path) as page:
+        light = text_color(page)
+        page.locator(".lm-MenuBar-itemLabel:text-is('Settings')").click()
+        page.locator(".lm-Menu-itemLabel:text-is('Theme')").hover()
+        page.locator(".lm-Menu-itemLabel:text-is('JupyterLab Dark')").click()
+        page.locator("body[data-jp-theme-light=false]").wait_for()
+        page.locator(".retina-viewer button:text-is('Keys')").click()
+        assert text_color(page) != light
+
+
+def clicked(draft: Path) -> list[int]:
+    """How many sides of each point are clicked."""
+    return [sum(value is not None for value in row[::2]) for row in json.loads(draft.read_bytes())["points"]]
 
 
 def kernel_is_idle(lab: str) -> bool:
+    """Whether there is one kernel, the page is connected with it, and it waits."""
     with urllib.request.urlopen(f"{lab}api/kernels?token=t") as answer:
-        return [kernel["execution_state"] for kernel in json.load(answer)] == ["idle"]
+        return [(each["execution_state"], each["connections"]) for each in json.load(answer)] == [("idle", 1)]
 
 
-def run_cell(page, then: str = "canvas"):
-    """Run the notebook's cell, and wait for what it shows."""
+def run_cell(page, lab: str, then: str = "canvas"):
+    """Run the notebook's cell, and wait for what it shows. Before it has a kernel the notebook calls itself idle too,
+    and then forgets what was to be run."""
+    wait_for(page, lambda: kernel_is_idle(lab), LAB_S)
     page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first.wait_for(state="attached")
     page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
     page.keyboard.press("Control+Enter")

@@ -274,7 +274,7 @@ def test_frames_tell_outcomes_by_colour_dash_and_word(clinic):
         and "answered" in axes[2].get_title()
     )
     assert frames[2][0][:3] == (0.6, 0.6, 0.6), "nothing is acceptable that was not judged"
-    assert len({str(dash) for _, _, dash in charts.OUTCOME_LOOKS.values()}) == len(summary.OUTCOMES)
+    assert len({str(dash) for _, _, dash, _ in charts.OUTCOME_LOOKS.values()}) == len(summary.OUTCOMES)
 
 
 def test_pictures_of_pairs_are_jpeg_of_limited_size(clinic):

@@ -24,21 +24,24 @@ from ..mapping.result import Registration
 from ..mapping.saving import saved_files
 from ..registration.large import Copy, copies_by_points, register_copies, warp_file
 from ..registration.registrar import WHAT_TO_TRY, Registrar
+from ..viewer.page import embedded
+from ..viewer.scenes import PAGE_PX, pair_scene
 
 PICTURE_PX = 1600  # longer side of overlay.png
 SHOWN_PX = 900  # longer side of a picture
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>$title</title><style>
-body {font: 16px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; color: #222}
+:root {color-scheme: light dark; --quiet: #555; --good: #e6f4ea; --bad: #fff3cd; --box: #f5f5f5}
+@media (prefers-color-scheme: dark) {:root {--quiet: #bbb; --good: #173a22; --bad: #4a3a08; --box: #2a2a2a}}
+body {font: 16px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em}
 .verdict {padding: .6em 1em; border-left: 6px solid; font-weight: 600}
-.good {background: #e6f4ea; border-color: #188038} .bad {background: #fff3cd; border-color: #d39e00}
+.good {background: var(--good); border-color: #188038} .bad {background: var(--bad); border-color: #d39e00}
 .pictures {display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 1em}
 figure {margin: 0} img {width: 100%; display: block; background: #000}
-.flicker {position: relative} .flicker img + img {position: absolute; inset: 0; opacity: 0}
-.flicker:hover img + img {opacity: 1}
-figcaption {font-size: .9em; color: #555} th {text-align: left; font-weight: 400; color: #555; padding-right: 1.5em}
-td {overflow-wrap: anywhere} pre {background: #f5f5f5; padding: .8em; overflow-x: auto}
+figcaption {font-size: .9em; color: var(--quiet)}
+th {text-align: left; font-weight: 400; color: var(--quiet); padding-right: 1.5em}
+td {overflow-wrap: anywhere} pre {background: var(--box); padding: .8em; overflow-x: auto}
 </style></head><body>
 <h1>$title</h1>
 <p class="verdict $kind">$verdict</p>
@@ -48,13 +51,13 @@ $body
 """)
 CAPTIONS = {
     "overlay": "Vessels of the fixed image in green, of the registered one in magenta: white where they coincide.",
-    "flicker": "The fixed image; hold the pointer on it to see the registered one.",
     "checkerboard": "Tiles of both images in turn: vessels must run on across the edges.",
     "fixed": "The fixed image.",
     "moving": "The moving image, as it was given.",
 }
 RESULT = Template("""<p>The confidence is the probability that the corners lie within 20 px of the truth on average,
 for a fixed image whose longer side is scaled to 768 px.</p>
+$viewer
 <div class="pictures">$pictures</div>
 <h2>The matrix</h2><pre>$matrix</pre>
 <p>It maps a pixel (x, y, 1) of the moving image to the fixed one. The centre of the top-left pixel is (0, 0).</p>
@@ -101,9 +104,8 @@ def register_pair(
     pictures = {"fixed": small0, "moving": small1}
     if result.ok:
         small = result.resized(small0.shape[:2], small1.shape[:2])
-        warped = small.warp(small1)
-        pictures |= {"registered": warped, "overlay": small.overlay(small0, small1)}
-        pictures["checkerboard"] = checkerboard(small0, warped, small.covered())
+        pictures["overlay"] = small.overlay(small0, small1)
+        pictures["checkerboard"] = checkerboard(small0, small.warp(small1), small.covered())
         write_image(registered, warp_file(result, moving, copy1))
         write_image(overlay, pictures["overlay"])
         files = [registered, overlay, *files]
@@ -146,32 +148,31 @@ def told(result: Registration) -> str:
     return f"registered{clicked}: confidence {result.confidence:.2f}, turn {result.angle_deg:.1f}°, scale {scale:.2f}, {agree}"
 
 
-# ------------------------------------------------------------------ the page, one HTML file without scripts
+# ------------------------------------------------------------------ the page, one HTML file that fetches nothing
 
 
 def pair_page(
     result: Registration, verdict: str, about: Mapping[str, str], pictures: dict[str, np.ndarray], files: Sequence[Path]
 ) -> str:
-    """The page's HTML. pictures: "fixed", "moving" and, where registered, "registered", "overlay", "checkerboard"."""
-    shown = {name: [picture] for name, picture in pictures.items()}
-    if result.ok:
-        shown["flicker"] = [*shown.pop("fixed"), pictures["registered"]]
-    figures = "".join(_figure(name, shown[name]) for name in CAPTIONS if name in shown)
+    """The page's HTML. pictures: "fixed", "moving" and, where registered, "overlay" and "checkerboard"."""
+    names = ("overlay", "checkerboard") if result.ok else ("fixed", "moving")
+    figures = "".join(_figure(name, pictures[name]) for name in names)
     body = ADVICE.substitute(pictures=figures)
     if result.ok:
+        viewer = embedded(pair_scene(pictures["fixed"], pictures["moving"], result, side_px=PAGE_PX))
         matrix = np.array2string(result.H_1to0, precision=6, suppress_small=True)
-        names = ", ".join(f"<code>{path.name}</code>" for path in files)
-        body = RESULT.substitute(pictures=figures, matrix=matrix, files=names)
+        written = ", ".join(f"<code>{path.name}</code>" for path in files)
+        body = RESULT.substitute(viewer=viewer, pictures=figures, matrix=matrix, files=written)
     title = f"{Path(about['moving image']).name} on {Path(about['fixed image']).name}"
     rows = "".join(f"<tr><th>{name}</th><td>{escape(str(value))}</td></tr>" for name, value in about.items())
     kind = "good" if result.ok else "bad"
     return PAGE.substitute(title=escape(title), kind=kind, verdict=escape(verdict), body=body, about=rows)
 
 
-def _figure(name: str, pictures: Sequence[np.ndarray]) -> str:
-    """One picture with its caption, or two on one place."""
-    images = "".join(f'<img alt="{name}" src="data:image/jpeg;base64,{_jpeg(picture)}">' for picture in pictures)
-    return f'<figure><div class="{name}">{images}</div><figcaption>{CAPTIONS[name]}</figcaption></figure>'
+def _figure(name: str, picture: np.ndarray) -> str:
+    """A picture with its caption."""
+    image = f'<img alt="{name}" src="data:image/jpeg;base64,{_jpeg(picture)}">'
+    return f"<figure>{image}<figcaption>{CAPTIONS[name]}</figcaption></figure>"
 
 
 def _jpeg(picture: np.ndarray) -> str:

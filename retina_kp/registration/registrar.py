@@ -6,7 +6,7 @@ Each stage is a public method of `Registrar`: `find`, `look_closely`, `refine`, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,16 +105,17 @@ class Registrar:
             return refused(why, views0.original_hw, views1.original_hw)
         return self.find(views0, views1, tries)
 
-    def _squared(self, views0: ImageViews, views1: ImageViews) -> Registration | None:
-        """The result where one of the images has pixels 2 or 4 times as long as wide; None where neither does."""
-        sizes = views0.original_hw, views1.original_hw
+    def squared(self, views0: ImageViews, views1: ImageViews) -> Iterator[tuple[ImageViews, ImageViews]]:
+        """Both, one with square pixels, for each that may have pixels 2 or 4 times as long as wide."""
         for own, views in ((1, views1), (0, views0)):
             if (hw := views.squared_hw()) != views.original_hw:
                 square = self.views(resized(views.original, hw)[0])
-                result = self.attempt(views0, square) if own else self.attempt(square, views1)
-                if result.ok:
-                    return result.resized(*sizes)
-        return None
+                yield (views0, square) if own else (square, views1)
+
+    def _squared(self, views0: ImageViews, views1: ImageViews) -> Registration | None:
+        """The result with square pixels; None where there is none."""
+        results = (self.attempt(*each) for each in self.squared(views0, views1))
+        return next((r.resized(views0.original_hw, views1.original_hw) for r in results if r.ok), None)
 
     def is_mirrored(self, views0: ImageViews, flipped: ImageViews) -> bool:
         """Whether the flipped moving image fits beyond doubt; a look at small pictures that are like in scale."""

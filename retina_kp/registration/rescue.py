@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 from scipy.stats import chi2
 
-from ..core.geometry import describe, warp_points
+from ..core.geometry import describe, resize_matrix, warp_points
 from ..mapping.result import Registration
 from ..mapping.transforms import Fit, implausible, least_squares
 from .options import SearchOptions
@@ -32,13 +33,43 @@ AFFINE_POINTS = 6  # from so many on clicks tell more than a similarity
 TRIES = ((1.0, (20.0,)), (1.0, (45.0, 20.0)), (STEP, (20.0,)))
 
 
+class Contradiction(ValueError):
+    """No turn and scale brings the points of one image to those of the other."""
+
+
 def rescue(registrar, views0: ImageViews, views1: ImageViews, points0, points1) -> Registration:
     """`Registrar.__call__` with points: the same stages, begun where points (N, 2) of the fixed and of the moving image
-    put it, N ≥ 2; evidence["points_given"] is N.
+    put it, N ≥ 2; evidence["points_given"] is N. Where that is in vain, pixels may not be square.
 
     Where the images do not confirm it, the status begins with NOT_CONFIRMED and H_tried is the plain fit of the points.
     ValueError as `points_only`.
     """
+    refusal = contradicted = None
+    for own0, own1 in chain([(views0, views1)], registrar.squared(views0, views1)):
+        try:
+            result = _begun(registrar, own0, own1, _in_copy(points0, views0, own0), _in_copy(points1, views1, own1))
+        except Contradiction as error:
+            contradicted = contradicted or error
+            continue
+        if own0 is not views0 or own1 is not views1:
+            result = result.resized(views0.original_hw, views1.original_hw)
+        if result.ok:
+            return result
+        refusal = refusal or result
+    if refusal is None:
+        raise contradicted
+    return refusal
+
+
+def _in_copy(points, views: ImageViews, copy: ImageViews):
+    """Points of an image in px of a copy of another size."""
+    return (
+        points if copy is views else warp_points(np.asarray(points), resize_matrix(views.original_hw, copy.original_hw))
+    )
+
+
+def _begun(registrar, views0: ImageViews, views1: ImageViews, points0, points1) -> Registration:
+    """The result for two images as they are, their pixels taken for square."""
     plain = points_only(points0, points1, views0.original_hw, views1.original_hw)
     H = views0.base_from_original @ plain.H_1to0 @ np.linalg.inv(views1.base_from_original)
     result = registrar.attempt(views0, views1, starts(views0, views1, registrar.options.search, H))
@@ -77,7 +108,7 @@ def points_only(points0, points1, fixed_hw, moving_hw) -> Registration:
         if apart < MIN_APART * max(hw):
             raise ValueError(f"points in the {name} image lie {apart:.0f} px apart at most; click farther apart")
     if why := contradiction(points0, points1, fixed_hw, moving_hw):
-        raise ValueError(why)
+        raise Contradiction(why)
     model = "similarity" if len(points0) < AFFINE_POINTS else "affine"
     fit = Fit(model, _fit(points0, points1, model), np.ones(len(points0), bool))
     result = Registration.from_fit(fit, np.eye(3), np.eye(3), points0, points1, fixed_hw, moving_hw)

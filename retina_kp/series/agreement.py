@@ -63,7 +63,7 @@ class Series:
             row["pairs"] = sum(k in pair and found.ok for pair, found in self.pairs.items())
             if result.ok:
                 shape = describe(result.H_1to0, result.moving_hw)
-                row |= {"turn_deg": round(shape.angle_deg, 1), "scale": round(shape.scale, 3)}
+                row |= {"turn_deg": round(shape.angle_deg, 1) + 0.0, "scale": round(shape.scale, 3)}
                 row |= {"confidence": round(result.confidence, 3), "drift_px": round(self.drift_px(k), 2)}
                 row["path"] = " › ".join(self.names[each] for each in self.paths[k])
             rows.append(row)

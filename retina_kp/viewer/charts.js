@@ -14,6 +14,13 @@ const MARKS = {
   triangle: "M0,-6.5l6,11h-12z",
   cross: "M-5,-5l10,10M5,-5l-10,10",
 };
+MARKS.ring = MARKS.circle;
+
+/** How a mark is painted; some are hollow. */
+function paint(shape, color) {
+  if (["ring", "diamond", "cross"].includes(shape)) return { fill: "transparent", stroke: color, "stroke-width": 2 };
+  return { fill: color, stroke: "rgba(0, 0, 0, 0.6)", "stroke-width": 0.7 };
+}
 
 /** A chart's frame. x, y: {label, low, high, log, ticks: [[value, text], …]}. `at` gives the place of two values. */
 class Chart {
@@ -56,10 +63,9 @@ class Chart {
   }
 
   /** A mark; with `act` it can be clicked, or reached with Tab and pressed with Enter. */
-  dot([x, y], { shape, color, filled = true, title = "", act = null, chosen = false }) {
-    const [left, top] = this.at(x, y), hollow = !filled || shape === "cross";
-    const look = { fill: hollow ? "transparent" : color, stroke: hollow ? color : "white", "stroke-width": hollow ? 2 : 0.7 };
-    const made = svg("path", { d: MARKS[shape], transform: `translate(${left} ${top})`, ...look });
+  dot([x, y], { shape, color, title = "", act = null, chosen = false }) {
+    const [left, top] = this.at(x, y);
+    const made = svg("path", { d: MARKS[shape], transform: `translate(${left} ${top})`, ...paint(shape, color) });
     made.append(svg("title", {}, title));
     if (chosen) made.classList.add("chosen");
     if (act) {

@@ -163,7 +163,7 @@ class Labels {
     chart.level(scene.demotion, "ceases to be one");
     chart.line(life, SKY);
     for (const [visit, value, isLabel] of life)
-      chart.dot([visit, value], { shape: "circle", color: SKY, filled: isLabel, title: `visit ${visit}: ${value}` });
+      chart.dot([visit, value], { shape: isLabel ? "circle" : "ring", color: SKY, title: `visit ${visit}: ${value}` });
     const words = this.votes(life).map((line) => make("div", {}, line));
     const gone = life.at(-1)[0] < last ? [make("div", {}, "forgotten since")] : [];
     this.side.replaceChildren(make("strong", {}, `place ${this.chosen.join(", ")} px`), chart.root, ...words, ...gone);
@@ -203,10 +203,9 @@ class Pairs {
       const made = chart.dot([dot.x, dot.y], { ...looks[dot.outcome], title: dot.title, act: pick, chosen: k === this.chosen });
       made.dataset.pair = k;
     });
-    const key = Object.entries(looks).map(([outcome, { shape, color, filled = true }]) => {
+    const key = Object.entries(looks).map(([outcome, { shape, color }]) => {
       const mark = svg("svg", { viewBox: "-8 -8 16 16", style: "width:14px;display:inline-block;vertical-align:-2px" });
-      const hollow = !filled || shape === "cross", style = { fill: hollow ? "none" : color, stroke: color, "stroke-width": 2 };
-      mark.append(svg("path", { d: MARKS[shape], ...style }));
+      mark.append(svg("path", { d: MARKS[shape], ...paint(shape, color) }));
       return make("div", {}, mark, ` ${outcome}`);
     });
     stage.box.prepend(make("div", { class: "beside" }, chart.root, ...key));

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.colors import to_hex
 
 from ..core.geometry import known_points, warp_points
 from ..core.images import as_array, shrink
@@ -16,21 +17,13 @@ from ..registration.keypoints import similarities
 from ..registration.registrar import Registrar
 from ..training.diagnosis import WatchedSample
 from ..training.pke import PkeOptions
-from ..viz.gallery import Shown, title
-from ..viz.registrations import BLUE, GREEN, ORANGE, RED, SKY
+from ..viz.evaluation import OUTCOME_LOOKS
+from ..viz.gallery import ANSWERED, Shown, title
 from .scenes import layer, pair_scene
 
 MIN_SIMILARITY = 0.2  # of `guided_matches`
 PAGES = 60  # of a sample's label history, at most
 LOW_PX, HIGH_PX, NO_TRANSFORM_PX = 0.3, 100.0, 250.0  # of the axis of errors, and where pairs without a transform stand
-LOOKS = {
-    "acceptable": {"shape": "circle", "color": GREEN},
-    "warned of": {"shape": "triangle", "color": ORANGE},
-    "wrongly accepted": {"shape": "square", "color": RED},
-    "refused": {"shape": "diamond", "color": SKY, "filled": False},
-    "failed": {"shape": "cross", "color": BLUE},
-    "answered": {"shape": "circle", "color": SKY, "filled": False},
-}
 
 
 # ------------------------------------------------------------------ matches
@@ -126,7 +119,9 @@ def pairs_scene(pairs: Sequence[Shown], chosen: int, side_px: int) -> dict:
     y = {"label": "mean error (px at 768)", "low": LOW_PX, "high": NO_TRANSFORM_PX, "log": True}
     y |= {"ticks": [*ticks, [NO_TRANSFORM_PX, "none"]], "level": [MEDIAN_LIMIT_PX, ""]}
     x = {"label": "confidence", "low": 0, "high": 1, "ticks": [[v, f"{v:g}"] for v in (0, 0.25, 0.5, 0.75, 1)]}
-    chart = {"x": x, "y": y, "looks": {name: look for name, look in LOOKS.items() if name in used}}
+    looks = OUTCOME_LOOKS | {"answered": ANSWERED}
+    chart = {"x": x, "y": y}
+    chart["looks"] = {k: {"color": to_hex(c), "shape": shape} for k, (c, _, _, shape) in looks.items() if k in used}
     return scene | {"kind": "pairs", "dots": list(map(_dot, pairs)), "chosen": chosen, "chart": chart}
 
 

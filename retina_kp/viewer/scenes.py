@@ -62,14 +62,15 @@ def maps_of(result: Registration | None) -> dict:
 
 def pair_scene(fixed, moving, result: Registration, modalities=("", ""), side_px: int | None = None) -> dict:
     """A pair to compare: both images, of an ok result also the moving one warped and the overlay in the colours of the
-    modalities, and the maps between them. fixed, moving: paths or arrays; side_px: longer side of the copies shown."""
+    modalities, and the maps between them. fixed, moving: paths or arrays, or smaller copies; side_px: longer side of
+    the copies shown. Places are told in px of the registered sizes."""
     images = [as_array(image, name) for image, name in ((fixed, "fixed image"), (moving, "moving image"))]
     if side_px:
         images = [shrink(image, side_px) for image in images]
-        result = result.resized(*(image.shape[:2] for image in images))
-    layers = dict(zip(("fixed", "moving"), map(layer, images), strict=True))
+    layers = {"fixed": layer(images[0], result.fixed_hw), "moving": layer(images[1], result.moving_hw)}
     if result.ok:
-        layers |= {"warped": layer(result.warp(images[1])), "overlay": overlay_layer(*images, result, modalities)}
+        warped = result.resized(*(image.shape[:2] for image in images)).warp(images[1])
+        layers |= {"warped": layer(warped, result.fixed_hw), "overlay": overlay_layer(*images, result, modalities)}
     names = [f"{side} {name}".strip() for side, name in zip(("fixed", "moving"), modalities, strict=True)]
     return {"kind": "compare", "layers": layers, "maps": maps_of(result), "names": names}
 
@@ -79,4 +80,4 @@ def overlay_layer(fixed, moving, result: Registration, modalities, side_px: int 
     small0, small1 = shrink(fixed, side_px), shrink(moving, side_px)
     small = result.resized(small0.shape[:2], small1.shape[:2])
     picture = overlay(small0, small.warp(small1), small.covered(), modality_colors(*modalities))
-    return layer(picture, fixed.shape[:2])
+    return layer(picture, result.fixed_hw)

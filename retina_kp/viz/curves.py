@@ -149,7 +149,8 @@ def plot_run(history: Sequence[Mapping[str, float]], losses: Sequence[str] = ())
     for ax, (title, columns) in zip(axes[1:], shares.items(), strict=False):
         _named(ax, history, columns, title).set(ylim=(-0.03, 1.03), ylabel="share")
     axes = axes[len(shares) + 1 :]
-    _named(axes[0], history, POINTS, "keypoints per image").set(ylim=(0, None), ylabel="points")
+    points = _named(axes[0], history, POINTS, "keypoints per image")
+    points.set(ylim=(0, 1.08 * points.get_ylim()[1]), ylabel="points")
     if with_pke:
         plot_pke_funnel(axes[1], history)
     for ax in axes[1 + with_pke :]:

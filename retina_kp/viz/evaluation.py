@@ -38,9 +38,15 @@ _DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (6, 2)), (0, (3, 1, 1, 1, 1, 1)), (
 _DASHES += ((0, (5, 1, 1, 1)), (0, (10, 3)), (0, (4, 1)), (0, (2, 1, 1, 1)), (0, (7, 1, 3, 1)))
 _COLORS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, "0.45", BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
 SERIES = tuple(zip(_COLORS, "os^DvXP*<>hdp", _DASHES, strict=True))
-# of an outcome: colour, hatch, and the dash of a frame around its picture
-_LOOKS = ((GREEN, "", "-"), (YELLOW, "\\\\", (0, (6, 2))), (RED, "////", (0, (2, 1))), (SKY, "..", (0, (1, 1))))
-OUTCOME_LOOKS = dict(zip(OUTCOMES, (*_LOOKS, ("0.75", "", (0, (8, 2, 1, 2)))), strict=True))
+# of an outcome: colour, hatch, the dash of a frame around its picture, and the shape of a dot
+_LOOKS = (
+    (GREEN, "", "-", "circle"),
+    (YELLOW, "\\\\", (0, (6, 2)), "triangle"),
+    (RED, "////", (0, (2, 1)), "square"),
+    (SKY, "..", (0, (1, 1)), "diamond"),
+    ("0.65", "", (0, (8, 2, 1, 2)), "cross"),
+)
+OUTCOME_LOOKS = dict(zip(OUTCOMES, _LOOKS, strict=True))
 MEASURES = {"acceptable": "acceptable", "auc25": "AUC25", "wrong_accepted": "wrongly accepted"}
 NO_TRUTH = "No pair has a truth: nothing can be judged."
 KINDS = {"CF-FA": (ORANGE, "o"), "CF-OCT": (BLUE, "s"), "CF-OCTA": (PURPLE, "^")}
@@ -65,7 +71,7 @@ def plot_outcomes(rows: pd.DataFrame, accept_confidence: float = 0.5) -> Figure 
     for place, found in enumerate(counts.to_numpy()):
         left = 0.0
         for name, count in zip(OUTCOMES, found, strict=True):
-            share, (color, hatch, _) = count / found.sum(), OUTCOME_LOOKS[name]
+            share, (color, hatch, *_) = count / found.sum(), OUTCOME_LOOKS[name]
             looks_of = {"color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.8}
             ax.barh(place, share, 0.72, left, label=name if place == 0 else "_", **looks_of)
             if share >= 0.03:

@@ -30,7 +30,7 @@ from .registrations import WIDTH_IN, plain, plot_matches, plot_residuals, show
 
 SIDE_PX = 560  # longer side of what is drawn
 MAGNIFICATIONS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20)  # of residual arrows
-ANSWERED = ("0.6", "", (0, (4, 3)))  # looks, as in OUTCOME_LOOKS, of what nothing can be said about
+ANSWERED = ("0.6", "", (0, (4, 3)), "ring")  # looks, as in OUTCOME_LOOKS, of what nothing can be said about
 FRAME_SHARE = 1 / 10  # of the longer side: what the arrows of 95 of 100 points stay below
 
 
@@ -186,7 +186,7 @@ def plot_contact_sheet(pairs: Sequence[Shown], columns: int = 6) -> Figure:
         show(modality_overlay(shown.record, shown.result) if shown.result.ok else moving, ax)
         ax.set_axis_on()
         ax.set(xticks=[], yticks=[])
-        color, _, dash = OUTCOME_LOOKS.get(shown.outcome, ANSWERED)
+        color, _, dash, _ = OUTCOME_LOOKS.get(shown.outcome, ANSWERED)
         for spine in ax.spines.values():
             spine.set(color=color, linewidth=3.5, linestyle=dash, visible=True)
         ax.set_title(f"{plain(shown.name)}\n{', '.join(filter(None, (shown.outcome, shown.mean_px)))}", fontsize=8)
