@@ -112,6 +112,8 @@ def test_a_refusal_has_a_reason_exit_code_1_and_no_old_files(tmp_path, pair, cap
         (("evaluate", "nothing"), "nothing: no such file or folder"),
         (("evaluate", ".", "-o", "not_made", "-p", "baselines", "FOO"), "no baseline 'FOO'; there are ECC"),
         (("report", "07_register", "-o", "not_made", "-p", "fixed", "cf.png"), "which image is to be registered to"),
+        (("report", "00_data_inspection", "--pair-by", "order"), "has no parameter 'pair_by'"),
+        (("report", "07_register", "--pair-by", "size"), "'size' is not one of 'name', 'order'"),
         (("calibrate", "--weights", "heavy", "--target", "x"), "a shipped name (lite)"),
         (("benchmark", "--tables", "none"), "no 'none'; there are"),
         (("train", "-p", "epoch", "1"), "has a parameter 'epoch'"),
