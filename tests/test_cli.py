@@ -24,6 +24,8 @@ from retina_kp.data.annotation import read_number_rows
 from retina_kp.data.layouts.pairs_csv import write_pairs_csv
 from retina_kp.data.records import PairRecord
 from retina_kp.mapping.transforms import Fit
+from retina_kp.notebook import report
+from retina_kp.notebook.report import NotebookError
 from retina_kp.synthetic.pairs import PairOptions, draw_pair
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,6 +126,17 @@ def test_bad_input_is_told_in_a_line_with_exit_code_2(pair, monkeypatch, capsys,
     assert command(*arguments) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error and not Path("not_made").exists()
+
+
+@pytest.mark.parametrize("order", [False, True])
+def test_two_folders_are_paired_by_order_on_request(pair, monkeypatch, order):
+    def seen(notebook, parameters, *_, **__):
+        assert parameters == {"fixed": str(pair[0])} | ({"pair_by": "order"} if order else {})
+        raise NotebookError("that is all")
+
+    monkeypatch.setattr(report, "run_notebook", seen)
+    with pytest.raises(SystemExit), pytest.raises(NotebookError):
+        command("report", "07_register", *["--pair-by", "order"][: 2 * order], "-p", "fixed", pair[0])
 
 
 # ------------------------------------------------------------------ apply

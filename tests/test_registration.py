@@ -1,7 +1,10 @@
 """The public face: known transform in, known answer out; nonsense in, a clear error or a refusal out, and never an
 identity matrix."""
 
+import os
 import re
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -121,6 +124,24 @@ def test_files_and_arrays_agree(registrar, pair, tmp_path):
     write_image(tmp_path / "fa.tif", pair.moving)
     by_path = registrar(tmp_path / "fundus ü.png", str(tmp_path / "fa.tif"))
     assert np.allclose(by_path.H_1to0, registrar(pair.fixed, pair.moving).H_1to0)
+
+
+SAID = """
+import hashlib, sys
+from retina_kp import Registrar
+result = Registrar.from_pretrained("lite", device="cpu")(*sys.argv[1:])
+told = (result.H_1to0, result.matches0, result.matches1, result.inliers)
+print(result.ok, hashlib.sha256(b"".join(values.tobytes() for values in told)).hexdigest())
+"""
+
+
+def test_new_processes_with_as_many_threads_agree_to_the_bit(pair, tmp_path):
+    paths = [tmp_path / "fixed.png", tmp_path / "moving.png"]
+    for path, image in zip(paths, (pair.fixed, pair.moving), strict=True):
+        write_image(path, image)
+    command, env = [sys.executable, "-c", SAID, *map(str, paths)], os.environ | {"OMP_NUM_THREADS": "2"}
+    first, second = (subprocess.run(command, env=env, capture_output=True, text=True) for _ in range(2))
+    assert first.stdout == second.stdout and first.stdout.startswith("True "), first.stderr + second.stderr
 
 
 def test_features_are_in_original_pixels(registrar, pair):
