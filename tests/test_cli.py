@@ -24,6 +24,8 @@ from retina_kp.data.annotation import read_number_rows
 from retina_kp.data.layouts.pairs_csv import write_pairs_csv
 from retina_kp.data.records import PairRecord
 from retina_kp.mapping.transforms import Fit
+from retina_kp.notebook import report
+from retina_kp.notebook.report import NotebookError
 from retina_kp.synthetic.pairs import PairOptions, draw_pair
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,6 +119,8 @@ def test_a_refusal_has_a_reason_exit_code_1_and_no_old_files(tmp_path, pair, cap
         (("evaluate", "nothing"), "nothing: no such file or folder"),
         (("evaluate", ".", "-o", "not_made", "-p", "baselines", "FOO"), "no baseline 'FOO'; there are ECC"),
         (("report", "07_register", "-o", "not_made", "-p", "fixed", "cf.png"), "which image is to be registered to"),
+        (("report", "00_data_inspection", "--pair-by", "order"), "pair_by: "),
+        (("report", "07_register", "--pair-by", "size"), "'size' is not one of 'name', 'order'"),
         (("calibrate", "--weights", "heavy", "--target", "x"), "a shipped name (lite)"),
         (("benchmark", "--tables", "none"), "no 'none'; there are"),
         (("train", "-p", "epoch", "1"), "has a parameter 'epoch'"),
@@ -127,6 +131,17 @@ def test_bad_input_is_told_in_a_line_with_exit_code_2(pair, monkeypatch, capsys,
     assert command(*arguments) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error and not Path("not_made").exists()
+
+
+@pytest.mark.parametrize("order", [False, True])
+def test_two_folders_are_paired_by_order_on_request(pair, monkeypatch, capsys, order):
+    def seen(notebook, parameters, *_, **__):
+        assert parameters == {"fixed": str(pair[0])} | ({"pair_by": "order"} if order else {})
+        raise NotebookError("that is all")
+
+    monkeypatch.setattr(report, "run_notebook", seen)
+    assert command("report", "07_register", *["--pair-by", "order"][: 2 * order], "-p", "fixed", pair[0]) == 2
+    assert "that is all" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ apply

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 
 import cv2
 import numpy as np
@@ -17,7 +18,14 @@ pydicom = pytest.importorskip("pydicom", reason="DICOM is an extra: pip install 
 from pydicom.dataset import FileDataset, FileMetaDataset  # noqa: E402
 from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.pixels import convert_color_space  # noqa: E402
-from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLSLossless, generate_uid  # noqa: E402
+from pydicom.uid import (  # noqa: E402
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    generate_uid,
+)
 
 HW, NAME, BORN = (64, 48), "Roe^Richard", "19510203"
 GRAY = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, HW, np.uint8), (0, 0), 2)
@@ -97,6 +105,26 @@ def test_jpeg_inside_is_decoded_and_its_codecs_complaint_is_damage(tmp_path, cap
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("kind", ["gray", "12 bit", "RGB"])
+@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless], ids=["lossless JPEG", "JPEG-LS"])
+def test_lossless_codecs_inside(tmp_path, monkeypatch, capfd, syntax, kind):
+    codecs = pytest.importorskip("imagecodecs", reason="lossless JPEG needs imagecodecs")
+    told, pixels = KINDS[kind]
+    if syntax == JPEGLSLossless:
+        content = codecs.jpegls_encode(pixels)
+    else:
+        content = codecs.jpeg8_encode(pixels, lossless=True, predictor=1, bitspersample=told.get("bits", 8))
+    write_dicom(tmp_path / "a.dcm", **told, syntax=syntax, packed=[content, content], frames=2)
+    assert np.array_equal(read_image(f"{tmp_path}/a.dcm#2"), pixels)
+    write_dicom(tmp_path / "cut.dcm", **told, syntax=syntax, packed=[content[: len(content) // 2]])
+    with pytest.raises(ImageError, match="damaged"):
+        read_image(tmp_path / "cut.dcm")
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.raises(ImageError, match="sound, but needs a library, pip install imagecodecs"):
+        read_image(f"{tmp_path}/a.dcm#1")
+    assert capfd.readouterr().err == ""
+
+
 def test_frames_are_told_by_their_number(tmp_path):
     write_dicom(tmp_path / "a.dcm", np.stack([GRAY, 255 - GRAY, GRAY // 2]), frames=3)
     with pytest.raises(ImageError, match=r"3 frames.*a\.dcm#1"):
@@ -111,11 +139,11 @@ def test_frames_are_told_by_their_number(tmp_path):
     [
         (dict(kind="PALETTE COLOR", SamplesPerPixel=1), "PALETTE COLOR"),
         (dict(PixelRepresentation=1), "8 bits with a sign"),
-        (dict(packed=[bytes(99)], syntax=JPEGLSLossless), "JPEG-LS Lossless.*pylibjpeg"),
+        (dict(packed=[bytes(99)], syntax=HTJ2KLossless), "sound, but needs.*pylibjpeg"),
         (dict(Rows=9000, Columns=9000), "cannot hold|damaged"),
         (dict(Rows=0), "no DICOM image"),
     ],
-    ids=["palette", "sign", "JPEG-LS", "short", "none"],
+    ids=["palette", "sign", "HTJ2K", "short", "none"],
 )
 def test_what_is_not_read_is_named(tmp_path, told, words, caplog, capfd):
     caplog.set_level(logging.DEBUG)

@@ -1,18 +1,23 @@
 """Montages: copies of them are registered and the result is told in px of the files."""
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
 import tifffile
 
+from retina_kp.cli.pair import register_pair
 from retina_kp.core import images
-from retina_kp.core.geometry import similarity, warp_points
+from retina_kp.core.geometry import resize_matrix, similarity, warp_points
 from retina_kp.core.image_files import read_reduced
 from retina_kp.core.images import ImageError, read_image, to_gray, write_image
 from retina_kp.core.png_strips import read_png_reduced, write_png_in_strips
 from retina_kp.mapping.result import Registration
 from retina_kp.registration import large
 from retina_kp.registration.large import Copy, register_copies, warp_file
+from retina_kp.synthetic.pairs import PairOptions, draw_pair
 
 HW = (613, 538)  # of which a quarter is no whole number
 
@@ -127,6 +132,37 @@ def test_a_montage_is_warped_from_a_copy_as_fine_as_the_fixed_image(files):
     assert np.array_equal(
         warp_file(fine, moving, Copy.read(moving)), read_image(moving)
     )  # which a copy is too coarse for
+
+
+MONTAGE = """
+import sys
+from retina_kp import Registrar
+from retina_kp.evaluation.timing import peak_memory_gb
+registrar, before = Registrar.from_pretrained("lite", device="cpu"), peak_memory_gb()
+registrar(*sys.argv[1:3]).save(sys.argv[3])
+print(peak_memory_gb() - before)
+"""
+
+
+def test_a_path_is_read_as_by_the_command_and_decoded_small(tmp_path):
+    pair = draw_pair(11, 4, ("CF", "FA"), PairOptions(size_px=512, rotation_deg=12, min_overlap=0.7))
+    paths = [str(tmp_path / name) for name in ("montage.jpg", "moving.png", "by_path.json")]
+    write_image(paths[0], cv2.resize(pair.fixed, (10240, 10240), interpolation=cv2.INTER_CUBIC))
+    write_image(paths[1], pair.moving)
+    done = subprocess.run([sys.executable, "-c", MONTAGE, *paths], capture_output=True, text=True)
+    assert done.returncode == 0 and float(done.stdout) < 0.8, done  # whole, its gray floats take 0.4 GB and colours 0.3
+    by_path, by_command = Registration.load(paths[2]), register_pair(*paths[:2], tmp_path / "out", device="cpu")[0]
+    assert by_path.ok and by_path.fixed_hw == (10240, 10240)
+    assert np.allclose(by_path.H_1to0, by_command.H_1to0, atol=1e-3)
+    near = warp_points(by_path.matches0[by_path.inliers], resize_matrix((10240, 10240), (512, 512)))
+    assert np.abs(warp_points(near, pair.H_0to1) - by_path.matches1[by_path.inliers]).max() < 8
+
+
+def test_arrays_and_features_of_large_files_are_told_in_their_px(files, registrar):
+    features = registrar.features(files[1])
+    assert features.image_hw == HW and features.keypoints_xy.max() > 300
+    copy = Copy.of(read_image(files[1]))
+    assert copy.times == 1 and copy.spacing == (1.0, 1.0) and copy.whole_hw == HW
 
 
 def test_small_files_are_registered_as_they_are(files):

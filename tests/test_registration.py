@@ -1,6 +1,11 @@
 """The public face: known transform in, known answer out; nonsense in, a clear error or a refusal out, and never an
 identity matrix."""
 
+import os
+import re
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -119,6 +124,24 @@ def test_files_and_arrays_agree(registrar, pair, tmp_path):
     write_image(tmp_path / "fa.tif", pair.moving)
     by_path = registrar(tmp_path / "fundus ü.png", str(tmp_path / "fa.tif"))
     assert np.allclose(by_path.H_1to0, registrar(pair.fixed, pair.moving).H_1to0)
+
+
+SAID = """
+import hashlib, sys
+from retina_kp import Registrar
+result = Registrar.from_pretrained("lite", device="cpu")(*sys.argv[1:])
+told = (result.H_1to0, result.matches0, result.matches1, result.inliers)
+print(result.ok, hashlib.sha256(b"".join(values.tobytes() for values in told)).hexdigest())
+"""
+
+
+def test_new_processes_with_as_many_threads_agree_to_the_bit(pair, tmp_path):
+    paths = [tmp_path / "fixed.png", tmp_path / "moving.png"]
+    for path, image in zip(paths, (pair.fixed, pair.moving), strict=True):
+        write_image(path, image)
+    command, env = [sys.executable, "-c", SAID, *map(str, paths)], os.environ | {"OMP_NUM_THREADS": "2"}
+    first, second = (subprocess.run(command, env=env, capture_output=True, text=True) for _ in range(2))
+    assert first.stdout == second.stdout and first.stdout.startswith("True "), first.stderr + second.stderr
 
 
 def test_features_are_in_original_pixels(registrar, pair):
@@ -266,3 +289,33 @@ def test_an_image_with_oblong_pixels_is_registered(registrar, pair, squeezed_hw,
     assert result.ok and result.fixed_hw == images["fixed"].shape[:2] and result.moving_hw == images["moving"].shape[:2]
     H_1to0 = result.H_1to0 @ squeeze if which == "moving" else np.linalg.inv(squeeze) @ result.H_1to0
     assert corner_error(H_1to0, np.linalg.inv(pair.H_0to1), (512, 512)) < 5
+
+
+# ------------------------------------------------------------------ little light
+
+
+def darkened(image, share, white=255, noise=1.0):
+    """A gray or colour image taken with a share of the light, and the camera's noise in levels of 8 bit."""
+    grain = np.random.default_rng(0).normal(0, noise * white / 255, image.shape)
+    levels = np.rint(image * (share * white / 255) + grain).clip(0, white)
+    return levels.astype(np.uint8 if white == 255 else np.uint16)
+
+
+def test_a_dim_image_is_brightened(registrar, pair):
+    dim = darkened(pair.fixed, 0.025, noise=0)
+    assert dim.max() < 8 and not registrar.attempt(*map(registrar.views, (dim, pair.moving))).ok
+    result = registrar(dim, pair.moving)
+    assert result.ok and error_px(result, pair) <= 5
+    deep = registrar(darkened(pair.fixed, 0.005, 65535, noise=0), pair.moving)
+    assert deep.ok and error_px(deep, pair) <= 5
+
+
+def test_too_dark_is_told_where_light_is_what_lacks(registrar, pair):
+    dark, other = darkened(pair.moving, 0.012), draw_pair(11, 1, ("CF", "FA"), EASY).moving
+    words = "too dark: the brightest parts of the {} image reach 1.[0-9]% of its range"
+    assert re.match(words.format("moving"), refuses(registrar(pair.fixed, dark)))
+    assert re.match(words.format("fixed"), refuses(registrar(dark.astype(np.uint16), pair.fixed)))
+    points = np.array([[100.0, 100], [400, 380]])
+    assert "too dark" in refuses(registrar(pair.fixed, dark, points, points))
+    assert "dark" not in refuses(registrar(pair.fixed, darkened(other, 0.2)))
+    assert "blank" in refuses(registrar(pair.fixed, np.full((400, 400), 3, np.uint8)))

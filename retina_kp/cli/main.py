@@ -174,8 +174,11 @@ defined_in("..evaluation.benchmark", "benchmark", "Measure success and time on s
 
 @cli.command()
 @click.argument("notebook")
+@click.option(
+    "--pair-by", type=click.Choice(["name", "order"]), help="How 07 pairs two folders; default: name. The same as -p."
+)
 @notebook_options
-def report(notebook: str, given, file: str | None, out: str | None, timeout: int | None) -> None:
+def report(notebook: str, pair_by: str | None, given, file: str | None, out: str | None, timeout: int | None) -> None:
     """Run a notebook and write its HTML report.
 
     NOTEBOOK is a name in notebooks/, such as 07_register or 7, or a path. Exit code 1: 07 has registered no pair.
@@ -183,6 +186,8 @@ def report(notebook: str, given, file: str | None, out: str | None, timeout: int
     from ..core.files import read_json
     from ..notebook import report as runner
 
+    if pair_by:
+        given = (*given, ("pair_by", pair_by))
     result = runner.run_notebook(notebook, runner.read_parameters(notebook, given, file), out, timeout=timeout)
     figures = runner.count_figures(result.executed)
     click.echo(f"{result.html}\n{figures} figures, {result.seconds:.0f} s; executed copy: {result.executed}")

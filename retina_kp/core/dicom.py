@@ -28,6 +28,10 @@ TAGS = [*FORM, *UIDS, *SPACINGS, SHARED]
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 GRAYS = ("MONOCHROME1", "MONOCHROME2")
 OTHERS = ("PALETTE COLOR", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "XYB", "HSV", "ARGB", "CMYK")
+JPEG_LOSSLESS = "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"
+# by transfer syntax: what pydicom decodes with other libraries alone
+LOSSLESS = dict.fromkeys(JPEG_LOSSLESS, "jpegsof3_decode")
+LOSSLESS |= dict.fromkeys(("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"), "jpegls_decode")
 REMEDY = "export it as PNG or TIFF from the device's viewer"
 
 
@@ -120,19 +124,34 @@ def _decoded(path: Path, index: int, divisor: int) -> np.ndarray:
     try:
         with _silent():
             data = pydicom.dcmread(path, specific_tags=[*FORM, "PixelData"], force=True)
-            syntax = data.file_meta.TransferSyntaxUID
-            if syntax == pydicom.uid.JPEGBaseline8Bit:  # Pillow, which pydicom asks, passes over complaints
-                frame = get_frame(data.PixelData, index, number_of_frames=int(data.get("NumberOfFrames") or 1))
+            syntax, count = data.file_meta.TransferSyntaxUID, int(data.get("NumberOfFrames") or 1)
+            lossless = syntax in LOSSLESS and data.PhotometricInterpretation in ("RGB", *GRAYS)
+            # Pillow, which pydicom asks, passes over complaints, and so do others
+            doubtful = syntax == pydicom.uid.JPEGBaseline8Bit or (syntax in JPEG_LOSSLESS and data.BitsAllocated == 8)
+            if lossless or doubtful:
+                frame = get_frame(data.PixelData, index, number_of_frames=count)
+            if doubtful:
                 opencv_pixels(np.frombuffer(frame, np.uint8), path)
-            pixels = pixel_array(data, index=index)
+            pixels = _lossless(frame, data) if lossless else pixel_array(data, index=index)
     except ImageError:
         raise
     except Exception as error:  # as above
         what = "damaged"
         if syntax.is_transfer_syntax and syntax.is_compressed:
-            doubt = "sound, but" if "missing" in str(error) else "damaged, or"
-            what = f"{syntax.name}, {doubt} needs a library, pip install pylibjpeg[all]"
+            doubt = "sound, but" if isinstance(error, ImportError) or "missing" in str(error) else "damaged, or"
+            library = "imagecodecs" if syntax in LOSSLESS else "pylibjpeg[all]"
+            what = f"{syntax.name}, {doubt} needs a library, pip install {library}"
         raise ImageError(f"{path}: {what}; {REMEDY}") from None
     if data.PhotometricInterpretation == "MONOCHROME1":
         pixels = np.array(2 ** int(data.BitsStored) - 1, pixels.dtype) - pixels
+    return pixels
+
+
+def _lossless(frame: bytes, data) -> np.ndarray:
+    """The pixels of a frame in one of LOSSLESS; ValueError where their size is not what the header says."""
+    import imagecodecs
+
+    pixels = getattr(imagecodecs, LOSSLESS[data.file_meta.TransferSyntaxUID])(frame)
+    if pixels.shape[:2] != (data.Rows, data.Columns) or pixels.ndim != (3 if data.SamplesPerPixel > 1 else 2):
+        raise ValueError(f"{pixels.shape} pixels")
     return pixels

@@ -35,6 +35,19 @@ class Copy:
         image, times, hw = read_reduced(path, max(least_px, LEAST_PX))
         return cls(as_array(image, str(path)), times, hw, itk_spacing(path))
 
+    @classmethod
+    def of(cls, image: str | Path | np.ndarray, name: str = "image") -> Copy:
+        """`read` of a path, or an array as it is; ImageError as `as_array`, by that name."""
+        if isinstance(image, (str, Path)):
+            return cls.read(image)
+        image = as_array(image, name)
+        return cls(image, 1, image.shape[:2])
+
+    @property
+    def from_file(self) -> np.ndarray:
+        """(3, 3) matrix, px of the file → px of the copy."""
+        return resize_matrix(self.covers_hw, self.image.shape[:2])
+
     @property
     def covers_hw(self) -> tuple[int, int]:
         """The part of the file's pixels that the copy has; less than one of its own pixels may be missing."""
@@ -45,7 +58,7 @@ def register_copies(registrar: Callable, fixed: Copy, moving: Copy, *points: np.
     """The registration of two files, told in px of the files; so are points of the fixed and of the moving one, see
     `Registrar.__call__`."""
     copies = zip((fixed, moving), points, strict=False)  # there may be no points
-    clicks = [warp_points(own, resize_matrix(copy.covers_hw, copy.image.shape[:2])) for copy, own in copies]
+    clicks = [warp_points(own, copy.from_file) for copy, own in copies]
     result = registrar(fixed.image, moving.image, *clicks)
     if fixed.times * moving.times > 1:
         result = result.resized(fixed.covers_hw, moving.covers_hw)

@@ -6,7 +6,7 @@ Each stage is a public method of `Registrar`: `find`, `look_closely`, `refine`, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +14,9 @@ import numpy as np
 import torch
 
 from ..core.compute import choose_device
-from ..core.images import as_array, resized
+from ..core.images import as_array
 from ..mapping.expected_error import checked_bounds
 from ..mapping.result import Registration, refused
-from ..mapping.saving import itk_spacing
 from ..mapping.transforms import Fit, implausible
 from ..networks import fold_batch_norm
 from ..networks.checkpoints import load_network
@@ -27,9 +26,11 @@ from .common_print import without_common_print
 from .confidence import AGAIN, checked, confidence, measure_evidence
 from .judging import FEW_MATCHES, judged, looked_at_again
 from .keypoints import Features
+from .large import Copy, register_copies
 from .options import RegistrarOptions, registrar_options
 from .refinement import MOTIONS, fit_gradually, refine
 from .rescue import rescue
+from .retries import brightened, squared, too_dark
 from .search import Hypothesis, hypotheses, search_stages
 from .views import ImageViews
 
@@ -45,6 +46,9 @@ MAX_SLIMNESS = 6.0  # of a field of view; noise in strips was taken for a match
 
 class Registrar:
     """Registers pairs with one network. Calling it never guesses: the result is ok, or its status says why not.
+
+    Results are equal to the bit on equal machines and numbers of threads (`OMP_NUM_THREADS`); another number adds in
+    another order and moves entries of H by up to .005.
 
     calibration, bounds: of `retina-kp calibrate`, for the confidence and for the error to be expected."""
 
@@ -78,8 +82,9 @@ class Registrar:
 
     def features(self, image) -> Features:
         """Keypoints of one image (path or array) as it stands, in its original px."""
-        views = self.views(as_array(image, "image"), fast=False)
-        return views.features().mapped(np.linalg.inv(views.base_from_original), views.original_hw)
+        copy = Copy.of(image, "image")
+        views = self.views(copy.image, fast=False)
+        return views.features().mapped(np.linalg.inv(views.base_from_original @ copy.from_file), copy.whole_hw)
 
     def __call__(self, fixed, moving, points0=None, points1=None) -> Registration:
         """Register ``moving`` to ``fixed``: paths or arrays HxW / HxWx3 (RGB) of any size, uint8, uint16 or float in
@@ -87,35 +92,27 @@ class Registrar:
 
         Raises ImageError for an unusable image, ValueError for unusable points; `Registration.status` tells the rest.
         """
+        if isinstance(fixed, (str, Path)) or isinstance(moving, (str, Path)):
+            points = [points for points in (points0, points1) if points is not None]
+            return register_copies(self, Copy.of(fixed, "fixed image"), Copy.of(moving, "moving image"), *points)
         images = as_array(fixed, "fixed image"), as_array(moving, "moving image")
         views0, views1 = map(self.views, images)
-        spacings = {"fixed_spacing": itk_spacing(fixed), "moving_spacing": itk_spacing(moving)}
         if points0 is not None or points1 is not None:
-            return replace(rescue(self, views0, views1, points0, points1), **spacings)
+            return rescue(self, views0, views1, points0, points1)
         result = self.attempt(views0, views1)
-        if not result.ok and (squared := self._squared(views0, views1)) is not None:
-            result = squared
-        elif not result.ok and self.is_mirrored(views0, self.views(images[1][:, ::-1])):
-            result = result.refuse(f"{MIRRORED}: one image is the mirror image of the other; flip one of them")
-        return replace(result, **spacings)
+        if result.ok:
+            return result
+        if (again := squared(self, views0, views1) or brightened(self, views0, views1)) is not None:
+            return again
+        if self.is_mirrored(views0, self.views(images[1][:, ::-1])):
+            return result.refuse(f"{MIRRORED}: one image is the mirror image of the other; flip one of them")
+        return result
 
     def attempt(self, views0: ImageViews, views1: ImageViews, tries=None) -> Registration:
         """The result for two images as they are, their pixels taken for square; tries: as in `find`."""
         if why := self.unfit("fixed", views0) or self.unfit("moving", views1):
             return refused(why, views0.original_hw, views1.original_hw)
         return self.find(views0, views1, tries)
-
-    def squared(self, views0: ImageViews, views1: ImageViews) -> Iterator[tuple[ImageViews, ImageViews]]:
-        """Both, one with square pixels, for each that may have pixels 2 or 4 times as long as wide."""
-        for own, views in ((1, views1), (0, views0)):
-            if (hw := views.squared_hw()) != views.original_hw:
-                square = self.views(resized(views.original, hw)[0])
-                yield (views0, square) if own else (square, views1)
-
-    def _squared(self, views0: ImageViews, views1: ImageViews) -> Registration | None:
-        """The result with square pixels; None where there is none."""
-        results = (self.attempt(*each) for each in self.squared(views0, views1))
-        return next((r.resized(views0.original_hw, views1.original_hw) for r in results if r.ok), None)
 
     def is_mirrored(self, views0: ImageViews, flipped: ImageViews) -> bool:
         """Whether the flipped moving image fits beyond doubt; a look at small pictures that are like in scale."""
@@ -130,7 +127,7 @@ class Registrar:
     def unfit(self, name: str, views: ImageViews) -> str:
         """Why an image cannot be registered at all, or ""."""
         if views.contrast < self.options.min_contrast:
-            return f"{NO_RETINA}: the {name} image is blank"
+            return too_dark(name, views) or f"{NO_RETINA}: the {name} image is blank"
         if views.slimness > MAX_SLIMNESS:
             return f"{NO_RETINA}: the {name} image is a strip, {views.slimness:.0f} times as long as wide; crop it less"
         seen = len(views.features(0.0, self.options.search.coarse))

@@ -19,6 +19,7 @@ from ..core.geometry import describe, resize_matrix, warp_points
 from ..mapping.result import Registration
 from ..mapping.transforms import Fit, implausible, least_squares
 from .options import SearchOptions
+from .retries import square_pairs
 from .search import STEP, Hypothesis, settle
 from .views import ImageViews
 
@@ -45,7 +46,7 @@ def rescue(registrar, views0: ImageViews, views1: ImageViews, points0, points1) 
     ValueError as `points_only`.
     """
     refusal = contradicted = None
-    for own0, own1 in chain([(views0, views1)], registrar.squared(views0, views1)):
+    for own0, own1 in chain([(views0, views1)], square_pairs(registrar, views0, views1)):
         try:
             result = _begun(registrar, own0, own1, _in_copy(points0, views0, own0), _in_copy(points1, views1, own1))
         except Contradiction as error:

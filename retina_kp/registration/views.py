@@ -48,6 +48,11 @@ class ImageViews:
         self._features: dict[tuple[float, float], Features] = {}
         self._copies: dict[int, tuple[np.ndarray, np.ndarray]] = {0: (self.original, np.eye(3))}
 
+    def brightest(self) -> float:
+        """The gray level that all but 1 % of the field of view keep below; labels are no part of it."""
+        step = max(min(self.original_hw) // 256, 1)
+        return float(np.percentile(self.original[::step, ::step][self.valid[::step, ::step]], 99))
+
     def squared_hw(self) -> tuple[int, int]:
         """The size in which pixels would be square if the image's sides were 2 or 4 times too unlike, as in scans of
         few lines; its own size where the field of view is no longer than others are."""
