@@ -266,7 +266,9 @@ def names(rng: random.Random, inside: Path, out: Path) -> str:
     rows = [o.job.row() | o.row() for o in outcomes]
     write_csv(out / "results.csv", rows)
     about = {"fixed image": str(outcomes[0].job.fixed), "moving image": str(outcomes[0].job.moving)}
-    page = pair_page(answer.refuse("none"), told(answer.refuse("<script>")), about, {"fixed": picture(1)}, [])
+    page = pair_page(
+        answer.refuse("none"), told(answer.refuse("<script>")), about, {"fixed": picture(1), "moving": picture(2)}, []
+    )
     written = (out / "results.csv").read_text("utf-8")
     formula = any(line[:1] in "=@" for line in written.splitlines() if line)
     return "markup" if "<script" in page + table(rows).data else "a formula" if formula else ""
