@@ -114,7 +114,7 @@ def plot_before_after(record: PairRecord, registrars: Mapping[str, Registrar]) -
     placed |= {name: result.H_0to1 if result.ok else None for name, result in results.items()}
     for ax, (name, H_0to1) in zip(figure.subplots(rows, 2).flat, placed.items(), strict=False):
         if H_0to1 is None:
-            show(0.5 * contrast_stretch(fixed), ax, f"{name}: refused, {results[name].status.partition(';')[0]}")
+            show(0.5 * contrast_stretch(fixed), ax, f"{name}: refused, {results[name].status.partition(':')[0]}")
             continue
         picture = torch.from_numpy(np.atleast_3d(contrast_stretch(moving)).transpose(2, 0, 1)[None].copy())
         warped, covered = warp_image(picture, torch.from_numpy(np.linalg.inv(H_0to1))[None], hw)
