@@ -132,7 +132,8 @@ def _bend_in(
     found = climbed.coefficients
     if result.displacement is None and climbed.before >= POOR:
         found = found / (1 + np.exp(ODDS - climbed.gain))
-    moved_px = float((terms.values[::101] @ torch.from_numpy(found).float()).abs().max()) * stride
+    shown = np.flatnonzero((maps[0] > 0) & (maps[1] > 0))[::31]
+    moved_px = float((terms.values[torch.from_numpy(shown)] @ torch.from_numpy(found).float()).abs().max()) * stride
     if climbed.correlation <= climbed.before or moved_px < STILL_PX:
         return result, 0.0
 
@@ -141,7 +142,7 @@ def _bend_in(
         step = level.terms(places(to_cells(window_px, stride))).values.double().numpy() @ found
         return result.map_to_moving(warp_points(window_px + step * stride, original_from_window))
 
-    seen = pixel_grid(maps[0].shape)[::3, ::3][((maps[0] > 0) & (maps[1] > 0))[::3, ::3]].double().numpy()
+    seen = np.stack(np.unravel_index(shown, maps[0].shape)[::-1], 1).astype(np.float64)
     bent = result.bent(target, low, high, CELLS, warp_points(from_cells(seen, stride), original_from_window))
     return (result, 0.0) if bent is None else (bent, moved_px)
 
