@@ -80,7 +80,7 @@ def test_runs_with_this_interpreter_in_the_notebooks_folder(finished, notebook):
         notebook.parent / "out/executed.ipynb",
         notebook.parent / "out/report.html",
     )
-    assert 0 < finished.seconds < 120
+    assert finished.seconds > 0
 
 
 def test_figures_survive_an_inherited_backend(finished):
