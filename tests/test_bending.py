@@ -12,7 +12,7 @@ from retina_kp.core.geometry import inside, pixel_grid, resize_matrix, translati
 from retina_kp.evaluation.benchmark import TABLES
 from retina_kp.mapping.displacement import Displacement
 from retina_kp.registration import bending
-from retina_kp.registration.bending import BENDS, polynomials, splines
+from retina_kp.registration.bending import BENDS, POLYNOMIALS, SPLINES
 from retina_kp.registration.climbing import climb
 from retina_kp.registration.closeup import Candidate, Warped, Window
 from retina_kp.registration.keypoints import Features
@@ -89,8 +89,8 @@ def spots(hw, move):
 
 
 @pytest.mark.parametrize("hw", [(121, 150), (90, 131)])
-@pytest.mark.parametrize("terms", [polynomials, splines])
-def test_the_climb_finds_how_places_moved(hw, terms):
+@pytest.mark.parametrize("basis", [POLYNOMIALS, SPLINES])
+def test_the_climb_finds_how_places_moved(hw, basis):
     """By up to some three cells, more than the spots are wide."""
     half = np.array(hw[::-1]) / 2
 
@@ -100,7 +100,8 @@ def test_the_climb_finds_how_places_moved(hw, terms):
 
     grid = pixel_grid(hw).double().numpy().reshape(-1, 2)
     maps = spots(hw, move)
-    functions = terms((grid + 0.5) / half - 1, 2.0)
+    functions = basis.terms(hw, 2.0)
+    assert functions.values.numpy() == pytest.approx(basis.at((grid + 0.5) / half - 1), abs=1e-5)
     found = grid + functions.values.double().numpy() @ climb(maps, functions, (2.0, 1.0, 0.0)).coefficients
     error = np.linalg.norm(found - move(grid), axis=1)
     assert np.linalg.norm(move(grid) - grid, axis=1).max() > 2 and error.mean() < 0.1 and np.quantile(error, 0.98) < 0.4
@@ -108,7 +109,7 @@ def test_the_climb_finds_how_places_moved(hw, terms):
 
 def test_nothing_moves_without_structure_that_both_show():
     maps = spots((90, 131), lambda p: p)
-    functions = polynomials((pixel_grid((90, 131)).double().numpy().reshape(-1, 2) + 0.5) / [65.5, 45] - 1, 2.0)
+    functions = POLYNOMIALS.terms((90, 131), 2.0)
     blank = np.zeros_like(maps[0])
     assert climb((maps[0], blank), functions, (1.0, 0.0)) is None
     same = climb((maps[0], maps[0]), functions, (1.0, 0.0))
@@ -122,7 +123,7 @@ def test_maps_leave_open_what_they_do_not_show():
     maps = spots((90, 131), lambda p: p + 0.4)
     for each in maps:
         each[:, 66:] = 0.02
-    functions = polynomials((pixel_grid((90, 131)).double().numpy().reshape(-1, 2) + 0.5) / [65.5, 45] - 1, 2.0)
+    functions = POLYNOMIALS.terms((90, 131), 2.0)
     climbed, count = climb(maps, functions, (0.0,)), functions.values.shape[1]
     values = functions.values.double().numpy().reshape(90, 131, count)[45]
     sigma = np.sqrt(((values @ climbed.covariance[:count, :count]) * values).sum(1))
@@ -134,8 +135,7 @@ def test_the_gain_tells_a_bend_from_noise():
     """Nats by which maps are likelier with what was found: many for places that moved, few for two maps that differ by
     noise alone; a common part of a few cells is climbed, too."""
     hw, noise = (121, 150), np.random.default_rng(3).uniform(0, 0.5, (2, 121, 150)).astype(np.float32)
-    grid = pixel_grid(hw).double().numpy().reshape(-1, 2)
-    functions = polynomials((grid + 0.5) / [75, 60.5] - 1, 2.0)
+    functions = POLYNOMIALS.terms(hw, 2.0)
     bent, flat = spots(hw, lambda p: p + 3e-4 * (p - 60) ** 2), spots(hw, lambda p: p)
     gains = [climb((a + n, b + m), functions, (0.0,)).gain for (a, b), (n, m) in ((bent, noise), (flat, noise))]
     assert gains[0] > 10 > 3 > gains[1]

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from retina_kp.core.config import differences, from_dict, to_dict
 from retina_kp.core.files import in_project
-from retina_kp.networks import NETWORKS, build_network, fold_batch_norm
+from retina_kp.networks import NETWORKS, build_network, for_inference
 from retina_kp.networks.checkpoints import find_weights, load_network, read_metadata, save_network
 from retina_kp.registration.confidence import DEFAULT_CALIBRATION, checked
 from retina_kp.training.config import TrainConfig
@@ -299,7 +299,7 @@ def test_a_network_of_ones_own_is_saved_and_loaded_by_the_name_it_was_built_by(t
     path = save_network(tmp_path / "own.safetensors", build_network("my-lite", width=0.25, descriptor_dim=16))
     network, metadata = load_network(path)
     assert metadata["network"] == network.name == "my-lite" and type(network) is Lite
-    assert read_metadata(save_network(path, fold_batch_norm(network)))["network"] == "my-lite"
+    assert read_metadata(save_network(path, for_inference(network)))["network"] == "my-lite"
 
 
 def test_an_unknown_network_is_refused(tmp_path):

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from retina_kp.core.compute import choose_device
 from retina_kp.core.geometry import from_cells, pixel_grid
-from retina_kp.networks import NETWORKS, DenseOutput, build_network, fold_batch_norm
+from retina_kp.networks import NETWORKS, DenseOutput, build_network, for_inference
 from retina_kp.networks.common import LocalContrast, check_input, pad_to_multiple
 
 ODD_HW = (313, 471)
@@ -282,8 +282,8 @@ def test_folding_the_normalisation_changes_nothing():
             module.running_mean.uniform_(-0.2, 0.2), module.running_var.uniform_(0.5, 2)
     image = torch.rand(1, 1, 96, 128, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        plain_output, folded_output = net(image), fold_batch_norm(net)(image)
-    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in fold_batch_norm(net).modules())
+        plain_output, folded_output = net(image), for_inference(net)(image)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in for_inference(net).modules())
     assert torch.allclose(plain_output.detector, folded_output.detector, atol=1e-5)
     assert torch.allclose(plain_output.descriptors, folded_output.descriptors, atol=1e-4)
 

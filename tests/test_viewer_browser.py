@@ -434,7 +434,7 @@ def test_the_viewer_follows_the_theme_of_jupyterlab(browser, lab, tmp_path):
         page.locator(".lm-MenuBar-itemLabel:text-is('Settings')").click()
         page.locator(".lm-Menu-itemLabel:text-is('Theme')").hover()
         page.locator(".lm-Menu-itemLabel:text-is('JupyterLab Dark')").click()
-        page.locator("body[data-jp-theme-light=false]").wait_for()
+        page.locator("body[data-jp-theme-light=false]").wait_for(state="attached")
         page.locator(".retina-viewer button:text-is('Keys')").click()
         assert text_color(page) != light
 

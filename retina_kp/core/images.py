@@ -19,7 +19,8 @@ from .png_strips import write_png_in_strips
 
 MIN_SIDE_PX = 32
 RGB_TO_GRAY = (0.2, 0.7, 0.1)  # green carries the vessels, red is often saturated, blue is mostly noise
-STRIP_VALUES = 2**26  # of an image, from which it is converted and written in strips
+CACHED_VALUES = 2**18  # of an image, that a processor has at hand: larger ones are converted in such strips
+STRIP_VALUES = 2**26  # of an image, from which it is written in strips
 FLOAT_TOLERANCE = 1e-3  # a float image may leave [0, 1] by so much, and is clipped; what is beyond is refused
 
 
@@ -61,10 +62,8 @@ def to_gray(image: np.ndarray) -> np.ndarray:
         white = 1
     else:
         raise ImageError(f"pixels of type {image.dtype} have no known white; pass the image through as_array first")
-    if image.size < STRIP_VALUES:
-        return _gray(image, white)
     gray = np.empty(image.shape[:2], np.float32)
-    rows = max(STRIP_VALUES // image[0].size, 1)
+    rows = max(CACHED_VALUES * len(image) // max(image.size, 1), 1)
     for top in range(0, len(image), rows):  # a montage as floats takes gigabytes
         gray[top : top + rows] = _gray(image[top : top + rows], white)
     return gray

@@ -108,12 +108,15 @@ def _solve(A: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def least_squares(points0, points1, weight, model, H) -> np.ndarray:
     """(3, 3) weighted least-squares transform of one model; a homography is linearised about H."""
+    if model == "similarity":  # a product of complex numbers
+        z0, z1 = (np.ascontiguousarray(p).view(complex).ravel() for p in (points0, points1))
+        mean0, mean1 = (np.average(z, weights=weight) for z in (z0, z1))
+        off = (z1 - mean1).conj() * weight
+        turn = (off @ (z0 - mean0)) / max((off @ (z1 - mean1)).real, 1e-12)
+        shift = mean0 - turn * mean1
+        return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag], [0, 0, 1]])
     w = np.sqrt(weight)[:, None]
     x, y, one, zero = points1[:, 0], points1[:, 1], np.ones(len(points1)), np.zeros(len(points1))
-    if model == "similarity":
-        A = np.concatenate([np.stack([x, -y, one, zero], 1) * w, np.stack([y, x, zero, one], 1) * w])
-        a, b, tx, ty = _solve(A, (points0 * w).T.ravel())
-        return np.array([[a, -b, tx], [b, a, ty], [0, 0, 1]])
     if model == "affine":
         solution = _solve(np.stack([x, y, one], 1) * w, points0 * w)
         return np.vstack([solution.T, [0, 0, 1]])

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from .common import DenseOutput, fold_batch_norm
+from .common import DenseOutput, for_inference
 from .lite import Lite
 from .superretina import SuperRetina
 
@@ -20,8 +20,9 @@ class Network(Protocol):
     detector_stride: int  # px per cell of its outputs
     descriptor_stride: int
 
-    def __call__(self, image: torch.Tensor, valid: torch.Tensor | None = None) -> DenseOutput:
-        """image: (B, 1, H, W) in [0, 1]; valid: (B, 1, H, W) bool field of view, None for the whole frame."""
+    def __call__(self, image: torch.Tensor, valid: torch.Tensor | None = None, describe: bool = True) -> DenseOutput:
+        """image: (B, 1, H, W) in [0, 1]; valid: (B, 1, H, W) bool field of view, None for the whole frame; describe:
+        whether descriptors are wanted."""
 
 
 NETWORKS: dict[str, Callable[..., Network]] = {
@@ -42,4 +43,4 @@ def build_network(name: str, **options) -> Network:
     return network
 
 
-__all__ = ["NETWORKS", "DenseOutput", "Network", "build_network", "fold_batch_norm"]
+__all__ = ["NETWORKS", "DenseOutput", "Network", "build_network", "for_inference"]

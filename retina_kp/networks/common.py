@@ -14,10 +14,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 @dataclass(frozen=True)
 class DenseOutput:
     """detector: (B, 1, h, w) probability per cell of detector_stride px; descriptors: (B, D, h', w') unit vectors per
-    cell of descriptor_stride px. Maps may reach past the image, which networks pad."""
+    cell of descriptor_stride px, None where nobody asked. Maps may reach past the image, which networks pad."""
 
     detector: torch.Tensor
-    descriptors: torch.Tensor
+    descriptors: torch.Tensor | None
     detector_stride: int
     descriptor_stride: int
 
@@ -43,14 +43,15 @@ class LocalContrast(nn.Module):
         # for accuracy in float32
         center = image - (image * mask).sum((2, 3), keepdim=True) / mask.sum((2, 3), keepdim=True).clamp_min(1)
         inner = center * mask
-        moments = torch.cat([F.avg_pool2d(x, 8, ceil_mode=True) for x in (mask, inner, inner * center)], 1)
+        moments = torch.cat([F.avg_pool2d(x, 8, ceil_mode=True) for x in (mask, inner, inner * center)])
         for _ in range(2):
             moments = F.avg_pool2d(moments, self.window_cells, 1, self.window_cells // 2, count_include_pad=True)
         moments = F.interpolate(moments, scale_factor=8, mode="bilinear")[..., : image.shape[-2], : image.shape[-1]]
-        weight, first, second = moments.split(1, 1)
-        mean = first / weight.clamp_min(1e-3)
-        spread = (second / weight.clamp_min(1e-3) - mean**2).clamp_min(0).sqrt()
-        return ((center - mean) / (spread + self.floor)).clamp(-4, 4) * mask
+        weight, first, second = moments.chunk(3)
+        share = weight.clamp_min(1e-3).reciprocal()
+        mean = first * share
+        spread = (second * share - mean**2).clamp_min(0).sqrt()
+        return ((center - mean) / (spread + self.floor)).clamp_(-4, 4).mul_(mask)
 
 
 def pad_to_multiple(image: torch.Tensor, multiple: int) -> torch.Tensor:
@@ -65,12 +66,35 @@ def check_input(image: torch.Tensor) -> None:
         raise ValueError(f"a network takes float images of shape (B, 1, H, W), not {image.dtype} {tuple(image.shape)}")
 
 
-def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """A copy for inference, its normalisations melted into the convolutions before them: same output, 10 % faster."""
-    folded = copy.deepcopy(network).eval()
-    for block in folded.modules():
-        if isinstance(block, nn.Sequential):
-            for i in range(len(block) - 1):
-                if isinstance(block[i], nn.Conv2d) and isinstance(block[i + 1], nn.BatchNorm2d):
-                    block[i], block[i + 1] = fuse_conv_bn_eval(block[i], block[i + 1]), nn.Identity()
-    return folded
+def for_inference(network: nn.Module) -> nn.Module:
+    """A copy that computes the same in two thirds of the time: its normalisations are melted into the convolutions
+    before them, and on a CPU the ReLU that follows is done in the same pass over the map."""
+    faster = copy.deepcopy(network).eval()
+    for block in [block for block in faster.modules() if isinstance(block, nn.Sequential)]:
+        for i in range(len(block) - 1):
+            if isinstance(block[i], nn.Conv2d) and isinstance(block[i + 1], nn.BatchNorm2d):
+                block[i], block[i + 1] = fuse_conv_bn_eval(block[i], block[i + 1]), nn.Identity()
+        kinds = [type(layer) for layer in block]
+        if kinds == [nn.Conv2d, nn.Identity, nn.ReLU] and torch.backends.mkldnn.is_available():
+            block[0], block[2] = _ConvReLU(block[0]), nn.Identity()
+    return faster
+
+
+class _ConvReLU(nn.Module):
+    """A convolution and a ReLU in one, for inference; in bfloat16 a ReLU of its own takes as long as the
+    convolution."""
+
+    def __init__(self, convolution: nn.Conv2d):
+        super().__init__()
+        self.convolution = convolution
+        self._cast: dict[torch.dtype, tuple] = {}  # weights and biases
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        layer = self.convolution
+        if x.device.type != "cpu":
+            return F.relu(layer(x), inplace=True)
+        kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else layer.weight.dtype
+        if kind not in self._cast:
+            self._cast[kind] = layer.weight.to(kind), layer.bias.to(kind)
+        shape = layer.padding, layer.stride, layer.dilation, layer.groups
+        return torch.ops.mkldnn._convolution_pointwise(x.to(kind), *self._cast[kind], *shape, "relu", [], "")

@@ -53,7 +53,9 @@ class Lite(nn.Module):
         self.detect = nn.Conv2d(c1, 1, 1)
         nn.init.constant_(self.detect.bias, -3.0)  # start nearly silent: keypoints are rare
 
-    def forward(self, image: torch.Tensor, valid: torch.Tensor | None = None) -> DenseOutput:
+    def forward(
+        self, image: torch.Tensor, valid: torch.Tensor | None = None, describe: bool = True
+    ) -> DenseOutput:
         check_input(image)
         x1 = self.level1(pad_to_multiple(self.normalise(image, valid), self.multiple))
         x2 = self.level2(x1)
@@ -62,5 +64,5 @@ class Lite(nn.Module):
         y3 = self.up3(self.up4(self.level5(x4), x4), x3)
         y1 = self.up1(self.up2(y3, x2), x1)
         detector = torch.sigmoid(self.detect(y1).float())
-        descriptors = F.normalize(self.describe(y3).float().contiguous(), dim=1)
+        descriptors = F.normalize(self.describe(y3).float(), dim=1) if describe else None
         return DenseOutput(detector, descriptors, self.detector_stride, self.descriptor_stride)

@@ -44,7 +44,9 @@ class SuperRetina(nn.Module):
         # start nearly silent: from 0.5 everywhere Adam overshoots into silence for good
         nn.init.constant_(self.conv_last.bias, -3.0)
 
-    def forward(self, image: torch.Tensor, valid: torch.Tensor | None = None) -> DenseOutput:
+    def forward(
+        self, image: torch.Tensor, valid: torch.Tensor | None = None, describe: bool = True
+    ) -> DenseOutput:
         check_input(image)
         x = pad_to_multiple(image if self.normalise is None else self.normalise(image, valid), self.multiple)
         skips = []
@@ -53,7 +55,8 @@ class SuperRetina(nn.Module):
             if level != "4":
                 skips.append(x)
                 x = F.max_pool2d(x, 2)
-        return DenseOutput(self._detector(x, skips), self._descriptors(x), self.detector_stride, self.descriptor_stride)
+        descriptors = self._descriptors(x) if describe else None
+        return DenseOutput(self._detector(x, skips), descriptors, self.detector_stride, self.descriptor_stride)
 
     def _detector(self, x: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
         for mix, skip in zip((self.dconv_up3, self.dconv_up2, self.dconv_up1), reversed(skips), strict=True):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.polynomial import legendre
 
-from ..core.geometry import from_cells, lattice, pixel_grid, to_cells, warp_points
+from ..core.geometry import from_cells, lattice, to_cells, warp_points
 from ..mapping.displacement import spline_rows
 from ..mapping.expected_error import ErrorMap
 from ..mapping.result import Registration
@@ -36,44 +36,62 @@ DEGREE = 4  # of polynomials
 SPLINE_CELLS, CURVED_PX, MOVED_PX = 10, 1.0, 4.0  # of splines: σ of second differences of knots, and of knots
 
 
+class Basis(NamedTuple):
+    """Smooth functions of the place: products of functions i (T,) of x and j (T,) of y, those of ``line``, (N,) in
+    [-1, 1] → (N, K). precision (T, T): of their coefficients in px; groups of coefficients earn their own."""
+
+    line: Callable[[np.ndarray], np.ndarray]
+    i: np.ndarray
+    j: np.ndarray
+    precision: np.ndarray
+    group: np.ndarray
+
+    def at(self, places: np.ndarray) -> np.ndarray:
+        """(N, T) values at places (N, 2) in [-1, 1]."""
+        return self.line(places[:, 0])[:, self.i] * self.line(places[:, 1])[:, self.j]
+
+    def terms(self, hw: tuple[int, int], unit_px: float = 1.0) -> Terms:
+        """At the centres of the h·w cells of a map that fills the square, for coefficients in units of unit_px."""
+        y, x = (torch.from_numpy(self.line(np.arange(1, 2 * n, 2) / n - 1)).float() for n in hw)
+        values = y[:, None, self.j] * x[None, :, self.i]
+        return Terms(values.flatten(0, 1), self.precision * unit_px**2, self.group)
+
+
+def _polynomials() -> Basis:
+    """Products of Legendre polynomials of x and of y, up to DEGREE; a group holds those of one degree."""
+    i, j = np.array([(k, total - k) for total in range(DEGREE + 1) for k in range(total + 1)]).T
+    return Basis(lambda x: legendre.legvander(x, DEGREE), i, j, np.eye(len(i)), i + j)
+
+
+def _splines() -> Basis:
+    """Cubic B-splines on SPLINE_CELLS² cells, their second differences and their knots held near 0."""
+    count = SPLINE_CELLS + 3
+    second, one = np.diff(np.eye(count), 2, axis=0), np.eye(count)
+    curved = sum(m.T @ m for m in (np.kron(second, one), np.kron(one, second)))
+    j, i = np.unravel_index(np.arange(count**2), (count, count))
+    precision = curved / CURVED_PX**2 + np.eye(count**2) / MOVED_PX**2
+    return Basis(lambda x: spline_rows((x + 1) / 2 * SPLINE_CELLS + 1, count), i, j, precision, np.zeros(count**2, int))
+
+
+POLYNOMIALS, SPLINES = _polynomials(), _splines()
+
+
 class Level(NamedTuple):
     """A window of px² pixels, neither image enlarged more than ``enlarge`` times; Gaussians (σ in cells) on its maps,
-    one after the other; terms: a function of places (N, 2) in [-1, 1] and the px of a unit; noise: as NOISE, less where
-    maps are finer or bends are local."""
+    one after the other; noise: as NOISE, less where maps are finer or bends are local."""
 
     px: float
     blurs: tuple[float, ...]
     enlarge: float
-    terms: Callable[[np.ndarray, float], Terms]
+    basis: Basis
     noise: float = NOISE
 
 
-def polynomials(places: np.ndarray, unit_px: float = 1.0) -> Terms:
-    """Products of Legendre polynomials of x and of y, up to DEGREE; a group holds those of one degree."""
-    x, y = (legendre.legvander(places[:, k], DEGREE) for k in (0, 1))
-    powers = [(i, total - i) for total in range(DEGREE + 1) for i in range(total + 1)]
-    values = np.stack([x[:, i] * y[:, j] for i, j in powers], 1)
-    return Terms(
-        torch.from_numpy(values).float(), np.eye(len(powers)) * unit_px**2, np.array([i + j for i, j in powers])
-    )
-
-
-def splines(places: np.ndarray, unit_px: float = 1.0) -> Terms:
-    """Cubic B-splines on SPLINE_CELLS² cells, their second differences and their knots held near 0."""
-    count = SPLINE_CELLS + 3
-    x, y = (spline_rows((places[:, k] + 1) / 2 * SPLINE_CELLS + 1, count) for k in (0, 1))
-    values = (y[:, :, None] * x[:, None]).reshape(len(places), -1)
-    second, one = np.diff(np.eye(count), 2, axis=0), np.eye(count)
-    curved = sum(m.T @ m for m in (np.kron(second, one), np.kron(one, second)))
-    precision = curved * (unit_px / CURVED_PX) ** 2 + np.eye(count**2) * (unit_px / MOVED_PX) ** 2
-    return Terms(torch.from_numpy(values).float(), precision, np.zeros(count**2, int))
-
-
 SMOOTH = (
-    Level(560, (4.0, 2.0, 1.0, 0.0), MAX_ENLARGE, polynomials),
-    Level(1200, (1.0, 0.0), 1.0, polynomials, NOISE / 2),
+    Level(560, (4.0, 2.0, 1.0, 0.0), MAX_ENLARGE, POLYNOMIALS),
+    Level(1200, (1.0, 0.0), 1.0, POLYNOMIALS, NOISE / 2),
 )
-ELASTIC = (*SMOOTH, Level(560, (1.0, 0.0), MAX_ENLARGE, splines, 10.0))
+ELASTIC = (*SMOOTH, Level(560, (1.0, 0.0), MAX_ENLARGE, SPLINES, 10.0))
 BENDS = {"auto": SMOOTH, "elastic": ELASTIC}
 
 
@@ -93,9 +111,9 @@ def bend(
         frame, maps = common_frame(views0, views1, H, level.px, level.enlarge), (None, None)
         if number == 0 and candidate is not None:
             frame, maps = candidate.warped.window.frame, candidate.maps(views0.network.detector_stride)
-        if frame is None or frame.zoom < WORTHWHILE * zooms.get(level.terms, 0):
+        if frame is None or frame.zoom < WORTHWHILE * zooms.get(level.basis.line, 0):
             continue
-        zooms[level.terms], (map0, map1) = frame.zoom, maps
+        zooms[level.basis.line], (map0, map1) = frame.zoom, maps
         map0 = views0.detector_map(*views0.picture(frame.from_base, frame.hw)) if map0 is None else map0
         for _ in range(DRAWN):
             result, moved_px = _bend_in(frame, (map0, map1), views0, views1, result, level)
@@ -121,7 +139,7 @@ def _bend_in(
     def places(cells_xy):
         return ((cells_xy + 0.5) / half - 1).clip(-1, 1)
 
-    terms = level.terms(places(pixel_grid(maps[0].shape).double().numpy().reshape(-1, 2)), stride)
+    terms = level.basis.terms(maps[0].shape, stride)
     climbed = climb(maps, terms, level.blurs, level.noise)
     if climbed is None:
         return result, 0.0
@@ -139,7 +157,7 @@ def _bend_in(
 
     def target(points0_xy):
         window_px = warp_points(points0_xy, window_from_original)
-        step = level.terms(places(to_cells(window_px, stride))).values.double().numpy() @ found
+        step = level.basis.at(places(to_cells(window_px, stride))) @ found
         return result.map_to_moving(warp_points(window_px + step * stride, original_from_window))
 
     seen = np.stack(np.unravel_index(shown, maps[0].shape)[::-1], 1).astype(np.float64)
@@ -152,7 +170,7 @@ def _left_open(climbed: Climbed, level: Level, x_px: np.ndarray, y_px: np.ndarra
     of the displacement, more where the maps agree less, there or on the whole."""
     h, w = climbed.agreement.shape
     nodes = lattice((h, w), NODES)
-    values = level.terms((nodes + 0.5) * 2 / (w, h) - 1).values.double().numpy()
+    values = level.basis.at((nodes + 0.5) * 2 / (w, h) - 1)
     count = values.shape[1]
     blocks = (climbed.covariance[k : k + count, k : k + count] for k in (0, count))
     sigma_cells = np.sqrt(sum(((values @ block) * values).sum(1) for block in blocks))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..core.geometry import pixel_grid
-from .refinement import agreement, correlation, relief
+from .refinement import agreement, correlation, relief, smoothed
 
 # neighbouring cells of a map err alike: so many know no more than one
 NOISE = 40.0
@@ -65,17 +65,18 @@ def climb(
         settled = _settle(maps, terms, blur, noise, coefficients, strict, blur == blurs[-1])
         if settled is None:
             return None
-    told, after, around = settled
+    told, *seen, shown = settled
+    after = correlation(*seen)
     open_ = np.linalg.inv(told + np.kron(np.eye(2), terms.precision / OPEN_PX**2))
     known = np.count_nonzero((maps[0] > 0) & (maps[1] > 0)) / noise
     gain = known / 2 * float(np.log((1 - before**2 + 1e-9) / (1 - after**2 + 1e-9)))
-    return Climbed(coefficients, before, after, gain, open_, around)
+    return Climbed(coefficients, before, after, gain, open_, _agreement(*seen, shown))
 
 
 def _settle(maps, terms: Terms, blur, noise, coefficients, strict: np.ndarray, earn: bool) -> tuple | None:
     """Move the coefficients (T, 2) uphill on maps of one blur, and the factors on the groups' precision if these are
-    to be earned; what the maps tell of them (2T, 2T), the correlation at the end, and as in `Climbed` where it holds;
-    None where too little is seen by both."""
+    to be earned; what the maps tell of them (2T, 2T), both reliefs (N,) as they lie on each other then, and where,
+    (h, w) bool; None where too little is seen by both."""
     stride = max(int(blur), 1)  # blurred maps tell no more in every cell
     thin = (slice(None, None, stride),) * 2
     grid = pixel_grid(maps[0].shape).numpy()[thin]
@@ -106,9 +107,7 @@ def _settle(maps, terms: Terms, blur, noise, coefficients, strict: np.ndarray, e
             strict[:] = earned
         if number > WAIT and (some[:, 0] @ torch.from_numpy(step).float()).abs().max() < SETTLED_CELLS:
             break
-    read = look(r1, grid, values)
-    seen = r0[thin][shown], read[shown]
-    return told / variance, correlation(*seen), _agreement(*seen, shown)
+    return told / variance, r0[thin][shown], look(r1, grid, values)[shown], shown
 
 
 def _steep(steepness: np.ndarray, shown: np.ndarray) -> np.ndarray:
@@ -124,7 +123,7 @@ def _agreement(one: np.ndarray, other: np.ndarray, shown: np.ndarray) -> np.ndar
     grids[:, shown] = one, other
 
     def mean(values: np.ndarray) -> np.ndarray:
-        return cv2.GaussianBlur(values, (0, 0), AROUND_CELLS, borderType=cv2.BORDER_CONSTANT)
+        return smoothed(values, AROUND_CELLS, cv2.BORDER_CONSTANT)
 
     power = np.sqrt(mean(grids[0] ** 2) * mean(grids[1] ** 2))
     return mean(grids[0] * grids[1]) / (power + 1e-9)
@@ -138,10 +137,8 @@ def _step(told: np.ndarray, pull: np.ndarray, terms: Terms, coefficients: np.nda
     precision = np.kron(np.eye(2), terms.precision * strict[terms.group])
     covariance = np.linalg.inv(told + precision + DAMPING * np.diag(np.diag(told)))
     step = (covariance @ (pull - precision @ coefficients.T.ravel())).reshape(2, -1).T
-    found, both, earned = coefficients + step, np.tile(terms.group, 2), strict.copy()
-    for group in range(len(strict)):
-        own, one = both == group, terms.group == group
-        known = own.sum() - np.sum(covariance[np.ix_(own, own)] * precision[np.ix_(own, own)])
-        size = np.sum(found[one] * (terms.precision[np.ix_(one, one)] @ found[one]))
-        earned[group] = np.clip(max(known, 1e-6) / max(size, 1e-12), SPREAD[1] ** -2.0, SPREAD[0] ** -2.0)
-    return step, earned
+    found, both = coefficients + step, np.tile(terms.group, 2)
+    known = np.bincount(both, 1 - (covariance * precision).sum(1))
+    size = np.bincount(terms.group, (found * (terms.precision @ found)).sum(1))
+    earned = np.maximum(known, 1e-6) / np.maximum(size, 1e-12)
+    return step, earned.clip(SPREAD[1] ** -2.0, SPREAD[0] ** -2.0)

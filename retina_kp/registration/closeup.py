@@ -42,6 +42,14 @@ class Window:
         """Where it lies."""
         return Frame(self.from_base, self.hw, self.zoom)
 
+    def around(self, places: np.ndarray, margin_px: float) -> Window:
+        """The part of it around places (N, 2) base px, with a margin in its own px."""
+        places, limit = warp_points(places, self.from_base), np.array(self.hw[::-1])
+        low = np.floor(places.min(0) - margin_px).clip(0, limit - 1)
+        high = np.ceil(places.max(0) + margin_px).clip(low + 1, limit)
+        shift, hw = translation(*-low), tuple(int(n) for n in (high - low)[::-1])
+        return replace(self, from_base=shift @ self.from_base, hw=hw, features0=self.features0.mapped(shift, hw))
+
     def warped(self, views1: ImageViews, H: np.ndarray) -> Warped:
         """The moving image in this window, by H."""
         return Warped(self, H, views1.warped(self.from_base @ H, self.hw))

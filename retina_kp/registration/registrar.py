@@ -18,7 +18,7 @@ from ..core.images import as_array
 from ..mapping.expected_error import checked_bounds
 from ..mapping.result import Registration, refused
 from ..mapping.transforms import Fit, implausible
-from ..networks import fold_batch_norm
+from ..networks import for_inference
 from ..networks.checkpoints import load_network
 from .bending import BENDS, bend
 from .closeup import Candidate, Warped, common_window
@@ -61,7 +61,7 @@ class Registrar:
         bounds: Sequence[Sequence[float]] = (),
     ):
         self.device = choose_device(device)
-        self.network = fold_batch_norm(network).to(self.device, memory_format=torch.channels_last)
+        self.network = for_inference(network).to(self.device, memory_format=torch.channels_last)
         self.options, self.calibration, self.bounds = options, checked(calibration), checked_bounds(bounds)
         self.stages = search_stages(options.search.coarse, options.search.stages)
         self.levels = BENDS.get(options.model, ())

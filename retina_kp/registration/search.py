@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..core.geometry import warp_points
 from ..mapping.transforms import Fit, fit_transform, implausible
 from .closeup import whole_window
 from .keypoints import Features, guided_matches, matched_points, mutual_matches, spread_count
@@ -137,7 +138,9 @@ def strength_nearby(
 def settle(views0: ImageViews, views1: ImageViews, options: SearchOptions, hypothesis: Hypothesis) -> Hypothesis | None:
     """Warp the moving image into the fixed frame and match again in a wide neighbourhood: a better similarity, or
     None."""
-    warped = whole_window(views0, hypothesis.scale0).warped(views1, hypothesis.H)
+    scale, outline1 = hypothesis.scale0, warp_points(views1.outline, hypothesis.H)
+    window = whole_window(views0, scale).around(outline1, options.settle_radius_px * scale)
+    warped = window.warped(views1, hypothesis.H)
     fit, points = warped.fit("similarity", options.settle_radius_px, options.settle_threshold_px)
     if fit is None or implausible(H := warped.composed(fit.H_1to0), views1.base_hw):
         return None
