@@ -275,17 +275,31 @@ def test_unknown_network_and_option_are_refused():
         build_network("lite", depth=3)
 
 
-def test_folding_the_normalisation_changes_nothing():
+@pytest.mark.parametrize("fast", [False, True])
+def test_the_copy_for_inference_computes_the_same(fast):
+    """Odd sizes, a field of view, with and without descriptors; in bfloat16 as exactly as the network itself."""
     net = network("lite")
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.uniform_(-0.2, 0.2), module.running_var.uniform_(0.5, 2)
-    image = torch.rand(1, 1, 96, 128, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(1, 1, 97, 131, generator=torch.Generator().manual_seed(1))
+    faster, valid = for_inference(net), image < 0.9
+    assert not any(isinstance(m, torch.nn.BatchNorm2d | torch.nn.ReLU) for m in faster.modules())
     with torch.no_grad():
-        plain_output, folded_output = net(image), for_inference(net)(image)
-    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in for_inference(net).modules())
-    assert torch.allclose(plain_output.detector, folded_output.detector, atol=1e-5)
-    assert torch.allclose(plain_output.descriptors, folded_output.descriptors, atol=1e-4)
+        exact = net(image, valid)
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+            found, alone = faster(image, valid), faster(image, valid, describe=False)
+    assert torch.allclose(exact.detector, found.detector, atol=0.02 if fast else 1e-5)
+    assert torch.allclose(exact.descriptors, found.descriptors, atol=0.05 if fast else 1e-4)
+    assert torch.equal(alone.detector, found.detector) and alone.descriptors is None
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_descriptors_are_left_out_on_request(name):
+    net, image = network(name), torch.rand(1, 1, 64, 48)
+    with torch.no_grad():
+        assert torch.equal(net(image, describe=False).detector, net(image).detector)
+        assert net(image, describe=False).descriptors is None
 
 
 # ------------------------------------------------------------------ where they run

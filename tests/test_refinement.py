@@ -9,7 +9,7 @@ import pytest
 
 from retina_kp.core.geometry import corners, similarity, translation, warp_points
 from retina_kp.mapping.transforms import Fit, _polish, fit_transform
-from retina_kp.registration.refinement import ATTEMPTS, fit_gradually, refine
+from retina_kp.registration.refinement import ATTEMPTS, fit_gradually, refine, smoothed
 
 STRIDE, HW = 2, (301, 223)  # cells of the maps; 602 × 446 px
 UNTURNED = np.eye(3)
@@ -111,6 +111,16 @@ def test_an_outline_is_no_structure():
     places = rng.uniform([60, 100], [160, 200], (60, 2))
     for model in ("affine", "similarity"):
         assert refine(Fit(model, np.eye(3), np.ones(60, bool)), places, places, maps, np.eye(3), STRIDE, 3.0)[1] < 0.1
+
+
+@pytest.mark.parametrize("sigma", [2.0, 6.0, 12.0])
+def test_wide_gaussians_are_those_of_opencv(sigma):
+    """On a smaller copy, too, and the mean of a constant is the constant up to the edge."""
+    values = np.random.default_rng(0).random((141, 173)).astype(np.float32)
+    exact = cv2.GaussianBlur(values, (0, 0), sigma)
+    inner = (slice(40, -40),) * 2
+    assert np.abs(smoothed(values, sigma) - exact)[inner].std() < 0.15 * exact[inner].std()
+    assert smoothed(np.full_like(values, 0.3), sigma) == pytest.approx(0.3, abs=1e-6)
 
 
 def test_it_leaves_alone_what_it_cannot_better(blobs):

@@ -6,7 +6,7 @@ import pytest
 from retina_kp import PairOptions, draw_pair
 from retina_kp.core.geometry import corner_error, similarity, warp_points
 from retina_kp.registration import search
-from retina_kp.registration.closeup import common_window
+from retina_kp.registration.closeup import common_window, whole_window
 from retina_kp.registration.options import SearchOptions, registrar_options
 from retina_kp.registration.search import STEP, hypotheses, search_stages, settle, strength_nearby, try_view
 
@@ -115,6 +115,20 @@ def test_few_hypotheses_of_two_eyes_are_looked_at(registrar, upright):
     found = list(hypotheses(views0, views1, registrar.options.search, search_stages(0.6)))
     assert len(found) <= registrar.options.search.judged_at_end
     assert all(hypothesis.strength >= registrar.options.search.judged_strength for hypothesis in found)
+
+
+def test_a_part_of_a_window_shows_the_same_places(registrar, upright):
+    """Cropped around places, with a margin in px and never beyond the window."""
+    window = whole_window(registrar.views(upright.fixed), 0.6)
+    middle = warp_points([[60.0, 50.0], [90.0, 110.0]], np.linalg.inv(window.from_base))
+    part = window.around(middle, 6.5)
+    assert part.hw == (74, 44)
+    assert warp_points(middle, part.from_base) == pytest.approx(np.array([[7.0, 7.0], [37.0, 67.0]]), abs=1e-6)
+    shift = window.features0.keypoints_xy - part.features0.keypoints_xy
+    assert shift == pytest.approx(np.broadcast_to([53.0, 43.0], shift.shape), abs=1e-3)
+    assert window.around(warp_points([[-1e5, -1e5], [1e5, 1e5]], np.eye(3)), 7.0).hw == window.hw
+    beyond = window.around(np.full((3, 2), 1e5), 7.0)
+    assert min(beyond.hw) >= 1 and window.features0.image_hw == window.hw
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1.0, (0, 0)), (0.35, (150, -60)), (2.5, (80, 40))])

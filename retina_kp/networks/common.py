@@ -95,6 +95,6 @@ class _ConvReLU(nn.Module):
             return F.relu(layer(x), inplace=True)
         kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else layer.weight.dtype
         if kind not in self._cast:
-            self._cast[kind] = layer.weight.to(kind), layer.bias.to(kind)
+            self._cast[kind] = layer.weight.detach().to(kind), layer.bias.detach().to(kind)
         shape = layer.padding, layer.stride, layer.dilation, layer.groups
         return torch.ops.mkldnn._convolution_pointwise(x.to(kind), *self._cast[kind], *shape, "relu", [], "")

@@ -53,9 +53,7 @@ class Lite(nn.Module):
         self.detect = nn.Conv2d(c1, 1, 1)
         nn.init.constant_(self.detect.bias, -3.0)  # start nearly silent: keypoints are rare
 
-    def forward(
-        self, image: torch.Tensor, valid: torch.Tensor | None = None, describe: bool = True
-    ) -> DenseOutput:
+    def forward(self, image: torch.Tensor, valid: torch.Tensor | None = None, describe: bool = True) -> DenseOutput:
         check_input(image)
         x1 = self.level1(pad_to_multiple(self.normalise(image, valid), self.multiple))
         x2 = self.level2(x1)

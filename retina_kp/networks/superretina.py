@@ -44,9 +44,7 @@ class SuperRetina(nn.Module):
         # start nearly silent: from 0.5 everywhere Adam overshoots into silence for good
         nn.init.constant_(self.conv_last.bias, -3.0)
 
-    def forward(
-        self, image: torch.Tensor, valid: torch.Tensor | None = None, describe: bool = True
-    ) -> DenseOutput:
+    def forward(self, image: torch.Tensor, valid: torch.Tensor | None = None, describe: bool = True) -> DenseOutput:
         check_input(image)
         x = pad_to_multiple(image if self.normalise is None else self.normalise(image, valid), self.multiple)
         skips = []

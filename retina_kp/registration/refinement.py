@@ -26,6 +26,7 @@ MOTIONS = {"affine": cv2.MOTION_AFFINE, "homography": cv2.MOTION_HOMOGRAPHY}
 # another optimum. The second attempt is for starts that are too far off for the first. The last step sees the maps as
 # they are, for accuracy.
 ATTEMPTS = (((1.0, 0.0), 25.0), ((4.0, 2.0, 1.0, 0.0), 60.0))
+AGREED = 0.3  # correlation of blurred maps from which the last attempt has found the place, even if its last step fails
 AROUND_CELLS = 2.0  # σ of the mean that maps are compared with, at least
 # an affine search may end so far from a fit of a model that has no search; farther away the model does not fit
 MISFIT_PX = 20.0
@@ -152,7 +153,7 @@ def _climb(
     the end; 0 where maps have no structure or no common part."""
     rows, correlation = 3 if motion == cv2.MOTION_HOMOGRAPHY else 2, 0.0
     for blur in blurs:
-        stride = max(int(blur), 1)  # blurred maps tell no more in every cell
+        stride = max(int(blur / 2), 1)  # blurred maps tell no more in every cell
         thin, thick = np.diag([1 / stride, 1 / stride, 1]), np.diag([stride, stride, 1])
         template, other = (np.ascontiguousarray(relief(m, blur)[::stride, ::stride]) for m in maps)
         try:
@@ -162,5 +163,9 @@ def _climb(
             )
             H_0to1 = thick @ as_homography(found) @ thin
         except (cv2.error, ValueError):
-            return H_0to1, 0.0
+            if blur or correlation < AGREED or blurs != ATTEMPTS[-1][0]:
+                return H_0to1, 0.0
+            way = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP  # as they are, maps can be too rough for another step
+            moved = cv2.warpPerspective(maps[1], H_0to1, maps[0].shape[::-1], flags=way)
+            return H_0to1, max(agreement(maps[0], moved), 0.0)
     return H_0to1, float(correlation)
