@@ -23,7 +23,8 @@ from .climbing import NOISE, Climbed, Terms, climb
 from .closeup import Candidate, Frame, common_frame
 from .views import MAX_ENLARGE, ImageViews
 
-# correlation of maps that are begun with anew, freer and more blurred, and how many times better they must agree then
+# correlation of maps, before or after, that are begun with anew, freer and more blurred, and how many times better they
+# must agree then
 POOR, FREE_PX, BLUR, GAIN = 0.3, 16.0, 8.0, 1.15
 ODDS = 28.0  # nats by which maps must be likelier with a bend than without to make a flat pair and a round one even
 DRAWN, REDRAW_PX = 6, 10.0  # a level is drawn anew, at most so often, while places move so far: px of the window
@@ -143,7 +144,7 @@ def _bend_in(
     climbed = climb(maps, terms, level.blurs, level.noise)
     if climbed is None:
         return result, 0.0
-    if climbed.correlation < POOR:
+    if min(climbed.before, climbed.correlation) < POOR:
         freer = climb(maps, terms, (BLUR, *level.blurs), level.noise, FREE_PX)
         climbed = freer if freer is not None and freer.correlation > GAIN * climbed.correlation else climbed
     result = replace(result, expected=_left_open(climbed, level, x_px, y_px, stride, maps))

@@ -22,6 +22,7 @@ from ..mapping.transforms import Fit, fit_transform
 from .keypoints import Features, guided_matches, matched_points
 from .views import MAX_ENLARGE, ImageViews
 
+CELLS_PX = 32  # of a network's deepest layer
 NEAR_PX = 8.0  # a window is not drawn anew for a step that moves its corners less
 EMPTY = 1e-6  # of detector's maps in the field of view where they show nothing: 0 is beyond it
 MIN_COMMON_PX, MARGIN_PX = 40.0, 12.0  # base px: least side of what both images show; rim around it
@@ -43,9 +44,10 @@ class Window:
         return Frame(self.from_base, self.hw, self.zoom)
 
     def around(self, places: np.ndarray, margin_px: float) -> Window:
-        """The part of it around places (N, 2) base px, with a margin in its own px."""
+        """The part of it around places (N, 2) base px, with a margin in its own px. The network's cells stay where they
+        are: moved by half a cell they match worse."""
         places, limit = warp_points(places, self.from_base), np.array(self.hw[::-1])
-        low = np.floor(places.min(0) - margin_px).clip(0, limit - 1)
+        low = (places.min(0) - margin_px).clip(0, limit - 1) // CELLS_PX * CELLS_PX
         high = np.ceil(places.max(0) + margin_px).clip(low + 1, limit)
         shift, hw = translation(*-low), tuple(int(n) for n in (high - low)[::-1])
         return replace(self, from_base=shift @ self.from_base, hw=hw, features0=self.features0.mapped(shift, hw))
