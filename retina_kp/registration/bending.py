@@ -19,14 +19,15 @@ from ..core.geometry import from_cells, lattice, to_cells, warp_points
 from ..mapping.displacement import spline_rows
 from ..mapping.expected_error import ErrorMap
 from ..mapping.result import Registration
-from .climbing import NOISE, Climbed, Terms, climb
+from .climbing import NOISE, START_PX, Climbed, Terms, climb
 from .closeup import Candidate, Frame, common_frame
 from .views import MAX_ENLARGE, ImageViews
 
 # correlation of maps, before or after, that are begun with anew, freer and more blurred, and how many times better they
 # must agree then
 POOR, FREE_PX, BLUR, GAIN = 0.3, 16.0, 8.0, 1.15
-ODDS = 28.0  # nats by which maps must be likelier with a bend than without to make a flat pair and a round one even
+ODDS = 20.0  # nats by which maps must be likelier with a bend than without to make a flat pair and a round one even
+NEXT_TO_NOTHING = 0.05  # share of a bend that is left out
 DRAWN, REDRAW_PX = 6, 10.0  # a level is drawn anew, at most so often, while places move so far: px of the window
 CELLS = (16, 16)  # of the displacement that keeps the sum
 STILL_PX = 0.25  # a displacement that is smaller everywhere, px of the window, is none
@@ -57,6 +58,10 @@ class Basis(NamedTuple):
         values = y[:, None, self.j] * x[None, :, self.i]
         return Terms(values.flatten(0, 1), self.precision * unit_px**2, self.group)
 
+    def first(self, count: int) -> Basis:
+        """Of the first ``count`` functions alone."""
+        return Basis(self.line, self.i[:count], self.j[:count], self.precision[:count, :count], self.group[:count])
+
 
 def _polynomials() -> Basis:
     """Products of Legendre polynomials of x and of y, up to DEGREE; a group holds those of one degree."""
@@ -75,6 +80,7 @@ def _splines() -> Basis:
 
 
 POLYNOMIALS, SPLINES = _polynomials(), _splines()
+PLANE = POLYNOMIALS.first(3)  # what an affine can do
 
 
 class Level(NamedTuple):
@@ -116,9 +122,9 @@ def bend(
             continue
         zooms[level.basis.line], (map0, map1) = frame.zoom, maps
         map0 = views0.detector_map(*views0.picture(frame.from_base, frame.hw)) if map0 is None else map0
-        for _ in range(DRAWN):
+        for drawn in range(1, DRAWN + 1):
             result, moved_px = _bend_in(frame, (map0, map1), views0, views1, result, level)
-            if moved_px < REDRAW_PX:
+            if moved_px < REDRAW_PX / drawn:  # where a bend is strong, its end tells much
                 break
             map1 = None
     return result
@@ -148,11 +154,12 @@ def _bend_in(
         freer = climb(maps, terms, (BLUR, *level.blurs), level.noise, FREE_PX)
         climbed = freer if freer is not None and freer.correlation > GAIN * climbed.correlation else climbed
     result = replace(result, expected=_left_open(climbed, level, x_px, y_px, stride, maps))
-    found = climbed.coefficients
-    if result.displacement is None and climbed.before >= POOR:
-        found = found / (1 + np.exp(ODDS - climbed.gain))
+    found, flat = climbed.coefficients, False
+    if result.displacement is None:
+        found, flat = _no_more_than_needed(climbed, maps, level, stride)
     shown = np.flatnonzero((maps[0] > 0) & (maps[1] > 0))[::31]
-    moved_px = float((terms.values[torch.from_numpy(shown)] @ torch.from_numpy(found).float()).abs().max()) * stride
+    seen = np.stack(np.unravel_index(shown, maps[0].shape)[::-1], 1).astype(np.float64)
+    moved_px = float(np.abs(level.basis.at(places(seen)) @ found).max()) * stride
     if climbed.correlation <= climbed.before or moved_px < STILL_PX:
         return result, 0.0
 
@@ -161,9 +168,24 @@ def _bend_in(
         step = level.basis.at(places(to_cells(window_px, stride))) @ found
         return result.map_to_moving(warp_points(window_px + step * stride, original_from_window))
 
-    seen = np.stack(np.unravel_index(shown, maps[0].shape)[::-1], 1).astype(np.float64)
     bent = result.bent(target, low, high, CELLS, warp_points(from_cells(seen, stride), original_from_window))
-    return (result, 0.0) if bent is None else (bent, moved_px)
+    if bent is None:
+        return result, 0.0
+    return (replace(bent, displacement=None) if flat else bent), moved_px
+
+
+def _no_more_than_needed(climbed: Climbed, maps: tuple, level: Level, stride: int) -> tuple[np.ndarray, bool]:
+    """Coefficients (T, 2): what an affine does as well is left to it, by how much likelier the bend makes the maps; and
+    whether that is all of it."""
+    alone, plane = np.zeros_like(climbed.coefficients), climbed
+    if climbed.gain > ODDS / 2:
+        blurs, free_px = (level.blurs, START_PX) if climbed.before >= POOR else ((BLUR, *level.blurs), FREE_PX)
+        plane = climb(maps, PLANE.terms(maps[0].shape, stride), blurs, level.noise, free_px)
+    if plane is None:
+        return climbed.coefficients, False
+    alone[: len(PLANE.i)] = plane.coefficients[: len(PLANE.i)]
+    share = 1 / (1 + np.exp(ODDS - (climbed.gain - plane.gain)))
+    return alone + share * (climbed.coefficients - alone), share < NEXT_TO_NOTHING
 
 
 def _left_open(climbed: Climbed, level: Level, x_px: np.ndarray, y_px: np.ndarray, stride: int, maps) -> ErrorMap:

@@ -237,10 +237,12 @@ class Registrar:
         bent = bend(views0, views1, result, self.levels, candidate)
         if bent.expected is not None:
             bent = replace(bent, expected=bent.expected.calibrated(self.bounds, bent.fixed_hw))
-        if bent.displacement is not None:
+        if bent.H_1to0 is not result.H_1to0:
             off_px = np.linalg.norm(bent.map_to_fixed(bent.matches1) - bent.matches0, axis=1)
             close_px = self.options.closeup.close_threshold_px / views0.base_from_original[0, 0]
-            bent = replace(bent, model=self.options.model, inliers=off_px < close_px)
+            bent = replace(bent, inliers=off_px < close_px)
+        if bent.displacement is not None:
+            bent = replace(bent, model=self.options.model)
         return bent
 
     def judge(self, result: Registration, views0: ImageViews, views1: ImageViews) -> Registration:
