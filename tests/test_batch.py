@@ -268,13 +268,20 @@ def test_an_image_that_cannot_be_warped_is_an_outcome(folder, tmp_path, monkeypa
     assert not outcome.ok and "allocate" in outcome.error and not list(tmp_path.iterdir())
 
 
-def test_a_refused_pair_leaves_its_reason_and_no_transform(folder, registrar, tmp_path):
-    write_image(tmp_path / "blank.png", np.full((200, 200), 90, np.uint8))
-    (outcome,) = run_jobs(
-        registrar, find_jobs(tmp_path / "blank.png", folder / "moving" / "a-fa.png"), tmp_path / "out"
-    )
+def dark(folder):
+    """The fixed image of a with few gray levels left, and a camera's noise."""
+    image = read_image(folder / "fixed" / "a.png") * 0.008
+    return np.rint(image + np.random.default_rng(0).normal(0, 1, image.shape)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("why", ["no structure visible", "too dark: the brightest parts of the fixed image reach"])
+def test_a_refused_pair_leaves_its_reason_and_no_transform(folder, registrar, tmp_path, why):
+    image = dark(folder) if "dark" in why else np.full((200, 200), 90, np.uint8)
+    write_image(tmp_path / "bad.png", image)
+    (outcome,) = run_jobs(registrar, find_jobs(tmp_path / "bad.png", folder / "moving" / "a-fa.png"), tmp_path / "out")
     assert not outcome.result.ok and outcome.row()["turn_deg"] is None
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a-fa-on-blank.json"]
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a-fa-on-bad.json"]
+    assert json.loads((tmp_path / "out" / "a-fa-on-bad.json").read_text())["status"].startswith(why)
 
 
 @pytest.mark.parametrize(
@@ -339,11 +346,13 @@ def test_the_notebook_names_the_range_of_pair_index(table, tmp_path):
 
 
 def test_a_report_of_refusals_has_no_empty_section_and_exit_code_1(folder, tmp_path, capsys):
-    write_image(tmp_path / "blank.png", np.full((200, 200), 90, np.uint8))
-    files = (f"-p fixed {tmp_path / 'blank.png'} -p moving {folder / 'moving' / 'a-fa.png'}").split()
+    write_image(tmp_path / "fixed" / "a.png", np.full((200, 200), 90, np.uint8))
+    write_image(tmp_path / "fixed" / "b.png", dark(folder))
+    files = (f"-p fixed {tmp_path / 'fixed'} -p moving {folder / 'moving'}").split()
     with pytest.raises(SystemExit) as ended:
         cli.main(["report", "07_register", *files, "-o", str(tmp_path / "out")])
     assert ended.value.code == 1 and "no pair was registered" in capsys.readouterr().err
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "a-fa-on-blank" in html and "no structure visible" in html and WHAT_TO_TRY in html
+    assert "a-fa-on-a" in html and "no structure visible" in html and WHAT_TO_TRY in html
+    assert "b-fa-on-b" in html and "too dark: the brightest parts of the fixed image reach" in html
     assert not any(title in html for title in ("at a glance", "checkerboard<", "Swipe<", "The matrix,"))
