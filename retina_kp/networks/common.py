@@ -10,6 +10,11 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+# numbers for which this PyTorch and this processor have oneDNN's layers that do a ReLU on the way
+_FUSED: set[torch.dtype] = set()
+if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+    _FUSED = {torch.float32, *[torch.bfloat16] * torch.ops.mkldnn._is_mkldnn_bf16_supported()}
+
 
 @dataclass(frozen=True)
 class DenseOutput:
@@ -67,15 +72,15 @@ def check_input(image: torch.Tensor) -> None:
 
 
 def for_inference(network: nn.Module) -> nn.Module:
-    """A copy that computes the same in two thirds of the time: its normalisations are melted into the convolutions
-    before them, and on a CPU the ReLU that follows is done in the same pass over the map."""
+    """A copy that computes the same, faster: its normalisations are melted into the convolutions before them, and on a
+    CPU the ReLU that follows is done in the same pass over the map."""
     faster = copy.deepcopy(network).eval()
     for block in [block for block in faster.modules() if isinstance(block, nn.Sequential)]:
         for i in range(len(block) - 1):
             if isinstance(block[i], nn.Conv2d) and isinstance(block[i + 1], nn.BatchNorm2d):
                 block[i], block[i + 1] = fuse_conv_bn_eval(block[i], block[i + 1]), nn.Identity()
         kinds = [type(layer) for layer in block]
-        if kinds == [nn.Conv2d, nn.Identity, nn.ReLU] and torch.backends.mkldnn.is_available():
+        if kinds == [nn.Conv2d, nn.Identity, nn.ReLU] and _FUSED:
             block[0], block[2] = _ConvReLU(block[0]), nn.Identity()
     return faster
 
@@ -91,9 +96,9 @@ class _ConvReLU(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         layer = self.convolution
-        if x.device.type != "cpu":
-            return F.relu(layer(x), inplace=True)
         kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else layer.weight.dtype
+        if x.device.type != "cpu" or kind not in _FUSED:
+            return F.relu(layer(x), inplace=True)
         if kind not in self._cast:
             self._cast[kind] = layer.weight.detach().to(kind), layer.bias.detach().to(kind)
         shape = layer.padding, layer.stride, layer.dilation, layer.groups
