@@ -13,8 +13,11 @@ from .views import ImageViews
 
 SIDE_PX = 15  # of the neighbourhoods that are compared
 SAME, STEEP = 0.9, 0.1  # correlation, and change of gray level per px, from which both pictures show the same print
+BRIGHT, DIM = 0.5, 0.6  # gray level around from which STEEP holds, and the share of it that is left in the dark
 FAINT = 0.01  # standard deviation of gray levels below which a neighbourhood shows nothing
-SAME_PICTURE = 0.5  # of all that either picture shows: where as much is the same, it is one picture given twice
+# of what either picture shows apart from steep edges, if that is so much of it, or else of all that is shown: where as
+# much is the same, it is one picture given twice
+SAME_PICTURE, APART = 0.5, 0.1
 CLUTCH_PX = 4  # print reaches so far into what the network makes of places beside it
 
 
@@ -24,7 +27,9 @@ def common_print(gray0: np.ndarray, gray1: np.ndarray, valid: np.ndarray) -> np.
     valid: (h, w) bool, where both show something. Vessels of two modalities, or of one at another time, correlate less
     or are less steep. One picture given twice is the same all over, so that nothing of it counts as print.
     """
-    edges = cv2.dilate(np.minimum(_steepest(gray0), _steepest(gray1)), np.ones((9, 9))) > STEEP
+    bright = np.maximum(_mean(gray0), _mean(gray1))
+    steep = np.minimum(_steepest(gray0), _steepest(gray1)) > STEEP * (bright / BRIGHT).clip(DIM, 1)
+    edges = cv2.dilate(steep.astype(np.uint8), np.ones((9, 9))) > 0
     if not edges.any():
         return edges
     gray0, gray1 = (cv2.GaussianBlur(gray, (0, 0), 1.0) for gray in (gray0, gray1))
@@ -33,6 +38,9 @@ def common_print(gray0: np.ndarray, gray1: np.ndarray, valid: np.ndarray) -> np.
     scale = np.sqrt(np.maximum(variance0, FAINT**2 / 10) * np.maximum(variance1, FAINT**2 / 10))
     same = valid & ((_mean(gray0 * gray1) - mean0 * mean1) > SAME * scale)
     shown = valid & (np.maximum(variance0, variance1) > FAINT**2)
+    apart = shown & (cv2.dilate(edges.astype(np.uint8), np.ones((SIDE_PX, SIDE_PX))) == 0)
+    if apart.sum() > APART * valid.sum():  # pages may have much in common beside two eyes
+        shown = apart
     if (same & shown).sum() > SAME_PICTURE * shown.sum():
         return np.zeros_like(edges)
     return cv2.dilate((same & edges).astype(np.uint8), np.ones((2 * CLUTCH_PX + 1,) * 2)) > 0
