@@ -8,6 +8,7 @@ import pytest
 
 from retina_kp import PairOptions, draw_pair
 from retina_kp.core.geometry import inside, lattice
+from retina_kp.core.images import to_gray
 from retina_kp.mapping.transforms import Fit
 from retina_kp.registration.common_print import CLUTCH_PX, SIDE_PX, common_print
 from retina_kp.registration.keypoints import Features
@@ -75,6 +76,15 @@ def test_a_page_around_one_eye_changes_little(registrar, pair, seed):
     off_px = np.linalg.norm(result.map_to_fixed(places + page.corner_xy) - page.corner_xy - expected, axis=1)
     assert result.ok and result.confidence > 0.9
     assert np.median(off_px[seen]) < 2 and off_px[seen].mean() < 3
+
+
+@pytest.mark.parametrize("seed", [3, 7])
+def test_print_beside_two_faint_eyes_is_seen(pair, seed):
+    """Frame, text and outline are most of what such pictures show, and the same in both."""
+    eyes = (pair.fixed, draw_pair(12, 1, ("CF", "FA"), EASY).fixed)
+    *drawn, page = pages(*((0.3 * eye).astype(np.uint8) for eye in eyes), seed)
+    gray0, gray1 = map(to_gray, drawn)
+    assert common_print(gray0, gray1, np.ones(gray0.shape, bool))[page.coverage > 0.5].mean() > 0.9
 
 
 def test_few_inliers_in_the_end_are_refused(registrar, pair):
