@@ -118,14 +118,14 @@ def test_few_hypotheses_of_two_eyes_are_looked_at(registrar, upright):
 
 
 def test_a_part_of_a_window_shows_the_same_places(registrar, upright):
-    """Cropped around places, with a margin in px and never beyond the window."""
+    """Cropped around places, with a margin in px, at a multiple of 32 px and never beyond the window."""
     window = whole_window(registrar.views(upright.fixed), 0.6)
     middle = warp_points([[60.0, 50.0], [90.0, 110.0]], np.linalg.inv(window.from_base))
     part = window.around(middle, 6.5)
-    assert part.hw == (74, 44)
-    assert warp_points(middle, part.from_base) == pytest.approx(np.array([[7.0, 7.0], [37.0, 67.0]]), abs=1e-6)
+    assert part.hw == (85, 65)
+    assert warp_points(middle, part.from_base) == pytest.approx(np.array([[28.0, 18.0], [58.0, 78.0]]), abs=1e-6)
     shift = window.features0.keypoints_xy - part.features0.keypoints_xy
-    assert shift == pytest.approx(np.broadcast_to([53.0, 43.0], shift.shape), abs=1e-3)
+    assert shift == pytest.approx(np.broadcast_to([32.0, 32.0], shift.shape), abs=1e-3)
     assert window.around(warp_points([[-1e5, -1e5], [1e5, 1e5]], np.eye(3)), 7.0).hw == window.hw
     beyond = window.around(np.full((3, 2), 1e5), 7.0)
     assert min(beyond.hw) >= 1 and window.features0.image_hw == window.hw
