@@ -107,6 +107,23 @@ def test_the_climb_finds_how_places_moved(hw, basis):
     assert np.linalg.norm(move(grid) - grid, axis=1).max() > 2 and error.mean() < 0.1 and np.quantile(error, 0.98) < 0.4
 
 
+@pytest.mark.parametrize(("bend", "flat"), [(0.0, True), (6e-4, False)])
+def test_what_an_affine_does_as_well_is_left_to_it(bend, flat):
+    """Maps that an affine lays on each other keep one, however far off its start was."""
+    grid = pixel_grid((121, 150)).double().numpy().reshape(-1, 2)
+
+    def move(p):
+        x, y = (p - (75, 60)).T
+        return p + np.stack([0.04 * x - 0.02 * y + 1.5 + bend * x * y, 0.03 * x - 1 + bend * x**2], 1)
+
+    maps, level = spots((121, 150), move), bending.SMOOTH[0]
+    climbed = climb(maps, level.basis.terms((121, 150), 2.0), level.blurs)
+    found, alone = bending._no_more_than_needed(climbed, maps, level, 2)
+    assert alone == flat and (np.abs(found[3:]).max() < 0.01) == flat
+    off = np.linalg.norm(grid + level.basis.at((grid + 0.5) / (75, 60.5) - 1) @ found - move(grid), axis=1)
+    assert climbed.gain > bending.ODDS and np.median(off) < 0.2
+
+
 def test_nothing_moves_without_structure_that_both_show():
     maps = spots((90, 131), lambda p: p)
     functions = POLYNOMIALS.terms((90, 131), 2.0)

@@ -43,6 +43,14 @@ def test_the_same_word_on_two_pictures_is_found_and_little_else():
     assert not common_print(gray0, gray1, ~cv2.dilate(ink.view(np.uint8), np.ones((41, 41))).astype(bool)).any()
 
 
+@pytest.mark.parametrize(("level", "seen"), [(0.1, True), (0.6, False)])
+def test_faint_print_is_seen_in_the_dark_alone(level, seen):
+    """A word .16 brighter than what is around it, .08 per px at its edges: in bright retina vessels are as steep."""
+    ink = printed(clouds(0))[1]
+    drawn = [(level + 0.2 * (clouds(seed) - 0.5) + 0.16 * ink).astype(np.float32) for seed in (0, 1)]
+    assert (common_print(*drawn, ink | True)[ink].mean() > 0.5) == seen
+
+
 def test_one_picture_given_twice_has_no_print():
     gray, ink = printed(clouds(0))
     noisy = (0.8 * gray + np.random.default_rng(2).normal(0, 0.01, gray.shape)).astype(np.float32)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # brings: the last were maps that bend, refusals of print, files as they are, series, and a viewer to click and explore.
 LIMITS = {
     "Python files": 156,
-    "lines": 20744,
+    "lines": 20863,
     "lines of a file": 250,
     "files of a wing": 18,
     "words of the README": 700,
@@ -99,7 +99,7 @@ def test_the_package_is_small():
     wings = [Path(name).parts[1] for name in MODULE_NAMES]
     found = {
         "Python files": len(lines),
-        "lines": 20744,
+        "lines": sum(lines.values()),
         "lines of a file": max(lines.values()),
         "files of a wing": max(map(wings.count, wings)),
         "words of the README": len(re.sub(r"```.*?```|## Results.*?\n\n", "", text("README.md"), flags=re.S).split()),

@@ -62,6 +62,27 @@ def test_a_start_far_off_is_brought_home_by_blurred_maps(blobs):
     assert away(better.H_1to0) < 0.2 and correlation > 0.98 and better.n_inliers == 60
 
 
+@pytest.mark.parametrize("fails", [(2, 6), (2, 3), (1, 2, 3)])
+def test_a_last_step_that_fails_keeps_the_place_of_the_steps_before(blobs, monkeypatch, fails):
+    """Both attempts fail at their last step, which nothing is lost by; or the second one fails at its first."""
+    maps, points1 = blobs(TRUE)
+    search, calls = cv2.findTransformECC, []
+
+    def failing(*given):
+        calls.append(given)
+        if len(calls) in fails:
+            raise cv2.error("no convergence")
+        return search(*given)
+
+    monkeypatch.setattr(cv2, "findTransformECC", failing)
+    start = Fit("affine", translation(2, -1) @ TRUE, np.ones(60, bool))
+    better, correlation = refine(start, warp_points(points1, TRUE), points1, maps, UNTURNED, STRIDE, 1.0)
+    if fails == (2, 6):
+        assert away(better.H_1to0) < 0.5 and correlation > 0.9 and better.n_inliers == 60
+    else:
+        assert np.array_equal(better.H_1to0, start.H_1to0) and correlation == 0
+
+
 def test_inliers_are_counted_anew(blobs):
     maps, points1 = blobs(TRUE)
     points0 = warp_points(points1, TRUE) + np.where(np.arange(60) < 12, 2.0, 0.0)[:, None]

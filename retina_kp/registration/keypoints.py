@@ -87,7 +87,7 @@ def suppress(detector: torch.Tensor, radius_cells: int) -> torch.Tensor:
 
 
 def _largest_around(values: torch.Tensor, radius: int) -> torch.Tensor:
-    """Maximum of values from 0 over a square of side 2 radius + 1; pooling layers take eight times as long."""
+    """Maximum of values from 0 over a square of side 2 radius + 1; pooling layers take several times as long."""
     for axis, rim in ((-1, (radius, radius)), (-2, (0, 0, radius, radius))):
         size, padded = values.shape[axis], F.pad(values, rim)
         values = reduce(torch.maximum, (padded.narrow(axis, k, size) for k in range(2 * radius + 1)))

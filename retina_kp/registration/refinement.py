@@ -109,7 +109,7 @@ def relief(detector: np.ndarray, blur: float = 0.0) -> np.ndarray:
 
 
 def smoothed(values: np.ndarray, sigma: float, border: int = cv2.BORDER_REFLECT_101) -> np.ndarray:
-    """A map (h, w) smoothed by a Gaussian, σ in cells; a wide one on a smaller copy, at a tenth of the time."""
+    """A map (h, w) smoothed by a Gaussian, σ in cells; a wide one on a smaller copy, which takes less time."""
     (h, w), times = values.shape, int(sigma / 3)
     if times < 2 or min(h, w) < 4 * times:
         return cv2.GaussianBlur(values, (0, 0), sigma, borderType=border)
