@@ -236,7 +236,8 @@ def test_pictures_drawn_by_places_are_those_drawn_by_a_matrix(bent_pair):
 
 
 def test_strong_bends_are_drawn_anew_until_they_are_followed(monkeypatch):
-    """Two gazes at a round eye, far beyond the affine."""
+    """Two gazes at a round eye, far beyond the affine, by the maps alone."""
+    monkeypatch.setattr(bending, "_told_by_matches", lambda *_: None)
     pair = draw_pair(77_001, 41, ("CF", "FA"), TABLES["round"])
     points1 = pixel_grid(pair.moving.shape[:2]).double().numpy()[::40, ::40].reshape(-1, 2)
     points0 = pair.to_fixed(points1)
@@ -248,6 +249,50 @@ def test_strong_bends_are_drawn_anew_until_they_are_followed(monkeypatch):
         result = Registrar.from_pretrained("lite", device="cpu")(pair.fixed, pair.moving)
         error[times] = np.linalg.norm(result.map_to_fixed(points1[seen]) - points0[seen], axis=1).mean()
     assert error[1] > 2 and error[bending.DRAWN] < 0.6 * error[1]
+
+
+def matched(moved, wrong=0.4, hw=(320, 400)):
+    """A candidate of 250 matches in a window, whose moving features lie where ``moved`` (N, 2) → (N, 2) says or, a
+    share of them, anywhere near."""
+    rng = np.random.default_rng(3)
+    points0 = rng.uniform((0, 0), hw[::-1], (250, 2))
+    astray = (rng.random(250) < wrong)[:, None]
+    points1 = np.where(astray, points0 + rng.uniform(-60, 60, (250, 2)), moved(points0) + rng.normal(0, 0.5, (250, 2)))
+    words = rng.normal(size=(250, 32)).astype(np.float32)
+    words /= np.linalg.norm(words, axis=1, keepdims=True)
+    detector = np.zeros((hw[0] // 2, hw[1] // 2), np.float32)
+    features0, features1 = (Features(np.float32(p), words[:, 0], words, hw, detector) for p in (points0, points1))
+    return Candidate(Warped(Window(np.eye(3), hw, 1.0, features0), np.eye(3), features1), np.eye(3), None)
+
+
+def test_matches_tell_a_bend_too_strong_for_a_climb():
+    """To half a px of the quadratic that moves places by up to 38 px; none where no bend is, or no match."""
+
+    def moved(p):
+        x, y = (p / (200, 160) - 1).T
+        return p + np.stack([20 * x**2 - 12 * x * y + 6 * y, 25 * y**2 + 8 * x * y - 9 * x], 1)
+
+    grid = pixel_grid((160, 200)).double().numpy()[4::13, 4::13].reshape(-1, 2)
+    found = bending._told_by_matches(matched(moved), 2)
+    told = 2 * bending.QUADRATIC.at((grid + 0.5) / (100, 80) - 1) @ found
+    px = 2 * grid + 0.5
+    assert np.linalg.norm(moved(px) - px, axis=1).max() > 35
+    off = np.linalg.norm(px + told - moved(px), axis=1)
+    assert off.mean() < 0.5
+    assert bending._told_by_matches(matched(lambda p: p), 2) is None
+    assert bending._told_by_matches(matched(lambda p: p + 500, wrong=0), 2) is None
+
+
+def test_a_pair_that_no_climb_can_follow_begins_with_its_matches(monkeypatch):
+    """Round eyes whose affine lies 20 px off: alone, the maps stay there."""
+    pair = draw_pair(77_001, 299, ("CF", "FA"), TABLES["round"])
+    points0 = pair.shown_by_both(20)
+    points1, errors = pair.to_moving(points0), []
+    for told in (bending._told_by_matches, lambda *_: None):
+        monkeypatch.setattr(bending, "_told_by_matches", told)
+        result = Registrar.from_pretrained("lite", device="cpu")(pair.fixed, pair.moving)
+        errors.append(np.linalg.norm(result.map_to_fixed(points1) - points0, axis=1).mean())
+    assert errors[0] < 2 and errors[1] > 10
 
 
 @pytest.mark.parametrize("step_px", [(6.0, -4.0), (0.0, 0.0), (9.0, 0.0)])

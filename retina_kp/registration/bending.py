@@ -6,26 +6,30 @@ so far. What still moves is a sum of smooth functions of the place, fitted by Ga
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch
-from numpy.polynomial import legendre
 
 from ..core.geometry import from_cells, lattice, to_cells, warp_points
-from ..mapping.displacement import spline_rows
 from ..mapping.expected_error import ErrorMap
 from ..mapping.result import Registration
-from .climbing import NOISE, START_PX, Climbed, Terms, climb
+from ..mapping.transforms import tukey_weights
+from .climbing import NOISE, PLANE, POLYNOMIALS, QUADRATIC, SPLINES, START_PX, Basis, Climbed, climb
 from .closeup import Candidate, Frame, common_frame
 from .views import MAX_ENLARGE, ImageViews
 
 # correlation of maps, before or after, that are begun with anew, freer and more blurred, and how many times better they
 # must agree then
 POOR, FREE_PX, BLUR, GAIN = 0.3, 16.0, 8.0, 1.15
+# of a quadratic of matches nearby: how far these look (base px) and how near they agree; steps in which that limit
+# falls; σ of its bend, px of the window; it is worth a try where so many times the matches agree with it, and more
+MATCHED_PX, AGREED_PX, FALLS, CURVE_PX, TIMES, MORE = (30.0, 60.0), 3.0, 9, 20.0, 1.1, 5
+# a climb that begins with it: Gaussians (σ in cells), σ of priors; correlation below which one from afar is tried too,
+# and how many times better that must agree
+NEAR_BLURS, NEAR_PX, UNSURE, EVEN = (1.0, 0.0), 32.0, 0.66, 1.01
 ODDS = 20.0  # nats by which maps must be likelier with a bend than without to make a flat pair and a round one even
 NEXT_TO_NOTHING = 0.05  # share of a bend that is left out
 DRAWN, REDRAW_PX = 6, 10.0  # a level is drawn anew, at most so often, while places move so far: px of the window
@@ -33,54 +37,6 @@ CELLS = (16, 16)  # of the displacement that keeps the sum
 STILL_PX = 0.25  # a displacement that is smaller everywhere, px of the window, is none
 WORTHWHILE = 1.5  # a window is looked at if it is so much finer than the one before
 LEAST_AGREEMENT, NODES = 0.05, 24  # of what is told to be left open: least correlation, nodes along a side
-
-DEGREE = 4  # of polynomials
-SPLINE_CELLS, CURVED_PX, MOVED_PX = 10, 1.0, 4.0  # of splines: σ of second differences of knots, and of knots
-
-
-class Basis(NamedTuple):
-    """Smooth functions of the place: products of functions i (T,) of x and j (T,) of y, those of ``line``, (N,) in
-    [-1, 1] → (N, K). precision (T, T): of their coefficients in px; groups of coefficients earn their own."""
-
-    line: Callable[[np.ndarray], np.ndarray]
-    i: np.ndarray
-    j: np.ndarray
-    precision: np.ndarray
-    group: np.ndarray
-
-    def at(self, places: np.ndarray) -> np.ndarray:
-        """(N, T) values at places (N, 2) in [-1, 1]."""
-        return self.line(places[:, 0])[:, self.i] * self.line(places[:, 1])[:, self.j]
-
-    def terms(self, hw: tuple[int, int], unit_px: float = 1.0) -> Terms:
-        """At the centres of the h·w cells of a map that fills the square, for coefficients in units of unit_px."""
-        y, x = (torch.from_numpy(self.line(np.arange(1, 2 * n, 2) / n - 1)).float() for n in hw)
-        values = y[:, None, self.j] * x[None, :, self.i]
-        return Terms(values.flatten(0, 1), self.precision * unit_px**2, self.group)
-
-    def first(self, count: int) -> Basis:
-        """Of the first ``count`` functions alone."""
-        return Basis(self.line, self.i[:count], self.j[:count], self.precision[:count, :count], self.group[:count])
-
-
-def _polynomials() -> Basis:
-    """Products of Legendre polynomials of x and of y, up to DEGREE; a group holds those of one degree."""
-    i, j = np.array([(k, total - k) for total in range(DEGREE + 1) for k in range(total + 1)]).T
-    return Basis(lambda x: legendre.legvander(x, DEGREE), i, j, np.eye(len(i)), i + j)
-
-
-def _splines() -> Basis:
-    """Cubic B-splines on SPLINE_CELLS² cells, their second differences and their knots held near 0."""
-    count = SPLINE_CELLS + 3
-    second, one = np.diff(np.eye(count), 2, axis=0), np.eye(count)
-    curved = sum(m.T @ m for m in (np.kron(second, one), np.kron(one, second)))
-    j, i = np.unravel_index(np.arange(count**2), (count, count))
-    precision = curved / CURVED_PX**2 + np.eye(count**2) / MOVED_PX**2
-    return Basis(lambda x: spline_rows((x + 1) / 2 * SPLINE_CELLS + 1, count), i, j, precision, np.zeros(count**2, int))
-
-
-POLYNOMIALS, SPLINES = _polynomials(), _splines()
-PLANE = POLYNOMIALS.first(3)  # what an affine can do
 
 
 class Level(NamedTuple):
@@ -112,7 +68,7 @@ def bend(
     """The same registration with a displacement that lays the detector's maps on each other; as it was where the
     overlap is small, the maps agree no better, or the map would fold. candidate: that the result was told by, so that
     the first level need not see its window again."""
-    zooms = {}
+    zooms, begun = {}, None if candidate is None else _told_by_matches(candidate, views0.network.detector_stride)
     for number, level in enumerate(levels):
         H = views0.base_from_original @ result.H_1to0 @ np.linalg.inv(views1.base_from_original)
         frame, maps = common_frame(views0, views1, H, level.px, level.enlarge), (None, None)
@@ -123,55 +79,92 @@ def bend(
         zooms[level.basis.line], (map0, map1) = frame.zoom, maps
         map0 = views0.detector_map(*views0.picture(frame.from_base, frame.hw)) if map0 is None else map0
         for drawn in range(1, DRAWN + 1):
-            result, moved_px = _bend_in(frame, (map0, map1), views0, views1, result, level)
+            result, moved_px = _bend_in(frame, (map0, map1), views0, views1, result, level, begun)
+            begun = None
             if moved_px < REDRAW_PX / drawn:  # where a bend is strong, its end tells much
                 break
             map1 = None
     return result
 
 
+def _told_by_matches(candidate: Candidate, stride: int) -> np.ndarray | None:
+    """Coefficients (6, 2), in cells, of the quadratic displacement that matches tell in the candidate's window; None
+    where hardly more of them agree with it than with none. It bridges what is too far for a climb."""
+    warped, step = candidate.warped, candidate.step
+    hw, zoom = warped.window.features0.detector.shape, warped.window.zoom
+    found, most = None, 0
+    for radius_px in MATCHED_PX:
+        points0, points1 = warped.matches(radius_px * zoom, step)
+        moved_px = warp_points(points1, step) - points0
+        values = QUADRATIC.at(_in_square(to_cells(points0, stride), hw))
+        coefficients, bent = np.zeros((len(QUADRATIC.i), 2)), QUADRATIC.group > 1
+        for limit_px in np.geomspace(radius_px, AGREED_PX, FALLS) * zoom:
+            weighed = values * tukey_weights(values @ coefficients, moved_px, limit_px)[:, None]
+            known = values.T @ weighed + np.diag(bent * (AGREED_PX / CURVE_PX) ** 2 + 1e-9)
+            coefficients = np.linalg.solve(known, weighed.T @ moved_px)
+        agree, before = (
+            np.count_nonzero(np.linalg.norm(each - moved_px, axis=1) < AGREED_PX * zoom)
+            for each in (values @ coefficients, 0)
+        )
+        if agree > max(most, TIMES * before + MORE):
+            found, most = coefficients / stride, agree
+    return found
+
+
 def _bend_in(
-    frame: Frame, maps: tuple, views0: ImageViews, views1: ImageViews, result: Registration, level: Level
+    frame: Frame,
+    maps: tuple,
+    views0: ImageViews,
+    views1: ImageViews,
+    result: Registration,
+    level: Level,
+    begun: np.ndarray | None = None,
 ) -> tuple[Registration, float]:
     """One climb of `bend`, and how far it moved a place, px of the frame; maps: the detector's in the frame, that of
-    the moving image None where it must be seen anew."""
+    the moving image None where it must be seen anew; begun: as `climb`."""
     window_from_original = frame.from_base @ views0.base_from_original
     original_from_window = np.linalg.inv(window_from_original)
     x_px, y_px = frame.axes_px(views0)
     low, high = (x_px[0], y_px[0]), (x_px[-1], y_px[-1])
     if maps[1] is None:
         maps = maps[0], views1.detector_map(*views1.drawn(result.map_grid(x_px, y_px)))
-    stride, half = views0.network.detector_stride, np.array(maps[0].shape[::-1]) / 2
-
-    def places(cells_xy):
-        return ((cells_xy + 0.5) / half - 1).clip(-1, 1)
-
-    terms = level.basis.terms(maps[0].shape, stride)
-    climbed = climb(maps, terms, level.blurs, level.noise)
+    stride, hw = views0.network.detector_stride, maps[0].shape
+    terms = level.basis.terms(hw, stride)
+    if begun is None:
+        climbed = climb(maps, terms, level.blurs, level.noise)
+        poor, gain = climbed and min(climbed.before, climbed.correlation) < POOR, GAIN
+    else:
+        climbed = climb(maps, terms, NEAR_BLURS, level.noise, NEAR_PX, begun)
+        poor, gain = climbed and climbed.correlation < UNSURE, EVEN
     if climbed is None:
         return result, 0.0
-    if min(climbed.before, climbed.correlation) < POOR:
+    if poor:
         freer = climb(maps, terms, (BLUR, *level.blurs), level.noise, FREE_PX)
-        climbed = freer if freer is not None and freer.correlation > GAIN * climbed.correlation else climbed
+        climbed = freer if freer is not None and freer.correlation > gain * climbed.correlation else climbed
     result = replace(result, expected=_left_open(climbed, level, x_px, y_px, stride, maps))
     found, flat = climbed.coefficients, False
     if result.displacement is None:
         found, flat = _no_more_than_needed(climbed, maps, level, stride)
     shown = np.flatnonzero((maps[0] > 0) & (maps[1] > 0))[::31]
     seen = np.stack(np.unravel_index(shown, maps[0].shape)[::-1], 1).astype(np.float64)
-    moved_px = float(np.abs(level.basis.at(places(seen)) @ found).max()) * stride
+    moved_px = float(np.abs(level.basis.at(_in_square(seen, hw)) @ found).max()) * stride
     if climbed.correlation <= climbed.before or moved_px < STILL_PX:
         return result, 0.0
 
     def target(points0_xy):
         window_px = warp_points(points0_xy, window_from_original)
-        step = level.basis.at(places(to_cells(window_px, stride))) @ found
+        step = level.basis.at(_in_square(to_cells(window_px, stride), hw)) @ found
         return result.map_to_moving(warp_points(window_px + step * stride, original_from_window))
 
     bent = result.bent(target, low, high, CELLS, warp_points(from_cells(seen, stride), original_from_window))
     if bent is None:
         return result, 0.0
     return (replace(bent, displacement=None) if flat else bent), moved_px
+
+
+def _in_square(cells_xy: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
+    """Places (N, 2) of a map (h, w) in the square [-1, 1]² that it fills, or on its rim."""
+    return ((cells_xy + 0.5) * 2 / hw[::-1] - 1).clip(-1, 1)
 
 
 def _no_more_than_needed(climbed: Climbed, maps: tuple, level: Level, stride: int) -> tuple[np.ndarray, bool]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
+from numpy.polynomial import legendre
 
 from ..core.geometry import pixel_grid
+from ..mapping.displacement import spline_rows
 from .refinement import agreement, correlation, relief, smoothed
 
 # neighbouring cells of a map err alike: so many know no more than one
@@ -22,6 +25,9 @@ SPREAD = (1e-3, 50.0)  # least and largest factor on the σ of a prior
 # of what is left open: σ of the priors where maps tell nothing, σ of the mean that agreement is told by
 OPEN_PX, AROUND_CELLS = 4.0, 12.0
 
+DEGREE = 4  # of polynomials
+SPLINE_CELLS, CURVED_PX, MOVED_PX = 10, 1.0, 4.0  # of splines: σ of second differences of knots, and of knots
+
 
 class Terms(NamedTuple):
     """Smooth functions of the place: values (N, T) at N places; the precision (T, T) of their coefficients up to a
@@ -30,6 +36,51 @@ class Terms(NamedTuple):
     values: torch.Tensor
     precision: np.ndarray
     group: np.ndarray
+
+
+class Basis(NamedTuple):
+    """Smooth functions of the place: products of functions i (T,) of x and j (T,) of y, those of ``line``, (N,) in
+    [-1, 1] → (N, K). precision (T, T): of their coefficients in px; groups of coefficients earn their own."""
+
+    line: Callable[[np.ndarray], np.ndarray]
+    i: np.ndarray
+    j: np.ndarray
+    precision: np.ndarray
+    group: np.ndarray
+
+    def at(self, places: np.ndarray) -> np.ndarray:
+        """(N, T) values at places (N, 2) in [-1, 1]."""
+        return self.line(places[:, 0])[:, self.i] * self.line(places[:, 1])[:, self.j]
+
+    def terms(self, hw: tuple[int, int], unit_px: float = 1.0) -> Terms:
+        """At the centres of the h·w cells of a map that fills the square, for coefficients in units of unit_px."""
+        y, x = (torch.from_numpy(self.line(np.arange(1, 2 * n, 2) / n - 1)).float() for n in hw)
+        values = y[:, None, self.j] * x[None, :, self.i]
+        return Terms(values.flatten(0, 1), self.precision * unit_px**2, self.group)
+
+    def first(self, count: int) -> Basis:
+        """Of the first ``count`` functions alone."""
+        return Basis(self.line, self.i[:count], self.j[:count], self.precision[:count, :count], self.group[:count])
+
+
+def _polynomials() -> Basis:
+    """Products of Legendre polynomials of x and of y, up to DEGREE; a group holds those of one degree."""
+    i, j = np.array([(k, total - k) for total in range(DEGREE + 1) for k in range(total + 1)]).T
+    return Basis(lambda x: legendre.legvander(x, DEGREE), i, j, np.eye(len(i)), i + j)
+
+
+def _splines() -> Basis:
+    """Cubic B-splines on SPLINE_CELLS² cells, their second differences and their knots held near 0."""
+    count = SPLINE_CELLS + 3
+    second, one = np.diff(np.eye(count), 2, axis=0), np.eye(count)
+    curved = sum(m.T @ m for m in (np.kron(second, one), np.kron(one, second)))
+    j, i = np.unravel_index(np.arange(count**2), (count, count))
+    precision = curved / CURVED_PX**2 + np.eye(count**2) / MOVED_PX**2
+    return Basis(lambda x: spline_rows((x + 1) / 2 * SPLINE_CELLS + 1, count), i, j, precision, np.zeros(count**2, int))
+
+
+POLYNOMIALS, SPLINES = _polynomials(), _splines()
+PLANE, QUADRATIC = POLYNOMIALS.first(3), POLYNOMIALS.first(6)  # what an affine can do, and the next more
 
 
 class Climbed(NamedTuple):
@@ -51,14 +102,17 @@ def climb(
     blurs: tuple[float, ...],
     noise: float = NOISE,
     start_px: float = START_PX,
+    begun: np.ndarray | None = None,
 ) -> Climbed | None:
     """The displacement that takes places of map 0 to where map 1 (h, w) shows the same; None where too little is seen
-    by both.
+    by both. begun: coefficients (K, 2) of the first K terms, in cells, to begin with.
 
     Maximum a posteriori by Gauss-Newton on r0(x) − g · r1(x + u(x)), r the maps' `relief`. The gain g is solved for in
     closed form. The slope is that of r0, as in the inverse step of Baker & Matthews 2004.
     """
     coefficients = np.zeros((len(terms.precision), 2))
+    if begun is not None:
+        coefficients[: len(begun)] = begun
     strict = np.full(terms.group.max() + 1, start_px**-2.0)
     before = agreement(*maps)
     for blur in blurs:
