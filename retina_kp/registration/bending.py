@@ -17,7 +17,7 @@ from ..core.geometry import from_cells, lattice, to_cells, warp_points
 from ..mapping.expected_error import ErrorMap
 from ..mapping.result import Registration
 from ..mapping.transforms import tukey_weights
-from .climbing import NOISE, PLANE, POLYNOMIALS, QUADRATIC, SPLINES, START_PX, Basis, Climbed, climb
+from .climbing import NOISE, PLANE, POLYNOMIALS, QUADRATIC, SPLINES, START_PX, Basis, Climbed, Terms, climb
 from .closeup import Candidate, Frame, common_frame
 from .views import MAX_ENLARGE, ImageViews
 
@@ -28,8 +28,8 @@ POOR, FREE_PX, BLUR, GAIN = 0.3, 16.0, 8.0, 1.15
 # falls; σ of its bend, px of the window; it is worth a try where so many times the matches agree with it, and more
 MATCHED_PX, AGREED_PX, FALLS, CURVE_PX, TIMES, MORE = (30.0, 60.0), 3.0, 9, 20.0, 1.1, 5
 # a climb that begins with it: Gaussians (σ in cells), σ of priors; correlation below which one from afar is tried too,
-# and how many times better that must agree
-NEAR_BLURS, NEAR_PX, UNSURE, EVEN = (1.0, 0.0), 32.0, 0.66, 1.01
+# and one with all Gaussians, and how many times better these must agree
+NEAR_BLURS, NEAR_PX, UNSURE, FAINT, EVEN = (1.0, 0.0), 32.0, 0.66, 0.35, 1.01
 ODDS = 20.0  # nats by which maps must be likelier with a bend than without to make a flat pair and a round one even
 NEXT_TO_NOTHING = 0.05  # share of a bend that is left out
 DRAWN, REDRAW_PX = 6, 10.0  # a level is drawn anew, at most so often, while places move so far: px of the window
@@ -130,17 +130,9 @@ def _bend_in(
         maps = maps[0], views1.detector_map(*views1.drawn(result.map_grid(x_px, y_px)))
     stride, hw = views0.network.detector_stride, maps[0].shape
     terms = level.basis.terms(hw, stride)
-    if begun is None:
-        climbed = climb(maps, terms, level.blurs, level.noise)
-        poor, gain = climbed and min(climbed.before, climbed.correlation) < POOR, GAIN
-    else:
-        climbed = climb(maps, terms, NEAR_BLURS, level.noise, NEAR_PX, begun)
-        poor, gain = climbed and climbed.correlation < UNSURE, EVEN
+    climbed = _climbed(maps, terms, level, begun)
     if climbed is None:
         return result, 0.0
-    if poor:
-        freer = climb(maps, terms, (BLUR, *level.blurs), level.noise, FREE_PX)
-        climbed = freer if freer is not None and freer.correlation > gain * climbed.correlation else climbed
     result = replace(result, expected=_left_open(climbed, level, x_px, y_px, stride, maps))
     found, flat = climbed.coefficients, False
     if result.displacement is None:
@@ -160,6 +152,24 @@ def _bend_in(
     if bent is None:
         return result, 0.0
     return (replace(bent, displacement=None) if flat else bent), moved_px
+
+
+def _climbed(maps: tuple, terms: Terms, level: Level, begun: np.ndarray | None) -> Climbed | None:
+    """`climb`, and where that leaves maps poor the best of others, too: from afar, freer."""
+    usual, afar = (level.blurs, level.noise), ((BLUR, *level.blurs), level.noise, FREE_PX)
+    if begun is None:
+        best, others, gain = climb(maps, terms, *usual), [afar], GAIN
+        poor = best and min(best.before, best.correlation) < POOR
+    else:
+        best, others, gain = climb(maps, terms, NEAR_BLURS, level.noise, NEAR_PX, begun), [afar], EVEN
+        poor = best and best.correlation < UNSURE
+        if poor and best.correlation < FAINT:
+            others.append((*usual, NEAR_PX, begun))
+    for other in others if poor else ():
+        found = climb(maps, terms, *other)
+        if found is not None and found.correlation > gain * best.correlation:
+            best = found
+    return best
 
 
 def _in_square(cells_xy: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
