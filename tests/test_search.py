@@ -1,10 +1,12 @@
 """The search proposes where the moving image lies, and the close-up shows what both images have in common."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from retina_kp import PairOptions, draw_pair
-from retina_kp.core.geometry import corner_error, similarity, warp_points
+from retina_kp.core.geometry import corner_error, similarity, translation, warp_points
 from retina_kp.registration import search
 from retina_kp.registration.closeup import common_window, whole_window
 from retina_kp.registration.options import SearchOptions, registrar_options
@@ -115,6 +117,33 @@ def test_few_hypotheses_of_two_eyes_are_looked_at(registrar, upright):
     found = list(hypotheses(views0, views1, registrar.options.search, search_stages(0.6)))
     assert len(found) <= registrar.options.search.judged_at_end
     assert all(hypothesis.strength >= registrar.options.search.judged_strength for hypothesis in found)
+
+
+def test_maps_tell_a_right_place_from_one_by_chance(registrar, upright):
+    """Of a settled hypothesis, at any scale of the fixed picture; what chance brought is not handed on."""
+    views0, views1, _ = views_and_truth(registrar, upright)
+    options = registrar.options.search
+    for scale in (options.coarse, options.coarse * STEP):
+        settled = settle(views0, views1, options, try_view(views0, views1, options, 0.0, scale, options.coarse))
+        assert settled.agreement > 0.4
+    stages = search_stages(options.coarse)
+    everything = replace(options, judged_agreement=-1.0, judged_strength=0.0, judged_at_end=99)
+    strangers = registrar.views(draw_pair(12, 1, ("CF", "FA"), PairOptions(size_px=512)).moving)
+    found = list(hypotheses(views0, strangers, everything, stages))
+    low = options.judged_agreement
+    assert len(found) > 1 and np.median([each.agreement for each in found]) < low
+    handed_on = list(hypotheses(views0, strangers, replace(everything, judged_agreement=low), stages))
+    assert [each.agreement for each in handed_on] == [each.agreement for each in found if each.agreement >= low]
+
+
+def test_a_map_moves_with_its_picture(registrar, upright):
+    """The upright view's map in a window that lies 10 cells off is that map, 10 cells off; beyond it is nothing."""
+    views = registrar.views(upright.fixed)
+    whole = whole_window(views, 0.6)
+    hw = (whole.hw[0] // 2 + 30, whole.hw[1] // 2 + 30)
+    here, there = (views.upright_map(0.6, translation(*by) @ whole.from_base, hw) for by in ((0, 0), (20, 20)))
+    assert there[10:, 10:] == pytest.approx(here[:-10, :-10], abs=1e-4)
+    assert there[12:, 12:].max() > 0.2 and not there[:8].any() and not there[:, :8].any() and not here[-25:].any()
 
 
 def test_a_part_of_a_window_shows_the_same_places(registrar, upright):

@@ -89,9 +89,11 @@ def publish(
     draft = save_network(Path(folder) / f"draft {os.getpid()}.safetensors", network, {}, **how)  # nobody else's
     processes = 2 if choose_device(device).type == "cpu" else 1
     try:
+        all_seen = ("judged_agreement", -1.0)  # what the search drops are the impostors that a fit learns from
+        again = (all_seen, ("doubtful_confidence", -1.0), ("again_below", 2.0))
         methods = [
-            Ours(FIRST, str(draft), "affine", device),
-            Ours(AGAIN, str(draft), "auto", device, (("doubtful_confidence", -1.0), ("again_below", 2.0))),
+            Ours(FIRST, str(draft), "affine", device, (all_seen,)),
+            Ours(AGAIN, str(draft), "auto", device, again),
         ]
         rows = measure(calibration_pairs(pairs), methods, Path(folder) / "calibration.jsonl", processes)
     finally:

@@ -110,7 +110,7 @@ def least_squares(points0, points1, weight, model, H) -> np.ndarray:
     """(3, 3) weighted least-squares transform of one model; a homography is linearised about H."""
     if model == "similarity":  # a product of complex numbers
         z0, z1 = (np.ascontiguousarray(p).view(complex).ravel() for p in (points0, points1))
-        mean0, mean1 = (np.average(z, weights=weight) for z in (z0, z1))
+        mean0, mean1 = ((weight * z).sum() / weight.sum() for z in (z0, z1))
         off = (z1 - mean1).conj() * weight
         turn = (off @ (z0 - mean0)) / max((off @ (z1 - mean1)).real, 1e-12)
         shift = mean0 - turn * mean1

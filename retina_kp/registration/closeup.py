@@ -16,15 +16,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ..core.geometry import corners, describe, resize_matrix, similarity, translation, warp_points
+from ..core.geometry import corners, describe, similarity, translation, warp_points
 from ..mapping.result import Registration
 from ..mapping.transforms import Fit, fit_transform
 from .keypoints import Features, guided_matches, matched_points
-from .views import MAX_ENLARGE, ImageViews
+from .views import MAX_ENLARGE, ImageViews, moved_map
 
 CELLS_PX = 32  # of a network's deepest layer
 NEAR_PX = 8.0  # a window is not drawn anew for a step that moves its corners less
-EMPTY = 1e-6  # of detector's maps in the field of view where they show nothing: 0 is beyond it
 MIN_COMMON_PX, MARGIN_PX = 40.0, 12.0  # base px: least side of what both images show; rim around it
 
 
@@ -168,10 +167,4 @@ class Candidate:
         map0, map1 = self.warped.window.features0.detector, self.warped.features1.detector
         if not self.warped.moved_px(self.step) < NEAR_PX:
             return map0, None
-        to_px = resize_matrix((1, 1), (stride, stride))
-        step = np.linalg.inv(to_px) @ self.step @ to_px
-        moved, seen = (
-            cv2.warpPerspective(each, step, map0.shape[::-1], flags=how)
-            for each, how in ((map1, cv2.INTER_CUBIC), (np.float32(map1 > 0), cv2.INTER_NEAREST))
-        )
-        return map0, np.maximum(moved, EMPTY) * seen
+        return map0, moved_map(map1, self.step, stride, map0.shape)

@@ -27,6 +27,7 @@ class SearchOptions:
     promising_strength: float = 8.0  # a settled hypothesis this strong is looked at closely at once, others at the end
     judged_strength: float = 7.0  # beneath it none of these others is looked at
     judged_at_end: int = 3  # of these others
+    judged_agreement: float = 0.12  # of the maps of a settled one; right ones reach .2 and more, wrong ones seldom .15
 
     def __post_init__(self):
         if self.stages not in range(5):

@@ -118,11 +118,11 @@ def smoothed(values: np.ndarray, sigma: float, border: int = cv2.BORDER_REFLECT_
     return cv2.resize(cv2.GaussianBlur(small, (0, 0), own, borderType=border), (w, h), interpolation=cv2.INTER_LINEAR)
 
 
-def agreement(map0: np.ndarray, map1: np.ndarray) -> float:
+def agreement(map0: np.ndarray, map1: np.ndarray, blur: float = 0.0) -> float:
     """Correlation of the reliefs of two maps (h, w) that lie on each other, where both show something; 0 where they
-    have no structure or no common part."""
+    have no structure or no common part. blur: as `relief`."""
     both = (map0 > 0) & (map1 > 0)
-    return correlation(*(relief(m)[both] for m in (map0, map1)))
+    return correlation(*(relief(m, blur)[both] for m in (map0, map1)))
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:

@@ -12,13 +12,15 @@ from ..mapping.transforms import Fit, fit_transform, implausible
 from .closeup import whole_window
 from .keypoints import Features, guided_matches, matched_points, mutual_matches, spread_count
 from .options import SearchOptions
-from .views import ImageViews
+from .refinement import agreement
+from .views import ImageViews, moved_map
 
 STEP = 1.67  # between neighbouring ratios of scale
 # enlargement of the pictures for a second look; where fields differ most, for the only look
 FINER, MUCH_FINER = 1.2, 1.5
 TURNS = (0.0, 90.0, 180.0, -90.0, 45.0, -45.0, 135.0, -135.0)
 SUPPORT_PX = 16.0  # base px: side of the cells in which support is counted
+MAP_BLUR = 2.0  # σ in cells, with which maps agree whose similarity leaves a bend
 # turn of the moving image (deg), scale of the fixed and of the moving one (px per base px)
 Stage = list[tuple[float, float, float]]
 
@@ -26,12 +28,13 @@ Stage = list[tuple[float, float, float]]
 @dataclass(frozen=True)
 class Hypothesis:
     """One try of the search: a similarity in base px, the scale of the fixed picture, how many matches there were, and
-    how many cells hold an inlier."""
+    how many cells hold an inlier. agreement: of the detector's blurred maps, once settled."""
 
     fit: Fit
     scale0: float
     n_matches: int
     support: int
+    agreement: float = 0.0
 
     @property
     def H(self) -> np.ndarray:
@@ -70,6 +73,8 @@ def hypotheses(
     for stage in stages:
         promising = False
         for hypothesis in filter(None, _settled(views0, views1, options, stage)):
+            if hypothesis.agreement < options.judged_agreement:
+                continue
             if promising or hypothesis.strength < options.promising_strength:
                 waiting.append(hypothesis)
             else:
@@ -144,4 +149,7 @@ def settle(views0: ImageViews, views1: ImageViews, options: SearchOptions, hypot
     fit, points = warped.fit("similarity", options.settle_radius_px, options.settle_threshold_px)
     if fit is None or implausible(H := warped.composed(fit.H_1to0), views1.base_hw):
         return None
-    return replace(hypothesis, fit=replace(fit, H_1to0=H), n_matches=len(points[0]))
+    map1, stride = warped.features1.detector, views0.network.detector_stride
+    maps = views0.upright_map(scale, window.from_base, map1.shape), moved_map(map1, fit.H_1to0, stride, map1.shape)
+    found = {"n_matches": len(points[0]), "agreement": agreement(*maps, MAP_BLUR)}
+    return replace(hypothesis, fit=replace(fit, H_1to0=H), **found)

@@ -7,13 +7,14 @@ import numpy as np
 import torch
 
 from ..core.compute import bfloat16_is_fast
-from ..core.geometry import image_center, jacobian, similarity, translation, warp_points
+from ..core.geometry import image_center, jacobian, resize_matrix, similarity, translation, warp_points
 from ..core.images import resized, to_gray
 from ..core.vessels import field_of_view_mask
 from .keypoints import Features, KeypointOptions, describe_points, detector_map, extract
 
 MAX_ENLARGE = 2.0  # pictures of an image are not blown up further
 SPARSE = 8  # px between places that tell how large a picture draws the image
+EMPTY = 1e-6  # of detector's maps in the field of view where they show nothing: 0 is beyond it
 LONG = 1.8  # so many times as long as wide, a field of view may be a square one with oblong pixels
 
 
@@ -46,6 +47,7 @@ class ImageViews:
         # of the field of view: its length over its width, whatever its turn
         self.slimness = (max(sides) + 1) / (min(sides) + 1)
         self._features: dict[tuple[float, float], Features] = {}
+        self._maps: dict[float, tuple[np.ndarray, np.ndarray]] = {}
         self._copies: dict[int, tuple[np.ndarray, np.ndarray]] = {0: (self.original, np.eye(3))}
 
     def brightest(self) -> float:
@@ -74,8 +76,15 @@ class ImageViews:
             low, high = np.floor(box.min(0)), np.ceil(box.max(0))
             view_from_base = translation(*-low) @ turn
             features = self.warped(view_from_base, tuple(int(n) + 1 for n in (high - low)[::-1]))
+            if not angle_deg:
+                self._maps[scale] = features.detector, np.linalg.inv(view_from_base)
             self._features[key] = features.mapped(np.linalg.inv(view_from_base), self.base_hw)
         return self._features[key]
+
+    def upright_map(self, scale: float, H_frame_from_base: np.ndarray, map_hw) -> np.ndarray:
+        """The detector's map of the upright view, whose `features` are known, moved into cells map_hw of a frame."""
+        detector, base_from_view = self._maps[scale]
+        return moved_map(detector, H_frame_from_base @ base_from_view, self.network.detector_stride, map_hw)
 
     def warped(self, H_frame_from_base: np.ndarray, frame_hw) -> Features:
         """Features of this image warped into a frame of frame_hw, given in px of that frame; H: base px → px of the
@@ -127,3 +136,12 @@ class ImageViews:
             hw = tuple(max(round(n * 0.5 ** (level / 2)), 1) for n in self.original_hw)
             self._copies[level] = resized(self.original, hw)
         return self._copies[level]
+
+
+def moved_map(detector: np.ndarray, H: np.ndarray, stride: int, map_hw) -> np.ndarray:
+    """A detector's map (h, w), cells of ``stride`` px, moved by H (3, 3), in px, into cells map_hw; 0 beyond it."""
+    to_px = resize_matrix((1, 1), (stride, stride))
+    cells, size = np.linalg.inv(to_px) @ H @ to_px, (map_hw[1], map_hw[0])
+    moved = cv2.warpPerspective(detector, cells, size, flags=cv2.INTER_CUBIC)
+    seen = cv2.warpPerspective(np.float32(detector > 0), cells, size, flags=cv2.INTER_NEAREST)
+    return np.maximum(moved, EMPTY) * seen
