@@ -1,7 +1,8 @@
 """The last stage: a smooth displacement, read off the detector's maps of both images, coarse to fine.
 
-Two views of a round eye differ by a map that no plane model describes. The moving image is drawn through the map found
-so far. What still moves is a sum of smooth functions of the place, fitted by Gauss-Newton to all of the maps at once.
+Two views of a round eye differ by a map that no plane model describes. Its matches tell a strong bend roughly. The
+moving image is drawn through the map found so far; what still moves is a sum of smooth functions of the place, fitted
+by Gauss-Newton to all of the maps at once.
 """
 
 from __future__ import annotations
