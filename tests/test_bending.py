@@ -124,6 +124,15 @@ def test_what_an_affine_does_as_well_is_left_to_it(bend, flat):
     assert climbed.gain > bending.ODDS and np.median(off) < 0.2
 
 
+def test_next_to_no_gain_moves_nothing():
+    """The plane part of a bend that the maps hardly ask for once moved corners by 12 px."""
+    noise = np.random.default_rng(3).uniform(0, 0.5, (2, 121, 150)).astype(np.float32)
+    maps, level = [a + n for a, n in zip(spots((121, 150), lambda p: p), noise, strict=True)], bending.SMOOTH[0]
+    climbed = climb(maps, level.basis.terms((121, 150), 2.0), level.blurs)
+    found, alone = bending._no_more_than_needed(climbed, maps, level, 2)
+    assert climbed.gain < bending.ODDS / 2 and climbed.coefficients.any() and alone and not found.any()
+
+
 def test_nothing_moves_without_structure_that_both_show():
     maps = spots((90, 131), lambda p: p)
     functions = POLYNOMIALS.terms((90, 131), 2.0)

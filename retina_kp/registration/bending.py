@@ -180,11 +180,12 @@ def _in_square(cells_xy: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
 
 def _no_more_than_needed(climbed: Climbed, maps: tuple, level: Level, stride: int) -> tuple[np.ndarray, bool]:
     """Coefficients (T, 2): what an affine does as well is left to it, by how much likelier the bend makes the maps; and
-    whether that is all of it."""
-    alone, plane = np.zeros_like(climbed.coefficients), climbed
-    if climbed.gain > ODDS / 2:
-        blurs, free_px = (level.blurs, START_PX) if climbed.before >= POOR else ((BLUR, *level.blurs), FREE_PX)
-        plane = climb(maps, PLANE.terms(maps[0].shape, stride), blurs, level.noise, free_px)
+    whether that is all of it. Next to no gain moves nothing: the plane part of a bend is no good affine by itself."""
+    alone = np.zeros_like(climbed.coefficients)
+    if climbed.gain < ODDS / 2:
+        return alone, True
+    blurs, free_px = (level.blurs, START_PX) if climbed.before >= POOR else ((BLUR, *level.blurs), FREE_PX)
+    plane = climb(maps, PLANE.terms(maps[0].shape, stride), blurs, level.noise, free_px)
     if plane is None:
         return climbed.coefficients, False
     alone[: len(PLANE.i)] = plane.coefficients[: len(PLANE.i)]
