@@ -241,3 +241,15 @@ def retina_disc(side):
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     texture = 0.5 + 0.05 * np.random.default_rng(0).standard_normal((side, side))
     return np.where(x**2 + y**2 < (0.48 * side) ** 2, texture, 0).astype(np.float32)
+
+
+def test_an_image_without_places_and_its_mirror_image():
+    """What is taken away is no part of the field of view, whose outline the rest keeps; nothing else changes."""
+    disc = retina_disc(200)
+    views, places = ImageViews(disc, Brightness(), OPTIONS, 150.0), np.zeros(disc.shape, bool)
+    places[60:70, 20:50] = True
+    left = views.without(places)
+    assert not left.valid[places].any() and (left.valid | places)[views.valid].all() and views.valid[places].all()
+    assert left.base_from_original[0, 0] == pytest.approx(views.base_from_original[0, 0], rel=0.02)
+    flipped = left.flipped()
+    assert np.array_equal(flipped.original, disc[:, ::-1]) and np.array_equal(flipped.valid, left.valid[:, ::-1])

@@ -12,8 +12,8 @@ from retina_kp.core.images import write_image
 from retina_kp.evaluation.batch import Job, run_jobs
 from retina_kp.mapping.transforms import Fit
 from retina_kp.registration.options import SearchOptions
-from retina_kp.registration.rescue import NOT_CONFIRMED, contradiction, points_only, starts
-from retina_kp.registration.search import Hypothesis
+from retina_kp.registration.rescue import NOT_CONFIRMED, contradiction, points_only
+from retina_kp.registration.search import Hypothesis, starts
 
 HW = (480, 640)
 H_1TO0 = similarity(70, 0.8, (320, 240), (300, 250))
@@ -81,7 +81,7 @@ def test_three_matches_that_agree_prove_little(monkeypatch):
     """Any similarity agrees with two; two different eyes were once told apart no better than by a third one."""
     for inliers, matches, share in ((3, 3, 1 / 3), (20, 25, 18 / 25)):
         found = Hypothesis(Fit("similarity", np.eye(3), np.arange(matches) < inliers), 0.6, matches, 3)
-        monkeypatch.setattr("retina_kp.registration.rescue.settle", lambda *given, found=found: found)
+        monkeypatch.setattr("retina_kp.registration.search.settle", lambda *given, found=found: found)
         assert [start.share for start in starts(None, None, SearchOptions(), np.eye(3))] == pytest.approx([share] * 3)
 
 

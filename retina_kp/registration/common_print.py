@@ -7,6 +7,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
+from ..core.geometry import resize_matrix
+from ..core.images import fitted_hw, resized
 from ..mapping.result import Registration
 from .closeup import Warped, Window, common_frame
 from .views import ImageViews
@@ -18,6 +20,10 @@ FAINT = 0.01  # standard deviation of gray levels below which a neighbourhood sh
 # of what either picture shows apart from steep edges, if that is so much of it, or else of all that is shown: where as
 # much is the same, it is one picture given twice
 SAME_PICTURE, APART = 0.5, 0.1
+# pages are compared at that longer side, where their proportions differ no more; outlines of fields are no print
+PAGE_PX, SAME_SHAPE, RIM_PX = 768, 0.005, 31
+LITTLE = 0.003  # share of a picture, as a time of day covers: less is chance and left alone
+BLANK = 1e-5, 0.01  # variance, and difference of gray levels, of paper
 CLUTCH_PX = 4  # print reaches so far into what the network makes of places beside it
 
 
@@ -44,6 +50,38 @@ def common_print(gray0: np.ndarray, gray1: np.ndarray, valid: np.ndarray) -> np.
     if (same & shown).sum() > SAME_PICTURE * shown.sum():
         return np.zeros_like(edges)
     return cv2.dilate((same & edges).astype(np.uint8), np.ones((2 * CLUTCH_PX + 1,) * 2)) > 0
+
+
+def common_page(gray0: np.ndarray, gray1: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """(h, w) bool: `common_print` of two pictures, and what paper both have in common around it."""
+    page = common_print(gray0, gray1, valid)
+    if page.mean() < LITTLE:
+        return np.zeros_like(page)
+    means, squares = zip(*((_mean(gray), _mean(gray**2)) for gray in (gray0, gray1)), strict=True)
+    flat = np.maximum(squares[0] - means[0] ** 2, squares[1] - means[1] ** 2) < BLANK[0]
+    return page | flat & (np.abs(means[0] - means[1]) < BLANK[1])
+
+
+def off_the_page(views0: ImageViews, views1: ImageViews) -> tuple[ImageViews, ImageViews, np.ndarray | None]:
+    """Two images without the page that both are printed on, and the matrix (3, 3) that lays one page on the other, moving
+    base px → fixed base px; as they are, and None, where there is none. Print stays where it is when an eye turns:
+    it would speak for its own place and against the eye's."""
+    hw0, hw1 = views0.original_hw, views1.original_hw
+    if abs(hw0[0] * hw1[1] / (hw0[1] * hw1[0]) - 1) > SAME_SHAPE:
+        return views0, views1, None
+    hw = min(hw0, hw1, fitted_hw(hw0, PAGE_PX))
+    gray0, gray1 = (resized(views.original, hw)[0] for views in (views0, views1))
+    valid = np.minimum(*(_nearest(views.valid, hw) for views in (views0, views1)))
+    page = common_page(gray0, gray1, cv2.erode(valid, np.ones((RIM_PX, RIM_PX))) > 0)
+    if not page.any():
+        return views0, views1, None
+    clean0, clean1 = (views.without(_nearest(page, views.original_hw) > 0) for views in (views0, views1))
+    H = views0.base_from_original @ resize_matrix(hw1, hw0) @ np.linalg.inv(views1.base_from_original)
+    return clean0, clean1, H
+
+
+def _nearest(mask: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(mask.view(np.uint8), hw[::-1], interpolation=cv2.INTER_NEAREST)
 
 
 def without_common_print(warped: Warped, views0: ImageViews, views1: ImageViews, step: np.ndarray) -> Warped:

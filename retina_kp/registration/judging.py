@@ -16,6 +16,11 @@ from .refinement import agreement
 from .views import ImageViews
 
 FEW_MATCHES, INCONSISTENT, UNCERTAIN = "too few matches", "inconsistent geometry", "low confidence"
+NO_RETINA, FEW_KEYPOINTS, TOO_DARK = "no structure visible", "too few keypoints", "too dark"
+MAX_SLIMNESS = 6.0  # of a field of view; noise in strips was taken for a match
+# gray level of `ImageViews.brightest` in which five levels of 8 bits and the camera's noise are left: most pairs of one
+# eye fail, brightened or not; standard deviation of gray levels, below which an image is one flat tone
+DARK, EVEN = 0.02, 1e-4
 
 
 def looked_at_again(
@@ -52,3 +57,24 @@ def judged(result: Registration, views0: ImageViews, views1: ImageViews, options
     H = views0.base_from_original @ result.H_tried @ np.linalg.inv(views1.base_from_original)
     why = implausible(H, views1.base_hw)
     return result.refuse(f"{INCONSISTENT}: {why}; no two pictures of one eye differ so") if why else result
+
+
+def unfit(name: str, views: ImageViews, options: RegistrarOptions) -> str:
+    """Why an image cannot be registered at all, or ""."""
+    if views.contrast < options.min_contrast:
+        return too_dark(name, views) or f"{NO_RETINA}: the {name} image is blank"
+    if views.slimness > MAX_SLIMNESS:
+        return f"{NO_RETINA}: the {name} image is a strip, {views.slimness:.0f} times as long as wide; crop it less"
+    seen = len(views.features(0.0, options.search.coarse))
+    if seen < options.min_inliers:
+        return f"{FEW_KEYPOINTS}: {seen} in the {name} image; are vessels visible, in focus and not too small?"
+    return ""
+
+
+def too_dark(name: str, views: ImageViews) -> str:
+    """The refusal of an image that is too dark to show vessels, or ""."""
+    level = views.brightest()
+    if level >= DARK or views.contrast < EVEN:
+        return ""
+    told = f"the brightest parts of the {name} image reach {level:.1%} of its range"
+    return f"{TOO_DARK}: {told}; take it with more light, or export it from the device without loss of levels"

@@ -22,15 +22,15 @@ from ..networks import for_inference
 from ..networks.checkpoints import load_network
 from .bending import BENDS, bend
 from .closeup import Candidate, Warped, common_window
-from .common_print import without_common_print
+from .common_print import off_the_page, without_common_print
 from .confidence import AGAIN, checked, confidence, measure_evidence
-from .judging import FEW_MATCHES, judged, looked_at_again
+from .judging import FEW_MATCHES, judged, looked_at_again, unfit
 from .keypoints import Features
 from .large import Copy, register_copies
 from .options import RegistrarOptions, registrar_options
 from .refinement import MOTIONS, fit_gradually, refine
 from .rescue import rescue
-from .retries import brightened, squared, too_dark
+from .retries import brightened, squared, within_print
 from .search import Hypothesis, hypotheses, search_stages
 from .views import ImageViews
 
@@ -38,10 +38,9 @@ WHAT_TO_TRY = (
     "Do both images show the same eye, and the same part of it? Are vessels in focus? Is one of them mirrored? "
     "Where little is shared, a model with less freedom can help: similarity."
 )
-NO_RETINA, FEW_KEYPOINTS, MIRRORED = "no structure visible", "too few keypoints", "mirrored"
+MIRRORED = "mirrored"
 MIRROR_STAGES = 2  # of the search, in which mirrored images are looked for
 MOSTLY_PRINT = 0.5  # of the inliers: such a fit shows where the pages lie, not the eye
-MAX_SLIMNESS = 6.0  # of a field of view; noise in strips was taken for a match
 
 
 class Registrar:
@@ -96,21 +95,23 @@ class Registrar:
             points = [points for points in (points0, points1) if points is not None]
             return register_copies(self, Copy.of(fixed, "fixed image"), Copy.of(moving, "moving image"), *points)
         images = as_array(fixed, "fixed image"), as_array(moving, "moving image")
-        views0, views1 = map(self.views, images)
+        whole = [self.views(image) for image in images]
+        views0, views1, page = off_the_page(*whole)
         if points0 is not None or points1 is not None:
             return rescue(self, views0, views1, points0, points1)
         result = self.attempt(views0, views1)
         if result.ok:
             return result
-        if (again := squared(self, views0, views1) or brightened(self, views0, views1)) is not None:
+        again = within_print(self, *whole, page) or squared(self, views0, views1) or brightened(self, views0, views1)
+        if again is not None:
             return again
-        if self.is_mirrored(views0, self.views(images[1][:, ::-1])):
+        if self.is_mirrored(views0, views1.flipped()):
             return result.refuse(f"{MIRRORED}: one image is the mirror image of the other; flip one of them")
         return result
 
     def attempt(self, views0: ImageViews, views1: ImageViews, tries=None) -> Registration:
         """The result for two images as they are, their pixels taken for square; tries: as in `find`."""
-        if why := self.unfit("fixed", views0) or self.unfit("moving", views1):
+        if why := unfit("fixed", views0, self.options) or unfit("moving", views1, self.options):
             return refused(why, views0.original_hw, views1.original_hw)
         return self.find(views0, views1, tries)
 
@@ -123,17 +124,6 @@ class Registrar:
             if found and found.result.confidence >= self.options.sure_confidence:
                 return self.judge(found.result, views0, flipped).ok
         return False
-
-    def unfit(self, name: str, views: ImageViews) -> str:
-        """Why an image cannot be registered at all, or ""."""
-        if views.contrast < self.options.min_contrast:
-            return too_dark(name, views) or f"{NO_RETINA}: the {name} image is blank"
-        if views.slimness > MAX_SLIMNESS:
-            return f"{NO_RETINA}: the {name} image is a strip, {views.slimness:.0f} times as long as wide; crop it less"
-        seen = len(views.features(0.0, self.options.search.coarse))
-        if seen < self.options.min_inliers:
-            return f"{FEW_KEYPOINTS}: {seen} in the {name} image; are vessels visible, in focus and not too small?"
-        return ""
 
     def find(self, views0: ImageViews, views1: ImageViews, tries=None) -> Registration:
         """Look closely at hypotheses, of the search or in ``tries``, until one is sure; judge the best."""

@@ -8,7 +8,6 @@ fit of the clicks is for those who ask for it, `points_only`, and has no confide
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 
@@ -18,20 +17,15 @@ from scipy.stats import chi2
 from ..core.geometry import describe, resize_matrix, warp_points
 from ..mapping.result import Registration
 from ..mapping.transforms import Fit, implausible, least_squares
-from .options import SearchOptions
 from .retries import square_pairs
-from .search import STEP, Hypothesis, settle
+from .search import starts
 from .views import ImageViews
 
 NOT_CONFIRMED = "points not confirmed"
 HAND_PX, SIDE_PX = 9.0, 768  # σ of a click and of what a round eye adds, along either axis, at that longer side
 CHANCE = 1e-3  # that clicks which are right count as contradicting
 MIN_APART = 0.1  # of an image's longer side, between the two points farthest apart: below it they tell no turn
-FREE = 2  # matches that any similarity agrees with; where few agree, as the search never yields, they prove nothing
 AFFINE_POINTS = 6  # from so many on clicks tell more than a similarity
-# size of the pictures over that of the search's small ones, and how far the images may lie from where the points put
-# them and then from where that match does, base px
-TRIES = ((1.0, (20.0,)), (1.0, (45.0, 20.0)), (STEP, (20.0,)))
 
 
 class Contradiction(ValueError):
@@ -78,18 +72,6 @@ def _begun(registrar, views0: ImageViews, views1: ImageViews, points0, points1) 
     if result.ok:
         return replace(result, evidence=evidence)
     return replace(plain.refuse(f"{NOT_CONFIRMED}, {result.status}"), confidence=result.confidence, evidence=evidence)
-
-
-def starts(views0: ImageViews, views1: ImageViews, options: SearchOptions, H: np.ndarray) -> Iterator[Hypothesis]:
-    """Hypotheses near H (3, 3), moving base px → fixed base px: what matches there in pictures of several sizes."""
-    scale = np.sqrt(abs(np.linalg.det(H[:2, :2])))
-    for size, radii_px in TRIES:
-        unmatched = Fit("similarity", H, np.zeros(1, bool))
-        found = Hypothesis(unmatched, size * options.coarse / min(scale, 1.0) ** 0.5, 1, 0)
-        for radius_px in radii_px:
-            found = found and settle(views0, views1, replace(options, settle_radius_px=radius_px), found)
-        if found is not None:
-            yield replace(found, n_matches=found.n_matches * found.fit.n_inliers / (found.fit.n_inliers - FREE))
 
 
 def points_only(points0, points1, fixed_hw, moving_hw) -> Registration:

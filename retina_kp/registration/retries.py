@@ -1,19 +1,29 @@
-"""What else is tried with a pair that was refused: other proportions of the pixels, and more light."""
+"""What else is tried with a pair that was refused: the place of its print, other proportions of pixels, more light."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from ..core.images import resized
 from ..mapping.result import Registration
+from .judging import too_dark
+from .search import starts
 from .views import ImageViews
 
-TOO_DARK = "too dark"
-# gray levels of `ImageViews.brightest`. Dim retina may be taken for black surround, and the network sees little of it.
-# In dark one five levels of 8 bits and the camera's noise are left, and most pairs of one eye fail, brightened or not
-DIM, DARK = 0.12, 0.02
+# gray level of `ImageViews.brightest`: dim retina may be taken for black surround, and the network sees little of it
+DIM = 0.12
 BRIGHT = 0.6  # the level to which the brightest parts are raised
-EVEN = 1e-4  # standard deviation of gray levels, below which an image is one flat tone
+
+
+def within_print(registrar, views0: ImageViews, views1: ImageViews, page: np.ndarray | None) -> Registration | None:
+    """The result where a page, see `off_the_page`, lays the images; None where there is none. What two pictures of one
+    device have in common may be the eye itself."""
+    if page is None:
+        return None
+    result = registrar.attempt(views0, views1, starts(views0, views1, registrar.options.search, page))
+    return result if result.ok else None
 
 
 def square_pairs(registrar, views0: ImageViews, views1: ImageViews) -> Iterator[tuple[ImageViews, ImageViews]]:
@@ -38,15 +48,6 @@ def brightened(registrar, views0: ImageViews, views1: ImageViews) -> Registratio
     result = registrar.attempt(*(views if bright else _raised(registrar, views) for views, bright in pair))
     why = too_dark("fixed", views0) or too_dark("moving", views1)
     return result if result.ok else result.refuse(why) if why else None
-
-
-def too_dark(name: str, views: ImageViews) -> str:
-    """The refusal of an image that is too dark to show vessels, or ""."""
-    level = views.brightest()
-    if level >= DARK or views.contrast < EVEN:
-        return ""
-    told = f"the brightest parts of the {name} image reach {level:.1%} of its range"
-    return f"{TOO_DARK}: {told}; take it with more light, or export it from the device without loss of levels"
 
 
 def _raised(registrar, views: ImageViews) -> ImageViews:

@@ -21,6 +21,10 @@ FINER, MUCH_FINER = 1.2, 1.5
 TURNS = (0.0, 90.0, 180.0, -90.0, 45.0, -45.0, 135.0, -135.0)
 SUPPORT_PX = 16.0  # base px: side of the cells in which support is counted
 MAP_BLUR = 2.0  # σ in cells, with which maps agree whose similarity leaves a bend
+FREE = 2  # matches that any similarity agrees with; where few agree, as the search never yields, they prove nothing
+# size of the pictures over that of the search's small ones, and how far the images may lie from where the points put
+# them and then from where that match does, base px
+TRIES = ((1.0, (20.0,)), (1.0, (45.0, 20.0)), (STEP, (20.0,)))
 # turn of the moving image (deg), scale of the fixed and of the moving one (px per base px)
 Stage = list[tuple[float, float, float]]
 
@@ -153,3 +157,15 @@ def settle(views0: ImageViews, views1: ImageViews, options: SearchOptions, hypot
     maps = views0.upright_map(scale, window.from_base, map1.shape), moved_map(map1, fit.H_1to0, stride, map1.shape)
     found = {"n_matches": len(points[0]), "agreement": agreement(*maps, MAP_BLUR)}
     return replace(hypothesis, fit=replace(fit, H_1to0=H), **found)
+
+
+def starts(views0: ImageViews, views1: ImageViews, options: SearchOptions, H: np.ndarray) -> Iterator[Hypothesis]:
+    """Hypotheses near H (3, 3), moving base px → fixed base px: what matches there in pictures of several sizes."""
+    scale = np.sqrt(abs(np.linalg.det(H[:2, :2])))
+    for size, radii_px in TRIES:
+        unmatched = Fit("similarity", H, np.zeros(1, bool))
+        found = Hypothesis(unmatched, size * options.coarse / min(scale, 1.0) ** 0.5, 1, 0)
+        for radius_px in radii_px:
+            found = found and settle(views0, views1, replace(options, settle_radius_px=radius_px), found)
+        if found is not None:
+            yield replace(found, n_matches=found.n_matches * found.fit.n_inliers / (found.fit.n_inliers - FREE))

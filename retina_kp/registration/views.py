@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import cv2
 import numpy as np
 import torch
@@ -33,10 +35,15 @@ class ImageViews:
         self.network, self.options, self.device = network, options, next(network.parameters()).device
         self.steerers = steerers
         self.fast = fast and bfloat16_is_fast(self.device)
-        self.original, self.original_hw = to_gray(image), tuple(image.shape[:2])
-        self.valid = field_of_view_mask(self.original)
+        self.base_px = base_px
+        self._show(to_gray(image), None)
+
+    def _show(self, gray: np.ndarray, valid: np.ndarray | None) -> None:
+        """Begin with a gray image and its field of view (H, W) bool; None: to be found."""
+        self.original, self.original_hw = gray, gray.shape
+        self.valid = field_of_view_mask(gray) if valid is None else valid
         self.contrast = float(cv2.meanStdDev(self.original, mask=self.valid.view(np.uint8))[1].item())
-        scale = min(base_px / np.sqrt(self.valid.sum()), MAX_ENLARGE)
+        scale = min(self.base_px / np.sqrt(self.valid.sum()), MAX_ENLARGE)
         self.finest = MAX_ENLARGE / scale  # scale of a picture, in px per base px, beyond which nothing is gained
         self.base_from_original = similarity(0, scale, (-0.5, -0.5), (-0.5, -0.5))
         self.base_hw = tuple(max(round(n * scale), 1) for n in self.original_hw)
@@ -49,6 +56,18 @@ class ImageViews:
         self._features: dict[tuple[float, float], Features] = {}
         self._maps: dict[float, tuple[np.ndarray, np.ndarray]] = {}
         self._copies: dict[int, tuple[np.ndarray, np.ndarray]] = {0: (self.original, np.eye(3))}
+
+    def without(self, places: np.ndarray) -> ImageViews:
+        """The same image with nothing to see at places (H, W) bool."""
+        other, left = copy.copy(self), field_of_view_mask(np.where(places, np.float32(0), self.original)) & ~places
+        other._show(self.original, left)
+        return other
+
+    def flipped(self) -> ImageViews:
+        """The mirror image, left for right."""
+        other = copy.copy(self)
+        other._show(*(np.ascontiguousarray(each[:, ::-1]) for each in (self.original, self.valid)))
+        return other
 
     def brightest(self) -> float:
         """The gray level that all but 1 % of the field of view keep below; labels are no part of it."""

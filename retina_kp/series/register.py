@@ -13,7 +13,7 @@ from ..core.geometry import inside, lattice
 from ..core.images import as_array
 from ..mapping.result import Registration
 from ..registration.registrar import Registrar
-from ..registration.rescue import starts
+from ..registration.search import starts
 from ..registration.views import ImageViews
 from .adjustment import DEGREES, Links, Polynomial
 from .agreement import MIN_PLACES, SAMPLES, Series, agree
