@@ -137,6 +137,19 @@ def test_what_is_common_may_be_the_eye(registrar, pair):
     assert within_print(registrar, views0, turned, np.eye(3)) is None
 
 
+def test_an_eye_that_was_taken_for_a_page_is_found(registrar, pair, monkeypatch):
+    """By itself, and from points."""
+    aligned, taken = registrar(pair.fixed, pair.moving).warp(pair.moving), np.ones(pair.fixed.shape[:2], bool)
+    taken[200:280, 200:280] = False
+
+    def all_taken(views0, views1):
+        return views0.without(taken), views1.without(taken), np.eye(3)
+
+    monkeypatch.setattr("retina_kp.registration.registrar.off_the_page", all_taken)
+    points = np.array([[100.0, 150], [400, 160], [250, 380]])
+    assert registrar(pair.fixed, aligned).ok and registrar(pair.fixed, aligned, points, points).ok
+
+
 @pytest.mark.parametrize("seed", [3, 7])
 def test_print_beside_two_faint_eyes_is_seen(pair, seed):
     """Frame, text and outline are most of what such pictures show, and the same in both."""

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # brings: the last were maps that bend, refusals of print, files as they are, series, and a viewer to click and explore.
 LIMITS = {
     "Python files": 156,
-    "lines": 21016,
+    "lines": 21020,
     "lines of a file": 250,
     "files of a wing": 18,
     "words of the README": 700,

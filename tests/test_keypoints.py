@@ -251,5 +251,6 @@ def test_an_image_without_places_and_its_mirror_image():
     left = views.without(places)
     assert not left.valid[places].any() and (left.valid | places)[views.valid].all() and views.valid[places].all()
     assert left.base_from_original[0, 0] == pytest.approx(views.base_from_original[0, 0], rel=0.02)
+    assert views.without(disc < 2) is views
     flipped = left.flipped()
     assert np.array_equal(flipped.original, disc[:, ::-1]) and np.array_equal(flipped.valid, left.valid[:, ::-1])

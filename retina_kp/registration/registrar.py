@@ -98,7 +98,8 @@ class Registrar:
         whole = [self.views(image) for image in images]
         views0, views1, page = off_the_page(*whole)
         if points0 is not None or points1 is not None:
-            return rescue(self, views0, views1, points0, points1)
+            result = rescue(self, views0, views1, points0, points1)
+            return result if result.ok or page is None else rescue(self, *whole, points0, points1)
         result = self.attempt(views0, views1)
         if result.ok:
             return result

@@ -58,8 +58,10 @@ class ImageViews:
         self._copies: dict[int, tuple[np.ndarray, np.ndarray]] = {0: (self.original, np.eye(3))}
 
     def without(self, places: np.ndarray) -> ImageViews:
-        """The same image with nothing to see at places (H, W) bool."""
+        """The same image with nothing to see at places (H, W) bool; itself where these are all of it."""
         other, left = copy.copy(self), field_of_view_mask(np.where(places, np.float32(0), self.original)) & ~places
+        if not left.any():
+            return self
         other._show(self.original, left)
         return other
 
